@@ -1,0 +1,38 @@
+"""Installs ummcsgm; every dependency says what it is for."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ummcsgm",
+    version="0.1.0",
+    description="Completion of missing MR contrasts with one conditional score network",
+    license="Apache-2.0",
+    packages=find_packages(include=["ummcsgm", "ummcsgm.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",  # command-line flags
+        "flax>=0.10",  # the network
+        "grain>=0.2.10",  # batches by step, read ahead
+        "jax>=0.10,<0.13",
+        "matplotlib>=3.9",  # the figure
+        "ml_collections>=1.0",  # configs, and their flags
+        "nibabel>=5.2",  # NIfTI
+        "numpy>=2.0",
+        "optax>=0.2.4",  # Adam, schedules, clipping
+        "orbax-checkpoint>=0.12",  # checkpoints
+        "rich>=13",  # the progress bar
+        "scipy>=1.13",  # SSIM's Gaussian window, the phantom's smooth fields
+        "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",  # a hanging test names itself
+            "ruff>=0.9",  # format and lint
+            "scikit-image>=0.24",  # what SSIM is checked against
+        ],
+    },
+    entry_points={"console_scripts": ["ummcsgm = ummcsgm.main:run"]},
+)

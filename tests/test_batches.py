@@ -1,0 +1,153 @@
+"""A batch is a function of the step, and an epoch sees each slice once."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from ummcsgm.data.batches import make_batches
+from ummcsgm.data.store import Entry, Settings, Store
+from ummcsgm.data.window import Window
+from ummcsgm.types import Batch, InputError
+
+GRID = (4, 6)
+COUNTS = {"a": 5, "b": 3, "c": 5}  # 13 slices: no multiple of the batch
+SINGLE = {"process": 0, "processes": 1}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Slice i holds the value i + 1 in its left half and -(i + 1) in its right."""
+    folder, entries, first = tmp_path_factory.mktemp("store"), [], 0
+    for name, count in COUNTS.items():
+        images = np.ones((count, *GRID, 2), np.float16)
+        images[:, :, 3:] = -1
+        images *= np.arange(first + 1, first + count + 1)[:, None, None, None]
+        images[..., 1] *= name != "b"
+        first += count
+        np.save(folder / f"{name}.npy", images)
+        size = (folder / f"{name}.npy").stat().st_size
+        window = Window(GRID, (0, 0), GRID)
+        present, slices = (True, name != "b"), tuple(range(count))
+        scales = {"t1": 1.0, "t2": None if name == "b" else 1.0}
+        entry = Entry(name, "", slices, scales, present, window, "key", size)
+        entries.append(entry)
+    return Store(folder, Settings(("t1", "t2"), GRID, 0.0), tuple(entries))
+
+
+def slices_of(batch):
+    """The number of the slice in each row, and whether it is mirrored."""
+    left = batch.images[:, 0, 0, 0]
+    return (np.abs(left) - 1).astype(int).tolist(), (left < 0).tolist()
+
+
+def order(batches, steps):
+    return sum((slices_of(batches.at(step))[0] for step in range(steps)), [])
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_batch_holds_the_slices_and_what_is_present(store):
+    batches = make_batches(store, batch=4, seed=0, flip=False, **SINGLE)
+    for step in range(8):
+        batch = batches.at(step)
+        places, mirrored = slices_of(batch)
+        assert isinstance(batch, Batch) and not any(mirrored)
+        assert batch.images.dtype == np.float32 and batch.images.shape == (4, *GRID, 2)
+        for row, place in enumerate(places):
+            images, present, _ = store.read(place)
+            assert np.array_equal(batch.images[row], images)
+            assert np.array_equal(batch.present[row], present)
+        assert batch.present.dtype == bool
+        assert batch.valid.dtype == bool and batch.valid.tolist() == [True] * 4
+
+
+def test_each_epoch_visits_each_slice_once_in_an_order_of_its_own(store):
+    visits = order(make_batches(store, batch=4, seed=0, flip=True, **SINGLE), 13)
+    epochs = [tuple(visits[13 * k : 13 * (k + 1)]) for k in range(4)]
+    assert all(sorted(epoch) == list(range(13)) for epoch in epochs)
+    assert len(set(epochs)) == 4 and tuple(range(13)) not in epochs
+
+
+def test_the_seed_sets_the_order(store):
+    orders = [
+        order(make_batches(store, batch=4, seed=seed, flip=True, **SINGLE), 3)
+        for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_a_batch_is_the_same_at_every_call_and_in_every_run(store):
+    first = make_batches(store, batch=4, seed=3, flip=True, **SINGLE)
+    second = make_batches(store, batch=4, seed=3, flip=True, **SINGLE)
+    forwards = [first.at(step) for step in range(9)]
+    backwards = [second.at(step) for step in reversed(range(9))][::-1]
+    assert all(same(a, b) for a, b in zip(forwards, backwards, strict=True))
+    assert same(first.at(10**9), second.at(10**9))
+
+
+@pytest.mark.parametrize("start", [0, 7, 10**6])
+def test_reading_ahead_from_any_step_gives_the_batches_of_the_steps(store, start):
+    batches = make_batches(store, batch=4, seed=3, flip=True, **SINGLE)
+    ahead = list(islice(batches.from_step(start), 25))
+    assert all(same(batch, batches.at(start + k)) for k, batch in enumerate(ahead))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_share_one_batch_row_by_row(store, processes):
+    whole = make_batches(store, batch=6, seed=3, flip=True, **SINGLE)
+    parts = [
+        make_batches(
+            store, batch=6, seed=3, flip=True, process=process, processes=processes
+        )
+        for process in range(processes)
+    ]
+    for step in (0, 1, 5, 100):
+        shares = [part.at(step) for part in parts]
+        assert {len(share.images) for share in shares} == {6 // processes}
+        together = [np.concatenate(field) for field in zip(*shares, strict=True)]
+        assert same(whole.at(step), together)
+
+
+def test_a_process_reads_its_own_rows_only(store):
+    read = []
+
+    class Watched(Store):
+        def read(self, i):
+            read.append(i)
+            return super().read(i)
+
+    watched = Watched(store.folder, store.settings, store.subjects)
+    share = {"process": 1, "processes": 3}
+    make_batches(watched, batch=6, seed=3, flip=True, **share).at(0)
+    whole = make_batches(store, batch=6, seed=3, flip=True, **SINGLE).at(0)
+    assert read == slices_of(whole)[0][2:4]
+
+
+def test_a_flip_mirrors_the_last_axis_of_space_in_half_of_the_visits(store):
+    batches = make_batches(store, batch=8, seed=0, flip=True, **SINGLE)
+    flips = []
+    for step in range(50):
+        batch = batches.at(step)
+        for row, (place, mirrored) in enumerate(zip(*slices_of(batch), strict=True)):
+            images, _, _ = store.read(place)
+            expected = images[:, ::-1] if mirrored else images
+            assert np.array_equal(batch.images[row], expected)
+            flips.append((place, mirrored))
+    assert 160 < sum(mirrored for _, mirrored in flips) < 240  # of 400: 200 +- 4 sd
+    assert len(set(flips)) == 26  # each slice both ways: drawn anew at each visit
+
+
+def test_an_empty_store_and_a_batch_that_cannot_be_shared_are_refused(store):
+    with pytest.raises(InputError, match="no slices"):
+        make_batches(store.select([]), batch=4, seed=0, flip=True, **SINGLE)
+    with pytest.raises(InputError, match=r"config\.train\.batch is 6, which 4"):
+        make_batches(store, batch=6, seed=0, flip=True, process=0, processes=4)
+
+
+def test_a_batch_may_be_larger_than_the_store(store):
+    batch = make_batches(store, batch=30, seed=0, flip=False, **SINGLE).at(0)
+    places, _ = slices_of(batch)
+    assert sorted(places[:13]) == sorted(places[13:26]) == list(range(13))

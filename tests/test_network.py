@@ -1,0 +1,222 @@
+"""mm-CSN: shapes, stems, who is told what, precision, and a life of its own per row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from ummcsgm.network import CONDITIONINGS, STEMS, from_patches, haar_matrix, to_patches
+
+MISSING = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
+LEVEL = np.array([-1.4, 0.0, 1.2], np.float32)
+
+
+def inputs(count=3):
+    images = np.random.default_rng(0).normal(size=(count, 16, 16, 4))
+    return images.astype(np.float32), MISSING[:count], LEVEL[:count]
+
+
+def parts(network, params, images, missing, level):
+    """The output of every submodule, by its name."""
+    _, kept = jax.jit(
+        lambda *a: network.apply(
+            params, *a, capture_intermediates=True, mutable="intermediates"
+        )
+    )(images, missing, level)
+    flat = flatten_dict(kept["intermediates"], sep="/")
+    return {name: np.asarray(value[0], np.float32) for name, value in flat.items()}
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_output_is_an_image_of_zeros_at_initialisation(
+    make_network, conditioning, stem
+):
+    network = make_network(conditioning=conditioning, stem=stem)
+    images, missing, level = inputs()
+    answer, _ = jax.jit(network.init_with_output)(
+        jax.random.key(0), images, missing, level
+    )
+    assert answer.dtype == jnp.float32
+    np.testing.assert_array_equal(answer, np.zeros((3, 16, 16, 4)))
+
+
+def test_the_grid_may_be_any_multiple_and_any_number_of_modalities(make_network):
+    network = make_network(modalities=3, widths=(32, 32, 64), blocks=(1, 1, 1), patch=4)
+    assert network.multiple() == 16
+    answer = jax.eval_shape(
+        lambda key, *a: network.init_with_output(key, *a)[0],
+        jax.random.key(0),
+        jnp.zeros((2, 32, 48, 3)),
+        jnp.zeros((2, 3), bool),
+        jnp.zeros(2),
+    )
+    assert answer.shape == (2, 32, 48, 3)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+def test_the_haar_matrix_is_orthonormal_and_begins_with_the_average(patch):
+    haar = haar_matrix(patch)
+    np.testing.assert_allclose(haar @ haar.T, np.eye(patch**2), atol=1e-12)
+    np.testing.assert_allclose(haar[0], np.full(patch**2, 1 / patch), atol=1e-12)
+    np.testing.assert_allclose(haar[1:].sum(axis=1), 0, atol=1e-12)
+
+
+def test_the_haar_matrix_separates_rows_columns_and_diagonals():
+    rows = {tuple(np.sign(row)) for row in haar_matrix(2)}
+    assert rows == {(1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1)}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_are_an_orthonormal_view_of_the_images(stem, patch):
+    images = np.random.default_rng(1).normal(size=(2, 16, 8, 3)).astype(np.float32)
+    patches = to_patches(jnp.asarray(images), patch, stem)
+    assert patches.shape == (2, 16 // patch, 8 // patch, 3 * patch**2)
+    np.testing.assert_allclose(from_patches(patches, patch, stem), images, atol=2e-6)
+    # An isometry patch by patch: the energy of each stays in its place.
+    energy = np.square(images).reshape(2, 16 // patch, patch, 8 // patch, patch, 3)
+    np.testing.assert_allclose(
+        jnp.square(patches).sum(axis=-1), energy.sum(axis=(2, 4, 5)), rtol=1e-5
+    )
+
+
+def test_channels_of_a_patch_keep_modalities_apart():
+    images = np.zeros((1, 4, 4, 3), np.float32)
+    images[..., 1] = 5
+    patches = np.asarray(to_patches(jnp.asarray(images), 2, "haar"))[0, 0, 0]
+    np.testing.assert_allclose(patches, [0] * 4 + [10, 0, 0, 0] + [0] * 4, atol=1e-6)
+
+
+def encoder(outputs):
+    return {n: v for n, v in outputs.items() if n.startswith(("stem", "down"))}
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_only_the_decoder_is_told_time_and_code_when_the_paper_says_so(
+    make_network, random_params, conditioning
+):
+    network = make_network(conditioning=conditioning)
+    params, (images, missing, level) = random_params(network), inputs()
+    asked = parts(network, params, images, missing, level)
+    for other in (
+        parts(network, params, images, missing, level + 0.3),
+        parts(network, params, images, ~missing, level),
+    ):
+        assert len(encoder(asked)) > 10
+        same = [np.array_equal(encoder(other)[n], v) for n, v in encoder(asked).items()]
+        blocks = [n for n in asked if n.startswith("down") and n.count("/") == 1]
+        if conditioning == "decoder":
+            assert all(same)
+        else:
+            assert not any(np.array_equal(asked[n], other[n]) for n in blocks)
+        # The decoder is told in either case.
+        for name in ("up1_0/__call__", "up0_0/__call__", "pixels/__call__"):
+            assert np.max(np.abs(asked[name] - other[name])) > 1e-2
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_the_network_answers_to_the_code_alone(
+    make_network, random_params, conditioning
+):
+    """Equal images, level; another code: the answer is another."""
+    network = make_network(conditioning=conditioning)
+    params, (images, missing, level) = random_params(network), inputs(2)
+    for m in range(4):
+        other = missing ^ (np.arange(4) == m)
+        change = network.apply(params, 0 * images, other, level) - network.apply(
+            params, 0 * images, missing, level
+        )
+        assert np.max(np.abs(change)) > 1e-3
+
+
+def test_bfloat16_is_for_activations_only(make_network, random_params):
+    network = make_network(dtype=jnp.bfloat16)
+    params, (images, missing, level) = random_params(network), inputs()
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    answer, kept = network.apply(
+        params,
+        images,
+        missing,
+        level,
+        capture_intermediates=True,
+        mutable="intermediates",
+    )
+    assert answer.dtype == jnp.float32
+    dtypes = {
+        name: value[0].dtype
+        for name, value in flatten_dict(kept["intermediates"], sep="/").items()
+        if name.startswith(("stem", "down", "up", "context_out"))
+        and "film" not in name
+    }
+    assert set(dtypes.values()) == {jnp.dtype(jnp.bfloat16)}
+    exact = make_network().apply(params, images, missing, level)
+    error = np.sqrt(np.mean(np.square(answer - exact)) / np.mean(np.square(exact)))
+    assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_an_answer_is_the_same_alone_as_in_a_batch(
+    make_network, random_params, conditioning
+):
+    network = make_network(conditioning=conditioning)
+    params, (images, missing, level) = random_params(network), inputs()
+    together = network.apply(params, images, missing, level)
+    assert np.min(np.std(together, axis=(1, 2))) > 0.05
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = network.apply(params, images[one], missing[one], level[one])
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_every_parameter_has_a_gradient(make_network, random_params, conditioning):
+    network = make_network(conditioning=conditioning)
+    params, (images, missing, level) = random_params(network), inputs()
+    direction = np.random.default_rng(2).normal(size=images.shape)
+
+    def projection(params):
+        return jnp.sum(network.apply(params, images, missing, level) * direction)
+
+    grads = flatten_dict(jax.jit(jax.grad(projection))(params)["params"], sep="/")
+    size = {name: float(jnp.max(jnp.abs(leaf))) for name, leaf in grads.items()}
+    dead = [name for name in size if size[name] < 1e-3]
+    # A softmax does not see what is added to all its keys alike.
+    assert all(name.endswith("attend/key/bias") for name in dead)
+    assert len(size) - len(dead) > 40
+
+
+def test_attention_is_at_small_grids_only_and_reaches_across_them(
+    make_network, random_params
+):
+    def attended(at):
+        params = random_params(make_network(attention_at=at))["params"]
+        return {name for name in params if "attention" in name}
+
+    assert attended(3) == set()
+    assert attended(4) == {"down1_attention", "up1_attention"}
+    assert attended(8) == attended(4) | {"down0_attention", "up0_attention"}
+
+    network = make_network(attention_at=4, widths=(32, 32))
+    images, missing, level = (jnp.asarray(a) for a in inputs(1))
+    wide, narrow = jnp.zeros((1, 64, 64, 4)), images
+    reach = jax.eval_shape(network.init, jax.random.key(0), wide, missing, level)
+    assert not any("attention" in name for name in reach["params"])
+    params = random_params(network)
+
+    def corner(images):
+        return network.apply(params, images, missing, level)[0, 0, 0, 0]
+
+    assert float(jnp.abs(jax.grad(corner)(narrow))[0, 15, 15].max()) > 0
+
+
+def test_the_network_is_deterministic_and_finite_at_extreme_levels(
+    make_network, random_params
+):
+    network = make_network()
+    params, (images, missing, _) = random_params(network), inputs()
+    level = 0.25 * np.log(np.array([1e-3, 1.0, 1e3], np.float32))
+    one, two = (network.apply(params, images, missing, level) for _ in range(2))
+    assert np.all(np.isfinite(one))
+    np.testing.assert_array_equal(one, two)

@@ -1,0 +1,108 @@
+"""A trained network that answers questions: what evaluation and completion share.
+
+Everything needed lies in the workdir: the config travels in the checkpoint.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ummcsgm import build, checkpoint
+from ummcsgm.completion import ask
+from ummcsgm.denoiser import Model, make_denoise, posterior_mean
+from ummcsgm.sampling import address_keys, algorithm1, in_microbatches
+from ummcsgm.types import Array, Config, Images, InputError, Missing, Params
+
+SAMPLERS = ("mean", "euler_maruyama")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The averaged parameters of a workdir's newest checkpoint and what they are for.
+
+    `scales` has each modality's median intensity scale over the training subjects;
+    `digest` is that of the parameters.
+    """
+
+    config: Config
+    space: build.Space
+    model: Model
+    params: Params
+    step: int
+    scales: dict[str, float]
+    digest: str
+
+
+def load_trained(workdir: pathlib.Path) -> Trained:
+    """The network of a workdir. Raises InputError if it holds no checkpoint."""
+    about = checkpoint.restore_about(workdir)
+    config = build.config_from_json(about["config"])
+    model = build.build_model(config)
+    space = build.build_space(config)
+    params = checkpoint.restore_ema(workdir, abstract_params(model, space.grid))
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    step = checkpoint.latest_step(workdir)
+    return Trained(
+        config, space, model, params, step, about["scales"], digest.hexdigest()
+    )
+
+
+def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
+    """The shapes of the network's parameters, none of them computed."""
+    modalities = model.network.modalities
+    return jax.eval_shape(
+        model.network.init,
+        jax.random.key(0),
+        jnp.zeros((1, *grid, modalities)),
+        jnp.zeros((1, modalities), bool),
+        jnp.zeros(1),
+    )
+
+
+def make_answer(
+    trained: Trained, sampler: str, scoring: build.Scoring
+) -> Callable[[Images, Missing, Array], Images]:
+    """answer(images, missing, addresses): the images with what is missing filled in.
+
+    Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
+    read), [R, M] missing, and addresses [R, n] that name each row's draw (`mean` draws
+    nothing). The seen modalities come back bit for bit.
+
+    Raises:
+        InputError: there is no such sampler.
+    """
+    if sampler not in SAMPLERS:
+        raise InputError(
+            f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
+        )
+
+    @jax.jit
+    def fill(params: Params, images: Images, missing: Missing, addresses: Array):
+        sde, completion = trained.model.sde, ask(images, missing)
+        denoise = make_denoise(trained.model, params, completion)
+        if sampler == "mean":
+            return posterior_mean(sde, denoise, completion)
+        keys = address_keys(scoring.seed, addresses)
+        return completion.fill(algorithm1(keys, sde, denoise, images, scoring.steps))
+
+    def answer(images: Images, missing: Missing, addresses: Array) -> Images:
+        rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
+        return in_microbatches(
+            lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
+        )
+
+    return answer
+
+
+def slice_addresses(name: str, z: Array, *, draw: int) -> Array:
+    """[S, 3] addresses of draws: (subject by its name, slice, draw)."""
+    subject = zlib.crc32(name.encode())
+    return np.array([[subject, slice_z, draw] for slice_z in z], np.uint32)

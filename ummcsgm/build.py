@@ -1,0 +1,352 @@
+"""ConfigDict -> objects: the only file that reads config fields.
+
+Names in a config are looked up in the literal tables at the foot. Whatever is wrong in
+a config is an InputError that names the key as it is typed on the command line.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ummcsgm import completion, loss, network, sde
+from ummcsgm.data import layouts, phantom, split, store
+from ummcsgm.denoiser import Model
+from ummcsgm.files import write_whole
+from ummcsgm.schema import check_fields
+from ummcsgm.types import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The complete modality space C, by name and in order, and the network's grid."""
+
+    modalities: tuple[str, ...]
+    grid: tuple[int, int]  # H, W
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """The subjects of a run by name, where their files lie, and the split by name."""
+
+    layout: layouts.Layout
+    subjects: dict[str, layouts.Subject]
+    split: dict[str, list[str]]  # train, validation, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How parameters move: the optimizer, the EMA and the gradient accumulation."""
+
+    optimizer: optax.GradientTransformation
+    ema_decay: float
+    accumulate: int  # microbatches a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The length and the rhythm of training, in steps, and what a batch is."""
+
+    seed: int
+    batch: int  # examples, over all devices
+    flip: bool  # left and right
+    steps: int
+    save_every: int
+    keep: int  # checkpoints
+    log_every: int
+    max_bad: int  # steps in a row that may be not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What evaluation asks and how much of it; 0 means all."""
+
+    seed: int
+    steps: int  # of Algorithm 1
+    microbatch: int  # examples in one network evaluation
+    algorithm1_subjects: int
+    algorithm1_slices: int  # of each of these subjects
+    penalty: float  # of the ridge floors
+
+
+def check_config(config: ConfigDict, devices: int) -> None:
+    """Raises InputError, naming the key, if the config cannot be run on `devices`."""
+    check_fields(config.to_dict())
+    build_model(config)
+    build_objective(config)
+    build_layout(config)
+    _lookup("train.schedule", config.train.schedule, SCHEDULES)
+    fields = config.train
+    if fields.batch % (devices * fields.accumulate):
+        raise InputError(
+            f"config.train.batch is {fields.batch}: it must be a multiple of "
+            f"config.train.accumulate x devices, {fields.accumulate} x {devices}."
+        )
+    if fields.warmup >= fields.steps:
+        raise InputError(
+            f"config.train.warmup is {fields.warmup}: it must be below "
+            f"config.train.steps, {fields.steps}."
+        )
+    if not config.sde.beta_max >= config.sde.beta_min:
+        raise InputError(
+            f"config.sde.beta_max is {config.sde.beta_max}, below config.sde.beta_min."
+        )
+
+
+def build_model(config: ConfigDict) -> Model:
+    """The network, the forward process and the scale of the data they were made for."""
+    fields = config.network
+    net = network.MMCSN(
+        modalities=len(config.data.modalities),
+        widths=tuple(fields.widths),
+        blocks=tuple(fields.blocks),
+        stem=_known("network.stem", fields.stem, network.STEMS),
+        patch=fields.patch,
+        attention_at=fields.attention_at,
+        pixel_width=fields.pixel_width,
+        pixel_layers=fields.pixel_layers,
+        context=fields.context,
+        conditioning=_known(
+            "network.conditioning", fields.conditioning, network.CONDITIONINGS
+        ),
+        dtype=_lookup("network.dtype", fields.dtype, DTYPES),
+    )
+    _check_network(config, net)
+    return Model(net, build_sde(config), config.data.std)
+
+
+def build_sde(config: ConfigDict) -> sde.SDE:
+    """The forward process that config.sde names, with its own fields."""
+    return _lookup("sde.name", config.sde.name, SDES)(config.sde)
+
+
+def build_objective(config: ConfigDict) -> loss.Objective:
+    """Which questions are drawn in training and how their errors are weighed."""
+    modalities = len(config.data.modalities)
+    table = completion.configurations(modalities, proper=config.questions.proper)
+    sizes = tuple(config.questions.sizes)
+    largest = int(table.sum(axis=1).max())
+    if sizes and (len(sizes) != largest or min(sizes) < 0 or sum(sizes) <= 0):
+        raise InputError(
+            f"config.questions.sizes is {sizes}; wanted () for uniform or the "
+            f"probabilities of 1 to {largest} missing modalities."
+        )
+    fields = config.loss
+    proposal = loss.Proposal(
+        fields.uniform,
+        fields.centre,
+        fields.width,
+        fields.noise_level_min,
+        fields.token,
+    )
+    weighting = _lookup("loss.weighting", fields.weighting, WEIGHTINGS)
+    weights = completion.probabilities(table, sizes)
+    return loss.Objective(table, weights, proposal, weighting)
+
+
+def build_recipe(config: ConfigDict) -> Recipe:
+    """Adam with warm-up and clipping, the EMA, and microbatches."""
+    fields = config.train
+    schedule = _lookup("train.schedule", fields.schedule, SCHEDULES)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(fields.clip),
+        optax.adam(schedule(fields), b1=0.9, b2=0.99),
+    )
+    return Recipe(optimizer, fields.ema_decay, fields.accumulate)
+
+
+def build_plan(config: ConfigDict) -> Plan:
+    """The length and the rhythm of training, and what a batch is."""
+    fields = config.train
+    return Plan(
+        config.seed,
+        fields.batch,
+        config.data.flip,
+        fields.steps,
+        fields.save_every,
+        fields.keep,
+        fields.log_every,
+        fields.max_bad,
+    )
+
+
+def build_scoring(config: ConfigDict) -> Scoring:
+    """What evaluation asks and how much of it."""
+    fields = config.evaluate
+    return Scoring(
+        config.seed,
+        fields.steps,
+        fields.microbatch,
+        fields.algorithm1_subjects,
+        fields.algorithm1_slices,
+        fields.penalty,
+    )
+
+
+def build_space(config: ConfigDict) -> Space:
+    """The modalities and the grid."""
+    return Space(tuple(config.data.modalities), tuple(config.data.grid))
+
+
+def build_layout(config: ConfigDict) -> layouts.Layout:
+    """Where a subject's files lie."""
+    return _lookup("data.layout", config.data.layout, LAYOUTS)(config.data)
+
+
+def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
+    """The subjects of config.data.folder, or of a phantom made here, and their split.
+
+    The split is drawn once and kept in the workdir's split.json.
+    """
+    layout = build_layout(config)
+    found = layouts.find_subjects(_data_folder(config, workdir), layout)
+    layouts.require_all(found, layout)
+    subjects = {subject.name: subject for subject in found}
+    path = workdir / "split.json"
+    if not path.is_file():
+        drawn = split.split_subjects(
+            list(subjects), tuple(config.data.split), config.seed
+        )
+        write_whole(path, json.dumps(drawn, indent=1))
+    division = json.loads(path.read_text())
+    strangers = {n for names in division.values() for n in names} ^ set(subjects)
+    if strangers:
+        raise InputError(
+            f"{path} and config.data.folder disagree about subject "
+            f"{sorted(strangers)[0]}: use the folder it was made from, or a new "
+            "--workdir."
+        )
+    return Cohort(layout, subjects, division)
+
+
+def build_store(
+    config: ConfigDict, workdir: pathlib.Path, cohort: Cohort
+) -> store.Store:
+    """The prepared slices of the training subjects, made once in the workdir."""
+    fields = config.data
+    return store.prepare(
+        workdir / "prepared",
+        [cohort.subjects[name] for name in cohort.split["train"]],
+        tuple(fields.modalities),
+        grid=tuple(fields.grid),
+        min_brain=fields.min_brain,
+        processes=fields.processes,
+    )
+
+
+def check_same_network(config: ConfigDict, saved: ConfigDict, where: str) -> None:
+    """Raises InputError if weights made with `saved` do not fit `config`."""
+    for key in ("network", "sde", "data.modalities", "data.grid", "data.std"):
+        asked, made = _field(config, key), _field(saved, key)
+        if asked != made:
+            raise InputError(
+                f"{where} was trained with another network: its config.{key} is "
+                f"{made}, and yours is {asked}. Use that one or a new --workdir."
+            )
+
+
+def config_to_json(config: ConfigDict) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def config_from_json(fields: dict) -> ConfigDict:
+    """The inverse of `config_to_json`: a frozen config, lists become tuples."""
+
+    def restore(value):
+        if isinstance(value, dict):
+            return {key: restore(inner) for key, inner in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(fields)).lock()
+
+
+def _data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    if config.data.folder:
+        return pathlib.Path(config.data.folder)
+    if not config.phantom.subjects:
+        raise InputError(
+            "config.data.folder is empty: name the folder of your subjects, or ask for "
+            "a phantom with --config.phantom.subjects."
+        )
+    folder = workdir / "phantom"
+    phantom.write_phantom(
+        folder,
+        subjects=config.phantom.subjects,
+        shape=tuple(config.phantom.shape),
+        seed=config.seed,
+        processes=config.data.processes,
+    )
+    return folder
+
+
+def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
+    multiple = net.multiple()
+    for side in config.data.grid:
+        if side % multiple:
+            raise InputError(
+                f"config.data.grid is {tuple(config.data.grid)}; with "
+                f"config.network.patch {net.patch} and {len(net.widths)} levels its "
+                f"sides must be multiples of {multiple}."
+            )
+    if len(net.blocks) != len(net.widths):
+        raise InputError(
+            f"config.network.blocks has {len(net.blocks)} levels and "
+            f"config.network.widths {len(net.widths)}: wanted one number a level."
+        )
+    if any(width % 32 for width in net.widths):
+        raise InputError(
+            f"config.network.widths is {net.widths}: wanted multiples of 32."
+        )
+
+
+def _field(config: ConfigDict, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config.to_dict() if isinstance(config, ConfigDict) else config
+
+
+def _known(key: str, name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise InputError(f"config.{key} is {name!r}; wanted one of {', '.join(names)}.")
+    return name
+
+
+def _lookup(key: str, name: str, table: dict):
+    return table[_known(key, name, tuple(table))]
+
+
+SDES: dict[str, Callable] = {
+    "vp": lambda fields: sde.VP(fields.beta_min, fields.beta_max),
+    "sub_vp": lambda fields: sde.SubVP(fields.beta_min, fields.beta_max),
+    "ve": lambda fields: sde.VE(fields.sigma_min, fields.sigma_max),
+    "cosine": lambda fields: sde.Cosine(fields.noise_level_max),
+}
+
+WEIGHTINGS: dict[str, loss.Weighting] = {
+    "paper": loss.weigh_paper,
+    "std2": loss.weigh_std2,
+    "likelihood": loss.weigh_likelihood,
+    "edm": loss.weigh_edm,
+    "min_snr": loss.weigh_min_snr,
+}
+
+SCHEDULES: dict[str, Callable] = {
+    "constant": lambda fields: optax.warmup_constant_schedule(
+        0.0, fields.learning_rate, fields.warmup
+    ),
+    "cosine": lambda fields: optax.warmup_cosine_decay_schedule(
+        0.0, fields.learning_rate, fields.warmup, fields.steps
+    ),
+}
+
+LAYOUTS: dict[str, Callable] = {
+    "brats19": lambda fields: layouts.brats19(tuple(fields.modalities)),
+    "flat": lambda fields: layouts.flat(tuple(fields.modalities), fields.pattern),
+}
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

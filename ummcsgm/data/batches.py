@@ -1,0 +1,68 @@
+"""The batch of a step: a function of the store, the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+
+from ummcsgm.data.store import Store
+from ummcsgm.types import Batch, InputError
+
+THREADS = 4  # that read batches ahead
+AHEAD = 8  # batches
+
+
+@dataclass(frozen=True)
+class Batches:
+    """This process's rows of every batch."""
+
+    dataset: grain.MapDataset
+
+    def at(self, step: int) -> Batch:
+        """The batch of `step`: the same at every call, in every run."""
+        return self.dataset[step]
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """at(step), at(step + 1) and so on without end, read ahead in threads."""
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        return iter(self.dataset[step:].to_iter_dataset(options))
+
+
+def make_batches(
+    store: Store, *, batch: int, seed: int, flip: bool, process: int, processes: int
+) -> Batches:
+    """Batches of `batch` slices, of which this process reads its own rows.
+
+    Each epoch visits each slice once, in an order of its own; an epoch may end within
+    a batch. With `flip`, left and right are exchanged in half of the visits. Process
+    p of n has the rows from p batch / n on, whatever n: together they are one batch.
+
+    Raises:
+        InputError: the store is empty, or `processes` does not divide `batch`.
+    """
+    if len(store) == 0:
+        raise InputError("there are no slices to train on: the store has no subjects")
+    if batch % processes:
+        raise InputError(
+            f"config.train.batch is {batch}, which {processes} processes cannot share "
+            "evenly"
+        )
+    share = batch // processes
+    rows = slice(process * share, (process + 1) * share)
+    visits = grain.MapDataset.range(len(store)).seed(seed).shuffle().repeat()
+    visits = visits.random_map(lambda i, rng: (i, flip and rng.random() < 0.5))
+    # Only numbers are batched: the slices of other processes are never read.
+    visits = visits.batch(batch, drop_remainder=True)
+    return Batches(visits.map(lambda both: _read(store, both[0][rows], both[1][rows])))
+
+
+def _read(store: Store, places: np.ndarray, flipped: np.ndarray) -> Batch:
+    """The slices at `places`, mirrored along x where `flipped`."""
+    slices = [store.read(int(place)) for place in places]
+    images = np.stack([images for images, _, _ in slices])
+    images[flipped] = images[flipped][:, :, ::-1]
+    present = np.stack([present for _, present, _ in slices])
+    return Batch(images, present, np.ones(len(slices), bool))

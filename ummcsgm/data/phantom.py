@@ -1,0 +1,261 @@
+"""Synthetic brain-tumour subjects, written as files in the layout of BraTS 2019.
+
+A phantom is a function of (seed, subject): each kind of chance has its own stream at
+its own address, so what one part draws never shifts another, and neither the number of
+processes nor the subjects before it matter. Anatomy is drawn in mm and then sampled,
+so two shapes show the same brain.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from ummcsgm.data.nifti import write_new
+from ummcsgm.data.phantom_anatomy import (
+    draw_brain,
+    draw_build,
+    outline,
+    vessels,
+)
+from ummcsgm.data.phantom_physics import (
+    MODALITIES,
+    Maps,
+    draw_maps,
+    draw_protocol,
+    measure,
+    scan,
+    signal,
+    take_up,
+)
+from ummcsgm.data.phantom_shapes import Points, share, smooth_field
+from ummcsgm.data.phantom_tumour import (
+    draw_seat,
+    draw_tumour,
+    draw_uptake,
+    grade,
+    pushed,
+    segmentation,
+)
+from ummcsgm.types import Array, InputError
+
+FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
+SMALLEST, LARGEST = (32, 32, 8), (240, 240, 155)
+SAMPLE = 2.0  # mm; voxels larger than this are the mean of several samples
+STREAMS = ("shape", "folds", "tumour", "tissue", "protocol", "gadolinium", *MODALITIES)
+SUFFIXES = {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"}
+TO_ATLAS = np.array([[1.06, 0.97, 0.93], [0.0, -17.0, 9.0]])  # scale, origin in mm
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One subject; arrays [X, Y, Z] run to the left, to the back and up, as in BraTS.
+
+    `images` are int16 by modality, 0 outside the brain; `segmentation` is uint8 with
+    1 for core and necrosis, 2 for oedema, 4 for enhancing tumour.
+    """
+
+    name: str
+    grade: str
+    images: dict[str, Array]
+    segmentation: Array
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Samples of the voxels that may hold brain: `parts` a voxel along each axis."""
+
+    shape: tuple[int, int, int]
+    parts: tuple[int, int, int]
+    box: tuple[slice, slice, slice]  # of voxels
+    inside: Array  # [x, y, z] bool over the samples of the box
+
+
+def make_subject(seed: int, index: int, shape: tuple[int, int, int]) -> Phantom:
+    """Subject `index`, counted from 0, of `seed`, on a grid of `shape` voxels.
+
+    Raises InputError if a brain cannot be drawn on `shape`.
+    """
+    return make_phantom(streams(seed, index), subject_name(index), checked(shape))
+
+
+def streams(seed: int, index: int) -> dict[str, np.random.Generator]:
+    """The generators of subject `index`, one for each of STREAMS."""
+    return {
+        name: np.random.default_rng([seed, index, address])
+        for address, name in enumerate(STREAMS)
+    }
+
+
+def subject_name(index: int) -> str:
+    """The BraTS-like name of subject `index`; names count from 1."""
+    return f"BraTS19_PHANTOM_{index + 1:04d}_1"
+
+
+def checked(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """`shape`, if it is three numbers of voxels on which a brain can be drawn.
+
+    Raises InputError otherwise.
+    """
+    whole = len(shape) == 3 and all(isinstance(n, int | np.integer) for n in shape)
+    if whole and all(
+        low <= n <= high for low, n, high in zip(SMALLEST, shape, LARGEST, strict=True)
+    ):
+        return tuple(int(n) for n in shape)
+    raise InputError(
+        f"shape is {tuple(shape)}; it must be three whole numbers of voxels, at least "
+        f"{SMALLEST} and at most {LARGEST}."
+    )
+
+
+def make_phantom(
+    keys: dict[str, np.random.Generator], name: str, shape: tuple[int, int, int]
+) -> Phantom:
+    """The subject that the streams `keys` describe, on a grid of `shape` voxels."""
+    grid, at = draw_positions(keys["shape"], *make_grid(shape))
+    lines = outline(at)
+    seat = draw_seat(keys["tumour"])
+    before = pushed(seat, at)
+    brain = draw_brain(keys["folds"], draw_build(keys["shape"]), before, lines)
+    tumour = draw_tumour(keys["tumour"], seat, at, brain)
+    blood = share(vessels(before, brain.hull), at.step)
+    uptake = draw_uptake(keys["gadolinium"], tumour, at, blood)
+    layers = [*brain.layers, *tumour.layers, ("vessel", blood)]
+    maps = draw_maps(keys["tissue"], layers, at)
+    kept = (brain.head > 0).astype(np.float32)
+    images = draw_images(keys, maps, uptake.total, lambda s: voxels(grid, s * kept))
+    mask = voxels(grid, kept) > 0.5
+    parts = (tumour.oedema, tumour.solid, uptake.tumour)
+    labels = segmentation(*(voxels(grid, part) for part in parts))
+    images = {modality: image * mask for modality, image in images.items()}
+    return Phantom(name, grade(tumour, uptake), images, labels * mask)
+
+
+def make_grid(shape: tuple[int, int, int]) -> tuple[Grid, list[Array]]:
+    """The samples of a grid of `shape`, and their positions in mm along each axis."""
+    reach = np.array([84.0, 106.0, 80.0])  # half axes, mm, of all heads
+    box, axes, parts = [], [], []
+    for n, view, half in zip(shape, FIELD_OF_VIEW, reach, strict=True):
+        size = view / n
+        part = int(np.ceil(size / SAMPLE - 1e-9))
+        voxel = np.flatnonzero(np.abs((np.arange(n) + 0.5) * size - view / 2) < half)
+        box.append(slice(int(voxel[0]), int(voxel[-1]) + 1))
+        sample = np.arange(voxel[0] * part, (voxel[-1] + 1) * part)
+        axes.append(((sample + 0.5) * (size / part) - view / 2).astype(np.float32))
+        parts.append(part)
+    x, y, z = ((a / h) ** 2 for a, h in zip(axes, reach + [0, 0, 8], strict=True))
+    inside = x[:, None, None] + y[:, None] + z < 1
+    return Grid(shape, tuple(parts), tuple(box), inside), axes
+
+
+def draw_positions(
+    key: np.random.Generator, grid: Grid, axes: list[Array]
+) -> tuple[Grid, Points]:
+    """Where the samples lie in the atlas: this head is scaled, bent and lopsided.
+
+    Samples well outside the head are taken out of the grid.
+    """
+    scale = TO_ATLAS[0] * np.exp(key.normal(0, 0.025, 3))
+    view = [a / v for a, v in zip(axes, FIELD_OF_VIEW, strict=True)]
+    signed = (-axes[0][:, None, None], -axes[1][:, None], axes[2])
+    atlas = []
+    for along, size, origin in zip(signed, scale, TO_ATLAS[1], strict=True):
+        bend = 2.2 * smooth_field(key, view, 4) + along / np.float32(size)
+        atlas.append(bend[grid.inside] + np.float32(origin))
+    step = np.mean([a[1] - a[0] for a in axes])
+    at = Points(*atlas, float(step))
+    near = outline(at).head > -5
+    inside = np.zeros_like(grid.inside)
+    inside[grid.inside] = near
+    return replace(grid, inside=inside), at.where(near)
+
+
+def voxels(grid: Grid, values: Array) -> Array:
+    """The means [X, Y, Z] over voxels of `values` [N] at the samples, 0 elsewhere."""
+    samples = np.zeros(grid.inside.shape, np.float32)
+    samples[grid.inside] = values
+    fine = [
+        n
+        for box, part in zip(grid.box, grid.parts, strict=True)
+        for n in (box.stop - box.start, part)
+    ]
+    whole = np.zeros(grid.shape, np.float32)
+    whole[grid.box] = samples.reshape(fine).mean(axis=(1, 3, 5))
+    return whole
+
+
+def draw_images(
+    keys: dict[str, np.random.Generator],
+    maps: Maps,
+    gadolinium: Array,
+    average: Callable[[Array], Array],
+) -> dict[str, Array]:
+    """The four images, int16 [X, Y, Z], with noise everywhere.
+
+    `gadolinium` [N] in mM is there for T1c alone; `average` takes samples to voxels.
+    """
+    protocol = draw_protocol(keys["protocol"])
+    enhanced = replace(maps, dry=take_up(maps.dry, gadolinium))
+    images = {}
+    for modality in MODALITIES:
+        sequence = protocol[modality]
+        clean = average(scan(enhanced if modality == "t1c" else maps, sequence))
+        white = float(signal(maps.white, sequence))
+        images[modality] = measure(keys[modality], clean, white)
+    return images
+
+
+def write_phantom(
+    folder: Path, *, subjects: int, shape: tuple, seed: int, processes: int
+) -> list[Path]:
+    """`folder` holds `subjects` subjects, as HGG|LGG/NAME/NAME_*.nii.gz.
+
+    Their folders come back in order. What is there already is not made again; a
+    subject appears whole or not at all, and has the same bytes for the same seed
+    whatever the number of processes.
+
+    Raises InputError if `shape`, `subjects` or `processes` is not one to work with.
+    """
+    shape = checked(shape)
+    for name, number in (("subjects", subjects), ("processes", processes)):
+        if number < 1:
+            raise InputError(f"{name} is {number}; it must be at least 1.")
+    write = partial(write_subject, Path(folder), shape, seed)
+    if processes == 1:
+        return [write(index) for index in range(subjects)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(write, range(subjects)))
+
+
+def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
+    """The folder of subject `index`, made unless it is there."""
+    name = subject_name(index)
+    for finished in (folder / "HGG" / name, folder / "LGG" / name):
+        if finished.is_dir():
+            return finished
+    phantom = make_subject(seed, index, shape)
+    target = folder / phantom.grade / name
+    beside = folder / f".{name}.{os.getpid()}"
+    try:
+        write_files(beside, phantom)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+def write_files(folder: Path, phantom: Phantom) -> None:
+    """`folder` holds the images and the segmentation of `phantom`, with their place."""
+    size = np.array(FIELD_OF_VIEW) / phantom.segmentation.shape
+    affine = np.diag([-size[0], -size[1], size[2], 1.0])
+    affine[1, 3] = FIELD_OF_VIEW[1] - size[1]
+    volumes = {SUFFIXES[m]: image for m, image in phantom.images.items()}
+    for suffix, volume in (volumes | {"seg": phantom.segmentation}).items():
+        write_new(folder / f"{phantom.name}_{suffix}.nii.gz", volume, affine)

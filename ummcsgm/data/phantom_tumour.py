@@ -1,0 +1,151 @@
+"""A tumour in the phantom's brain: its growth, and apart from that what it takes up.
+
+The uptake of gadolinium comes from a stream of its own and is independent of all that
+shows on the other contrasts. The grade is read off the finished tumour, necrotic or
+brightly enhancing being high, and so does not tie the two together.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ummcsgm.data.phantom_anatomy import Brain, Layers, cerebrum
+from ummcsgm.data.phantom_shapes import (
+    FAR,
+    Points,
+    depth_within,
+    look_up,
+    ring_noise,
+    share,
+)
+from ummcsgm.types import Array
+
+REACH = 42.0  # mm beyond its radius where a tumour and its oedema are looked for
+PATTERNS = {"ring": 0.36, "solid": 0.10, "patchy": 0.29, "none": 0.25}
+NECROTIC = 0.45  # with PATTERNS, 7 tumours in 10 are of high grade
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a tumour sits, in mm, and by what share it pushes tissue outward."""
+
+    centre: tuple[float, float, float]
+    radius: float
+    push: float
+
+
+@dataclass(frozen=True)
+class Tumour:
+    """Shares [N] of a sample; `depth` in mm below the tumour's surface."""
+
+    necrotic: bool
+    depth: Array
+    oedema: Array
+    solid: Array
+    necrosis: Array
+    layers: Layers  # of these, to be painted over the brain's
+
+
+@dataclass(frozen=True)
+class Uptake:
+    """Gadolinium [N] in mM, in the tumour and with that in vessels, and its pattern."""
+
+    pattern: str
+    tumour: Array
+    total: Array
+
+
+def draw_seat(key: np.random.Generator) -> Seat:
+    """A place in the white matter of either hemisphere, never larger than it allows."""
+    side = key.choice([-1.0, 1.0]) * key.uniform(20, 44)
+    centre = (float(side), key.uniform(-64, 40), key.uniform(-2, 44))
+    room = cerebrum(Points(*(np.float32([c]) for c in centre), 1.0))[0]
+    radius = min(key.uniform(9, 25), float(room) + 2)
+    return Seat(centre, max(radius, 7.0), key.uniform(0.1, 0.5))
+
+
+def offsets(seat: Seat, at: Points) -> tuple[list[Array], Array]:
+    """Position [N] relative to the seat, and distance [N] from it, in mm."""
+    away = [p - c for p, c in zip((at.x, at.y, at.z), seat.centre, strict=True)]
+    return away, np.sqrt(sum(a * a for a in away))
+
+
+def pushed(seat: Seat, at: Points) -> Points:
+    """Where the tissue now at the points was before the tumour grew."""
+    away, distance = offsets(seat, at)
+    pull = 1 - seat.push * np.exp(-((distance / (1.7 * seat.radius)) ** 2))
+    moved = (c + a * pull for c, a in zip(seat.centre, away, strict=True))
+    return Points(*moved, at.step)
+
+
+def draw_tumour(
+    key: np.random.Generator, seat: Seat, at: Points, brain: Brain
+) -> Tumour:
+    """The tumour at `seat`; its oedema runs along white matter and spares cortex."""
+    necrotic = key.uniform() < NECROTIC
+    extent = key.uniform(8, 26) if necrotic else key.uniform(0, 10)
+    rim = key.uniform(2.5, 7.0)
+    _, distance = offsets(seat, at)
+    near = distance < seat.radius + REACH
+    rough, *fingers = (look_near(v, near, at) for v in ring_noise(key, 23.0, 0.35)[:3])
+    depth = seat.radius * (1 + 0.24 * rough) - distance
+    depth = np.where(near, np.minimum(depth, 2 * brain.hull - 2), np.float32(FAR))
+    spread = depth + extent * (0.8 + 0.75 * fingers[0])
+    hold = share(brain.tissue - 3.5, 3.0) * white_share(brain)
+    oedema = share(spread, 5.0) * hold
+    solid = share(depth, 1.8)
+    necrosis = share(depth - rim - 2.5 * fingers[1], 2.0) * np.float32(necrotic)
+    layers = [("oedema", 0.9 * oedema), ("tumour", solid), ("necrosis", necrosis)]
+    layers.insert(2, ("white", key.uniform(0, 0.4) * solid * share(fingers[1], 1.5)))
+    return Tumour(bool(necrotic), depth, oedema, solid, necrosis, layers)
+
+
+def look_near(lattice: Array, near: Array, at: Points) -> Array:
+    """`lattice` looked up where `near`, 0 elsewhere."""
+    return depth_within(near, at, lambda p: look_up(lattice, p.x, p.y, p.z), 0.0)
+
+
+def white_share(brain: Brain) -> Array:
+    """What the layers leave of the white matter; deep nuclei hold some oedema too."""
+    white = np.ones_like(brain.hull)
+    for name, part in brain.layers:
+        white *= 1 - part * (1.0 if name in ("grey", "fluid") else 0.6)
+    return white
+
+
+def draw_uptake(
+    key: np.random.Generator, tumour: Tumour, at: Points, blood: Array
+) -> Uptake:
+    """Gadolinium in ring, solid, patchy or no pattern; `blood` [N] is vessels' share.
+
+    Dead tissue takes up a tenth. The draws are the same whatever the tumour is.
+    """
+    pattern = str(key.choice(list(PATTERNS), p=list(PATTERNS.values())))
+    amount = np.exp(key.uniform(np.log(0.15), np.log(1.2)))
+    in_blood = key.uniform(0.4, 2.5)
+    width = key.uniform(2.0, 6.5)
+    solid = tumour.depth > -3
+    noise = look_near(ring_noise(key, 15.0, 0.4)[0], solid, at)
+    profile = {
+        "ring": share(width + 1.4 * noise - tumour.depth, 1.5) * (1 + 0.2 * noise),
+        "solid": 0.8 + 0.15 * noise,
+        "patchy": share(noise - 0.5, 0.6),
+        "none": np.zeros_like(noise),
+    }[pattern]
+    alive = tumour.solid * (1 - 0.9 * tumour.necrosis)
+    inside = np.float32(amount) * np.maximum(profile, 0) * alive
+    return Uptake(pattern, inside, inside + in_blood * blood)
+
+
+def grade(tumour: Tumour, uptake: Uptake) -> str:
+    """HGG if the tumour is necrotic or enhances as a ring or throughout, else LGG."""
+    high = tumour.necrotic or uptake.pattern in ("ring", "solid")
+    return "HGG" if high else "LGG"
+
+
+def segmentation(oedema: Array, solid: Array, gadolinium: Array) -> Array:
+    """BraTS labels: 2 oedema, 1 non-enhancing core, 4 enhancing; 0 elsewhere."""
+    labels = np.where(oedema > 0.4, 2, 0)
+    labels[solid > 0.5] = 1
+    labels[(solid > 0.5) & (gadolinium > 0.08)] = 4
+    return labels.astype(np.uint8)

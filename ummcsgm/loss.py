@@ -1,0 +1,167 @@
+"""Eqs. 6-7: conditional denoising score matching, per example, on the missing only.
+
+Every weighting is one number an example, w(t), on the squared error of the denoised
+image, since score and denoised image differ by a factor (`score_from_denoised`):
+
+    score error = (mean / std^2) denoised error
+
+so that the literal eq. 6 is `paper` here, to rounding. All weightings have the same
+minimiser for every t and A|B; they differ in where a finite network spends itself.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtri
+
+from ummcsgm.completion import ask, channels, deal, stratified
+from ummcsgm.denoiser import Model, make_denoise
+from ummcsgm.sde import SDE, draw_noise, perturb
+from ummcsgm.types import Array, Batch, Denoiser, Images, Losses, Missing, Params
+from ummcsgm.types import Times
+
+Weighting = Callable[[SDE, Times, float], Times]
+
+
+def weigh_paper(sde: SDE, t: Times, data_std: float) -> Times:
+    """Eq. 6 to the letter: 1/2 on the squared error of the score."""
+    return 0.5 * jnp.square(sde.mean(t)) / sde.std(t) ** 4
+
+
+def weigh_std2(sde: SDE, t: Times, data_std: float) -> Times:
+    """std^2 on the squared error of the score: that of the predicted noise."""
+    return jnp.square(sde.mean(t) / sde.std(t))
+
+
+def weigh_likelihood(sde: SDE, t: Times, data_std: float) -> Times:
+    """diffusion^2 on that of the score: bounds the likelihood (Song et al. 2021b)."""
+    return jnp.square(sde.diffusion(t) * sde.mean(t) / jnp.square(sde.std(t)))
+
+
+def weigh_edm(sde: SDE, t: Times, data_std: float) -> Times:
+    """1 on the network's own output, at every t (Karras et al. 2022, eq. 8)."""
+    level = jnp.square(sde.noise_level(t))
+    return (level + data_std**2) / (level * data_std**2)
+
+
+def weigh_min_snr(sde: SDE, t: Times, data_std: float) -> Times:
+    """min(signal to noise, 5) on the denoised image (Hang et al. 2023)."""
+    return jnp.minimum(sde.noise_level(t) ** -2.0, 5.0)
+
+
+class Proposal(NamedTuple):
+    """A distribution of times: log-normal noise levels, and uniform times.
+
+    `uniform` is the share of t ~ U(eps, 1) (1 is the paper); the rest draws
+    ln(noise level) ~ N(centre, width^2). No level is below `noise_level_min`, whose
+    time is eps. `token` is the share of rows that ask for the mean instead: t = 1 and
+    a_t = 0.
+    """
+
+    uniform: float
+    centre: float
+    width: float
+    noise_level_min: float
+    token: float
+
+
+def times_from_uniform(sde: SDE, proposal: Proposal, uniforms: Array) -> Times:
+    """[B] times of the proposal, by inverse transform of [B] uniforms in [0, 1)."""
+    share = proposal.uniform
+    earliest = sde.time(jnp.float32(proposal.noise_level_min))
+    spread = jnp.clip(uniforms / max(share, 1e-6), 0, 1)
+    uniform_times = earliest + (1 - earliest) * spread
+    rank = jnp.clip((uniforms - share) / max(1 - share, 1e-6), 1e-6, 1 - 1e-6)
+    level = jnp.exp(proposal.centre + proposal.width * ndtri(rank))
+    latest = sde.noise_level(jnp.float32(1.0))
+    normal_times = sde.time(jnp.clip(level, proposal.noise_level_min, latest))
+    return jnp.clip(
+        jnp.where(uniforms < share, uniform_times, normal_times), earliest, 1.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Eq. 7: which questions are drawn, and how their errors are weighed."""
+
+    table: np.ndarray  # [N, M] configurations
+    weights: np.ndarray  # [N] their probabilities
+    proposal: Proposal
+    weighting: Weighting
+
+
+class Questions(NamedTuple):
+    """What the examples of a batch are asked, a row each."""
+
+    scored: Missing  # what the loss counts: A
+    missing: Missing  # what the network must do without: A, and what was never scanned
+    t: Times
+    noise: Images
+    token: Array  # [B] bool: asks for the mean, by t = 1 and a_t = 0
+
+
+def draw_questions(
+    key: jax.Array,
+    objective: Objective,
+    sde: SDE,
+    batch: Batch,
+    place: Array,
+    total: int,
+) -> Questions:
+    """The questions of the examples at `place` [B] of a global batch of `total`.
+
+    Configurations, times and tokens come from three decks over the global batch, each
+    shuffled by a key of its own: independent of one another, evenly spread, and the
+    same however the batch is divided over devices.
+    """
+    *decks, key_noise = jax.random.split(key, 4)
+    cards, uniforms, tokens = (stratified(deck, total)[place] for deck in decks)
+    token = tokens < objective.proposal.token
+    t = times_from_uniform(sde, objective.proposal, uniforms)
+    scored = deal(cards, objective.table, objective.weights, batch.present)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_noise, place)
+    return Questions(
+        scored & batch.valid[:, None],
+        scored | ~batch.present,
+        jnp.where(token, 1.0, t),
+        draw_noise(keys, batch.images),
+        token,
+    )
+
+
+def dsm_loss(
+    denoise: Denoiser,
+    images: Images,
+    questions: Questions,
+    sde: SDE,
+    weight: Times,
+) -> Losses:
+    """Eq. 6 for each example: the weighted squared error, mean over missing voxels.
+
+    [B]; exactly 0, with an exactly zero gradient, where nothing is scored. The gradient
+    on seen modalities is exactly 0.
+    """
+    x = perturb(sde, images, questions.t, questions.noise)
+    x = jnp.where(questions.token[:, None, None, None], 0.0, x)
+    error = jnp.square(denoise(x, questions.t) - images)
+    error = jnp.where(channels(questions.scored), error, 0.0)
+    count = questions.scored.sum(axis=1) * images[0, ..., 0].size
+    return weight * error.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+
+
+def losses(
+    model: Model,
+    params: Params,
+    objective: Objective,
+    images: Images,
+    questions: Questions,
+) -> Losses:
+    """[B] losses of the network with these parameters on these questions."""
+    completion = ask(images, questions.missing)
+    denoise = make_denoise(model, params, completion)
+    weight = objective.weighting(model.sde, questions.t, model.data_std)
+    return dsm_loss(denoise, images, questions, model.sde, weight)

@@ -1,0 +1,243 @@
+"""mm-CSN: a multi-in multi-out U-Net over the complete modality space (fig. 1).
+
+M channels in, M channels out, whatever is missing. Plain fields in, an image out: the
+network knows no SDE and no config. Its parts:
+
+    stem      H x W x M -> H/p x W/p: space-to-depth, or the orthonormal Haar transform
+    U-Net     residual blocks, average pooling, attention only on small grids
+    pixels    a full-resolution path of pointwise layers, fed by the input itself and by
+              a few upsampled channels of context, without which a patch stem loses the
+              voxel-to-voxel relation between contrasts
+
+`conditioning="decoder"` is the paper: the encoder sees (a_t, b) alone, time and the
+code A|B join its latent features in the decoder. `"both"` tells the encoder too.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ummcsgm.completion import channels
+from ummcsgm.types import Array, Images, Missing, Times
+
+CONDITIONINGS = ("both", "decoder")
+STEMS = ("space_to_depth", "haar")
+
+
+def haar_matrix(patch: int) -> np.ndarray:
+    """The orthonormal Haar basis of patch x patch images, [patch^2, patch^2]."""
+    rows = np.eye(1)
+    while len(rows) < patch:
+        averages = np.kron(rows, [1, 1])
+        details = np.kron(np.eye(len(rows)), [1, -1])
+        rows = np.concatenate([averages, details]) / np.sqrt(2)
+    return np.kron(rows, rows)
+
+
+def to_patches(images: Array, patch: int, stem: str) -> Array:
+    """[B, H, W, C] -> [B, H/p, W/p, C p^2], an orthonormal map of each patch."""
+    b, h, w, c = images.shape
+    grid = images.reshape(b, h // patch, patch, w // patch, patch, c)
+    grid = grid.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // patch, w // patch, c, -1)
+    if stem == "haar":
+        grid = grid @ jnp.asarray(haar_matrix(patch).T, grid.dtype)
+    return grid.reshape(b, h // patch, w // patch, -1)
+
+
+def from_patches(features: Array, patch: int, stem: str) -> Array:
+    """[B, h, w, C p^2] -> [B, h p, w p, C], the inverse of `to_patches`."""
+    b, h, w, _ = features.shape
+    grid = features.reshape(b, h, w, -1, patch * patch)
+    if stem == "haar":
+        grid = grid @ jnp.asarray(haar_matrix(patch), grid.dtype)
+    grid = grid.reshape(b, h, w, -1, patch, patch).transpose(0, 1, 4, 2, 5, 3)
+    return grid.reshape(b, h * patch, w * patch, -1)
+
+
+def fourier(level: Times) -> Array:
+    """[B] -> [B, 17]: the level itself, and sines and cosines of 8 octaves of it."""
+    angles = level[:, None] * 2.0 ** jnp.arange(-1, 7)
+    return jnp.concatenate([level[:, None], jnp.sin(angles), jnp.cos(angles)], axis=1)
+
+
+class Condition(nn.Module):
+    """The noise level and the code A|B as one vector, [B, width]."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, level: Times, missing: Missing) -> Array:
+        code = 2.0 * missing.astype(jnp.float32) - 1.0
+        facts = jnp.concatenate([fourier(level), code], axis=1)
+        hidden = nn.silu(nn.Dense(self.width, name="first")(facts))
+        return nn.silu(nn.Dense(self.width, name="second")(hidden))
+
+
+class Modulate(nn.Module):
+    """RMS norm over channels, then a scale and a shift given by the condition."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, features: Array, condition: Array | None) -> Array:
+        # Statistics per position: a slice's background must not dilute its brain.
+        normed = nn.RMSNorm(dtype=self.dtype, name="norm")(features)
+        if condition is None:
+            return normed
+        film = nn.Dense(2 * features.shape[-1], name="film")(condition)
+        scale, shift = jnp.split(film.astype(self.dtype)[:, None, None], 2, axis=-1)
+        return normed * (1 + scale) + shift
+
+
+class Block(nn.Module):
+    """x + conv(silu(norm(conv(silu(modulated norm(x)))))), zero at initialisation."""
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, features: Array, condition: Array | None) -> Array:
+        hidden = nn.silu(Modulate(self.dtype, name="enter")(features, condition))
+        hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="first")(hidden)
+        hidden = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(hidden))
+        zeros = nn.initializers.zeros
+        hidden = nn.Conv(
+            self.width, (3, 3), dtype=self.dtype, kernel_init=zeros, name="second"
+        )(hidden)
+        if features.shape[-1] != self.width:
+            features = nn.Dense(self.width, dtype=self.dtype, name="skip")(features)
+        return features + hidden
+
+
+class Attention(nn.Module):
+    """Self-attention over the positions of a small grid, in heads of 32 channels."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        b, h, w, c = features.shape
+        tokens = nn.RMSNorm(dtype=self.dtype, name="norm")(features)
+        attend = nn.MultiHeadDotProductAttention(
+            num_heads=c // 32,
+            dtype=self.dtype,
+            out_kernel_init=nn.initializers.zeros,
+            name="attend",
+        )
+        return features + attend(tokens.reshape(b, h * w, c)).reshape(b, h, w, c)
+
+
+class Pixels(nn.Module):
+    """The full-resolution path: modulated pointwise layers and the output image."""
+
+    modalities: int
+    width: int
+    layers: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, inputs: Array, condition: Array) -> Images:
+        hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="enter")(inputs)
+        for layer in range(self.layers):
+            modulate = Modulate(self.dtype, name=f"modulate{layer}")
+            hidden = nn.silu(modulate(hidden, condition))
+            hidden = nn.Dense(self.width, dtype=self.dtype, name=f"{layer}")(hidden)
+        hidden = nn.silu(hidden).astype(jnp.float32)
+        zeros = nn.initializers.zeros
+        return nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
+
+
+class MMCSN(nn.Module):
+    """mm-CSN: (images, missing, level) -> [B, H, W, M] float32, zero at initialisation.
+
+    `images` holds the scaled a_t where missing and the scaled b elsewhere; `level` [B]
+    names the noise level. H and W must be multiples of `multiple()`.
+    """
+
+    modalities: int
+    widths: tuple[int, ...]  # channels of each level, the finest first
+    blocks: tuple[int, ...]  # residual blocks of each level, on either side
+    stem: str
+    patch: int
+    attention_at: int  # attention on grids of at most this many positions a side
+    pixel_width: int
+    pixel_layers: int
+    context: int  # channels of context that the U-Net hands to the pixels
+    conditioning: str
+    dtype: Any
+
+    def multiple(self) -> int:
+        """What the sides of the network's grid must be multiples of."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+    @nn.compact
+    def __call__(self, images: Images, missing: Missing, level: Times) -> Images:
+        condition = Condition(4 * self.widths[0], name="condition")(level, missing)
+        told = condition if self.conditioning == "both" else None
+        asked = channels(missing)
+        # Noise and tissue in channels of their own: each has weights of its own.
+        apart = jnp.concatenate(
+            [jnp.where(asked, images, 0), jnp.where(asked, 0, images)], axis=-1
+        )
+        features, skips = self.encode(images if told is None else apart, missing, told)
+        features = self.decode(features, skips, condition)
+        features = nn.RMSNorm(dtype=self.dtype, name="norm")(features)
+        features = nn.Dense(
+            self.context * self.patch**2, dtype=self.dtype, name="context_out"
+        )(nn.silu(features))
+        around = from_patches(features, self.patch, self.stem)
+        pixels = Pixels(
+            self.modalities,
+            self.pixel_width,
+            self.pixel_layers,
+            self.dtype,
+            name="pixels",
+        )
+        return pixels(jnp.concatenate([apart, around], axis=-1), condition)
+
+    def encode(
+        self, inputs: Array, missing: Missing, told: Array | None
+    ) -> tuple[Array, list[Array]]:
+        """The features of the coarsest level, and each finer level's for the skip."""
+        features = to_patches(inputs.astype(self.dtype), self.patch, self.stem)
+        if told is not None:
+            flags = channels(missing).astype(self.dtype)
+            flags = jnp.broadcast_to(flags, features.shape[:3] + flags.shape[-1:])
+            features = jnp.concatenate([features, flags], axis=-1)
+        stem = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")
+        features, skips = stem(features), []
+        for depth, width in enumerate(self.widths):
+            if depth:
+                features = nn.avg_pool(features, (2, 2), (2, 2))
+            features = self.level("down", depth, features, told)
+            skips.append(features)
+        return features, skips[:-1]
+
+    def decode(
+        self, features: Array, skips: list[Array], condition: Array
+    ) -> Array:
+        """The features of the finest level, conditioned on time and the code."""
+        features = self.level("up", len(self.widths) - 1, features, condition)
+        for depth in reversed(range(len(self.widths) - 1)):
+            b, h, w, c = features.shape
+            features = jax.image.resize(features, (b, 2 * h, 2 * w, c), "nearest")
+            features = jnp.concatenate([features, skips[depth]], axis=-1)
+            features = self.level("up", depth, features, condition)
+        return features
+
+    def level(
+        self, side: str, depth: int, features: Array, condition: Array | None
+    ) -> Array:
+        """The blocks of one level, then attention if its grid is small enough."""
+        for index in range(self.blocks[depth]):
+            block = Block(
+                self.widths[depth], self.dtype, name=f"{side}{depth}_{index}"
+            )
+            features = block(features, condition)
+        if max(features.shape[1:3]) <= self.attention_at:
+            name = f"{side}{depth}_attention"
+            features = Attention(self.dtype, name=name)(features)
+        return features

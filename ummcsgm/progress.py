@@ -1,0 +1,95 @@
+"""What a training run tells while it runs: log.jsonl, TensorBoard, and a progress line.
+
+On a terminal a bar with rate, loss and the time left; elsewhere a plain line a record.
+"""
+
+import json
+import pathlib
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from ummcsgm.build import Plan
+from ummcsgm.files import write_whole
+
+
+class TrainingLog:
+    """The records of a run after step `first`; a context manager.
+
+    What earlier runs wrote of later steps is dropped, so that a resumed run's log is
+    the uninterrupted one's.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first: int, plan: Plan):
+        self.path = workdir / "log.jsonl"
+        self.last, self.every, self.examples = plan.steps, plan.log_every, plan.batch
+        self.records: list[dict] = []
+        self.mark = time.monotonic()
+        _forget_after(self.path, first)
+        self.events = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first + 1, flush_secs=10
+        )
+        self.console = Console()
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=plan.steps, completed=first, note="compiling")
+
+    def __enter__(self) -> "TrainingLog":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.bar.stop()
+        self.events.close()
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes the metrics of the step that brought the count to `step`; every
+        `every` steps their averages are written and shown."""
+        self.records.append(metrics)
+        self.bar.update(self.task, completed=step)
+        if step % self.every and step != self.last:
+            return
+        now = time.monotonic()
+        rate = len(self.records) / (now - self.mark)
+        names = self.records[0]
+        record = {n: sum(r[n] for r in self.records) / len(self.records) for n in names}
+        record["skipped"] = metrics["skipped"]
+        record["images_per_second"] = rate * self.examples
+        self._write(step, record)
+        self._show(step, record, (self.last - step) / rate)
+        self.records, self.mark = [], now
+
+    def _write(self, step: int, record: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **record}) + "\n")
+        for name, value in record.items():
+            self.events.add_scalar(f"train/{name}", value, step)
+
+    def _show(self, step: int, record: dict[str, float], seconds_left: float) -> None:
+        note = f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s"
+        if record["skipped"]:
+            note += f", {record['skipped']:.0f} steps skipped"
+        self.bar.update(self.task, note=note)
+        if not self.console.is_terminal:
+            left = f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left"
+            print(f"step {step}/{self.last}: {note}, {left}", flush=True)
+
+
+def _forget_after(path: pathlib.Path, step: int) -> None:
+    """Drops the records of steps after `step`, and a line cut short by a kill."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    write_whole(path, "".join(kept))

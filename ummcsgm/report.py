@@ -1,0 +1,205 @@
+"""What a comparison shows: rows of numbers as tables, beside a figure.
+
+A row is a dict with the keys of `COLUMNS`: the mean and the standard deviation over
+`subjects` of one metric of one method's `modality`, when the modalities in `missing`
+(their names joined by "+") are not given.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ummcsgm.evaluate import Evaluation
+from ummcsgm.figure import RESEARCH_ONLY, Panels, write_figure
+from ummcsgm.files import write_whole
+from ummcsgm.types import InputError
+
+Row = dict[str, str | float | int]
+COLUMNS = "method missing modality profile metric mean sd subjects".split()
+SUBJECT_COLUMNS = "subject group method missing modality slices".split()
+SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
+SCALES = {"psnr": 1, "ssim_global": 100, "ssim_wang": 100, "mae": 1}  # as printed
+CELL = "PSNR in dB, SSIM global / Wang in %, MAE in grey levels of 0 to 255"
+
+
+def method_labels(evaluations: int) -> dict[str, str]:
+    """What a reader is shown for each method, in the order of a table's rows.
+
+    `evaluations` is the number of network evaluations that Algorithm 1 was run with.
+    """
+    return {
+        "algorithm1": f"mm-CSN Algorithm 1, {evaluations} evaluations",
+        "mean": "mm-CSN mean, 1 evaluation",
+        "ridge2": "ridge, quadratic (floor)",
+        "ridge": "ridge, linear (floor)",
+    }
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """`folder` holds table.md, table.csv, subjects.csv, metrics.json and figure.png."""
+    labels = method_labels(evaluation.facts["evaluations"])
+    write_csv(folder / "table.csv", evaluation.rows, COLUMNS)
+    write_csv(folder / "subjects.csv", evaluation.subjects, SUBJECT_COLUMNS)
+    write_table_markdown(
+        folder / "table.md", evaluation.rows, labels, notes(evaluation.facts)
+    )
+    content = {"facts": evaluation.facts, "rows": _without_nan(evaluation.rows)}
+    write_whole(folder / "metrics.json", json.dumps(content, indent=1))
+    write_figure(folder / "figure.png", _panels(evaluation, labels))
+
+
+def notes(facts: dict) -> list[str]:
+    """What a reader must know of how the numbers came about, a sentence each."""
+    drawn, psnr = facts["algorithm1"], facts["algorithm1"]["psnr"]
+    lines = [
+        f"{facts['test_subjects']} test subjects; checkpoint of step {facts['step']}. "
+        "The floors and the mean answer for every scored slice."
+    ]
+    if drawn["subjects"]:
+        lines.append(
+            f"Algorithm 1 answers for {drawn['slices']} slices of {drawn['subjects']} "
+            f"subjects. Over the questions there: PSNR {psnr['algorithm1']:.2f} dB, the "
+            f"mean on the same slices {psnr['mean_same_slices']:.2f} dB. A perfect "
+            "sampler's single draw is 3.01 dB below a perfect mean."
+        )
+    return lines
+
+
+def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:
+    shown = list(evaluation.panels.values())
+    methods = [m for m in labels if all(m in panels for panels in shown)]
+    return Panels(
+        tuple(evaluation.panels),
+        evaluation.modalities,
+        np.stack([panels["truth"] for panels in shown]),
+        {labels[m]: np.stack([panels[m] for panels in shown]) for m in methods},
+    )
+
+
+def _without_nan(rows: list[Row]) -> list[Row]:
+    """The rows with None for numbers that JSON does not have."""
+    return [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+def write_csv(path: Path, rows: list[Row], columns: Sequence[str]) -> None:
+    """`path` holds the rows as they are, in full precision, under `columns`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row[column] for column in columns] for row in rows)
+    write_whole(path, text.getvalue())
+
+
+def write_table_markdown(
+    path: Path, rows: list[Row], labels: dict[str, str], notes: list[str]
+) -> None:
+    """`path` holds the tables of every profile in `rows`, then `notes` as a list.
+
+    Like the paper's Table 1: a row a method, a column a modality, for the questions
+    with one modality missing; then, where there are any, those with more missing. The
+    best of each column is bold, as far as the printed digits tell. `labels` gives each
+    method's name for readers, and the order.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    if not rows:
+        raise InputError(
+            "a table wants at least one row of numbers, and there is none."
+        )
+    parts = ["# Completion of missing modalities"]
+    for profile in _distinct(row["profile"] for row in rows):
+        parts.append(f"## Profile `{profile}`")
+        parts += _tables([row for row in rows if row["profile"] == profile], labels)
+    parts.append("\n".join(f"- {note}" for note in [*notes, RESEARCH_ONLY]))
+    write_whole(path, "\n\n".join(parts) + "\n")
+
+
+def _tables(rows: list[Row], labels: dict[str, str]) -> list[str]:
+    """The table of one missing modality and the table of more, each with its legend."""
+    single = [row for row in rows if _size(row) == 1]
+    several = [row for row in rows if _size(row) > 1]
+    parts = []
+    if single:
+        counts = sorted(row["subjects"] for row in single)
+        subjects = " to ".join(_distinct([str(counts[0]), str(counts[-1])]))
+        parts.append(
+            f"One modality missing, the others given: {CELL}; mean ± standard "
+            f"deviation over {subjects} subject{'s' * (counts[-1] > 1)}."
+        )
+        parts.append(_table(single, labels))
+    if several:
+        parts.append(
+            f"More modalities missing: {CELL}; each number is the mean over the "
+            "configurations with so many missing that the column is among."
+        )
+        parts.append(_table(several, labels))
+    return parts
+
+
+def _table(rows: list[Row], labels: dict[str, str]) -> str:
+    """A Markdown table: a line for each number missing (unless one) and method."""
+    columns = _distinct(row["modality"] for row in rows)
+    order = _distinct([*labels, *(row["method"] for row in rows)])
+    head = ["missing", "method", *columns]
+    lines = [head, ["---"] * len(head)]
+    for size in sorted({_size(row) for row in rows}):
+        rivals = [row for row in rows if _size(row) == size]
+        for method in sorted({row["method"] for row in rivals}, key=order.index):
+            cells = [_cell(rivals, method, column) for column in columns]
+            lines.append([str(size), labels.get(method, method), *cells])
+    start = 1 if all(_size(row) == 1 for row in rows) else 0
+    return "\n".join(f"| {' | '.join(line[start:])} |" for line in lines)
+
+
+def _cell(rows: list[Row], method: str, modality: str) -> str:
+    """PSNR, SSIM global / Wang and MAE of a method, each bold where it is the best."""
+    of_modality = [row for row in rows if row["modality"] == modality]
+    psnr, ssim_global, ssim_wang, mae = (
+        _number([row for row in of_modality if row["metric"] == metric], method)
+        for metric in SCALES
+    )
+    return f"{psnr}<br>{ssim_global} / {ssim_wang}<br>{mae}"
+
+
+def _number(rows: list[Row], method: str) -> str:
+    """A method's mean ± sd among the `rows` of one metric in one column."""
+    own = [row for row in rows if row["method"] == method]
+    if not own:
+        return "–"
+    metric = own[0]["metric"]
+    # rounded before they are compared: what is printed alike is bold alike
+    means = {
+        rival: round(SCALES[metric] * _mean(rows, rival), 2)
+        for rival in _distinct(row["method"] for row in rows)
+    }
+    text = f"{means[method]:.2f}"
+    if len(own) == 1 and math.isfinite(own[0]["sd"]):
+        text += f" ± {SCALES[metric] * own[0]['sd']:.2f}"
+    best = np.fmin if metric == "mae" else np.fmax
+    is_best = means[method] == best.reduce(list(means.values()))
+    return f"**{text}**" if is_best and len(means) > 1 else text
+
+
+def _mean(rows: list[Row], method: str) -> float:
+    return float(np.mean([row["mean"] for row in rows if row["method"] == method]))
+
+
+def _size(row: Row) -> int:
+    """How many modalities are missing."""
+    return len(row["missing"].split("+"))
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,107 @@
+"""What a config must hold: every key, its type and its range, and no other key."""
+
+from ummcsgm.types import InputError
+
+Rule = tuple[type, float | None, float | None]  # a type, least and largest value
+
+ANY = None
+
+SCHEMA: dict[str, Rule] = {
+    "seed": (int, 0, 2**31 - 1),
+    "phantom.subjects": (int, 0, ANY),
+    "phantom.shape": (tuple, 3, 3),
+    "data.folder": (str, ANY, ANY),
+    "data.layout": (str, ANY, ANY),
+    "data.pattern": (str, ANY, ANY),
+    "data.modalities": (tuple, 2, 8),
+    "data.split": (tuple, 3, 3),
+    "data.grid": (tuple, 2, 2),
+    "data.min_brain": (float, 0, 1),
+    "data.flip": (bool, ANY, ANY),
+    "data.std": (float, 1e-3, 1e3),
+    "data.processes": (int, 1, ANY),
+    "sde.name": (str, ANY, ANY),
+    "sde.beta_min": (float, 1e-6, ANY),
+    "sde.beta_max": (float, 1e-6, ANY),
+    "sde.sigma_min": (float, 1e-6, ANY),
+    "sde.sigma_max": (float, 1e-6, ANY),
+    "sde.noise_level_max": (float, 1.0, 1e4),
+    "questions.proper": (bool, ANY, ANY),
+    "questions.sizes": (tuple, 0, 8),
+    "network.widths": (tuple, 1, 8),
+    "network.blocks": (tuple, 1, 8),
+    "network.stem": (str, ANY, ANY),
+    "network.patch": (int, 1, 16),
+    "network.attention_at": (int, 0, 24),
+    "network.pixel_width": (int, 1, ANY),
+    "network.pixel_layers": (int, 1, ANY),
+    "network.context": (int, 1, ANY),
+    "network.conditioning": (str, ANY, ANY),
+    "network.dtype": (str, ANY, ANY),
+    "loss.weighting": (str, ANY, ANY),
+    "loss.uniform": (float, 0, 1),
+    "loss.centre": (float, ANY, ANY),
+    "loss.width": (float, 1e-3, ANY),
+    "loss.noise_level_min": (float, 1e-6, 1.0),
+    "loss.token": (float, 0, 1),
+    "train.steps": (int, 1, ANY),
+    "train.batch": (int, 1, ANY),
+    "train.accumulate": (int, 1, ANY),
+    "train.learning_rate": (float, 0, ANY),
+    "train.schedule": (str, ANY, ANY),
+    "train.warmup": (int, 0, ANY),
+    "train.clip": (float, 1e-9, ANY),
+    "train.ema_decay": (float, 0, 1),
+    "train.save_every": (int, 1, ANY),
+    "train.keep": (int, 1, ANY),
+    "train.log_every": (int, 1, ANY),
+    "train.max_bad": (int, 1, ANY),
+    "evaluate.steps": (int, 1, ANY),
+    "evaluate.microbatch": (int, 1, ANY),
+    "evaluate.algorithm1_subjects": (int, 0, ANY),
+    "evaluate.algorithm1_slices": (int, 0, ANY),
+    "evaluate.penalty": (float, 0, ANY),
+}
+
+WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+
+
+def check_fields(fields: dict) -> None:
+    """Raises InputError, naming the key, unless a config's fields match SCHEMA.
+
+    `fields` is a dict of sections of values. Lengths of tuples have the range.
+    """
+    flat = dict(_flatten(fields))
+    for key in flat:
+        if key not in SCHEMA:
+            raise InputError(f"config.{key} does not exist: remove it.")
+    for key, rule in SCHEMA.items():
+        if key not in flat:
+            raise InputError(f"config.{key} is missing: the config must set it.")
+        _check(key, flat[key], *rule)
+
+
+def _flatten(fields: dict, above: str = "") -> list[tuple[str, object]]:
+    pairs = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            pairs += _flatten(value, f"{above}{name}.")
+        else:
+            pairs.append((f"{above}{name}", value))
+    return pairs
+
+
+def _check(
+    key: str, value: object, kind: type, least: float | None, most: float | None
+) -> None:
+    allowed = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
+    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        wanted = WORDS.get(kind, "a tuple, like (1, 2)")
+        raise InputError(f"config.{key} is {value!r}; wanted {wanted}.")
+    size = len(value) if kind is tuple else value
+    if (least is not None and not size >= least) or (
+        most is not None and not size <= most
+    ):
+        what = "length" if kind is tuple else "value"
+        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+        raise InputError(f"config.{key} is {value!r}; wanted a {what} of {bounds}.")

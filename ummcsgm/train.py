@@ -1,0 +1,270 @@
+"""TrainState, one step of denoising score matching, and the loop around it.
+
+The state holds arrays only: what is in it is what is saved. A batch and all its random
+numbers are functions of (seed, step), so a resumed run is the uninterrupted one.
+"""
+
+import contextlib
+import pathlib
+import signal
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ummcsgm import build, checkpoint, parallel
+from ummcsgm.build import Plan, Recipe
+from ummcsgm.data.batches import Batches, make_batches
+from ummcsgm.data.store import Store
+from ummcsgm.denoiser import Model
+from ummcsgm.loss import Objective, draw_questions, losses
+from ummcsgm.manifest import write_manifest
+from ummcsgm.progress import TrainingLog
+from ummcsgm.types import Array, Batch, Config, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    `bad` counts the steps whose loss or gradient was not finite: [2] int32, in a row
+    until now, and in all.
+    """
+
+    step: Array
+    params: Params
+    ema: Params
+    opt_state: optax.OptState
+    bad: Array
+
+
+def init_state(
+    key: jax.Array, model: Model, recipe: Recipe, grid: tuple[int, int]
+) -> TrainState:
+    """The state before the first step; the EMA starts at the parameters."""
+    modalities = model.network.modalities
+    images = jnp.zeros((1, *grid, modalities))
+    missing = jnp.zeros((1, modalities), bool)
+    params = jax.jit(model.network.init)(key, images, missing, jnp.zeros(1))
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        opt_state=recipe.optimizer.init(params),
+        bad=jnp.zeros(2, jnp.int32),
+    )
+
+
+def make_train_step(model: Model, objective: Objective, recipe: Recipe) -> Callable:
+    """step(key, state, batch) -> (state, metrics), to be mapped over devices.
+
+    `key` is the run's. The gradient is that of the mean loss over the scored examples
+    of the GLOBAL batch, whatever the number of devices or microbatches. A step whose
+    loss or gradient is not finite changes nothing but `step` and `bad`.
+    """
+
+    def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
+        rows = len(batch.valid)
+        place = parallel.device_index() * rows + jnp.arange(rows)
+        questions = draw_questions(
+            jax.random.fold_in(key, state.step),
+            objective,
+            model.sde,
+            batch,
+            place,
+            rows * parallel.device_count(),
+        )
+        scored = questions.scored.any(axis=1)
+        examples = jnp.maximum(parallel.total(scored.sum()), 1)
+
+        def mean_loss(params: Params, part: tuple) -> Array:
+            values = losses(model, params, objective, *part)
+            return values.sum() / examples
+
+        parts = _split((batch.images, questions), recipe.accumulate)
+        loss, grads = parallel.total(_accumulate(mean_loss, state.params, parts))
+        return _update(recipe, state, loss, grads)
+
+    return step
+
+
+def _split(tree: Any, parts: int) -> Any:
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), tree
+    )
+
+
+def _accumulate(mean_loss: Callable, params: Params, parts: Any) -> tuple:
+    """(loss, gradient), each summed over the microbatches, one in memory at a time."""
+    value_and_grad = jax.value_and_grad(mean_loss)
+    if len(jax.tree.leaves(parts)[0]) == 1:
+        return value_and_grad(params, jax.tree.map(lambda leaf: leaf[0], parts))
+
+    def add(total: tuple, part: Any) -> tuple:
+        return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+
+    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _update(recipe: Recipe, state: TrainState, loss: Array, grads: Params) -> tuple:
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The horizon grows with the run, so that the EMA soon forgets initialisation.
+    decay = jnp.minimum(recipe.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
+    moved = (params, ema, opt_state)
+    stayed = (state.params, state.ema, state.opt_state)
+    moved = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, stayed)
+    in_row = jnp.where(finite, 0, state.bad[0] + 1)
+    bad = jnp.stack([in_row, state.bad[1] + ~finite])
+    state = TrainState(state.step + 1, *moved, bad)
+    metrics = {"loss": loss, "grad_norm": norm, "in_row": bad[0], "skipped": bad[1]}
+    return state, metrics
+
+
+def fit(
+    step: Callable,
+    key: jax.Array,
+    state: TrainState,
+    batches: Batches,
+    plan: Plan,
+    workdir: pathlib.Path,
+    save: Callable[[int, TrainState], None],
+) -> TrainState:
+    """The state after `plan.steps` steps, saved on the way and at the end.
+
+    The next step is dispatched before the last one's metrics are read, so that the
+    device never waits for the log. SIGTERM and SIGINT end the loop after a step, save,
+    and exit with 128 + the signal's number.
+
+    Raises:
+        FloatingPointError: `plan.max_bad` steps in a row were not finite.
+    """
+    first = int(state.step)
+    source = batches.from_step(first)
+    pending = None
+    with _asked_to_stop() as asked, TrainingLog(workdir, first, plan) as log:
+        for done in range(first + 1, plan.steps + 1):
+            state, metrics = step(key, state, parallel.shard(next(source)))
+            if pending is not None:
+                _report(log, plan, *pending)
+            pending = (done, metrics)
+            if done % plan.save_every == 0 or done == plan.steps or asked:
+                _report(log, plan, *pending)
+                pending = None
+                save(done, state)
+            if asked and done < plan.steps:
+                _leave(asked[0], done)
+    return state
+
+
+def _report(log: TrainingLog, plan: Plan, done: int, metrics: dict) -> None:
+    values = {name: float(value) for name, value in metrics.items()}
+    in_row = int(values.pop("in_row"))
+    if in_row >= plan.max_bad:
+        raise FloatingPointError(
+            f"the loss or its gradient was not finite at step {done} and at the "
+            f"{in_row - 1} steps before it: lower config.train.learning_rate, or look "
+            "at the training images; nothing after the last checkpoint is kept."
+        )
+    log.add(done, values)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that the first SIGTERM or SIGINT is put into; a second one kills."""
+    asked: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+def _leave(number: int, done: int) -> None:
+    name = signal.Signals(number).name
+    print(f"{name}: saved at step {done}; the same command continues.", flush=True)
+    raise SystemExit(128 + number)
+
+
+def train(config: Config, workdir: pathlib.Path) -> None:
+    """The workdir holds a checkpoint of step config.train.steps, continued from the
+    newest one there.
+
+    Raises:
+        InputError: the config or the data is wrong, or the checkpoint there was made
+            with another network.
+    """
+    build.check_config(config, parallel.device_count())
+    if checkpoint.latest_step(workdir) is not None:
+        about = checkpoint.restore_about(workdir)
+        saved = build.config_from_json(about["config"])
+        build.check_same_network(config, saved, str(workdir))
+    cohort = build.build_cohort(config, workdir)
+    store = build.build_store(config, workdir, cohort)
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    plan, space = build.build_plan(config), build.build_space(config)
+    state = init_or_restore(workdir, model, recipe, plan.seed, space.grid)
+    fields = build.config_to_json(config)
+    write_manifest(workdir, fields, cohort.split, int(state.step))
+    about = {"config": fields, "scales": _median_scales(store, space.modalities)}
+    step = make_train_step(model, build.build_objective(config), recipe)
+    with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
+        fit(
+            parallel.over_devices(step),
+            jax.random.fold_in(jax.random.key(plan.seed), 1),
+            parallel.replicate(state),
+            _batches(store, plan),
+            plan,
+            workdir,
+            lambda done, state: checkpoint.save(
+                checkpoints, done, state.replace(ema=None), state.ema, about
+            ),
+        )
+
+
+def init_or_restore(
+    workdir: pathlib.Path,
+    model: Model,
+    recipe: Recipe,
+    seed: int,
+    grid: tuple[int, int],
+) -> TrainState:
+    """The newest checkpoint's state, or the state before the first step."""
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    state = init_state(key, model, recipe, grid)
+    if checkpoint.latest_step(workdir) is None:
+        return state
+    rest, ema = checkpoint.restore(workdir, state.replace(ema=None), state.ema)
+    return rest.replace(ema=ema)
+
+
+def _batches(store: Store, plan: Plan) -> Batches:
+    return make_batches(
+        store,
+        batch=plan.batch,
+        seed=plan.seed,
+        flip=plan.flip,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+
+def _median_scales(store: Store, modalities: tuple[str, ...]) -> dict[str, float]:
+    return {name: statistics.median(store.scales(name).values()) for name in modalities}

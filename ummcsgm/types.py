@@ -1,0 +1,38 @@
+"""The shapes of everything: named here and nowhere else.
+
+B is a batch of slices, H x W the network's grid, M the number of modalities of the
+complete space C, in the order of `config.data.modalities`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+Array: TypeAlias = Any  # numpy or JAX: the world of files knows only the first
+Images: TypeAlias = Array  # [B, H, W, M] float, 0 is background, ~1 is bright tissue
+Missing: TypeAlias = Array  # [B, M] bool, True for the set A that is to be drawn
+Present: TypeAlias = Array  # [B, M] bool, False where a subject was never so scanned
+Times: TypeAlias = Array  # [B] float, 0 is clean and 1 is the prior
+Keys: TypeAlias = Array  # [B] one random key an example
+Losses: TypeAlias = Array  # [B] float
+Params: TypeAlias = Any  # a pytree of arrays
+Config: TypeAlias = Any  # an ml_collections ConfigDict; only build reads its fields
+Denoiser: TypeAlias = Callable[[Images, Times], Images]  # E[clean | noisy, seen]
+
+
+class Batch(NamedTuple):
+    """What one step trains on.
+
+    `present[b, m]` says that subject b was scanned with modality m; `valid[b]` is
+    False on rows that only pad the batch.
+    """
+
+    images: Images
+    present: Present
+    valid: Array  # [B] bool
+
+
+class InputError(ValueError):
+    """Something about the user's input is wrong; the message says what to do.
+
+    Raised at the border (config, files, flags) only, and shown without a traceback.
+    """
