@@ -1,11 +1,12 @@
-"""Quickstart: the whole study on a phantom, on a laptop's CPU.
+r"""Quickstart: the whole study on a phantom, on a laptop's CPU.
 
 What       116 phantom subjects (80 / 4 / 32) of 64 x 64 x 40 voxels; one mm-CSN for all
            15 configurations; Table 1's protocol on the test subjects.
 Source     Meng et al. 2022 (arXiv 2207.03430) for the method. Ours: the preconditioned
            output, the MMSE token, the mixture of times, a network for minutes of CPU.
 Hardware   two CPU cores, at most 6 GiB.
-Command    python -m ummcsgm.main --config configs/quickstart.py --workdir runs/quickstart
+Command    python -m ummcsgm.main --config configs/quickstart.py \
+               --workdir runs/quickstart
 
 Short runs want more MMSE tokens and more questions with a single missing modality than
 long ones, and an EMA whose horizon fits the run.

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ummcsgm.network import MMCSN
@@ -35,20 +36,20 @@ def make_network():
 def random_params():
     """random_params(network): no leaf is zero, so that every path carries signal."""
 
-    def draw(network: MMCSN, seed: int = 0):
+    def draw(network: MMCSN):
         images = jnp.zeros((1, 16, 16, network.modalities))
         missing = jnp.zeros((1, network.modalities), bool)
-        params = jax.jit(network.init)(
-            jax.random.key(seed), images, missing, jnp.zeros(1)
+        shapes = jax.eval_shape(
+            network.init, jax.random.key(0), images, missing, jnp.zeros(1)
         )
-        leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-        leaves = [
-            leaf + jax.random.normal(key, leaf.shape) * leaf[..., :1].size ** -0.5
-            if leaf.ndim > 1
-            else leaf + 0.1 * jax.random.normal(key, leaf.shape)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        return jax.tree.unflatten(tree, leaves)
+        rng = np.random.default_rng(0)
+
+        def leaf(path, shape):
+            noise = rng.normal(size=shape.shape).astype(np.float32)
+            if path[-1].key == "kernel":
+                return noise * np.float32(noise[..., 0].size ** -0.5)
+            return 0.1 * noise + np.float32(path[-1].key == "scale")
+
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
 
     return draw

@@ -1,5 +1,7 @@
 """mm-CSN: shapes, stems, who is told what, precision, and a life of its own per row."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,19 +19,21 @@ def inputs(count=3):
     return images.astype(np.float32), MISSING[:count], LEVEL[:count]
 
 
+def answer_of(network, params):
+    return jax.jit(lambda *a: network.apply(params, *a))
+
+
 def parts(network, params, images, missing, level):
     """The output of every submodule, by its name."""
-    _, kept = jax.jit(
-        lambda *a: network.apply(
-            params, *a, capture_intermediates=True, mutable="intermediates"
-        )
-    )(images, missing, level)
+    apply = partial(network.apply, capture_intermediates=True, mutable="intermediates")
+    _, kept = apply(params, images, missing, level)
     flat = flatten_dict(kept["intermediates"], sep="/")
-    return {name: np.asarray(value[0], np.float32) for name, value in flat.items()}
+    return {name: value[0] for name, value in flat.items()}
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize(
+    ("conditioning", "stem"), zip(CONDITIONINGS, STEMS, strict=True)
+)
 def test_the_output_is_an_image_of_zeros_at_initialisation(
     make_network, conditioning, stem
 ):
@@ -99,10 +103,11 @@ def test_only_the_decoder_is_told_time_and_code_when_the_paper_says_so(
 ):
     network = make_network(conditioning=conditioning)
     params, (images, missing, level) = random_params(network), inputs()
-    asked = parts(network, params, images, missing, level)
+    outputs = jax.jit(partial(parts, network, params))
+    asked = outputs(images, missing, level)
     for other in (
-        parts(network, params, images, missing, level + 0.3),
-        parts(network, params, images, ~missing, level),
+        outputs(images, missing, level + 0.3),
+        outputs(images, ~missing, level),
     ):
         assert len(encoder(asked)) > 10
         same = [np.array_equal(encoder(other)[n], v) for n, v in encoder(asked).items()]
@@ -122,12 +127,11 @@ def test_the_network_answers_to_the_code_alone(
 ):
     """Equal images, level; another code: the answer is another."""
     network = make_network(conditioning=conditioning)
-    params, (images, missing, level) = random_params(network), inputs(2)
+    answer = answer_of(network, random_params(network))
+    images, missing, level = inputs(2)
     for m in range(4):
         other = missing ^ (np.arange(4) == m)
-        change = network.apply(params, 0 * images, other, level) - network.apply(
-            params, 0 * images, missing, level
-        )
+        change = answer(0 * images, other, level) - answer(0 * images, missing, level)
         assert np.max(np.abs(change)) > 1e-3
 
 
@@ -135,23 +139,17 @@ def test_bfloat16_is_for_activations_only(make_network, random_params):
     network = make_network(dtype=jnp.bfloat16)
     params, (images, missing, level) = random_params(network), inputs()
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    answer, kept = network.apply(
-        params,
-        images,
-        missing,
-        level,
-        capture_intermediates=True,
-        mutable="intermediates",
-    )
-    assert answer.dtype == jnp.float32
+    outputs = jax.eval_shape(partial(parts, network, params), images, missing, level)
     dtypes = {
-        name: value[0].dtype
-        for name, value in flatten_dict(kept["intermediates"], sep="/").items()
+        name: value.dtype
+        for name, value in outputs.items()
         if name.startswith(("stem", "down", "up", "context_out"))
         and "film" not in name
     }
     assert set(dtypes.values()) == {jnp.dtype(jnp.bfloat16)}
-    exact = make_network().apply(params, images, missing, level)
+    answer = answer_of(network, params)(images, missing, level)
+    exact = answer_of(make_network(), params)(images, missing, level)
+    assert answer.dtype == jnp.float32
     error = np.sqrt(np.mean(np.square(answer - exact)) / np.mean(np.square(exact)))
     assert 1e-4 < error < 0.05
 
@@ -161,12 +159,13 @@ def test_an_answer_is_the_same_alone_as_in_a_batch(
     make_network, random_params, conditioning
 ):
     network = make_network(conditioning=conditioning)
-    params, (images, missing, level) = random_params(network), inputs()
-    together = network.apply(params, images, missing, level)
+    answer = answer_of(network, random_params(network))
+    images, missing, level = inputs()
+    together = answer(images, missing, level)
     assert np.min(np.std(together, axis=(1, 2))) > 0.05
     for row in range(3):
         one = slice(row, row + 1)
-        alone = network.apply(params, images[one], missing[one], level[one])
+        alone = answer(images[one], missing[one], level[one])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5, rtol=1e-5)
 
 
@@ -208,15 +207,16 @@ def test_attention_is_at_small_grids_only_and_reaches_across_them(
     def corner(images):
         return network.apply(params, images, missing, level)[0, 0, 0, 0]
 
-    assert float(jnp.abs(jax.grad(corner)(narrow))[0, 15, 15].max()) > 0
+    assert float(jnp.abs(jax.jit(jax.grad(corner))(narrow))[0, 15, 15].max()) > 0
 
 
 def test_the_network_is_deterministic_and_finite_at_extreme_levels(
     make_network, random_params
 ):
     network = make_network()
-    params, (images, missing, _) = random_params(network), inputs()
+    answer = answer_of(network, random_params(network))
+    images, missing, _ = inputs()
     level = 0.25 * np.log(np.array([1e-3, 1.0, 1e3], np.float32))
-    one, two = (network.apply(params, images, missing, level) for _ in range(2))
+    one, two = (answer(images, missing, level) for _ in range(2))
     assert np.all(np.isfinite(one))
     np.testing.assert_array_equal(one, two)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ummcsgm.data import store as module
+from ummcsgm.data import subjects as subjects_module
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.layouts import Subject, find_subjects, flat
 from ummcsgm.data.nifti import read_volume, write_new
@@ -58,8 +59,8 @@ def made(monkeypatch):
         names.append(next(iter(files.values())).parent.name)
         return read_case(files)
 
-    read_case = module.read_case
-    monkeypatch.setattr(module, "read_case", read_and_note)
+    read_case = subjects_module.read_case
+    monkeypatch.setattr(subjects_module, "read_case", read_and_note)
     return names
 
 

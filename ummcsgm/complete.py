@@ -102,7 +102,9 @@ def _check_subject(
 ) -> None:
     """Something is seen, and no real file lies where a synthetic one is to be."""
     if not subject.files:
-        raise InputError(f"subject {subject.name}: no modality is left to complete from.")
+        raise InputError(
+            f"subject {subject.name}: no modality is left to complete from."
+        )
     for name in layout.tokens:
         for draw in range(order.draws):
             path = _path(target, layout, subject, name, order, draw)

@@ -9,29 +9,21 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
 from ummcsgm import build
-from ummcsgm.answer import (
-    SAMPLERS,
-    Trained,
-    load_trained,
-    make_answer,
-    slice_addresses,
-)
-from ummcsgm.baselines.ridge import Moments, fit_moments, ridge
+from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer
+from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
-from ummcsgm.data.window import paste
+from ummcsgm.data.store import Store
+from ummcsgm.exam import METHODS, Exam, examine
 from ummcsgm.files import write_whole
-from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
+from ummcsgm.metrics import TABLE1
 from ummcsgm.types import Array, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
-METHODS = ("ridge", "ridge2", "mean", "algorithm1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,22 +41,6 @@ class Evaluation:
     facts: dict
     modalities: tuple[str, ...]
     panels: dict[str, dict[str, Array]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Exam:
-    """What every test subject is asked, and who answers."""
-
-    trained: Trained
-    scoring: build.Scoring
-    questions: Array  # [Q, M] bool
-    moments: Moments
-    answers: dict[str, Callable]  # by sampler; each compiled once
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The complete space, in the order of channels."""
-        return self.trained.space.modalities
 
 
 def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
@@ -85,23 +61,33 @@ def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
             f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
             "subjects, or --mode train."
         )
-    table = configurations(len(trained.space.modalities), proper=True)
-    store = build.build_store(trained.config, workdir, cohort)
-    scoring = build.build_scoring(trained.config)
-    exam = Exam(
-        trained,
-        scoring,
-        table if all_configurations else table[table.sum(axis=1) == 1],
-        fit_moments(store.subject_slices(entry.name) for entry in store.subjects),
-        {name: make_answer(trained, name, scoring) for name in SAMPLERS},
+    exam = _set_exam(
+        trained, build.build_store(trained.config, workdir, cohort), all_configurations
     )
     drawn = exam.scoring.algorithm1_subjects or len(names)
     results = []
     for place, name in enumerate(names):
-        subject = cohort.subjects[name]
-        results.append(_kept(workdir, exam, subject, place < drawn, place < 2))
+        path = workdir / "evaluation" / "parts" / f"{name}.npz"
+        facts = (cohort.subjects[name], place < drawn, place < 2)
+        results.append(_kept(path, exam, *facts))
         print(f"evaluated {place + 1}/{len(names)}: {name}", flush=True)
-    return _gather(exam, names, results)
+    return _gather(exam, trained.step, names, results)
+
+
+def _set_exam(trained: Trained, store: Store, all_configurations: bool) -> Exam:
+    table = configurations(len(trained.space.modalities), proper=True)
+    questions = table if all_configurations else table[table.sum(axis=1) == 1]
+    scoring = build.build_scoring(trained.config)
+    moments = fit_moments(store.subject_slices(entry.name) for entry in store.subjects)
+    answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}
+    depends = [
+        trained.digest,
+        dataclasses.asdict(scoring),
+        questions.tolist(),
+        moments.gram.tolist(),
+    ]
+    key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+    return Exam(trained.space, scoring, questions, moments, answers, key)
 
 
 def _interleaved(cohort: build.Cohort) -> list[str]:
@@ -115,18 +101,11 @@ def _interleaved(cohort: build.Cohort) -> list[str]:
 
 
 def _kept(
-    workdir: pathlib.Path, exam: Exam, subject: Subject, drawn: bool, shown: bool
+    path: pathlib.Path, exam: Exam, subject: Subject, drawn: bool, shown: bool
 ) -> tuple[list[dict], dict[str, Array]]:
-    """The subject's rows and panels, from the workdir if they are there."""
-    depends = [
-        exam.trained.digest,
-        dataclasses.asdict(exam.scoring),
-        exam.questions.tolist(),
-        [drawn, shown, subject.name],
-        {m: path.stat().st_mtime_ns for m, path in subject.files.items()},
-    ]
-    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
-    path = workdir / "evaluation" / "parts" / f"{subject.name}.npz"
+    """The subject's rows and panels: those at `path` if they answer the same exam."""
+    times = [path.stat().st_mtime_ns for path in subject.files.values()]
+    key = json.dumps([exam.key, drawn, shown, subject.name, times])
     if path.is_file():
         with np.load(path) as kept:
             if str(kept["key"]) == key:
@@ -140,112 +119,15 @@ def _kept(
     return rows, panels
 
 
-def examine(
-    exam: Exam, subject: Subject, drawn: bool, shown: bool
-) -> tuple[list[dict], dict[str, Array]]:
-    """One subject's rows, and its panels if it is to be shown.
-
-    A row has subject, group, method, missing, modality, slices and the metrics.
-    `mean_same_slices` is `mean` on the slices that Algorithm 1 answered for.
-    """
-    prepared = prepare_subject(subject, exam.modalities, exam.trained.space.grid)
-    z = scored_slices(prepared.brain, TABLE1)
-    few = _spread(z, exam.scoring.algorithm1_slices) if drawn else z[:0]
-    estimates = {
-        "ridge": (z, _floor(exam, prepared, z, 1)),
-        "ridge2": (z, _floor(exam, prepared, z, 2)),
-        "mean": (z, _network(exam, subject, prepared, z, "mean")),
-    }
-    if drawn:
-        same = estimates["mean"][1][:, np.isin(z, few)]
-        draw = _network(exam, subject, prepared, few, "euler_maruyama")
-        estimates |= {"mean_same_slices": (few, same), "algorithm1": (few, draw)}
-    rows = [
-        {"subject": subject.name, "group": subject.group, "method": method}
-        | _score(exam, prepared, slices, exam.questions[q], channel, images[q])
-        for method, (slices, images) in estimates.items()
-        for q, channel in np.argwhere(exam.questions)
-    ]
-    shown_z = _spread(few if drawn else z, 1)[0]
-    return rows, _panels(exam, prepared, estimates, shown_z) if shown else {}
-
-
-def _spread(z: Array, count: int) -> Array:
-    """`count` of `z`, evenly spread and away from the ends; all of them for 0."""
-    if not 0 < count < len(z):
-        return z
-    return z[((np.arange(count) + 0.5) * len(z) / count).astype(int)]
-
-
-def _floor(exam: Exam, prepared: Prepared, z: Array, degree: int) -> Array:
-    """The ridge answers to all questions, [Q, S, H, W, M]."""
-    images = network_slices(prepared, exam.modalities, z)
-    penalty = exam.scoring.penalty
-    return np.stack(
-        [
-            ridge(exam.moments, tuple(missing), degree, penalty).predict(images)
-            for missing in exam.questions.tolist()
-        ]
-    )
-
-
-def _network(
-    exam: Exam, subject: Subject, prepared: Prepared, z: Array, sampler: str
-) -> Array:
-    """The network's answers to all questions, [Q, S, H, W, M]."""
-    images = network_slices(prepared, exam.modalities, z)
-    asked = len(exam.questions)
-    addresses = slice_addresses(subject.name, z, draw=0)
-    rows = exam.answers[sampler](
-        np.tile(images, (asked, 1, 1, 1)),
-        np.repeat(exam.questions, len(z), axis=0),
-        np.tile(addresses, (asked, 1)),
-    )
-    return rows.reshape(asked, *images.shape)
-
-
-def _score(
-    exam: Exam, prepared: Prepared, z: Array, missing: Array, channel: int, images: Array
-) -> dict:
-    """The scores of modality `channel` in answers [S, H, W, M] to one question."""
-    name = exam.modalities[channel]
-    estimate = paste(prepared.window, images[..., channel]) * prepared.scales[name]
-    truth = prepared.case.volumes[name]
-    asked = "+".join(np.array(exam.modalities)[missing])
-    facts = {"missing": asked, "modality": name, "slices": len(z)}
-    return facts | score(truth, estimate, prepared.brain, z, TABLE1)
-
-
-def _panels(
-    exam: Exam, prepared: Prepared, estimates: dict, z: int
-) -> dict[str, Array]:
-    """Truth and every method's answer with one missing, [M, H, W] in grey levels."""
-    singles = [int(np.argmax(q.sum() == 1 and q)) for q in exam.questions if q.sum() == 1]
-    where = [i for i, q in enumerate(exam.questions) if q.sum() == 1]
-    panels = {"truth": []} | {m: [] for m in METHODS if m in estimates}
-    for question, channel in zip(where, singles, strict=True):
-        name = exam.modalities[channel]
-        volume = prepared.case.volumes[name]
-        grey = grey_scale(volume, prepared.brain, TABLE1)
-        panels["truth"].append(volume[z] * grey)
-        for method in panels.keys() - {"truth"}:
-            slices, images = estimates[method]
-            at = int(np.flatnonzero(slices == z)[0])
-            image = paste(prepared.window, images[question, at, ..., channel])
-            image = image * prepared.scales[name] * prepared.brain[z]
-            panels[method].append(image * grey)
-    return {k: np.clip(v, 0, TABLE1.peak).astype(np.float32) for k, v in panels.items()}
-
-
-def _gather(exam: Exam, names: list[str], results: list) -> Evaluation:
+def _gather(
+    exam: Exam, step: int, names: list[str], results: list[tuple]
+) -> Evaluation:
     subjects = [row for rows, _ in results for row in rows]
     panels = {
-        name: panels
-        for name, (_, panels) in zip(names, results, strict=True)
-        if panels
+        n: panels for n, (_, panels) in zip(names, results, strict=True) if panels
     }
     facts = {
-        "step": exam.trained.step,
+        "step": step,
         "profile": TABLE1.name,
         "test_subjects": len(names),
         "evaluations": exam.scoring.steps,
@@ -278,19 +160,24 @@ def _moments(values: list[float]) -> dict:
 
 
 def _same_slices(subjects: list[dict]) -> dict:
-    """Algorithm 1 and the mean on the very slices that Algorithm 1 answered for."""
-    by_method = {
-        method: [row for row in subjects if row["method"] == method]
-        for method in ("mean_same_slices", "algorithm1")
-    }
-    drawn = by_method["algorithm1"]
+    """Algorithm 1 and the mean on the very slices that Algorithm 1 answered for.
+
+    Their PSNRs by modality, averaged over subjects, with that one modality missing.
+    """
+    single = [row for row in subjects if row["missing"] == row["modality"]]
+    drawn = [row for row in single if row["method"] == "algorithm1"]
+    same = [row for row in single if row["method"] == "mean_same_slices"]
+    slices = {row["subject"]: row["slices"] for row in drawn}
     return {
-        "subjects": len({row["subject"] for row in drawn}),
-        "slices": len({row["subject"] for row in drawn})
-        and sum(row["slices"] for row in drawn) * len({r["subject"] for r in drawn})
-        // len(drawn),
-        "psnr": {
-            method: float(np.mean([row["psnr"] for row in rows]))
-            for method, rows in by_method.items()
-        },
+        "subjects": len(slices),
+        "slices": sum(slices.values()),
+        "psnr": _by_modality(drawn),
+        "psnr_of_mean": _by_modality(same),
     }
+
+
+def _by_modality(rows: list[dict]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["modality"], []).append(row["psnr"])
+    return {modality: float(np.mean(psnrs)) for modality, psnrs in values.items()}

@@ -21,8 +21,7 @@ from jax.scipy.special import ndtri
 from ummcsgm.completion import ask, channels, deal, stratified
 from ummcsgm.denoiser import Model, make_denoise
 from ummcsgm.sde import SDE, draw_noise, perturb
-from ummcsgm.types import Array, Batch, Denoiser, Images, Losses, Missing, Params
-from ummcsgm.types import Times
+from ummcsgm.types import Array, Batch, Denoiser, Images, Losses, Missing, Params, Times
 
 Weighting = Callable[[SDE, Times, float], Times]
 

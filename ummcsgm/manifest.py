@@ -14,7 +14,7 @@ from ummcsgm.types import InputError
 
 PACKAGES = ("ummcsgm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-CONFIG_FILE = '''"""The config of this run, written by it: repeat it with --config {path}."""
+CONFIG_FILE = '''"""The config of a run, written by it. To repeat it: --config THIS FILE."""
 
 from ml_collections import ConfigDict
 
@@ -42,7 +42,7 @@ def write_manifest(
         "starts": [*starts, {"step": step, **surroundings()}],
     }
     write_whole(path, json.dumps(manifest, indent=1))
-    text = CONFIG_FILE.format(path=workdir / "config.py", fields=_tuples(config))
+    text = CONFIG_FILE.format(fields=_tuples(config))
     write_whole(workdir / "config.py", text)
 
 

@@ -194,7 +194,7 @@ def grey_scale(truth: Array, brain: Array, profile: Profile) -> float:
     bright = np.percentile(inside, profile.percentile) if inside.size else 0.0
     if not bright > 0:
         raise InputError(
-            f"the truth's {profile.percentile} percentile over the brain is {bright:g}, "
-            f"and profile {profile.name} wants it positive."
+            f"the truth's {profile.percentile} percentile over the brain is "
+            f"{bright:g}, and profile {profile.name} wants it positive."
         )
     return float(profile.peak / bright)

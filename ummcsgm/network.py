@@ -209,16 +209,14 @@ class MMCSN(nn.Module):
             features = jnp.concatenate([features, flags], axis=-1)
         stem = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")
         features, skips = stem(features), []
-        for depth, width in enumerate(self.widths):
+        for depth in range(len(self.widths)):
             if depth:
                 features = nn.avg_pool(features, (2, 2), (2, 2))
             features = self.level("down", depth, features, told)
             skips.append(features)
         return features, skips[:-1]
 
-    def decode(
-        self, features: Array, skips: list[Array], condition: Array
-    ) -> Array:
+    def decode(self, features: Array, skips: list[Array], condition: Array) -> Array:
         """The features of the finest level, conditioned on time and the code."""
         features = self.level("up", len(self.widths) - 1, features, condition)
         for depth in reversed(range(len(self.widths) - 1)):
@@ -233,9 +231,7 @@ class MMCSN(nn.Module):
     ) -> Array:
         """The blocks of one level, then attention if its grid is small enough."""
         for index in range(self.blocks[depth]):
-            block = Block(
-                self.widths[depth], self.dtype, name=f"{side}{depth}_{index}"
-            )
+            block = Block(self.widths[depth], self.dtype, name=f"{side}{depth}_{index}")
             features = block(features, condition)
         if max(features.shape[1:3]) <= self.attention_at:
             name = f"{side}{depth}_attention"

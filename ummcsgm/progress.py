@@ -8,8 +8,13 @@ import pathlib
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from tensorboardX import SummaryWriter
 
 from ummcsgm.build import Plan
@@ -42,7 +47,9 @@ class TrainingLog:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=plan.steps, completed=first, note="compiling")
+        self.task = self.bar.add_task(
+            "", total=plan.steps, completed=first, note="compiling"
+        )
 
     def __enter__(self) -> "TrainingLog":
         self.bar.start()

@@ -55,17 +55,20 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 def notes(facts: dict) -> list[str]:
     """What a reader must know of how the numbers came about, a sentence each."""
-    drawn, psnr = facts["algorithm1"], facts["algorithm1"]["psnr"]
     lines = [
         f"{facts['test_subjects']} test subjects; checkpoint of step {facts['step']}. "
         "The floors and the mean answer for every scored slice."
     ]
+    drawn = facts["algorithm1"]
     if drawn["subjects"]:
+        draw, mean = (
+            np.mean(list(drawn[k].values())) for k in ("psnr", "psnr_of_mean")
+        )
         lines.append(
-            f"Algorithm 1 answers for {drawn['slices']} slices of {drawn['subjects']} "
-            f"subjects. Over the questions there: PSNR {psnr['algorithm1']:.2f} dB, the "
-            f"mean on the same slices {psnr['mean_same_slices']:.2f} dB. A perfect "
-            "sampler's single draw is 3.01 dB below a perfect mean."
+            f"Algorithm 1 answers for {drawn['slices']} slices of "
+            f"{drawn['subjects']} subjects. There, over the single questions, its PSNR is {draw:.2f} dB and "
+            f"that of the mean on the same slices {mean:.2f} dB; a perfect sampler's "
+            "draw is 3.01 dB below a perfect mean."
         )
     return lines
 
@@ -85,7 +88,9 @@ def _without_nan(rows: list[Row]) -> list[Row]:
     """The rows with None for numbers that JSON does not have."""
     return [
         {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            key: None
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
             for key, value in row.items()
         }
         for row in rows

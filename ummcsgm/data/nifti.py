@@ -7,8 +7,6 @@ right. On disk the axes may lie in any of 48 ways, and there they stay.
 from __future__ import annotations
 
 import gzip
-import os
-import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
+from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -246,13 +245,7 @@ def _power_of_two(value: float) -> float:
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    """`path` holds `content`, gzipped where its name ends in .gz, never in part."""
+    """`path` holds `content`, gzipped where its name ends in .gz."""
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, content)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.phantom_anatomy import (
+    Outline,
     draw_brain,
     draw_build,
     outline,
@@ -118,14 +119,14 @@ def make_phantom(
     keys: dict[str, np.random.Generator], name: str, shape: tuple[int, int, int]
 ) -> Phantom:
     """The subject that the streams `keys` describe, on a grid of `shape` voxels."""
-    grid, at = draw_positions(keys["shape"], *make_grid(shape))
-    lines = outline(at)
+    grid, at, lines = draw_positions(keys["shape"], *make_grid(shape))
     seat = draw_seat(keys["tumour"])
     before = pushed(seat, at)
     brain = draw_brain(keys["folds"], draw_build(keys["shape"]), before, lines)
     tumour = draw_tumour(keys["tumour"], seat, at, brain)
-    blood = share(vessels(before, brain.hull), at.step)
-    uptake = draw_uptake(keys["gadolinium"], tumour, at, blood)
+    blood = share(vessels(before, brain.hull, brain.tissue), at.step)
+    leaky = blood + 0.3 * dict(brain.layers)["plexus"]
+    uptake = draw_uptake(keys["gadolinium"], tumour, at, leaky)
     layers = [*brain.layers, *tumour.layers, ("vessel", blood)]
     maps = draw_maps(keys["tissue"], layers, at)
     kept = (brain.head > 0).astype(np.float32)
@@ -156,10 +157,10 @@ def make_grid(shape: tuple[int, int, int]) -> tuple[Grid, list[Array]]:
 
 def draw_positions(
     key: np.random.Generator, grid: Grid, axes: list[Array]
-) -> tuple[Grid, Points]:
-    """Where the samples lie in the atlas: this head is scaled, bent and lopsided.
+) -> tuple[Grid, Points, Outline]:
+    """Where the samples lie in the atlas, and in the outline of the brain.
 
-    Samples well outside the head are taken out of the grid.
+    This head is scaled, bent and lopsided. Samples well outside it leave the grid.
     """
     scale = TO_ATLAS[0] * np.exp(key.normal(0, 0.025, 3))
     view = [a / v for a, v in zip(axes, FIELD_OF_VIEW, strict=True)]
@@ -170,23 +171,23 @@ def draw_positions(
         atlas.append(bend[grid.inside] + np.float32(origin))
     step = np.mean([a[1] - a[0] for a in axes])
     at = Points(*atlas, float(step))
-    near = outline(at).head > -5
+    lines = outline(at)
+    near = lines.head > -4
     inside = np.zeros_like(grid.inside)
     inside[grid.inside] = near
-    return replace(grid, inside=inside), at.where(near)
+    lines = Outline(*(depth[near] for depth in vars(lines).values()))
+    return replace(grid, inside=inside), at.where(near), lines
 
 
 def voxels(grid: Grid, values: Array) -> Array:
     """The means [X, Y, Z] over voxels of `values` [N] at the samples, 0 elsewhere."""
-    samples = np.zeros(grid.inside.shape, np.float32)
-    samples[grid.inside] = values
-    fine = [
-        n
-        for box, part in zip(grid.box, grid.parts, strict=True)
-        for n in (box.stop - box.start, part)
-    ]
+    total = np.zeros(grid.inside.shape, np.float32)
+    total[grid.inside] = values
+    for axis, part in enumerate(grid.parts):
+        lines = np.moveaxis(total, axis, 0)
+        total = np.moveaxis(sum(lines[k::part] for k in range(part)), 0, axis)
     whole = np.zeros(grid.shape, np.float32)
-    whole[grid.box] = samples.reshape(fine).mean(axis=(1, 3, 5))
+    whole[grid.box] = total / np.prod(grid.parts)
     return whole
 
 

@@ -193,18 +193,20 @@ def nuclei(at: Points) -> dict[str, Array]:
     return dict(zip(names, (striatum, pallidum, thalamus, hippocampus), strict=True))
 
 
-def vessels(at: Points, hull: Array) -> Array:
-    """Depth inside the large arteries, veins and sinuses next to the brain."""
-    side = at.side
+def vessels(at: Points, hull: Array, tissue: Array) -> Array:
+    """Depth inside the large vessels; the sinuses lie outside the `tissue`."""
     middle = [(6, 3, -18, 1.5), (20, 6, -15, 1.4), (36, 5, -13, 1.2), (41, -6, -2, 1)]
     front = [(2, 6, -16, 1.0), (1, 36, -8, 1.0), (1, 40, 12, 1.0), (1, 16, 33, 0.8)]
-    galen = [(1.5, 0, 10, 0.9), (1, -42, 9, 1.5), (0, -52, 6, 2), (0, -92, -8, 2.2)]
     basilar = [(0, -9, -18, 1.4), (0, -10, -45, 1.4)]
-    transverse = [(0, -95, -12, 2.4), (40, -82, -17, 2.5), (56, -60, -22, 2.5)]
-    paths = (middle, front, galen, basilar, transverse)
-    best = np.maximum.reduce([tube(side, at.y, at.z, path) for path in paths])
-    sinus = 1.8 - np.hypot(at.x, hull + 1.0)
-    return np.maximum(best, np.where(at.z > 5, sinus, np.float32(FAR)))
+    galen = [(1.5, 0, 10, 0.9), (1, -42, 9, 1.5), (0, -52, 6, 2), (0, -92, -8, 2.2)]
+    transverse = [(0, -95, -12, 2.6), (40, -82, -17, 2.8), (56, -60, -22, 2.8)]
+    inner, outer = (
+        np.maximum.reduce([tube(at.side, at.y, at.z, path) for path in paths])
+        for paths in ((middle, front, basilar), (galen, transverse))
+    )
+    sagittal = np.where(at.z > 5, 1.8 - np.hypot(at.x, hull + 1.0), np.float32(FAR))
+    outer = np.minimum(np.maximum(outer, sagittal), 1 - tissue)
+    return np.maximum(inner, outer)
 
 
 def cortex(key: np.random.Generator, build: Build, at: Points, hull: Array) -> tuple:
@@ -213,12 +215,10 @@ def cortex(key: np.random.Generator, build: Build, at: Points, hull: Array) -> t
     They differ where the interhemispheric fissure ends on the corpus callosum, which
     is bare of cortex.
     """
-    bend = [1.7 * v for v in ring_noise(key, 36.0, 0.3)[1:]]
-    moved = [look_up(v, at.x, at.y, at.z) for v in bend]
-    bent = Points(
-        at.x + 1.6 * moved[0], at.y + 3 * moved[1], at.z + 3 * moved[2], at.step
-    )
-    wavy = Points(at.x + 3 * moved[1], bent.y, bent.z, at.step)
+    bend = ring_noise(key, 36.0, 0.3)[:2]
+    rough, twist = (look_up(v, at.x, at.y, at.z) for v in bend)
+    bent = Points(at.x + 1.6 * rough, at.y + 5 * twist, at.z - 3 * rough, at.step)
+    wavy = Points(at.x + 5 * twist, bent.y, bent.z, at.step)
     width = build.atrophy
     gape = width * (0.5 * share(10 - hull, 20.0) + 0.2 * np.maximum(4 - hull, 0))
     union = joined(bent)
@@ -233,7 +233,7 @@ def cortex(key: np.random.Generator, build: Build, at: Points, hull: Array) -> t
     surface = smooth_min(hull, folded, 3.0)
     split = split - 0.35 * width - 0.1
     bare = split + 1.5 * np.maximum(union + 5, 0)
-    return smooth_min(surface, split, 3.0), smooth_min(surface, bare, 3.0), moved[0]
+    return smooth_min(surface, split, 3.0), smooth_min(surface, bare, 3.0), rough
 
 
 def outline(at: Points) -> Outline:
@@ -243,8 +243,8 @@ def outline(at: Points) -> Outline:
     small = depth_within(low, at, cerebellum, FAR)
     stem = depth_within(low, at, brainstem, FAR)
     notch = ellipsoid(at.x, at.y + 40, at.z + 6, (17.0, 13.0, 15.0))
-    below = smooth_max(smooth_max(small, stem, 6.0), notch, 6.0)
-    head = smooth_max(below, hull, 10.0)
+    below = smooth_max(smooth_max(small, stem, 6.0), notch, 9.0)
+    head = smooth_max(below, hull, 13.0)
     return Outline(hull, small, stem, head)
 
 

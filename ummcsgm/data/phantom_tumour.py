@@ -60,8 +60,8 @@ def draw_seat(key: np.random.Generator) -> Seat:
     side = key.choice([-1.0, 1.0]) * key.uniform(20, 44)
     centre = (float(side), key.uniform(-64, 40), key.uniform(-2, 44))
     room = cerebrum(Points(*(np.float32([c]) for c in centre), 1.0))[0]
-    radius = min(key.uniform(9, 25), float(room) + 2)
-    return Seat(centre, max(radius, 7.0), key.uniform(0.1, 0.5))
+    radius = min(key.uniform(11, 29), float(room) + 7)
+    return Seat(centre, max(radius, 9.0), key.uniform(0.1, 0.5))
 
 
 def offsets(seat: Seat, at: Points) -> tuple[list[Array], Array]:
@@ -114,9 +114,9 @@ def white_share(brain: Brain) -> Array:
 
 
 def draw_uptake(
-    key: np.random.Generator, tumour: Tumour, at: Points, blood: Array
+    key: np.random.Generator, tumour: Tumour, at: Points, leaky: Array
 ) -> Uptake:
-    """Gadolinium in ring, solid, patchy or no pattern; `blood` [N] is vessels' share.
+    """Gadolinium in ring, solid, patchy or no pattern, and in `leaky` [N], as in blood.
 
     Dead tissue takes up a tenth. The draws are the same whatever the tumour is.
     """
@@ -134,7 +134,7 @@ def draw_uptake(
     }[pattern]
     alive = tumour.solid * (1 - 0.9 * tumour.necrosis)
     inside = np.float32(amount) * np.maximum(profile, 0) * alive
-    return Uptake(pattern, inside, inside + in_blood * blood)
+    return Uptake(pattern, inside, inside + in_blood * leaky)
 
 
 def grade(tumour: Tumour, uptake: Uptake) -> str:

@@ -7,23 +7,21 @@ NAME.subject.json with what was done; index.json, written last, lists them all.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from ummcsgm.data.intensity import fit_scale, normalise
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.nifti import read_case
-from ummcsgm.data.window import Window, brain_mask, cut, window_around
+from ummcsgm.data.subjects import network_slices, prepare_subject
+from ummcsgm.data.window import Window
+from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
 FORMAT = 1  # of the files: part of every key, so that old ones are made anew
@@ -173,76 +171,47 @@ def _map(make: Callable, subjects: list[Subject], processes: int) -> list[Entry]
 def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
     """The entry of `subject`, whose slices and record now lie in `folder`."""
     key = _key(subject, settings)
-    case = read_case(_files(subject, settings))
-    brain = brain_mask(case.volumes.values())
-    window, slices = _choose(subject, brain, settings)
-    scales = {
-        modality: _scale(subject, modality, case.volumes.get(modality))
-        for modality in settings.modalities
-    }
-    images = np.zeros((len(slices), *settings.grid, len(settings.modalities)), STORED)
-    for channel, modality in enumerate(settings.modalities):
-        if scales[modality] is not None:
-            volume = normalise(case.volumes[modality][slices], scales[modality])
-            images[..., channel] = np.clip(cut(window, volume), -LARGEST, LARGEST)
-    path = folder / f"{subject.name}.npy"
-    _write(path, lambda file: np.save(file, images))
-    present = tuple(scales[modality] is not None for modality in settings.modalities)
-    places = tuple(int(z) for z in slices)
-    name, group, size = subject.name, subject.group, path.stat().st_size
-    entry = Entry(name, group, places, scales, present, window, key, size)
+    prepared = prepare_subject(subject, settings.modalities, settings.grid)
+    slices = _slices(subject, prepared.brain, settings)
+    images = network_slices(prepared, settings.modalities, slices)
+    images = np.clip(images, -LARGEST, LARGEST).astype(STORED)
+    content = io.BytesIO()
+    np.save(content, images)
+    write_whole(folder / f"{subject.name}.npy", content.getvalue())
+    entry = Entry(
+        name=subject.name,
+        group=subject.group,
+        slices=tuple(int(z) for z in slices),
+        scales={name: prepared.scales.get(name) for name in settings.modalities},
+        present=tuple(name in prepared.scales for name in settings.modalities),
+        window=prepared.window,
+        key=key,
+        bytes=len(content.getvalue()),
+    )
     _write_json(_record(folder, subject.name), asdict(entry))
     return entry
 
 
-def _files(subject: Subject, settings: Settings) -> dict[str, Path]:
-    """The files of `subject` that go into the store, one or more."""
-    wanted = settings.modalities
-    files = {name: subject.files[name] for name in wanted if name in subject.files}
-    if not files:
-        raise InputError(
-            f"subject {subject.name} has none of config.data.modalities, "
-            f"{', '.join(wanted)}"
-        )
-    return files
-
-
-def _choose(
-    subject: Subject, brain: np.ndarray, settings: Settings
-) -> tuple[Window, np.ndarray]:
-    """The window around `brain` and the z of the slices with enough of it."""
-    try:
-        window = window_around(brain, settings.grid)
-    except InputError as error:
-        raise InputError(f"subject {subject.name}: {error}") from None
-    least = settings.min_brain * settings.grid[0] * settings.grid[1]
+def _slices(subject: Subject, brain: np.ndarray, settings: Settings) -> np.ndarray:
+    """The z of the slices with enough of `brain`."""
+    grid = settings.grid[0] * settings.grid[1]
     areas = brain.sum(axis=(1, 2))
-    slices = np.flatnonzero(areas > least)
+    slices = np.flatnonzero(areas > settings.min_brain * grid)
     if slices.size == 0:
-        largest = areas.max() / (settings.grid[0] * settings.grid[1])
         raise InputError(
-            f"subject {subject.name}: brain fills at most {largest:.3f} of "
+            f"subject {subject.name}: brain fills at most {areas.max() / grid:.3f} of "
             "config.data.grid in any axial slice, wanted more than "
             f"config.data.min_brain, which is {settings.min_brain:g}"
         )
-    return window, slices
-
-
-def _scale(subject: Subject, modality: str, volume: np.ndarray | None) -> float | None:
-    """The scale of `volume`, None where there is none."""
-    if volume is None:
-        return None
-    try:
-        return fit_scale(volume)
-    except ValueError as error:
-        raise InputError(f"{subject.files[modality]}: {error}") from None
+    return slices
 
 
 def _key(subject: Subject, settings: Settings) -> str:
     """A digest of all that the slices of `subject` depend on."""
     files = {
         modality: (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for modality, path in _files(subject, settings).items()
+        for modality, path in subject.files.items()
+        if modality in settings.modalities
     }
     parts = [FORMAT, asdict(settings), subject.name, subject.group, files]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -283,16 +252,4 @@ def _write_index(store: Store) -> None:
 
 def _write_json(path: Path, content: dict) -> None:
     """`path` holds `content`."""
-    text = json.dumps(content, indent=1)
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """`path` holds what `fill` writes to a file, the whole of it or nothing new."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with beside.open("wb") as file:
-            fill(file)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, json.dumps(content, indent=1))
