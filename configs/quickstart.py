@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 "grid": (56, 48),
                 "min_brain": 0.1,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
-                "std": 0.35,  # of clean images, background included
+                "std": 0.31,  # of clean images, background included
                 "processes": 2,
             },
             "sde": {

@@ -71,13 +71,15 @@ class Proposal(NamedTuple):
 def times_from_uniform(sde: SDE, proposal: Proposal, uniforms: Array) -> Times:
     """[B] times of the proposal, by inverse transform of [B] uniforms in [0, 1)."""
     share = proposal.uniform
-    earliest = sde.time(jnp.float32(proposal.noise_level_min))
+    # VE's own least level may be above the proposal's.
+    least = jnp.maximum(proposal.noise_level_min, sde.noise_level(jnp.float32(0.0)))
+    earliest = jnp.maximum(sde.time(least), 0.0)
     spread = jnp.clip(uniforms / max(share, 1e-6), 0, 1)
     uniform_times = earliest + (1 - earliest) * spread
     rank = jnp.clip((uniforms - share) / max(1 - share, 1e-6), 1e-6, 1 - 1e-6)
     level = jnp.exp(proposal.centre + proposal.width * ndtri(rank))
     latest = sde.noise_level(jnp.float32(1.0))
-    normal_times = sde.time(jnp.clip(level, proposal.noise_level_min, latest))
+    normal_times = sde.time(jnp.clip(level, least, latest))
     return jnp.clip(
         jnp.where(uniforms < share, uniform_times, normal_times), earliest, 1.0
     )
@@ -146,10 +148,10 @@ def dsm_loss(
     """
     x = perturb(sde, images, questions.t, questions.noise)
     x = jnp.where(questions.token[:, None, None, None], 0.0, x)
-    error = jnp.square(denoise(x, questions.t) - images)
+    error = denoise(x, questions.t) - images
     error = jnp.where(channels(questions.scored), error, 0.0)
     count = questions.scored.sum(axis=1) * images[0, ..., 0].size
-    return weight * error.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+    return weight * jnp.square(error).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 
 
 def losses(
@@ -159,8 +161,16 @@ def losses(
     images: Images,
     questions: Questions,
 ) -> Losses:
-    """[B] losses of the network with these parameters on these questions."""
+    """[B] losses of the network with these parameters on these questions.
+
+    A token is weighed by `weigh_edm` whatever the weighting: at t = 1 the others all
+    but vanish, and the mean would never be learned.
+    """
     completion = ask(images, questions.missing)
     denoise = make_denoise(model, params, completion)
-    weight = objective.weighting(model.sde, questions.t, model.data_std)
+    weight, token_weight = (
+        weigh(model.sde, questions.t, model.data_std)
+        for weigh in (objective.weighting, weigh_edm)
+    )
+    weight = jnp.where(questions.token, token_weight, weight)
     return dsm_loss(denoise, images, questions, model.sde, weight)

@@ -14,7 +14,7 @@ from ummcsgm.types import InputError
 
 PACKAGES = ("ummcsgm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
-CONFIG_FILE = '''"""The config of a run, written by it. To repeat it: --config THIS FILE."""
+CONFIG_FILE = '''"""A run's config, written by it: --config takes it again."""
 
 from ml_collections import ConfigDict
 

@@ -57,5 +57,5 @@ def device_index() -> jax.Array:
 
 
 def device_count() -> int:
-    """All devices of all processes, as a global batch is divided over them."""
-    return jax.device_count()
+    """Over how many devices the step is mapped; inside `over_devices` only."""
+    return jax.lax.axis_size(AXIS)

@@ -66,9 +66,9 @@ def notes(facts: dict) -> list[str]:
         )
         lines.append(
             f"Algorithm 1 answers for {drawn['slices']} slices of "
-            f"{drawn['subjects']} subjects. There, over the single questions, its PSNR is {draw:.2f} dB and "
-            f"that of the mean on the same slices {mean:.2f} dB; a perfect sampler's "
-            "draw is 3.01 dB below a perfect mean."
+            f"{drawn['subjects']} subjects. There, over the single questions, its PSNR "
+            f"is {draw:.2f} dB and that of the mean on the same slices {mean:.2f} dB; "
+            "a perfect sampler's draw is 3.01 dB below a perfect mean."
         )
     return lines
 

@@ -101,7 +101,7 @@ def address_keys(seed: int, addresses: Array) -> Keys:
 
 
 def in_microbatches(answer: Callable[..., Array], size: int, *arrays: Array) -> Array:
-    """`answer(*arrays)` for any number of rows, computed `size` rows at a time.
+    """`answer(*arrays)` for any number of rows but 0, computed `size` rows at a time.
 
     Slices x questions x draws flattened into one leading axis go in; one array with
     that axis comes out, as numpy. The last microbatch is padded with copies of its last

@@ -211,7 +211,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         InputError: the config or the data is wrong, or the checkpoint there was made
             with another network.
     """
-    build.check_config(config, parallel.device_count())
+    build.check_config(config, jax.device_count())
     if checkpoint.latest_step(workdir) is not None:
         about = checkpoint.restore_about(workdir)
         saved = build.config_from_json(about["config"])
@@ -247,11 +247,15 @@ def init_or_restore(
     grid: tuple[int, int],
 ) -> TrainState:
     """The newest checkpoint's state, or the state before the first step."""
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    state = init_state(key, model, recipe, grid)
+
+    def start() -> TrainState:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        return init_state(key, model, recipe, grid)
+
     if checkpoint.latest_step(workdir) is None:
-        return state
-    rest, ema = checkpoint.restore(workdir, state.replace(ema=None), state.ema)
+        return start()
+    shapes = jax.eval_shape(start)
+    rest, ema = checkpoint.restore(workdir, shapes.replace(ema=None), shapes.ema)
     return rest.replace(ema=ema)
 
 

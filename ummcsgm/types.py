@@ -22,8 +22,8 @@ Denoiser: TypeAlias = Callable[[Images, Times], Images]  # E[clean | noisy, seen
 class Batch(NamedTuple):
     """What one step trains on.
 
-    `present[b, m]` says that subject b was scanned with modality m; `valid[b]` is
-    False on rows that only pad the batch.
+    `present[b, m]` says that subject b was scanned with modality m (its images are 0
+    where not); `valid[b]` is False on rows that only pad the batch.
     """
 
     images: Images

@@ -6,6 +6,7 @@ processes nor the subjects before it matter. Anatomy is drawn in mm and then sam
 so two shapes show the same brain.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -167,7 +168,7 @@ def draw_positions(
     signed = (-axes[0][:, None, None], -axes[1][:, None], axes[2])
     atlas = []
     for along, size, origin in zip(signed, scale, TO_ATLAS[1], strict=True):
-        bend = 2.2 * smooth_field(key, view, 4) + along / np.float32(size)
+        bend = 3.0 * smooth_field(key, view, 4) + along / np.float32(size)
         atlas.append(bend[grid.inside] + np.float32(origin))
     step = np.mean([a[1] - a[0] for a in axes])
     at = Points(*atlas, float(step))
@@ -221,17 +222,41 @@ def write_phantom(
     subject appears whole or not at all, and has the same bytes for the same seed
     whatever the number of processes.
 
-    Raises InputError if `shape`, `subjects` or `processes` is not one to work with.
+    Raises InputError if `shape`, `subjects`, `seed` or `processes` is not one to work
+    with, or if `folder` holds the phantom of another seed or shape.
     """
-    shape = checked(shape)
-    for name, number in (("subjects", subjects), ("processes", processes)):
-        if number < 1:
-            raise InputError(f"{name} is {number}; it must be at least 1.")
-    write = partial(write_subject, Path(folder), shape, seed)
+    folder, shape = Path(folder), checked(shape)
+    least = {"subjects": (subjects, 1), "processes": (processes, 1), "seed": (seed, 0)}
+    for name, (number, low) in least.items():
+        if number < low:
+            raise InputError(f"{name} is {number}; it must be at least {low}.")
+    claim(folder, {"seed": seed, "shape": list(shape)})
+    write = partial(write_subject, folder, shape, seed)
     if processes == 1:
         return [write(index) for index in range(subjects)]
+    # JAX may be loaded here, and a process that has it must not be forked.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return list(pool.map(write, range(subjects)))
+
+
+def claim(folder: Path, wanted: dict[str, object]) -> None:
+    """`folder` says in phantom.json that it holds the phantom of `wanted`.
+
+    Raises InputError if it holds that of another seed or shape.
+    """
+    note = folder / "phantom.json"
+    if note.exists():
+        there = json.loads(note.read_text())
+        if there != wanted:
+            raise InputError(
+                f"{folder} holds the phantom of {there}, not of {wanted}; name another "
+                "folder, or remove this one."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".phantom.json.{os.getpid()}"
+    beside.write_text(json.dumps(wanted))
+    os.replace(beside, note)
 
 
 def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:

@@ -168,7 +168,7 @@ def measure(key: np.random.Generator, clean: Array, white: float) -> Array:
     (an arbitrary number of units a subject) refer.
     """
     axes = [(np.arange(n) + 0.5) / n - 0.5 for n in clean.shape]
-    bias = np.exp(key.uniform(0.05, 0.13) * smooth_field(key, axes, 3))
+    bias = np.exp(key.uniform(0.07, 0.17) * smooth_field(key, axes, 3))
     gain = np.exp(key.uniform(np.log(180), np.log(700))) / white
     sd = np.float32(white / key.uniform(20, 30))
     blurred = ndimage.gaussian_filter(clean, key.uniform(0.35, 0.6), truncate=3)

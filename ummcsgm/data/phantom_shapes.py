@@ -131,16 +131,18 @@ def plane_waves(key: np.random.Generator, at: Points, number: int) -> Array:
 
 
 def smooth_field(key: np.random.Generator, axes: list[Array], waves: int) -> Array:
-    """A random field of about unit sd on the grid of `axes`, up to `waves` half waves.
+    """A random field on the grid of `axes`, of up to `waves` half waves.
 
     Axes are in units of the field of view, -0.5 to 0.5, so the field does not depend
-    on the grid it is sampled on.
+    on the grid it is sampled on; its sd over the whole field of view is 1.
     """
     order = np.arange(waves + 1)
-    weight = 1 / (1 + sum(n**2 for n in np.meshgrid(order, order, order)))
+    orders = np.meshgrid(order, order, order)
+    weight = 1 / (1 + sum(n**2 for n in orders))
     weight = weight * key.normal(size=weight.shape)
     weight[0, 0, 0] = 0
-    weight *= np.sqrt(8 / np.sum(weight**2))
+    power = np.prod([np.where(n == 0, 1.0, 0.5) for n in orders], axis=0)
+    weight /= np.sqrt(np.sum(power * weight**2))
     bases = [np.cos(np.pi * np.outer(order, axis + 0.5)) for axis in axes]
     x, y, z = (basis.astype(np.float32) for basis in bases)
     rows = np.einsum("abc,cz->abz", weight.astype(np.float32), z)

@@ -1,0 +1,91 @@
+r"""BraTS 2019, the paper's protocol: Table 1 of Meng et al. 2022.
+
+What       335 subjects, split 20/1/8 at random into 231/12/92; four contrasts; one
+           network for all 15 configurations, each as likely as the others (eq. 7);
+           evaluated with one modality missing and three given, Algorithm 1 at 1000.
+Source     arXiv 2207.03430. The paper gives no network size, optimizer or crop; ours
+           are below. With --config.loss.weighting=paper --config.loss.uniform=1.0
+           --config.loss.token=0.0 --config.network.conditioning=decoder the objective
+           and the conditioning are the paper's to the letter.
+Data       MICCAI_BraTS_2019_Data_Training, with its folders HGG and LGG. It is not
+           ours to give: request it from the challenge's organisers.
+Hardware   one GPU of 40 GiB or a TPU v4-8. Not run by us yet: hours and numbers of
+           this config are unknown. The paper's PSNRs: 25.73 / 29.92 / 27.81 / 26.41 dB
+           (FLAIR / T1 / T1c / T2).
+Command    python -m ummcsgm.main --config configs/brats19.py --workdir runs/brats19 \
+               --config.data.folder=/path/to/MICCAI_BraTS_2019_Data_Training
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config of the paper's experiment."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "phantom": {"subjects": 0, "shape": (240, 240, 155)},
+            "data": {
+                "folder": "",
+                "layout": "brats19",
+                "pattern": "",  # of the layout flat
+                "modalities": ("flair", "t1", "t1c", "t2"),
+                "split": (20, 1, 8),
+                "grid": (192, 160),
+                "min_brain": 0.02,  # of the grid, in the slices trained on
+                "flip": True,  # left and right, in training
+                "std": 0.31,  # of clean images, background included
+                "processes": 8,
+            },
+            "sde": {
+                "name": "vp",
+                "beta_min": 0.1,
+                "beta_max": 20.0,
+                "sigma_min": 0.01,  # of ve
+                "sigma_max": 50.0,  # of ve
+                "noise_level_max": 318.0,  # of cosine
+            },
+            "questions": {"proper": False, "sizes": ()},  # uniform
+            "network": {
+                "widths": (128, 256, 256, 384),
+                "blocks": (2, 2, 3, 3),
+                "stem": "space_to_depth",
+                "patch": 2,
+                "attention_at": 24,
+                "pixel_width": 64,
+                "pixel_layers": 2,
+                "context": 16,
+                "conditioning": "both",
+                "dtype": "bfloat16",
+            },
+            "loss": {
+                "weighting": "edm",
+                "uniform": 0.2,
+                "centre": -1.2,
+                "width": 1.4,
+                "noise_level_min": 0.003,
+                "token": 0.1,
+            },
+            "train": {
+                "steps": 150_000,
+                "batch": 64,
+                "accumulate": 1,
+                "learning_rate": 2e-4,
+                "schedule": "cosine",
+                "warmup": 2000,
+                "clip": 1.0,
+                "ema_decay": 0.9999,
+                "save_every": 5000,
+                "keep": 3,
+                "log_every": 100,
+                "max_bad": 50,
+            },
+            "evaluate": {
+                "steps": 1000,
+                "microbatch": 64,
+                "algorithm1_subjects": 0,  # all
+                "algorithm1_slices": 0,  # all
+                "penalty": 1e-4,
+            },
+        }
+    )

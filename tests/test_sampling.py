@@ -1,0 +1,382 @@
+"""Algorithm 1 to the letter, and the closed-form posterior for every SDE and question.
+
+A sampler is affine in its noises when the denoiser is that of a Gaussian. So one run, in
+which each voxel meets a single unit of noise at a step and a modality of its own, gives
+the mean and the whole covariance of what the sampler draws, without Monte Carlo.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import EVERY, every_question, make_gaussian_denoise, posterior
+
+from ummcsgm import sampling
+from ummcsgm.completion import ask
+from ummcsgm.sampling import (
+    address_keys,
+    algorithm1,
+    draw_prior,
+    euler_maruyama,
+    in_microbatches,
+    sample,
+    uniform_times,
+)
+from ummcsgm.sde import VE, VP, Cosine, SubVP
+
+SDES = {
+    "vp": VP(0.1, 20.0),
+    "subvp": SubVP(0.1, 20.0),
+    "ve": VE(0.01, 50.0),
+    "cosine": Cosine(318.0),
+}
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
+SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
+
+
+def keys_of(count):
+    return address_keys(7, np.stack([np.arange(count), np.zeros(count, int)], axis=1))
+
+
+def drawn_moments(monkeypatch, sde, steps, step=euler_maruyama, change=lambda d: d):
+    """(mean [15, 4], covariance [15, 4, 4]) of what `sample` draws, exactly.
+
+    Voxel 0 meets no noise; the others one unit, at one step (0 is the prior) and in one
+    modality, so their responses are the columns of the sampler's affine map.
+    """
+    when = np.concatenate([[-1], np.repeat(np.arange(steps + 1), 4)])
+    where = np.concatenate([[0], np.tile(np.arange(4), steps + 1)])
+    images = np.broadcast_to(SEEN, (15, 1, len(when), 4)).astype(np.float32)
+    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    denoise = change(make_gaussian_denoise(sde, *posterior(images, EVERY)))
+    unit = jnp.asarray(where[:, None] == np.arange(4), jnp.float32)
+
+    def numbered(sde, denoise, keys, x, t, t_next):
+        now = jnp.round(steps * (1 - t[0])) + 1
+        impulse = unit * (when == now)[:, None]
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "draw_noise", lambda keys, like: like * 0 + impulse)
+            return step(sde, denoise, keys, x, t, t_next)
+
+    prior = sde.prior_std() * jnp.broadcast_to(unit * (when == 0)[:, None], images.shape)
+    run = jax.jit(
+        lambda keys: completion.fill(
+            sample(keys, sde, denoise, prior, uniform_times(steps), numbered)[0]
+        )
+    )
+    drawn = np.asarray(run(keys_of(15)), np.float64)[:, 0]
+    response = drawn[:, 1:] - drawn[:, :1]
+    return drawn[:, 0], np.einsum("bpi,bpj->bij", response, response)
+
+
+def defects(sde, moments):
+    """The largest errors of mean and covariance, in standard deviations of p(a | b).
+
+    What is drawn at t = 0 still carries the noise level there: VE's smallest sigma.
+    """
+    images = np.broadcast_to(SEEN, (15, 1, 1, 4))
+    mean, variance = posterior(images, EVERY)
+    level = float(sde.noise_level(jnp.float32(0)))
+    truth = variance + level**2 * EVERY[:, :, None] * np.eye(4)
+    sd = np.sqrt(np.einsum("bii->bi", truth))
+    scale = np.where(EVERY, sd, 1)
+    drawn_mean, drawn_covariance = moments
+    off_mean = np.abs(drawn_mean - mean[:, 0, 0]) / scale
+    off = np.abs(drawn_covariance - truth) / (scale[:, :, None] * scale[:, None])
+    return off_mean.max(), off.max()
+
+
+def assert_draws_the_posterior(monkeypatch, sde, steps, **planted):
+    """To 0.2 % of a standard deviation at 1000 steps: what Euler's bias, 1 / T, is."""
+    off_mean, off_covariance = defects(
+        sde, drawn_moments(monkeypatch, sde, steps, **planted)
+    )
+    assert off_mean < 2e-3 * 1000 / steps
+    assert off_covariance < 2e-3 * 1000 / steps
+
+
+@each_sde
+def test_algorithm_1_draws_the_posterior_in_all_15_questions(monkeypatch, sde):
+    assert_draws_the_posterior(monkeypatch, sde, 1000)
+
+
+@pytest.mark.parametrize("name", ["vp", "cosine"])
+def test_the_bias_of_algorithm_1_falls_as_1_over_its_steps(monkeypatch, name):
+    sde = SDES[name]
+    coarse, fine = (defects(sde, drawn_moments(monkeypatch, sde, n)) for n in (200, 400))
+    for one, other in zip(coarse, fine, strict=True):
+        assert 1.7 < one / other < 2.5
+
+
+def test_the_last_mean_is_the_draw_without_its_last_noise(monkeypatch):
+    sde = SDES["vp"]
+    images, completion, mean, variance = every_question(0, (4, 4))
+    denoise = make_gaussian_denoise(sde, mean, variance)
+    start = draw_prior(keys_of(15), sde, completion.seen)
+    noisy, clean = jax.jit(
+        lambda keys: sample(keys, sde, denoise, start, uniform_times(20), euler_maruyama)
+    )(keys_of(15))
+    last = jax.vmap(lambda key: jax.random.fold_in(key, 20))(keys_of(15))
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(last)
+    amount = sde.diffusion(jnp.float32(1 / 20)) * np.sqrt(1 / 20)
+    np.testing.assert_allclose(noisy - clean, amount * noise, atol=1e-5)
+
+
+class Planted:
+    """An SDE with a wrong drift or diffusion, the rest as it was."""
+
+    def __init__(self, sde, drift=1.0, diffusion=1.0):
+        self.by_drift, self.by_diffusion, self.sde = drift, diffusion, sde
+        self.mean, self.std, self.noise_level = sde.mean, sde.std, sde.noise_level
+
+    def drift(self, t):
+        return self.by_drift * self.sde.drift(t)
+
+    def diffusion(self, t):
+        return self.by_diffusion * self.sde.diffusion(t)
+
+
+def of_sde(**factors):
+    return lambda sde, denoise, keys, x, t, t_next: euler_maruyama(
+        Planted(sde, **factors), denoise, keys, x, t, t_next
+    )
+
+
+def of_score(factor):
+    """The step with `factor` times the score: D' = (1 - factor) x / mean + factor D."""
+
+    def step(sde, denoise, keys, x, t, t_next):
+        def planted(x, t):
+            clean_scale = x / sde.mean(t)[:, None, None, None]
+            return (1 - factor) * clean_scale + factor * denoise(x, t)
+
+        return euler_maruyama(sde, planted, keys, x, t, t_next)
+
+    return step
+
+
+def of_noise(factor):
+    """The step with its noise times factor(dt)."""
+
+    def step(sde, denoise, keys, x, t, t_next):
+        x, mean = euler_maruyama(sde, denoise, keys, x, t, t_next)
+        return mean + factor((t - t_next)[0]) * (x - mean), mean
+
+    return step
+
+
+def forgetful(sde, denoise, keys, x, t, t_next):
+    """A step whose denoiser never hears of the time: t = 1 / 2 for ever."""
+    return euler_maruyama(
+        sde, lambda x, t: denoise(x, 0 * t + 0.5), keys, x, t, t_next
+    )
+
+
+BUGS = {
+    "half g^2": of_sde(diffusion=np.sqrt(0.5)),
+    "wrong sign of the drift": of_sde(drift=-1.0),
+    "no drift": of_sde(drift=0.0),
+    "wrong sign of the score": of_score(-1.0),
+    "half the score, that of the probability flow": of_score(0.5),
+    "dropped sqrt(dt)": of_noise(lambda dt: 1 / jnp.sqrt(dt)),
+    "dt for sqrt(dt)": of_noise(jnp.sqrt),
+    "no noise": of_noise(lambda dt: 0.0),
+    "wrong time": forgetful,
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_posterior_check_turns_red_on_a_planted_bug(monkeypatch, bug):
+    with pytest.raises(AssertionError):
+        assert_draws_the_posterior(monkeypatch, SDES["vp"], 200, step=BUGS[bug])
+    assert_draws_the_posterior(monkeypatch, SDES["vp"], 200)
+
+
+def test_the_posterior_check_turns_red_on_noise_in_the_seen(monkeypatch):
+    """A denoiser that reads b from the diffused x, and not from what was seen."""
+    sde = SDES["vp"]
+
+    def leaking(denoise):
+        def planted(x, t):
+            clean_scale = x / sde.mean(t)[:, None, None, None]
+            return denoise(x, t) + 0.1 * jnp.roll(clean_scale, 1, axis=-1)
+
+        return planted
+
+    with pytest.raises(AssertionError):
+        assert_draws_the_posterior(monkeypatch, sde, 200, change=leaking)
+
+
+def test_the_times_of_algorithm_1_are_1_to_1_over_t_and_then_0():
+    for steps in (1, 7, 1000):
+        times = uniform_times(steps)
+        assert times.dtype == np.float32
+        assert len(times) == steps + 1
+        np.testing.assert_allclose(times, 1 - np.arange(steps + 1) / steps, atol=1e-7)
+        assert times[0] == 1
+        assert times[-1] == 0
+
+
+def literal_algorithm_1(key_seed, sde, completion, denoise, steps):
+    """The paper's loop in numpy: NN = (a_t, b) + (score, 0), its noises drawn by hand."""
+    b, missing = np.asarray(completion.seen, np.float64), np.asarray(completion.missing)
+    asked, dt = missing[:, None, None, :], 1 / steps
+
+    def noise(step):
+        rows = []
+        for row in range(len(b)):
+            key = jax.random.key(key_seed)
+            for address in (row, 0, step):
+                key = jax.random.fold_in(key, address)
+            rows.append(jax.random.normal(key, b.shape[1:]))
+        return np.asarray(jnp.stack(rows), np.float64)
+
+    def now(function, t):
+        return float(function(jnp.float32(t)))
+
+    a = sde.prior_std() * noise(0)
+    for step in range(1, steps + 1):
+        t = 1 - (step - 1) * dt
+        state = np.where(asked, a, b)
+        denoised = np.asarray(denoise(state, jnp.full(len(b), t, jnp.float32)))
+        score = (now(sde.mean, t) * denoised - state) / now(sde.std, t) ** 2
+        network = state + np.where(asked, score, 0)
+        drift, diffusion = now(sde.drift, t), now(sde.diffusion, t)
+        a = a - drift * a * dt + diffusion**2 * (network - state) * dt
+        a = a + diffusion * np.sqrt(dt) * noise(step)
+    return np.where(asked, a, b)
+
+
+@each_sde
+def test_algorithm_1_is_the_papers_loop_to_the_letter(sde):
+    images, completion, mean, variance = every_question(1, (3, 2))
+    denoise = make_gaussian_denoise(sde, mean, variance)
+    ours = jax.jit(
+        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 40))
+    )(keys_of(15))
+    with jax.enable_x64(False):
+        literal = literal_algorithm_1(7, sde, completion, jax.jit(denoise), 40)
+    np.testing.assert_allclose(ours, literal, rtol=1e-4, atol=1e-4 * np.std(literal))
+    seen = np.broadcast_to(~EVERY[:, None, None], images.shape)
+    np.testing.assert_array_equal(
+        np.asarray(ours)[seen].view(np.int32), images[seen].astype(np.float32).view(np.int32)
+    )
+
+
+def test_the_denoiser_is_asked_once_a_step_and_never_at_time_0():
+    asked = []
+
+    def spy(x, t):
+        jax.debug.callback(lambda t: asked.append(np.array(t)), t, ordered=True)
+        return 0.5 * x
+
+    like = jnp.zeros((2, 3, 3, 4))
+    jax.block_until_ready(algorithm1(keys_of(2), SDES["vp"], spy, like, 12))
+    jax.effects_barrier()
+    truth = np.repeat(np.arange(12, 0, -1)[:, None] / 12, 2, axis=1)
+    np.testing.assert_allclose(np.array(asked), truth, atol=1e-6)
+
+
+def draw_rows(sde, rows, questions=None):
+    """Algorithm 1 on some of the fifteen questions, each under its own address."""
+    images, _, mean, variance = questions or every_question(2, (4, 4))
+    addresses = np.stack([np.arange(15), np.zeros(15, int)], axis=1)[rows]
+    denoise = make_gaussian_denoise(sde, mean[rows], variance[rows])
+    like = jnp.asarray(images[rows], jnp.float32)
+    run = jax.jit(lambda keys: algorithm1(keys, sde, denoise, like, 20))
+    return np.asarray(run(address_keys(7, addresses)))
+
+
+def test_a_draw_depends_on_its_address_not_on_its_batch_mates_or_place():
+    together = draw_rows(SDES["vp"], np.arange(15))
+    order = np.random.default_rng(0).permutation(15)
+    np.testing.assert_allclose(draw_rows(SDES["vp"], order), together[order], atol=2e-6)
+    alone = draw_rows(SDES["vp"], np.array([4]))
+    np.testing.assert_allclose(alone[0], together[4], atol=2e-6)
+    assert np.std(together, axis=(1, 2, 3)).min() > 0.1
+
+
+def test_the_noises_of_all_steps_and_examples_are_independent():
+    """dx = g dw from 0: what `sample` has added up is the sum of independent noises."""
+    steps, like = 25, jnp.zeros((6, 32, 32, 4))
+    noises = []
+
+    def recording(sde, denoise, keys, x, t, t_next):
+        noise = sampling.draw_noise(keys, x)
+        jax.debug.callback(lambda n: noises.append(np.array(n)), noise, ordered=True)
+        return x + noise, x
+
+    drawn, _ = sample(
+        keys_of(6), SDES["ve"], None, like, uniform_times(steps), recording
+    )
+    jax.effects_barrier()
+    rows = np.array(noises).reshape(steps * 6, -1)
+    correlation = np.corrcoef(rows) - np.eye(len(rows))
+    assert np.max(np.abs(correlation)) < 5.5 / np.sqrt(rows.shape[1])
+    np.testing.assert_allclose(drawn, np.sum(noises, axis=0), atol=1e-4)
+
+
+def test_the_prior_is_not_the_noise_of_any_step():
+    like = jnp.zeros((3, 16, 16, 4))
+    still = algorithm1(keys_of(3), SDES["ve"], lambda x, t: x, like, 1)
+    prior = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_of(3))
+    start = draw_prior(prior, SDES["ve"], like)
+    step = np.asarray(still - start).ravel()
+    assert abs(np.corrcoef(step, np.asarray(start).ravel())[0, 1]) < 4 / np.sqrt(step.size)
+    assert np.std(start) == pytest.approx(50, rel=4 / np.sqrt(2 * step.size))
+
+
+def test_draws_of_the_real_noise_have_the_posterior_moments():
+    """Monte Carlo, so loose: 1024 voxels of each question at 100 steps."""
+    sde = SDES["vp"]
+    images = np.broadcast_to(SEEN, (15, 32, 32, 4)).astype(np.float32)
+    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    mean, variance = posterior(images, EVERY)
+    denoise = make_gaussian_denoise(sde, mean, variance)
+    drawn = jax.jit(
+        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 100))
+    )(keys_of(15))
+    drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
+    count, asked = drawn.shape[1], EVERY
+    sd = np.sqrt(np.einsum("bii->bi", variance))
+    off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[asked] / sd[asked]
+    assert off_mean.max() < 4.5 / np.sqrt(count) + 0.015
+    off_sd = np.abs(drawn.std(axis=1)[asked] / sd[asked] - 1)
+    assert off_sd.max() < 4.5 / np.sqrt(2 * count) + 0.01
+
+
+def test_keys_of_addresses_are_distinct_and_those_of_fold_in():
+    addresses = np.stack(np.meshgrid(*[np.arange(7)] * 3), axis=-1).reshape(-1, 3)
+    data = np.asarray(jax.random.key_data(address_keys(3, addresses)))
+    assert len(np.unique(data, axis=0)) == len(addresses)
+    key = jax.random.key(3)
+    for number in addresses[100]:
+        key = jax.random.fold_in(key, number)
+    np.testing.assert_array_equal(jax.random.key_data(key), data[100])
+    other = np.asarray(jax.random.key_data(address_keys(4, addresses)))
+    assert not np.any(np.all(other == data, axis=1))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 12, 20])
+def test_microbatches_answer_as_one_call_does(size):
+    rng = np.random.default_rng(0)
+    images, keys = rng.normal(size=(12, 3, 2)).astype(np.float32), np.arange(12)
+    shapes = set()
+
+    def answer(images, keys):
+        shapes.add(images.shape)
+        return jnp.asarray(images) * keys[:, None, None]
+
+    ours = in_microbatches(answer, size, images, keys)
+    assert isinstance(ours, np.ndarray)
+    np.testing.assert_array_equal(ours, images * keys[:, None, None].astype(np.float32))
+    assert shapes == {(size, 3, 2)}
+
+
+def test_microbatches_of_keys_draw_what_one_call_draws():
+    def answer(keys):
+        return jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
+
+    np.testing.assert_array_equal(
+        in_microbatches(answer, 4, keys_of(10)), answer(keys_of(10))
+    )

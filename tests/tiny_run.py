@@ -1,0 +1,156 @@
+"""A whole run made small: subjects, a config, and the command line in this process."""
+
+import contextlib
+import functools
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from ml_collections import ConfigDict
+
+from ummcsgm import complete, evaluate, main, report, train  # noqa: F401: its flags
+from ummcsgm.data.nifti import write_new
+
+ROOT = pathlib.Path(__file__).parent.parent
+QUICKSTART = ROOT / "configs" / "quickstart.py"
+MODALITIES = ("flair", "t1", "t1c", "t2")
+TOKENS = {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"}
+SHAPE = (16, 20, 6)  # X, Y, Z on disk
+AFFINE = np.array([[-2.0, 0, 0, 30], [0, -3, 0, 40], [0, 0, 4, -7], [0, 0, 0, 1]])
+NAMES = ("P1", "P2", "P3", "P4", "P5")
+
+TINY = {
+    "data.split": (3, 0, 2),
+    "data.grid": (16, 16),
+    "data.processes": 1,
+    "network.widths": (32,),
+    "network.blocks": (1,),
+    "network.patch": 4,
+    "network.pixel_width": 8,
+    "network.pixel_layers": 1,
+    "network.context": 2,
+    "train.steps": 6,
+    "train.batch": 4,
+    "train.warmup": 1,
+    "train.save_every": 4,
+    "train.log_every": 2,
+    "train.ema_decay": 0.5,
+    "evaluate.steps": 3,
+    "evaluate.microbatch": 8,
+    "evaluate.algorithm1_subjects": 1,
+    "evaluate.algorithm1_slices": 2,
+}
+
+
+def quickstart() -> ConfigDict:
+    """The config that a user starts from."""
+    spec = importlib.util.spec_from_file_location("quickstart", QUICKSTART)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def tiny_config(folder: pathlib.Path, **changes) -> ConfigDict:
+    """TINY for the subjects in `folder`; `changes` have __ for the dot of a key."""
+    config = quickstart()
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict({"data.folder": str(folder), **TINY, **changes})
+    return config
+
+
+def write_config(path: pathlib.Path, config: ConfigDict) -> pathlib.Path:
+    """A config file, as a user would give it to --config."""
+    path.write_text(
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    return ConfigDict({config.to_dict()!r})\n"
+    )
+    return path
+
+
+def brain(shape=SHAPE) -> np.ndarray:
+    """An ellipse in every slice but the lowest, off the middle of the frame."""
+    x, y, z = np.indices(shape)
+    inside = ((x - 7) / 6.5) ** 2 + ((y - 9) / 7.5) ** 2 <= 1
+    return inside & (z > 0)
+
+
+def image(name: str, modality: str) -> np.ndarray:
+    """int16 [X, Y, Z]: the same tissue in each modality, at a level of its own."""
+    rng = np.random.default_rng([ord(letter) for letter in name])
+    tissue = rng.normal(size=SHAPE)
+    noise = np.random.default_rng([*name.encode(), *modality.encode()])
+    level = 300.0 * (1 + MODALITIES.index(modality))
+    contrast = (60, -50, 80, 70)[MODALITIES.index(modality)]
+    values = level + contrast * tissue + 5 * noise.normal(size=SHAPE)
+    return np.where(brain(), np.clip(values, 1, None), 0).astype(np.int16)
+
+
+def path_of(folder: pathlib.Path, name: str, modality: str) -> pathlib.Path:
+    """Where a file of the layout brats19 lies; odd subjects are HGG."""
+    group = "HGG" if int(name[1:]) % 2 else "LGG"
+    return folder / group / name / f"{name}_{TOKENS[modality]}.nii.gz"
+
+
+def write_subjects(folder: pathlib.Path, names=NAMES) -> pathlib.Path:
+    """Complete subjects in the layout brats19."""
+    for name in names:
+        for modality in MODALITIES:
+            write_new(path_of(folder, name, modality), image(name, modality), AFFINE)
+    return folder
+
+
+def run_main(*arguments) -> int:
+    """The exit code of the command line, run in this process."""
+    before, argv = flagsaver.save_flag_values(), sys.argv
+    sys.argv = ["ummcsgm", *map(str, arguments)]
+    try:
+        main.run()
+    except SystemExit as stop:
+        return 0 if stop.code is None else stop.code
+    finally:
+        sys.argv = argv
+        flagsaver.restore_flag_values(before)
+    return 0
+
+
+def start_main(*arguments, **options) -> subprocess.Popen:
+    """The command line as a process of its own, on one device."""
+    command = [sys.executable, "-m", "ummcsgm.main", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@functools.cache
+def _study(root: pathlib.Path) -> pathlib.Path:
+    folder = write_subjects(root / "subjects")
+    config = write_config(root / "tiny.py", tiny_config(folder))
+    log = root / "stdout.txt"
+    with log.open("w") as file, contextlib.redirect_stdout(file):
+        code = run_main("--config", config, "--workdir", root / "run")
+    assert code == 0, log.read_text()
+    return root
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory):
+    """A finished study, made once: subjects/, tiny.py, run/ and stdout.txt. Read only:
+    a test that writes takes `own_study`."""
+    return _study(tmp_path_factory.getbasetemp() / "study")
+
+
+@pytest.fixture
+def own_study(study, tmp_path):
+    """A copy of the finished study, for a test that changes it."""
+    shutil.copytree(study, tmp_path / "study")
+    return tmp_path / "study"

@@ -1,0 +1,1 @@
+"""`python -m ummcsgm.benchmarks.<name>`: ratios measured side by side in one run."""
