@@ -18,7 +18,7 @@ setup(
         "ml_collections>=1.0",  # configs, and their flags
         "nibabel>=5.2",  # NIfTI
         "numpy>=2.0",
-        "optax>=0.2.4",  # Adam, schedules, clipping
+        "optax>=0.2.6",  # Adam, schedules, clipping
         "orbax-checkpoint>=0.12",  # checkpoints
         "rich>=13",  # the progress bar
         "scipy>=1.13",  # SSIM's Gaussian window, the phantom's smooth fields

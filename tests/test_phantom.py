@@ -222,12 +222,12 @@ def test_a_brain_is_as_large_as_a_human_one(index):
     brain = make_subject(1, index, TINY).images["t1"] > 0
     assert 0.25 < brain[:, :, 4].mean() < 0.42
     litres = brain.mean() * 240 * 240 * 155 / 1e6
-    assert 1.1 < litres < 2.0
+    assert 1.1 < litres < 1.95
     extent = [brain.any(axis=(1, 2)), brain.any(axis=(0, 2)), brain.any(axis=(0, 1))]
     across, along, up = (
         e.mean() * f for e, f in zip(extent, FIELD_OF_VIEW, strict=True)
     )
-    assert 127 <= across <= 165 and 150 <= along <= 195 and 116 <= up <= 155
+    assert 127 <= across <= 158 and 150 <= along <= 195 and 116 <= up <= 155
 
 
 def test_fluid_is_dark_on_t1_and_flair_where_it_is_bright_on_t2(subject):
@@ -260,10 +260,10 @@ def test_crossing_the_brain_meets_many_sulci_that_are_bright_on_t2():
     t2 = make_subject(0, 2, (120, 120, 20)).images["t2"].astype(float)
     rows = np.where(t2 > 0, t2, np.nan)[30:90, 22:102, 12]
     here, before, after = rows[:, 2:-2], rows[:, :-4], rows[:, 4:]
-    peak = (here > 1.2 * before) & (here > 1.2 * after)  # no wider than 8 mm
+    peak = (here > 1.1 * before) & (here > 1.1 * after)  # no wider than 8 mm
     peak &= (here >= rows[:, 1:-3]) & (here > rows[:, 3:-1])
     # 160 mm from front to back; ventricles and noise alone would give one or two
-    assert 3.5 < peak.sum(axis=1).mean() < 12
+    assert 4.2 < peak.sum(axis=1).mean() < 12
 
 
 def test_two_shapes_show_the_same_brain():
@@ -467,6 +467,8 @@ def test_a_killed_run_leaves_no_half_subject_and_the_next_one_goes_on(
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(path, volume, affine):
+        path.parent.mkdir()
+        path.write_bytes(b"the first of it")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(phantom, "write_new", full)

@@ -3,11 +3,14 @@
 import contextlib
 import functools
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -34,17 +37,27 @@ TINY = {
     "network.pixel_width": 8,
     "network.pixel_layers": 1,
     "network.context": 2,
-    "train.steps": 6,
+    "train.steps": 150,
     "train.batch": 4,
     "train.warmup": 1,
-    "train.save_every": 4,
-    "train.log_every": 2,
+    "train.save_every": 60,
+    "train.log_every": 25,
     "train.ema_decay": 0.5,
     "evaluate.steps": 3,
     "evaluate.microbatch": 8,
     "evaluate.algorithm1_subjects": 1,
     "evaluate.algorithm1_slices": 2,
 }
+
+
+# One program is compiled once, in whichever process of a test session is the first.
+CACHE = tempfile.TemporaryDirectory()
+COMPILED = {
+    "jax_compilation_cache_dir": CACHE.name,
+    "jax_persistent_cache_min_compile_time_secs": 0.5,
+}
+for key, value in COMPILED.items():
+    jax.config.update(key, value)
 
 
 def quickstart() -> ConfigDict:
@@ -96,6 +109,12 @@ def path_of(folder: pathlib.Path, name: str, modality: str) -> pathlib.Path:
     return folder / group / name / f"{name}_{TOKENS[modality]}.nii.gz"
 
 
+def files_under(folder: pathlib.Path) -> dict[str, bytes]:
+    """The content of every file, by its path below `folder`."""
+    paths = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
+
+
 def write_subjects(folder: pathlib.Path, names=NAMES) -> pathlib.Path:
     """Complete subjects in the layout brats19."""
     for name in names:
@@ -119,11 +138,13 @@ def run_main(*arguments) -> int:
 
 
 def start_main(*arguments, **options) -> subprocess.Popen:
-    """The command line as a process of its own, on one device."""
+    """The command line as a process of its own, on two devices as the tests are."""
     command = [sys.executable, "-m", "ummcsgm.main", *map(str, arguments)]
+    settings = {key.upper(): str(value) for key, value in COMPILED.items()}
     return subprocess.Popen(
         command,
         cwd=ROOT,
+        env=os.environ | settings | {"JAX_NUM_CPU_DEVICES": "2"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

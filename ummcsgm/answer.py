@@ -16,6 +16,7 @@ import numpy as np
 from ummcsgm import build, checkpoint
 from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, posterior_mean
+from ummcsgm.plans import Scoring, Space
 from ummcsgm.sampling import address_keys, algorithm1, in_microbatches
 from ummcsgm.types import Array, Config, Images, InputError, Missing, Params
 
@@ -31,7 +32,7 @@ class Trained:
     """
 
     config: Config
-    space: build.Space
+    space: Space
     model: Model
     params: Params
     step: int
@@ -68,7 +69,7 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
 
 
 def make_answer(
-    trained: Trained, sampler: str, scoring: build.Scoring
+    trained: Trained, sampler: str, scoring: Scoring
 ) -> Callable[[Images, Missing, Array], Images]:
     """answer(images, missing, addresses): the images with what is missing filled in.
 

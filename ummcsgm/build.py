@@ -4,7 +4,6 @@ Names in a config are looked up in the literal tables at the foot. Whatever is w
 a config is an InputError that names the key as it is typed on the command line.
 """
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -14,63 +13,11 @@ import optax
 from ml_collections import ConfigDict
 
 from ummcsgm import completion, loss, network, sde
-from ummcsgm.data import layouts, phantom, split, store
+from ummcsgm.data import cohort, layouts, phantom, store
 from ummcsgm.denoiser import Model
-from ummcsgm.files import write_whole
+from ummcsgm.plans import Plan, Recipe, Scoring, Space
 from ummcsgm.schema import check_fields
 from ummcsgm.types import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """The complete modality space C, by name and in order, and the network's grid."""
-
-    modalities: tuple[str, ...]
-    grid: tuple[int, int]  # H, W
-
-
-@dataclasses.dataclass(frozen=True)
-class Cohort:
-    """The subjects of a run by name, where their files lie, and the split by name."""
-
-    layout: layouts.Layout
-    subjects: dict[str, layouts.Subject]
-    split: dict[str, list[str]]  # train, validation, test
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How parameters move: the optimizer, the EMA and the gradient accumulation."""
-
-    optimizer: optax.GradientTransformation
-    ema_decay: float
-    accumulate: int  # microbatches a step
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """The length and the rhythm of training, in steps, and what a batch is."""
-
-    seed: int
-    batch: int  # examples, over all devices
-    flip: bool  # left and right
-    steps: int
-    save_every: int
-    keep: int  # checkpoints
-    log_every: int
-    max_bad: int  # steps in a row that may be not finite
-
-
-@dataclasses.dataclass(frozen=True)
-class Scoring:
-    """What evaluation asks and how much of it; 0 means all."""
-
-    seed: int
-    steps: int  # of Algorithm 1
-    microbatch: int  # examples in one network evaluation
-    algorithm1_subjects: int
-    algorithm1_slices: int  # of each of these subjects
-    penalty: float  # of the ridge floors
 
 
 def check_config(config: ConfigDict, devices: int) -> None:
@@ -197,56 +144,47 @@ def build_layout(config: ConfigDict) -> layouts.Layout:
     return _lookup("data.layout", config.data.layout, LAYOUTS)(config.data)
 
 
-def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
+def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> cohort.Cohort:
     """The subjects of config.data.folder, or of a phantom made here, and their split.
 
-    The split is drawn once and kept in the workdir's split.json.
+    Raises:
+        InputError: there is no folder, a file is missing, or the split of the workdir
+            was made of other subjects.
     """
     layout = build_layout(config)
-    found = layouts.find_subjects(_data_folder(config, workdir), layout)
-    layouts.require_all(found, layout)
-    subjects = {subject.name: subject for subject in found}
-    path = workdir / "split.json"
-    if not path.is_file():
-        drawn = split.split_subjects(
-            list(subjects), tuple(config.data.split), config.seed
-        )
-        write_whole(path, json.dumps(drawn, indent=1))
-    division = json.loads(path.read_text())
-    strangers = {n for names in division.values() for n in names} ^ set(subjects)
-    if strangers:
+    fields = config.data
+    folder = pathlib.Path(fields.folder) if fields.folder else workdir / "phantom"
+    if not fields.folder and not config.phantom.subjects:
         raise InputError(
-            f"{path} and config.data.folder disagree about subject "
-            f"{sorted(strangers)[0]}: use the folder it was made from, or a new "
-            "--workdir."
+            "config.data.folder is empty: name the folder of your subjects, or ask for "
+            "a phantom with --config.phantom.subjects."
         )
-    return Cohort(layout, subjects, division)
+    if not fields.folder:
+        print(f"phantom: {config.phantom.subjects} subjects in {folder}", flush=True)
+        phantom.write_phantom(
+            folder,
+            subjects=config.phantom.subjects,
+            shape=tuple(config.phantom.shape),
+            seed=config.seed,
+            processes=fields.processes,
+        )
+    path = workdir / "split.json"
+    return cohort.open_cohort(folder, layout, path, tuple(fields.split), config.seed)
 
 
 def build_store(
-    config: ConfigDict, workdir: pathlib.Path, cohort: Cohort
+    config: ConfigDict, workdir: pathlib.Path, subjects: cohort.Cohort
 ) -> store.Store:
     """The prepared slices of the training subjects, made once in the workdir."""
     fields = config.data
     return store.prepare(
         workdir / "prepared",
-        [cohort.subjects[name] for name in cohort.split["train"]],
+        [subjects.subjects[name] for name in subjects.split["train"]],
         tuple(fields.modalities),
         grid=tuple(fields.grid),
         min_brain=fields.min_brain,
         processes=fields.processes,
     )
-
-
-def check_same_network(config: ConfigDict, saved: ConfigDict, where: str) -> None:
-    """Raises InputError if weights made with `saved` do not fit `config`."""
-    for key in ("network", "sde", "data.modalities", "data.grid", "data.std"):
-        asked, made = _field(config, key), _field(saved, key)
-        if asked != made:
-            raise InputError(
-                f"{where} was trained with another network: its config.{key} is "
-                f"{made}, and yours is {asked}. Use that one or a new --workdir."
-            )
 
 
 def config_to_json(config: ConfigDict) -> dict:
@@ -263,25 +201,6 @@ def config_from_json(fields: dict) -> ConfigDict:
         return tuple(value) if isinstance(value, list) else value
 
     return ConfigDict(restore(fields)).lock()
-
-
-def _data_folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-    if config.data.folder:
-        return pathlib.Path(config.data.folder)
-    if not config.phantom.subjects:
-        raise InputError(
-            "config.data.folder is empty: name the folder of your subjects, or ask for "
-            "a phantom with --config.phantom.subjects."
-        )
-    folder = workdir / "phantom"
-    phantom.write_phantom(
-        folder,
-        subjects=config.phantom.subjects,
-        shape=tuple(config.phantom.shape),
-        seed=config.seed,
-        processes=config.data.processes,
-    )
-    return folder
 
 
 def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
@@ -302,12 +221,6 @@ def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
         raise InputError(
             f"config.network.widths is {net.widths}: wanted multiples of 32."
         )
-
-
-def _field(config: ConfigDict, key: str):
-    for name in key.split("."):
-        config = config[name]
-    return config.to_dict() if isinstance(config, ConfigDict) else config
 
 
 def _known(key: str, name: str, names: tuple[str, ...]) -> str:

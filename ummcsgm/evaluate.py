@@ -16,6 +16,7 @@ from ummcsgm import build
 from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer
 from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
+from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.store import Store
 from ummcsgm.exam import METHODS, Exam, examine
@@ -90,7 +91,7 @@ def _set_exam(trained: Trained, store: Store, all_configurations: bool) -> Exam:
     return Exam(trained.space, scoring, questions, moments, answers, key)
 
 
-def _interleaved(cohort: build.Cohort) -> list[str]:
+def _interleaved(cohort: Cohort) -> list[str]:
     """The test subjects, groups in turn, so that the first few hold each group."""
     groups: dict[str, list[str]] = {}
     for name in cohort.split["test"]:

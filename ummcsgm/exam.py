@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ummcsgm import build
 from ummcsgm.answer import slice_addresses
 from ummcsgm.baselines.ridge import Moments, ridge
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
 from ummcsgm.data.window import paste
 from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
+from ummcsgm.plans import Scoring, Space
 from ummcsgm.types import Array
 
 METHODS = ("ridge", "ridge2", "mean", "algorithm1")
@@ -21,8 +21,8 @@ METHODS = ("ridge", "ridge2", "mean", "algorithm1")
 class Exam:
     """What every test subject is asked, and who answers."""
 
-    space: build.Space
-    scoring: build.Scoring
+    space: Space
+    scoring: Scoring
     questions: Array  # [Q, M] bool
     moments: Moments
     answers: dict[str, Callable]  # by sampler; each compiled once

@@ -17,8 +17,8 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from ummcsgm.build import Plan
 from ummcsgm.files import write_whole
+from ummcsgm.plans import Plan
 
 
 class TrainingLog:

@@ -63,6 +63,18 @@ SCHEMA: dict[str, Rule] = {
     "evaluate.penalty": (float, 0, ANY),
 }
 
+ITEMS: dict[str, Rule] = {  # what stands in a tuple
+    "phantom.shape": (int, 1, ANY),
+    "data.modalities": (str, ANY, ANY),
+    "data.split": (int, 0, ANY),
+    "data.grid": (int, 1, ANY),
+    "questions.sizes": (float, 0, ANY),
+    "network.widths": (int, 1, ANY),
+    "network.blocks": (int, 1, ANY),
+}
+
+NETWORK_KEYS = ("data.modalities", "data.grid", "data.std")  # beside its own
+
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
@@ -79,6 +91,23 @@ def check_fields(fields: dict) -> None:
         if key not in flat:
             raise InputError(f"config.{key} is missing: the config must set it.")
         _check(key, flat[key], *rule)
+    for key, rule in ITEMS.items():
+        for place, item in enumerate(flat[key]):
+            _check(f"{key}[{place}]", item, *rule)
+
+
+def check_same_network(fields: dict, made: dict, where: str) -> None:
+    """Raises InputError, naming the key, if weights made with the config `made` do not
+    fit the config `fields`; both as plain JSON values."""
+    asked, had = dict(_flatten(fields)), dict(_flatten(made))
+    for key in asked:
+        of_network = key.startswith(("network.", "sde.")) or key in NETWORK_KEYS
+        if of_network and asked[key] != had.get(key):
+            raise InputError(
+                f"{where} was trained with another network: its config.{key} is "
+                f"{had.get(key)!r}, and yours is {asked[key]!r}; use that one or a new "
+                "--workdir."
+            )
 
 
 def _flatten(fields: dict, above: str = "") -> list[tuple[str, object]]:

@@ -5,6 +5,7 @@ numbers are functions of (seed, step), so a resumed run is the uninterrupted one
 """
 
 import contextlib
+import functools
 import pathlib
 import signal
 import statistics
@@ -17,13 +18,14 @@ import jax.numpy as jnp
 import optax
 
 from ummcsgm import build, checkpoint, parallel
-from ummcsgm.build import Plan, Recipe
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
 from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
+from ummcsgm.plans import Plan, Recipe
 from ummcsgm.progress import TrainingLog
+from ummcsgm.schema import check_same_network
 from ummcsgm.types import Array, Batch, Config, Params
 
 
@@ -112,7 +114,7 @@ def _accumulate(mean_loss: Callable, params: Params, parts: Any) -> tuple:
 
 
 def _update(recipe: Recipe, state: TrainState, loss: Array, grads: Params) -> tuple:
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -131,14 +133,14 @@ def _update(recipe: Recipe, state: TrainState, loss: Array, grads: Params) -> tu
 
 def fit(
     step: Callable,
-    key: jax.Array,
     state: TrainState,
     batches: Batches,
     plan: Plan,
     workdir: pathlib.Path,
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """The state after `plan.steps` steps, saved on the way and at the end.
+    """The state after `plan.steps` of `step(state, batch)`, saved on the way and at the
+    end.
 
     The next step is dispatched before the last one's metrics are read, so that the
     device never waits for the log. SIGTERM and SIGINT end the loop after a step, save,
@@ -152,7 +154,7 @@ def fit(
     pending = None
     with _asked_to_stop() as asked, TrainingLog(workdir, first, plan) as log:
         for done in range(first + 1, plan.steps + 1):
-            state, metrics = step(key, state, parallel.shard(next(source)))
+            state, metrics = step(state, parallel.shard(next(source)))
             if pending is not None:
                 _report(log, plan, *pending)
             pending = (done, metrics)
@@ -213,9 +215,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     """
     build.check_config(config, jax.device_count())
     if checkpoint.latest_step(workdir) is not None:
-        about = checkpoint.restore_about(workdir)
-        saved = build.config_from_json(about["config"])
-        build.check_same_network(config, saved, str(workdir))
+        saved = checkpoint.restore_about(workdir)["config"]
+        check_same_network(build.config_to_json(config), saved, str(workdir))
     cohort = build.build_cohort(config, workdir)
     store = build.build_store(config, workdir, cohort)
     model, recipe = build.build_model(config), build.build_recipe(config)
@@ -225,10 +226,10 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     write_manifest(workdir, fields, cohort.split, int(state.step))
     about = {"config": fields, "scales": _median_scales(store, space.modalities)}
     step = make_train_step(model, build.build_objective(config), recipe)
+    key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
         fit(
-            parallel.over_devices(step),
-            jax.random.fold_in(jax.random.key(plan.seed), 1),
+            functools.partial(parallel.over_devices(step), key),
             parallel.replicate(state),
             _batches(store, plan),
             plan,

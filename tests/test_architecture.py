@@ -1,0 +1,228 @@
+"""Who may import whom, who may speak to which foreign world, and the size of things.
+
+The rule is docs' and readers': downward only, one foreign world a file. It is read from
+the source with `ast`, so that a forbidden import inside a function is found too.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ummcsgm"
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts)
+
+
+FILES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
+
+# What each module may import of the package; "data." and "baselines." stand for all in
+# them. A new file has to find its place here first.
+CORE = "types sde completion network denoiser loss sampling"
+MAY_IMPORT = {
+    "types": "",
+    "files": "types",
+    "schema": "types",
+    "sde": "types",
+    "completion": "types",
+    "metrics": "types",
+    "parallel": "types",
+    "checkpoint": "types files",
+    "figure": "types files",
+    "manifest": "types files",
+    "plans": "",
+    "data.": "types files data.",
+    "network": "types completion",  # for `channels`: how flags broadcast
+    "denoiser": "types network sde completion",
+    "loss": "types denoiser sde completion",
+    "sampling": "types sde",
+    "posterior": "types sampling",
+    "baselines.": CORE + " metrics files data. baselines.",
+    "build": CORE + " plans posterior metrics files schema data. baselines.",
+    "progress": "types files plans",
+    "answer": CORE + " plans posterior build checkpoint files data.",
+    "exam": CORE + " plans answer metrics files data. baselines.",
+    "train": CORE
+    + " plans schema build checkpoint parallel manifest progress files data.",
+    "evaluate": CORE + " answer exam build metrics files data. baselines. manifest",
+    "complete": CORE + " answer build manifest files data.",
+    "report": "types files figure evaluate",
+    "main": "types build manifest train evaluate complete report",
+    "benchmarks.": CORE + " build metrics files data. baselines. parallel train",
+}
+
+# The only files in which a foreign world may be met.
+WORLDS = {
+    "nibabel": {"data.nifti"},
+    "orbax": {"checkpoint"},
+    "flax.linen": {"network", "baselines."},
+    "jax.sharding": {"parallel"},
+    "jax.distributed": {"parallel"},
+    "jax.pmap": {"parallel"},
+    "jax.experimental.multihost_utils": {"parallel"},
+    "jax.experimental.shard_map": {"parallel"},
+    "jax.shard_map": {"parallel"},
+    "absl": {"main"},
+    "ml_collections": {"build", "main"},
+    "grain": {"data.batches"},
+    "matplotlib": {"figure"},
+    "tensorboardX": {"progress"},
+    "rich": {"progress"},
+    "skimage": set(),
+    "torch": set(),
+    "tensorflow": set(),
+    "clu": set(),
+}
+
+
+def imports(tree):
+    """The dotted names of everything imported and of every attribute that is read."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide who imports whom"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+    return names
+
+
+WORDS = {name: imports(tree) for name, tree in TREES.items()}
+
+
+def own_imports(tree):
+    """The package's modules that are imported, as their names here."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name[8:] for a in node.names if a.name.startswith("ummcsgm.")}
+        elif isinstance(node, ast.ImportFrom) and node.module.startswith("ummcsgm"):
+            module = node.module.removeprefix("ummcsgm").removeprefix(".")
+            for alias in node.names:
+                dotted = f"{module}.{alias.name}".strip(".")
+                found.add(dotted if dotted in FILES else module)
+    return found
+
+
+def within(name, places):
+    return any(
+        name == place or (place.endswith(".") and name.startswith(place))
+        for place in places
+    )
+
+
+def place_of(name):
+    group = name.split(".")[0] + "."
+    return group if group in MAY_IMPORT else name
+
+
+MODULES = [name for name in FILES if not name.endswith("__init__")]
+each_module = pytest.mark.parametrize("name", MODULES)
+each_file = pytest.mark.parametrize("name", FILES)
+
+
+@each_module
+def test_a_module_imports_only_what_is_below_it(name):
+    assert place_of(name) in MAY_IMPORT, f"{name} has no place in the architecture"
+    allowed = MAY_IMPORT[place_of(name)].split()
+    wrong = {m for m in own_imports(TREES[name]) if not within(m, allowed)}
+    assert not wrong, f"{name} must not import {sorted(wrong)}"
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    below = {name: own_imports(tree) & set(FILES) for name, tree in TREES.items()}
+    done = set()
+    while ready := {n for n in below if n not in done and below[n] <= done}:
+        done |= ready
+    assert set(below) == done, f"a circle among {sorted(set(below) - done)}"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_foreign_world_is_met_in_one_place(world):
+    met = {
+        name
+        for name, words in WORDS.items()
+        if any(f"{word}.".startswith(f"{world}.") for word in words)
+    }
+    wrong = {name for name in met if not within(name, WORLDS[world])}
+    assert not wrong, f"{sorted(wrong)} must not know {world}"
+
+
+def test_the_world_of_files_runs_without_jax():
+    for name in FILES:
+        if name.startswith("data."):
+            worlds = {word.split(".")[0] for word in WORDS[name]}
+            assert not worlds & {"jax", "flax", "optax", "jaxlib", "orbax"}, name
+
+
+def test_only_the_layout_of_a_run_is_a_config():
+    """configs/ knows ml_collections and nothing of the package."""
+    for path in (ROOT / "configs").glob("*.py"):
+        words = imports(ast.parse(path.read_text()))
+        assert {word.split(".")[0] for word in words if "." in word} >= {"ml_collections"}
+        assert not [word for word in words if word.startswith(("ummcsgm", "jax", "flax"))]
+
+
+def test_the_rules_see_what_they_forbid():
+    """The reader itself: imports in functions, aliases, attributes, from-imports."""
+    tree = ast.parse(
+        "import jax\nfrom ummcsgm import sde\nfrom ummcsgm.data import nifti\n"
+        "from ummcsgm.train import fit\n"
+        "def f():\n    import nibabel as nib\n    return jax.pmap(f)\n"
+    )
+    assert {"jax", "nibabel", "jax.pmap"} <= imports(tree)
+    assert own_imports(tree) == {"sde", "data.nifti", "train"}
+    assert within("data.nifti", ["types", "data."])
+    assert not within("data", ["types"])
+    assert not within("train", ["types", "data."])
+
+
+@each_file
+def test_a_file_opens_with_a_docstring_and_is_at_most_300_lines(name):
+    assert ast.get_docstring(TREES[name]), f"{name} has no docstring"
+    lines = FILES[name].read_text().count("\n")
+    assert lines <= 300, f"{name} has {lines} lines"
+
+
+@each_file
+def test_public_functions_and_classes_say_what_is_true_of_them(name):
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    silent = [
+        node.name
+        for node in TREES[name].body
+        if isinstance(node, kinds)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not silent, f"{name} has no docstring for {silent}"
+
+
+@each_file
+def test_no_function_is_over_50_lines(name):
+    long = [
+        node.name
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 50
+    ]
+    assert not long, f"{name} has long functions {long}"
+
+
+@each_file
+def test_no_function_forwards_keywords_it_does_not_name(name):
+    nodes = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.FunctionDef)]
+    assert not [node.name for node in nodes if node.args.kwarg]
+
+
+@each_file
+def test_randomness_has_an_address(name):
+    """`jax.random.key`, never `PRNGKey`; numpy's global generator is nobody's."""
+    words = WORDS[name]
+    forbidden = ("jax.random.PRNGKey", "np.random.seed", "np.random.rand")
+    assert not [word for word in words if word.startswith(forbidden)]

@@ -1,0 +1,48 @@
+"""What a run is told of itself, beside the mathematics: plain facts, no config."""
+
+import dataclasses
+
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """The complete modality space C, by name and in order, and the network's grid."""
+
+    modalities: tuple[str, ...]
+    grid: tuple[int, int]  # H, W
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How parameters move: the optimizer, the EMA and the gradient accumulation."""
+
+    optimizer: optax.GradientTransformation
+    ema_decay: float
+    accumulate: int  # microbatches a step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The length and the rhythm of training, in steps, and what a batch is."""
+
+    seed: int
+    batch: int  # examples, over all devices
+    flip: bool  # left and right
+    steps: int
+    save_every: int
+    keep: int  # checkpoints
+    log_every: int
+    max_bad: int  # steps in a row that may be not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What evaluation asks and how much of it; 0 means all."""
+
+    seed: int
+    steps: int  # of Algorithm 1
+    microbatch: int  # examples in one network evaluation
+    algorithm1_subjects: int
+    algorithm1_slices: int  # of each of these subjects
+    penalty: float  # of the ridge floors
