@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
                 "grid": (192, 160),
                 "min_brain": 0.02,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
-                "std": 0.31,  # of clean images, background included
+                "std": 0.25,  # of clean images, background included
                 "processes": 8,
             },
             "sde": {

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 "grid": (56, 48),
                 "min_brain": 0.1,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
-                "std": 0.31,  # of clean images, background included
+                "std": 0.25,  # of clean images, background included
                 "processes": 2,
             },
             "sde": {
@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
                 "stem": "space_to_depth",
                 "patch": 4,
                 "attention_at": 0,
-                "pixel_width": 48,
+                "pixel_width": 32,
                 "pixel_layers": 2,
                 "context": 8,
                 "conditioning": "both",

@@ -34,8 +34,7 @@ def posterior(images: np.ndarray, missing: np.ndarray) -> tuple:
         residual = images[row][..., seen] - MEAN[seen]
         mean[row][..., absent] = MEAN[absent] + residual @ gain.T
         variance[row][np.ix_(absent, absent)] = (
-            COVARIANCE[np.ix_(absent, absent)]
-            - gain @ COVARIANCE[np.ix_(seen, absent)]
+            COVARIANCE[np.ix_(absent, absent)] - gain @ COVARIANCE[np.ix_(seen, absent)]
         )
     return mean, variance
 

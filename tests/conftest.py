@@ -11,6 +11,15 @@ from ummcsgm.network import MMCSN
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
 
+
+@pytest.fixture(scope="module")
+def quick_compile():
+    """XLA compiles hastily: for modules that compile more than they compute."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 SMALL = {
     "modalities": 4,
     "widths": (32, 64),

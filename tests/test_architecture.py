@@ -166,8 +166,12 @@ def test_only_the_layout_of_a_run_is_a_config():
     """configs/ knows ml_collections and nothing of the package."""
     for path in (ROOT / "configs").glob("*.py"):
         words = imports(ast.parse(path.read_text()))
-        assert {word.split(".")[0] for word in words if "." in word} >= {"ml_collections"}
-        assert not [word for word in words if word.startswith(("ummcsgm", "jax", "flax"))]
+        assert {word.split(".")[0] for word in words if "." in word} >= {
+            "ml_collections"
+        }
+        assert not [
+            word for word in words if word.startswith(("ummcsgm", "jax", "flax"))
+        ]
 
 
 def test_the_rules_see_what_they_forbid():

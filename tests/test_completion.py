@@ -16,6 +16,8 @@ from ummcsgm.completion import (
     stratified,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 ALL = configurations(4, proper=False)
 PROPER = configurations(4, proper=True)
 SIZES = (0.4, 0.25, 0.2, 0.15)
@@ -68,8 +70,12 @@ def test_ask_forgets_what_is_missing_even_nan():
     images[np.broadcast_to(ALL[:, None, None], images.shape)] = np.nan
     completion = ask(jnp.asarray(images), jnp.asarray(ALL))
     expected = np.where(ALL[:, None, None], 0.0, 1.0)
-    np.testing.assert_array_equal(completion.seen, np.broadcast_to(expected, (15, 2, 2, 4)))
-    gradient = jax.grad(lambda a: ask(a, jnp.asarray(ALL)).seen.sum())(jnp.ones(images.shape))
+    np.testing.assert_array_equal(
+        completion.seen, np.broadcast_to(expected, (15, 2, 2, 4))
+    )
+    gradient = jax.grad(lambda a: ask(a, jnp.asarray(ALL)).seen.sum())(
+        jnp.ones(images.shape)
+    )
     np.testing.assert_array_equal(gradient, np.broadcast_to(expected, images.shape))
 
 
@@ -183,7 +189,9 @@ def test_an_examples_question_depends_on_its_own_card_and_modalities_only():
     cards, present = rng.random(40), rng.random((40, 4)) < 0.7
     weights = probabilities(ALL, SIZES)
     together = dealt(cards, ALL, weights, present)
-    alone = [dealt(cards[i : i + 1], ALL, weights, present[i : i + 1]) for i in range(40)]
+    alone = [
+        dealt(cards[i : i + 1], ALL, weights, present[i : i + 1]) for i in range(40)
+    ]
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 

@@ -11,6 +11,8 @@ from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, mm_csn, posterior_mean
 from ummcsgm.sde import VE, VP, Cosine, SubVP
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SDES = {
     "vp": VP(0.1, 20.0),
     "subvp": SubVP(0.1, 20.0),
@@ -191,6 +193,8 @@ def test_the_mean_is_asked_of_the_token_the_loss_trains_on(make_network):
     """t = 1 for every row and exactly zero where missing."""
     network, sde = Spy(jnp.ones((15, 16, 16, 4))), SDES["vp"]
     completion = ask(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
-    posterior_mean(sde, make_denoise(Model(network, sde, 0.4), 1.0, completion), completion)
+    posterior_mean(
+        sde, make_denoise(Model(network, sde, 0.4), 1.0, completion), completion
+    )
     np.testing.assert_array_equal(np.asarray(network.inputs)[MISSING], 0)
     np.testing.assert_allclose(network.level, 0.25 * np.log(152.2), atol=1e-3)

@@ -12,7 +12,7 @@ from scipy import stats
 from ummcsgm import loss as losses_module
 from ummcsgm import sde as sdes
 from ummcsgm.completion import ask, configurations, probabilities
-from ummcsgm.denoiser import Model, make_denoise, mm_csn
+from ummcsgm.denoiser import Model, mm_csn
 from ummcsgm.loss import (
     Objective,
     Proposal,
@@ -29,6 +29,8 @@ from ummcsgm.loss import (
 )
 from ummcsgm.sde import VE, VP, Cosine, SubVP
 from ummcsgm.types import Batch
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SDES = {
     "vp": VP(0.1, 20.0),
@@ -81,11 +83,12 @@ def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
 
 @each_sde
 def test_each_weighting_is_its_definition_on_the_score_error(sde):
-    """science's table: weights on |score error|^2, which is (mean / std^2)^2 denoised."""
+    """Weights on |score error|^2, which is (mean / std^2)^2 |denoised error|^2."""
     t = np.geomspace(0.02, 1, 50).astype(np.float32)
-    mean, std, diffusion, s = *(
-        np.asarray(f(t), np.float64) for f in (sde.mean, sde.std, sde.diffusion)
-    ), 0.4
+    mean, std, diffusion, s = (
+        *(np.asarray(f(t), np.float64) for f in (sde.mean, sde.std, sde.diffusion)),
+        0.4,
+    )
     tau = std / mean
     out2 = tau**2 * s**2 / (tau**2 + s**2)
     on_score = {
@@ -119,7 +122,9 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     target = (images - s**2 / total * y) / (tau * s / np.sqrt(total))
     error = np.where(ASKED, np.square(answer - target), 0)
     truth = error.sum(axis=(1, 2, 3)) / (EVERY.sum(axis=1) * 64)
-    np.testing.assert_allclose(ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4)
+    np.testing.assert_allclose(
+        ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4
+    )
 
 
 def test_a_perfect_denoiser_has_no_loss_and_an_error_counts_its_square():
@@ -168,9 +173,9 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(
     @jax.jit
     def gradient(scored, images):
         questions = Questions(scored, EVERY[:2], TIMES[:2], noise, np.zeros(2, bool))
-        return jax.grad(
-            lambda p: losses(model, p, objective, images, questions).sum()
-        )(params)
+        return jax.grad(lambda p: losses(model, p, objective, images, questions).sum())(
+            params
+        )
 
     nothing = gradient(np.zeros((2, 4), bool), images)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(nothing))
@@ -201,7 +206,9 @@ def test_the_loss_of_the_conditional_mean_is_the_floor_and_no_other_is_lower(sde
 
     level = np.asarray(sde.noise_level(t), np.float64)[:, None] ** 2
     eigenvalues = np.maximum(np.linalg.eigvalsh(variance), 0)
-    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / EVERY.sum(axis=1)
+    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / EVERY.sum(
+        axis=1
+    )
     ours = loss_of(lambda denoised, x: denoised)
     error = np.sqrt(2 / (4096 * EVERY.sum(axis=1)))
     assert np.all(np.abs(ours / floor - 1) < 4 * error + 1e-3)
@@ -249,7 +256,10 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
             asked.append((np.asarray(inputs), np.asarray(missing)))
             return 0 * inputs
 
-    objective, model = Objective(EVERY, None, None, weigh_edm), Model(Network(), sde, 0.4)
+    objective, model = (
+        Objective(EVERY, None, None, weigh_edm),
+        Model(Network(), sde, 0.4),
+    )
     questions = questions_of(EVERY, TIMES, voxels(1))
     images = voxels(0)
     other = np.where(ASKED, 5.0, images).astype(np.float32)
@@ -341,16 +351,18 @@ def test_an_eighth_of_the_rows_asks_for_the_mean_at_time_1():
 def test_times_tokens_and_configurations_are_independent():
     """Over 300 batches: no correlation of size, time and token beyond chance."""
     seeds = jnp.arange(300)
-    many = jax.jit(
-        jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48)))
-    )(seeds)
+    many = jax.jit(jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48))))(
+        seeds
+    )
     size, token = many.scored.sum(axis=-1).ravel(), many.token.ravel()
     rank = stats.rankdata(many.t.ravel())
     free = ~np.asarray(token)
     chance = 4.5 / np.sqrt(len(rank))
     assert abs(np.corrcoef(size[free], rank[free])[0, 1]) < chance
     assert abs(np.corrcoef(size, token)[0, 1]) < chance
-    assert abs(np.corrcoef(many.scored[..., 0].ravel()[free], rank[free])[0, 1]) < chance
+    assert (
+        abs(np.corrcoef(many.scored[..., 0].ravel()[free], rank[free])[0, 1]) < chance
+    )
     table = stats.contingency.crosstab(np.asarray(size)[free], rank[free] > 7200).count
     assert stats.chi2_contingency(table).pvalue > 1e-3
     place = np.tile(np.arange(48), 300)
@@ -360,7 +372,7 @@ def test_times_tokens_and_configurations_are_independent():
 def test_questions_do_not_depend_on_how_the_batch_is_divided():
     whole = drawn(3, batch_of(48), jnp.arange(48))
     for start in (0, 24):
-        part = jax.tree.map(lambda leaf: leaf[start : start + 24], batch_of(48))
+        part = Batch(*(leaf[start : start + 24] for leaf in batch_of(48)))
         half = drawn(3, part, jnp.arange(start, start + 24))
         for ours, theirs in zip(half, whole, strict=True):
             np.testing.assert_array_equal(ours, theirs[start : start + 24])
@@ -396,7 +408,12 @@ def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     many = jax.jit(
         jax.vmap(
             lambda seed: losses_module.draw_questions(
-                jax.random.key(seed), paper, SDES["vp"], batch_of(45), jnp.arange(45), 45
+                jax.random.key(seed),
+                paper,
+                SDES["vp"],
+                batch_of(45),
+                jnp.arange(45),
+                45,
             )
         )
     )(jnp.arange(100))

@@ -97,6 +97,7 @@ def test_the_commit_is_that_of_the_code_and_says_whether_it_was_changed(checkout
 
 def test_installed_code_inside_a_foreign_checkout_has_no_commit(checkout, monkeypatch):
     inside = checkout / "venv" / "package" / "manifest.py"
+    inside.parent.mkdir(parents=True)
     monkeypatch.setattr(manifest, "__file__", str(inside))
     assert manifest.commit() is None
 

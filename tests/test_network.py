@@ -10,6 +10,8 @@ from flax.traverse_util import flatten_dict
 
 from ummcsgm.network import CONDITIONINGS, STEMS, from_patches, haar_matrix, to_patches
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 MISSING = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]], bool)
 LEVEL = np.array([-1.4, 0.0, 1.2], np.float32)
 
@@ -143,8 +145,7 @@ def test_bfloat16_is_for_activations_only(make_network, random_params):
     dtypes = {
         name: value.dtype
         for name, value in outputs.items()
-        if name.startswith(("stem", "down", "up", "context_out"))
-        and "film" not in name
+        if name.startswith(("stem", "down", "up", "context_out")) and "film" not in name
     }
     assert set(dtypes.values()) == {jnp.dtype(jnp.bfloat16)}
     answer = answer_of(network, params)(images, missing, level)

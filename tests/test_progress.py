@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -66,9 +67,26 @@ def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
     assert "2 steps skipped" in capsys.readouterr().out
 
 
+def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    with TrainingLog(tmp_path, 0, plan(steps=6)) as log:
+        for step, loss in enumerate((1.0, nan, 3.0, nan, inf, nan), 1):
+            log.add(step, {**metrics(step), "loss": loss})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert first["loss"] == 2.0 and first["grad_norm"] == 20.0
+    assert "loss" not in second and second["grad_norm"] == 50.0
+    losses = [event for event in events(tmp_path) if event[1] == "train/loss"]
+    assert losses == [(3, "train/loss", 2.0)]
+
+
 def test_the_rate_is_of_images_in_the_time_since_the_last_record(tmp_path, monkeypatch):
     clock = iter([100.0, 106.0, 107.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.__next__))
     write_log(tmp_path, 0, 6, steps=6, every=3, batch=8)
     rates = [record["images_per_second"] for record in records(tmp_path)]
     assert rates == [3 * 8 / 6.0, 3 * 8 / 1.0]

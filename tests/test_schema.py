@@ -101,7 +101,9 @@ def test_the_ends_of_a_range_pass_and_what_is_beyond_does_not(key):
         if value is not None:
             check_fields(changed(key, value))
             said = refusal(changed(key, value + beyond))
-            assert said.startswith(f"config.{key} is {value + beyond!r}; wanted a value")
+            assert said.startswith(
+                f"config.{key} is {value + beyond!r}; wanted a value"
+            )
 
 
 def an_item(key):

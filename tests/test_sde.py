@@ -8,6 +8,8 @@ import pytest
 from ummcsgm import sde as sdes
 from ummcsgm.sde import VE, VP, Cosine, SubVP
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SDES = {
     "vp": VP(0.1, 20.0),
     "subvp": SubVP(0.1, 20.0),
@@ -26,7 +28,10 @@ def beta_integral(t):
 
 # mean and noise level, written once more in float64 from science's table.
 TRUTH = {
-    "vp": lambda t: (np.exp(-beta_integral(t) / 2), np.sqrt(np.expm1(beta_integral(t)))),
+    "vp": lambda t: (
+        np.exp(-beta_integral(t) / 2),
+        np.sqrt(np.expm1(beta_integral(t))),
+    ),
     "subvp": lambda t: (
         np.exp(-beta_integral(t) / 2),
         2 * np.sinh(beta_integral(t) / 2),
@@ -95,7 +100,7 @@ def test_moments_are_those_of_the_published_table_in_float32(name):
     sde, t = SDES[name], np.concatenate([np.geomspace(1e-5, 1e-2, 40), TIMES])
     t = t.astype(np.float32)
     mean, level = TRUTH[name](t.astype(np.float64))
-    # Near t = 1 the cosine's angle is 0.003 from pi / 2: one ulp of t moves tan by 4e-5.
+    # At t = 1 the cosine is 0.003 from pi / 2: one ulp of t moves tan by 4e-5.
     tolerance = 2e-5 if name != "cosine" else np.where(t < 0.9, 2e-5, 2e-4)
     assert np.all(np.abs(sde.mean(t) / mean - 1) < tolerance)
     assert np.all(np.abs(sde.noise_level(t) / level - 1) < tolerance)
@@ -209,7 +214,7 @@ def test_score_noise_velocity_and_denoised_are_views_of_one_another(sde):
 
 @each_sde
 def test_tweedie_holds_for_a_gaussian_by_autodiff(sde):
-    """score_from_denoised(E[x_0 | x]) is the gradient of ln p_t, p_0 = N(0.3, 0.5^2)."""
+    """The score of E[x_0 | x] is the gradient of ln p_t; p_0 = N(0.3, 0.5^2)."""
     with jax.enable_x64(True):
         for t in (0.01, 0.2, 0.9):
             t = jnp.full((1,), t)
@@ -239,7 +244,9 @@ def test_noise_of_an_example_does_not_depend_on_its_batch_mates():
 
 
 def test_noise_of_two_modalities_and_two_pixels_is_independent():
-    noise = sdes.draw_noise(jax.random.split(jax.random.key(3)), jnp.zeros((2, 64, 64, 4)))
+    noise = sdes.draw_noise(
+        jax.random.split(jax.random.key(3)), jnp.zeros((2, 64, 64, 4))
+    )
     channels = np.asarray(noise).reshape(-1, 4)
     assert np.max(np.abs(np.corrcoef(channels.T) - np.eye(4))) < 4 / np.sqrt(8192)
     neighbours = np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]

@@ -14,6 +14,8 @@ from ummcsgm.sde import VP
 from ummcsgm.train import Recipe, TrainState, make_train_step
 from ummcsgm.types import Batch
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 TABLE = configurations(4, proper=False)
 OBJECTIVE = Objective(
     TABLE,
@@ -175,7 +177,9 @@ def test_a_step_that_is_not_finite_changes_only_the_counts(make_run, new_state, 
 def test_the_average_of_parameters_that_stand_still_is_those_parameters(
     make_run, new_state
 ):
-    state, _ = make_run(1, 1)(new_state(learning_rate=0.0), [batch_of(i) for i in range(5)])
+    state, _ = make_run(1, 1)(
+        new_state(learning_rate=0.0), [batch_of(i) for i in range(5)]
+    )
     assert_same(state.params, new_state().params)
     assert largest(state.ema, state.params) < 1e-6
 

@@ -1,22 +1,19 @@
 """A whole run made small: subjects, a config, and the command line in this process."""
 
-import contextlib
-import functools
 import importlib.util
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 
 import jax
 import numpy as np
-import pytest
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-from ummcsgm import complete, evaluate, main, report, train  # noqa: F401: its flags
+# All of the program, though main alone is called: what it imports defines flags.
+from ummcsgm import complete, evaluate, main, report, train  # noqa: F401
 from ummcsgm.data.nifti import write_new
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,14 +47,17 @@ TINY = {
 }
 
 
-# One program is compiled once, in whichever process of a test session is the first.
+# One program is compiled once, in whichever process of a test session is the first,
+# and hastily: here compiling takes longer than computing.
 CACHE = tempfile.TemporaryDirectory()
-COMPILED = {
-    "jax_compilation_cache_dir": CACHE.name,
-    "jax_persistent_cache_min_compile_time_secs": 0.5,
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+ENVIRONMENT = {
+    "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_NUM_CPU_DEVICES": "2",
 }
-for key, value in COMPILED.items():
-    jax.config.update(key, value)
 
 
 def quickstart() -> ConfigDict:
@@ -126,6 +126,8 @@ def write_subjects(folder: pathlib.Path, names=NAMES) -> pathlib.Path:
 def run_main(*arguments) -> int:
     """The exit code of the command line, run in this process."""
     before, argv = flagsaver.save_flag_values(), sys.argv
+    thorough = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
     sys.argv = ["ummcsgm", *map(str, arguments)]
     try:
         main.run()
@@ -133,6 +135,7 @@ def run_main(*arguments) -> int:
         return 0 if stop.code is None else stop.code
     finally:
         sys.argv = argv
+        jax.config.update("jax_disable_most_optimizations", thorough)
         flagsaver.restore_flag_values(before)
     return 0
 
@@ -140,38 +143,12 @@ def run_main(*arguments) -> int:
 def start_main(*arguments, **options) -> subprocess.Popen:
     """The command line as a process of its own, on two devices as the tests are."""
     command = [sys.executable, "-m", "ummcsgm.main", *map(str, arguments)]
-    settings = {key.upper(): str(value) for key, value in COMPILED.items()}
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | settings | {"JAX_NUM_CPU_DEVICES": "2"},
+        env=os.environ | ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         **options,
     )
-
-
-@functools.cache
-def _study(root: pathlib.Path) -> pathlib.Path:
-    folder = write_subjects(root / "subjects")
-    config = write_config(root / "tiny.py", tiny_config(folder))
-    log = root / "stdout.txt"
-    with log.open("w") as file, contextlib.redirect_stdout(file):
-        code = run_main("--config", config, "--workdir", root / "run")
-    assert code == 0, log.read_text()
-    return root
-
-
-@pytest.fixture(scope="session")
-def study(tmp_path_factory):
-    """A finished study, made once: subjects/, tiny.py, run/ and stdout.txt. Read only:
-    a test that writes takes `own_study`."""
-    return _study(tmp_path_factory.getbasetemp() / "study")
-
-
-@pytest.fixture
-def own_study(study, tmp_path):
-    """A copy of the finished study, for a test that changes it."""
-    shutil.copytree(study, tmp_path / "study")
-    return tmp_path / "study"

@@ -23,9 +23,9 @@ from ummcsgm.types import InputError
 def check_config(config: ConfigDict, devices: int) -> None:
     """Raises InputError, naming the key, if the config cannot be run on `devices`."""
     check_fields(config.to_dict())
+    build_layout(config)
     build_model(config)
     build_objective(config)
-    build_layout(config)
     _lookup("train.schedule", config.train.schedule, SCHEDULES)
     fields = config.train
     if fields.batch % (devices * fields.accumulate):

@@ -108,9 +108,10 @@ def _check_subject(
     for name in layout.tokens:
         for draw in range(order.draws):
             path = _path(target, layout, subject, name, order, draw)
-            if name not in subject.files and path.exists() and not _synthetic(path):
+            real = [] if _synthetic(path) else [p for p in _places(path) if p.exists()]
+            if name not in subject.files and real:
                 raise InputError(
-                    f"{path} is there and is not synthetic: choose another --output."
+                    f"{real[0]} is there and is not synthetic: choose another --output."
                 )
 
 
@@ -126,6 +127,11 @@ def _without(subject: Subject, missing: Sequence[str]) -> Subject:
 
 def _sidecar(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
+def _places(path: pathlib.Path) -> list[pathlib.Path]:
+    """Where an image's files may lie: the volume, packed or not, and its sidecar."""
+    return [_sidecar(path).with_suffix(end) for end in (".nii.gz", ".nii", ".json")]
 
 
 def _synthetic(path: pathlib.Path) -> bool:

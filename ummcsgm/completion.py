@@ -86,8 +86,8 @@ def deal(
     cumulative = jnp.cumsum(jnp.where(possible, weights[None], 0.0), axis=1)
     total = cumulative[:, -1:]
     # Just under 1, so that rounding cannot deal a card beyond the last possible one.
-    reached = cards[:, None] * total * (1 - 1e-6)
-    index = jnp.sum(cumulative <= reached, axis=1).clip(0, len(table) - 1)
+    reached = cumulative > cards[:, None] * total * (1 - 1e-6)
+    index = jnp.argmax(reached & possible & (weights > 0), axis=1)
     return jnp.asarray(table)[index] & (total > 0)
 
 

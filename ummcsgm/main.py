@@ -9,10 +9,13 @@ complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing mod
 """
 
 import pathlib
+import re
+import runpy
 import sys
+import traceback
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
@@ -43,21 +46,39 @@ def run() -> None:
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    _check_config_file(arguments)
     try:
         rest = flags.FLAGS(arguments)
-    except OSError as error:
-        raise InputError(f"--config: {str(error).splitlines()[-1].strip()}") from None
     except (AttributeError, KeyError) as error:
-        name = str(error.args[0]).split("'")[1]
+        name = re.findall(r"'(\w+)", str(error))[0]
         keys = [word[2:].split("=")[0] for word in arguments if f".{name}" in word]
         raise InputError(f"{(keys or [name])[0]} does not exist.") from None
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, IndexError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from None
     if not WORKDIR.value:
         raise InputError("--workdir is missing: name the folder of the run.")
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
     return rest
+
+
+def _check_config_file(arguments: list[str]) -> None:
+    """Raises InputError unless the file given to --config makes a config."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    if "--config" not in words[:-1]:
+        return
+    path, *options = words[words.index("--config") + 1].split(":", 1)
+    try:
+        config = runpy.run_path(path)["get_config"](*options)
+    except Exception as error:  # a file of Python may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        where = f"{path}, line {lines[-1]}" if lines else path
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"--config {where}: {why}.") from None
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise InputError(f"--config {path}: get_config() gives {kind}, no ConfigDict.")
 
 
 def _command(workdir: pathlib.Path) -> None:

@@ -77,39 +77,36 @@ class Condition(nn.Module):
 
 
 class Modulate(nn.Module):
-    """RMS norm over channels, then a scale and a shift given by the condition."""
+    """A scale and a shift of every channel, given by the condition (FiLM)."""
 
     dtype: Any
 
     @nn.compact
-    def __call__(self, features: Array, condition: Array | None) -> Array:
-        # Statistics per position: a slice's background must not dilute its brain.
-        normed = nn.RMSNorm(dtype=self.dtype, name="norm")(features)
-        if condition is None:
-            return normed
+    def __call__(self, features: Array, condition: Array) -> Array:
         film = nn.Dense(2 * features.shape[-1], name="film")(condition)
         scale, shift = jnp.split(film.astype(self.dtype)[:, None, None], 2, axis=-1)
-        return normed * (1 + scale) + shift
+        return features * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(modulated norm(x)))))), zero at initialisation."""
+    """x + conv(silu(norm(conv(silu(modulate(norm(x))))))), the identity at first."""
 
-    width: int
     dtype: Any
 
     @nn.compact
     def __call__(self, features: Array, condition: Array | None) -> Array:
-        hidden = nn.silu(Modulate(self.dtype, name="enter")(features, condition))
-        hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="first")(hidden)
+        width = features.shape[-1]
+        # Norms are per position: a slice's background must not dilute its brain.
+        hidden = nn.RMSNorm(dtype=self.dtype, name="enter")(features)
+        if condition is not None:
+            hidden = Modulate(self.dtype, name="modulate")(hidden, condition)
+        hidden = nn.silu(hidden)
+        hidden = nn.Conv(width, (3, 3), dtype=self.dtype, name="first")(hidden)
         hidden = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(hidden))
         zeros = nn.initializers.zeros
-        hidden = nn.Conv(
-            self.width, (3, 3), dtype=self.dtype, kernel_init=zeros, name="second"
+        return features + nn.Conv(
+            width, (3, 3), dtype=self.dtype, kernel_init=zeros, name="second"
         )(hidden)
-        if features.shape[-1] != self.width:
-            features = nn.Dense(self.width, dtype=self.dtype, name="skip")(features)
-        return features + hidden
 
 
 class Attention(nn.Module):
@@ -230,8 +227,12 @@ class MMCSN(nn.Module):
         self, side: str, depth: int, features: Array, condition: Array | None
     ) -> Array:
         """The blocks of one level, then attention if its grid is small enough."""
+        width = self.widths[depth]
+        if features.shape[-1] != width:
+            enter = nn.Dense(width, dtype=self.dtype, name=f"{side}{depth}_enter")
+            features = enter(features)
         for index in range(self.blocks[depth]):
-            block = Block(self.widths[depth], self.dtype, name=f"{side}{depth}_{index}")
+            block = Block(self.dtype, name=f"{side}{depth}_{index}")
             features = block(features, condition)
         if max(features.shape[1:3]) <= self.attention_at:
             name = f"{side}{depth}_attention"

@@ -4,6 +4,7 @@ On a terminal a bar with rate, loss and the time left; elsewhere a plain line a 
 """
 
 import json
+import math
 import pathlib
 import time
 
@@ -69,7 +70,7 @@ class TrainingLog:
         now = time.monotonic()
         rate = len(self.records) / (now - self.mark)
         names = self.records[0]
-        record = {n: sum(r[n] for r in self.records) / len(self.records) for n in names}
+        record = {name: _mean([r[name] for r in self.records]) for name in names}
         record["skipped"] = metrics["skipped"]
         record["images_per_second"] = rate * self.examples
         self._write(step, record)
@@ -77,9 +78,10 @@ class TrainingLog:
         self.records, self.mark = [], now
 
     def _write(self, step: int, record: dict[str, float]) -> None:
+        known = {n: v for n, v in record.items() if math.isfinite(v)}  # JSON has no NaN
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **record}) + "\n")
-        for name, value in record.items():
+            file.write(json.dumps({"step": step, **known}) + "\n")
+        for name, value in known.items():
             self.events.add_scalar(f"train/{name}", value, step)
 
     def _show(self, step: int, record: dict[str, float], seconds_left: float) -> None:
@@ -90,6 +92,12 @@ class TrainingLog:
         if not self.console.is_terminal:
             left = f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left"
             print(f"step {step}/{self.last}: {note}, {left}", flush=True)
+
+
+def _mean(values: list[float]) -> float:
+    """Over the finite ones: a skipped step has no loss. NaN if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _forget_after(path: pathlib.Path, step: int) -> None:

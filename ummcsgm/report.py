@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     write_table_markdown(
         folder / "table.md", evaluation.rows, labels, notes(evaluation.facts)
     )
-    content = {"facts": evaluation.facts, "rows": _without_nan(evaluation.rows)}
+    content = _without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
     write_whole(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
 
@@ -84,17 +85,14 @@ def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:
     )
 
 
-def _without_nan(rows: list[Row]) -> list[Row]:
-    """The rows with None for numbers that JSON does not have."""
-    return [
-        {
-            key: None
-            if isinstance(value, float) and not math.isfinite(value)
-            else value
-            for key, value in row.items()
-        }
-        for row in rows
-    ]
+def _without_nan(value: Any) -> Any:
+    """`value` with None for numbers that JSON does not have, however deep they lie."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    unknown = isinstance(value, float) and not math.isfinite(value)
+    return None if unknown else value
 
 
 def write_csv(path: Path, rows: list[Row], columns: Sequence[str]) -> None:

@@ -158,12 +158,15 @@ def fit(
             if pending is not None:
                 _report(log, plan, *pending)
             pending = (done, metrics)
-            if done % plan.save_every == 0 or done == plan.steps or asked:
+            stop = bool(asked)  # read once: what comes later waits for the next step
+            if done % plan.save_every == 0 or done == plan.steps or stop:
                 _report(log, plan, *pending)
                 pending = None
                 save(done, state)
-            if asked and done < plan.steps:
-                _leave(asked[0], done)
+            if stop:
+                break
+        if asked:
+            _leave(asked[0], int(state.step))
     return state
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any  # numpy or JAX: the world of files knows only the first
-Images: TypeAlias = Array  # [B, H, W, M] float, 0 is background, ~1 is bright tissue
+Images: TypeAlias = Array  # [B, H, W, M] float, 0 is background, ~1/2 is tissue
 Missing: TypeAlias = Array  # [B, M] bool, True for the set A that is to be drawn
 Present: TypeAlias = Array  # [B, M] bool, False where a subject was never so scanned
 Times: TypeAlias = Array  # [B] float, 0 is clean and 1 is the prior

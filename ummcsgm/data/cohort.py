@@ -38,6 +38,8 @@ def open_cohort(
         drawn = split_subjects(list(subjects), fractions, seed)
         write_whole(split, json.dumps(drawn, indent=1))
     division = json.loads(split.read_text())
+    if not division["train"]:
+        raise InputError(f"{split} has no subject in train, wanted at least one")
     strangers = {name for names in division.values() for name in names} ^ set(subjects)
     if strangers:
         raise InputError(

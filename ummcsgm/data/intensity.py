@@ -1,29 +1,31 @@
 """Intensities divided by a scale of their volume, and multiplied back.
 
-0 is the background and stays 0; about 1 is bright tissue. Negative values are data.
+0 is the background and stays 0; most tissue lies around 1/2. Negative values are data.
+The median, and not a high percentile: how much of a tumour takes up gadolinium, or how
+large its oedema is, must not decide how bright healthy tissue appears.
 """
 
 import numpy as np
 
-PERCENTILE = 99.5  # of the voxels that are not background
+TISSUE = 0.5  # what the median becomes
 
 
 def fit_scale(volume: np.ndarray) -> float:
-    """The 99.5th percentile of the voxels of `volume` that are not exactly 0.
+    """Twice the median of the voxels of `volume` that are not exactly 0.
 
     Raises:
-        ValueError: there is no such voxel, or the percentile is not positive.
+        ValueError: there is no such voxel, or the median is not positive.
     """
     values = volume[volume != 0]
     if values.size == 0:
         raise ValueError("every voxel is 0, so there is no intensity to scale by")
-    scale = float(np.percentile(values, PERCENTILE))
-    if scale <= 0:
+    median = float(np.median(values))
+    if median <= 0:
         raise ValueError(
-            f"the {PERCENTILE} percentile of the voxels that are not 0 is {scale:g}, "
-            "wanted above 0: tissue must be brighter than the background, which is 0"
+            f"the median of the voxels that are not 0 is {median:g}, wanted above 0: "
+            "tissue must be brighter than the background, which is 0"
         )
-    return scale
+    return median / TISSUE
 
 
 def normalise(volume: np.ndarray, scale: float) -> np.ndarray:

@@ -29,6 +29,7 @@ from ummcsgm.data.phantom_anatomy import (
 from ummcsgm.data.phantom_physics import (
     MODALITIES,
     Maps,
+    draw_bias,
     draw_maps,
     draw_protocol,
     measure,
@@ -50,7 +51,8 @@ from ummcsgm.types import Array, InputError
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
 SMALLEST, LARGEST = (32, 32, 8), (240, 240, 155)
 SAMPLE = 2.0  # mm; voxels larger than this are the mean of several samples
-STREAMS = ("shape", "folds", "tumour", "tissue", "protocol", "gadolinium", *MODALITIES)
+STREAMS = ("shape", "folds", "tumour", "tissue", "protocol", "gadolinium", "coil")
+STREAMS += MODALITIES
 SUFFIXES = {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"}
 TO_ATLAS = np.array([[1.06, 0.97, 0.93], [0.0, -17.0, 9.0]])  # scale, origin in mm
 
@@ -204,13 +206,20 @@ def draw_images(
     """
     protocol = draw_protocol(keys["protocol"])
     enhanced = replace(maps, dry=take_up(maps.dry, gadolinium))
-    images = {}
-    for modality in MODALITIES:
-        sequence = protocol[modality]
-        clean = average(scan(enhanced if modality == "t1c" else maps, sequence))
-        white = float(signal(maps.white, sequence))
-        images[modality] = measure(keys[modality], clean, white)
-    return images
+    clean = {
+        modality: average(scan(enhanced if modality == "t1c" else maps, sequence))
+        for modality, sequence in protocol.items()
+    }
+    coil = draw_bias(keys["coil"], clean["t1"].shape, 0.07, 0.17)
+    return {
+        modality: measure(
+            keys[modality],
+            clean[modality],
+            float(signal(maps.white, protocol[modality])),
+            coil,
+        )
+        for modality in MODALITIES
+    }
 
 
 def write_phantom(

@@ -161,14 +161,23 @@ def scan(maps: Maps, sequence: Sequence) -> Array:
     return dry + signal(maps.fluid, sequence) * maps.wet
 
 
-def measure(key: np.random.Generator, clean: Array, white: float) -> Array:
+def draw_bias(
+    key: np.random.Generator, shape: tuple[int, ...], low: float, high: float
+) -> Array:
+    """A smooth field [X, Y, Z] around 1, whose logarithm has an sd of `low` to `high`
+    over the field of view."""
+    axes = [(np.arange(n) + 0.5) / n - 0.5 for n in shape]
+    return np.exp(key.uniform(low, high) * smooth_field(key, axes, 3))
+
+
+def measure(key: np.random.Generator, clean: Array, white: float, coil: Array) -> Array:
     """`clean` [X, Y, Z] as the scanner gives it: blur, bias, Rician noise, gain.
 
     `white` is the signal of white matter, to which noise (SNR 20 to 30) and gain
-    (an arbitrary number of units a subject) refer.
+    (an arbitrary number of units a subject) refer. `coil` is the receive coil's bias,
+    the same for every sequence of a session; what each adds to it is small.
     """
-    axes = [(np.arange(n) + 0.5) / n - 0.5 for n in clean.shape]
-    bias = np.exp(key.uniform(0.07, 0.17) * smooth_field(key, axes, 3))
+    bias = coil * draw_bias(key, clean.shape, 0.01, 0.03)
     gain = np.exp(key.uniform(np.log(180), np.log(700))) / white
     sd = np.float32(white / key.uniform(20, 30))
     blurred = ndimage.gaussian_filter(clean, key.uniform(0.35, 0.6), truncate=3)

@@ -1,0 +1,190 @@
+"""A trained network answers the question that it is asked, and nothing else matters."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import MODALITIES
+
+from ummcsgm import build, checkpoint
+from ummcsgm.answer import load_trained, make_answer, slice_addresses
+from ummcsgm.completion import Completion
+from ummcsgm.data.store import read_store
+from ummcsgm.denoiser import make_denoise
+from ummcsgm.plans import Scoring
+from ummcsgm.sampling import address_keys, algorithm1
+from ummcsgm.types import InputError
+
+pytest_plugins = ["tiny_study"]
+
+QUESTIONS = np.array([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]], bool)
+
+
+def scoring(microbatch=4, seed=0):
+    return Scoring(seed, 3, microbatch, 0, 0, 1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained(study, quick_compile):
+    return load_trained(study / "run")
+
+
+@pytest.fixture(scope="module")
+def answers(trained):
+    """answers(sampler): compiled once for the module."""
+    made = {}
+
+    def answer(sampler):
+        if sampler not in made:
+            made[sampler] = make_answer(trained, sampler, scoring())
+        return made[sampler]
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def images(study):
+    return read_store(study / "run" / "prepared").subject_slices("P3")[:4]
+
+
+ADDRESSES = slice_addresses("P3", np.arange(4), draw=0)
+
+
+def test_what_is_loaded_is_the_newest_average_and_its_config(trained, study):
+    assert trained.step == 150
+    assert trained.space.modalities == MODALITIES and trained.space.grid == (16, 16)
+    average = checkpoint.restore_ema(study / "run", trained.params)
+    for loaded, saved in zip(
+        jax.tree.leaves(trained.params), jax.tree.leaves(average), strict=True
+    ):
+        assert np.array_equal(loaded, saved)
+    store = read_store(study / "run" / "prepared")
+    for name in MODALITIES:
+        scales = sorted(store.scales(name).values())
+        assert len(scales) == 3 and trained.scales[name] == scales[1]
+
+
+def test_the_digest_is_that_of_the_parameters(trained, study, tmp_path):
+    assert load_trained(study / "run").digest == trained.digest
+    older = shutil.copytree(study / "run", tmp_path / "run")
+    shutil.rmtree(older / "checkpoints" / "150")
+    earlier = load_trained(older)
+    assert earlier.step == 120 and earlier.digest != trained.digest
+
+
+def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
+    """A row alone, by hand: t = 1, a_t = 0, the averaged parameters."""
+    filled = answers("mean")(images, QUESTIONS, ADDRESSES)
+    for row in range(len(images)):
+        missing = QUESTIONS[row : row + 1]
+        seen = np.where(missing[:, None, None], 0, images[row : row + 1])
+        completion = Completion(jnp.asarray(seen), jnp.asarray(missing))
+        denoise = make_denoise(trained.model, trained.params, completion)
+        alone = denoise(jnp.zeros(seen.shape), jnp.ones(1))
+        expected = np.where(missing[:, None, None], alone, images[row : row + 1])
+        np.testing.assert_allclose(filled[row], expected[0], atol=2e-5)
+
+
+def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, images):
+    filled = answers("euler_maruyama")(images, QUESTIONS, ADDRESSES)
+    missing = jnp.asarray(QUESTIONS)
+    seen = jnp.where(missing[:, None, None], 0, images)
+    completion = Completion(seen, missing)
+    denoise = make_denoise(trained.model, trained.params, completion)
+    keys = address_keys(0, ADDRESSES)
+    drawn = jax.jit(
+        lambda: algorithm1(keys, trained.model.sde, denoise, jnp.asarray(images), 3)
+    )()
+    expected = np.where(QUESTIONS[:, None, None], drawn, images)
+    np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["mean", "euler_maruyama"])
+def test_the_seen_comes_back_bit_for_bit_and_the_missing_is_not_read(
+    answers, images, sampler
+):
+    answer = answers(sampler)
+    filled = answer(images, QUESTIONS, ADDRESSES)
+    seen = np.broadcast_to(~QUESTIONS[:, None, None], images.shape)
+    assert np.array_equal(filled[seen], images[seen])
+    spoiled = np.where(seen, images, np.nan)
+    assert np.array_equal(answer(spoiled, QUESTIONS, ADDRESSES), filled)
+    assert np.abs(filled - images)[~seen].min() > 0
+    assert np.isfinite(filled).all()
+
+
+def test_a_draw_depends_on_its_address_alone(answers, images):
+    answer = answers("euler_maruyama")
+    row = np.repeat(images[:1], 6, axis=0)
+    missing = np.repeat(QUESTIONS[:1], 6, axis=0)
+    addresses = np.concatenate(
+        [
+            slice_addresses("P3", [3, 3, 4], draw=0),
+            slice_addresses("P3", [3], draw=1),
+            slice_addresses("P4", [3], draw=0),
+            slice_addresses("P3", [3], draw=0),
+        ]
+    )
+    first, again, *others, last = answer(row, missing, addresses)[..., 2]
+    np.testing.assert_allclose(again, first, atol=2e-5)
+    np.testing.assert_allclose(last, first, atol=2e-5)
+    for other in others:
+        assert np.abs(other - first).mean() > 0.1
+    assert np.array_equal(
+        answer(row, missing, addresses), answer(row, missing, addresses)
+    )
+
+
+def test_another_seed_draws_another_image(trained, answers, images):
+    other = make_answer(trained, "euler_maruyama", scoring(seed=1))
+    one = answers("euler_maruyama")(images, QUESTIONS, ADDRESSES)
+    two = other(images, QUESTIONS, ADDRESSES)
+    assert np.abs(one - two)[QUESTIONS[:, 2], ..., 2].mean() > 0.1
+
+
+@pytest.mark.parametrize("sampler", ["mean", "euler_maruyama"])
+def test_the_microbatch_does_not_matter(trained, answers, images, sampler):
+    rows = np.tile(images, (2, 1, 1, 1))[:7]
+    missing = np.tile(QUESTIONS, (2, 1))[:7]
+    addresses = slice_addresses("P3", np.arange(7), draw=0)
+    whole = make_answer(trained, sampler, scoring(microbatch=7))
+    np.testing.assert_allclose(
+        answers(sampler)(rows, missing, addresses),
+        whole(rows, missing, addresses),
+        atol=1e-4,
+    )
+
+
+def test_the_mean_draws_nothing(answers, images):
+    elsewhere = slice_addresses("P9", np.arange(4), draw=7)
+    assert np.array_equal(
+        answers("mean")(images, QUESTIONS, ADDRESSES),
+        answers("mean")(images, QUESTIONS, elsewhere),
+    )
+
+
+def test_addresses_tell_subjects_slices_and_draws_apart():
+    rows = [
+        tuple(row)
+        for name in ("a", "b", "ab", "ba")
+        for draw in (0, 1, 2)
+        for row in slice_addresses(name, np.array([0, 1, 154]), draw=draw).tolist()
+    ]
+    assert len(set(rows)) == len(rows) == 36
+    assert np.array_equal(
+        slice_addresses("a", [1], draw=2), slice_addresses("a", [0, 1], draw=2)[1:]
+    )
+
+
+def test_an_unknown_sampler_is_named_with_those_there_are(trained):
+    with pytest.raises(InputError, match="--sampler is 'heun'.*mean, euler_maruyama"):
+        make_answer(trained, "heun", scoring())
+
+
+def test_the_config_travels_with_the_checkpoint(trained, study):
+    from_file = build.config_to_json(trained.config)
+    assert from_file == checkpoint.restore_about(study / "run")["config"]
+    assert trained.config.train.steps == 150
+    assert trained.config.data.folder == str(study / "subjects")

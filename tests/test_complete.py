@@ -1,0 +1,384 @@
+"""Every missing modality is written under its own name, on the input's own grid.
+
+The answers come from a stand-in for the network: on missing channel c it is (c + 1) / 8
+everywhere, so that a modality in another's place, or a voxel outside the brain, shows.
+"""
+
+import json
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tiny_run import (
+    AFFINE,
+    MODALITIES,
+    SHAPE,
+    TOKENS,
+    brain,
+    files_under,
+    image,
+    path_of,
+    run_main,
+    tiny_config,
+    write_subjects,
+)
+
+from ummcsgm import answer, build, complete, files
+from ummcsgm.complete import Order
+from ummcsgm.data.intensity import fit_scale
+from ummcsgm.manifest import versions
+from ummcsgm.types import InputError
+
+pytest_plugins = ["tiny_study"]
+
+LEVELS = (np.arange(4, dtype=np.float32) + 1) / 8  # of each channel
+SCALES = {"flair": 400.0, "t1": 800.0, "t1c": 1600.0, "t2": 3200.0}  # the cohort's
+PAIRS = [(a, b) for a in MODALITIES for b in MODALITIES if a < b]
+TRIPLES = [tuple(m for m in MODALITIES if m != seen) for seen in MODALITIES]
+MEAN = {"draws": 1, "sampler": "mean"}
+
+
+@pytest.fixture
+def stand_in(monkeypatch, tmp_path):
+    """The network's place is taken; the calls that it got."""
+    config = tiny_config(tmp_path)
+    calls = []
+
+    def load(workdir):
+        space = build.build_space(config)
+        return answer.Trained(config, space, None, None, 42, SCALES, "abc")
+
+    def make(trained, sampler, scoring):
+        def fill(images, missing, addresses):
+            calls.append((np.array(images), np.array(missing), np.array(addresses)))
+            noise = addresses[:, 2, None, None, None] / 64  # each draw its own
+            return np.where(missing[:, None, None], LEVELS + noise, images)
+
+        return fill
+
+    monkeypatch.setattr(complete, "load_trained", load)
+    monkeypatch.setattr(complete, "make_answer", make)
+    return calls
+
+
+def make(source, target, *missing, draws=1, sampler="mean"):
+    complete.complete("run", str(source), str(target), Order(missing, draws, sampler))
+
+
+def read(path):
+    loaded = nib.load(path)
+    return np.asarray(loaded.dataobj), loaded
+
+
+def gain_of(name, missing):
+    """How a subject's seen scales compare with the cohort's."""
+    seen = [m for m in MODALITIES if m not in missing]
+    return float(np.median([fit_scale(image(name, m)) / SCALES[m] for m in seen]))
+
+
+@pytest.mark.parametrize(
+    "missing", [(m,) for m in MODALITIES] + PAIRS + TRIPLES, ids="+".join
+)
+def test_each_modality_is_written_under_its_own_name(stand_in, tmp_path, missing):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    make(folder, tmp_path / "out", *reversed(missing))
+    for name in ("P1", "P2"):
+        for modality in missing:
+            stored, _ = read(path_of(tmp_path / "out", name, modality))
+            level = LEVELS[MODALITIES.index(modality)]
+            value = level * SCALES[modality] * gain_of(name, missing)
+            assert set(np.unique(stored)) == {0, int(np.rint(value))}
+            assert np.array_equal(stored != 0, brain())
+    written = [path for path in files_under(tmp_path / "out") if "nii" in path]
+    assert len(written) == 2 * len(missing)
+
+
+@pytest.mark.parametrize("missing", [("t1c",), ("flair", "t2")], ids="+".join)
+def test_each_modality_is_seen_in_its_own_channel(stand_in, tmp_path, missing):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", *missing)
+    ((images, asked, addresses),) = stand_in
+    assert len(images) == SHAPE[2] - 1 == len(set(map(tuple, addresses.tolist())))
+    for channel, modality in enumerate(MODALITIES):
+        assert (asked[:, channel] == (modality in missing)).all()
+        if modality in missing:
+            assert (images[..., channel] == 0).all()
+            continue
+        volume = image("P1", modality) / fit_scale(image("P1", modality))
+        inside = volume.transpose(2, 1, 0)[1:, ::-1, ::-1]
+        found = images[..., channel]
+        assert np.allclose(found[found != 0], inside[inside != 0], rtol=1e-5)
+
+
+def test_an_absent_file_is_completed_without_being_named(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2", "P3"))
+    path_of(folder, "P1", "t1c").unlink()
+    path_of(folder, "P2", "flair").unlink()
+    make(folder, tmp_path / "out")
+    assert [path for path in files_under(tmp_path / "out") if "nii" in path] == [
+        "HGG/P1/P1_t1ce.nii.gz",
+        "LGG/P2/P2_flair.nii.gz",
+    ]
+    stored, _ = read(tmp_path / "out/HGG/P1/P1_t1ce.nii.gz")
+    assert stored.max() == np.rint(LEVELS[2] * SCALES["t1c"] * gain_of("P1", ("t1c",)))
+
+
+def test_what_is_done_without_is_not_even_read(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "a", "t1c")
+    path_of(folder, "P1", "t1c").write_bytes(b"damaged")
+    make(folder, tmp_path / "b", "t1c")
+    assert files_under(tmp_path / "a") == files_under(tmp_path / "b")
+
+
+@pytest.mark.parametrize("below", ["", "HGG", "HGG/P1"])
+def test_a_folder_a_group_and_a_subject_lead_to_the_same_file(
+    stand_in, tmp_path, below
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder / below, tmp_path / "out", "t2")
+    assert path_of(tmp_path / "out", "P1", "t2").is_file()
+
+
+ORIENTATIONS = {
+    "RAS": np.diag([1.0, 1, 1, 1]),
+    "LPS": AFFINE,
+    "PSR": np.array([[0, 0, 3.0, 5], [-2, 0, 0, 9], [0, 1.5, 0, -4], [0, 0, 0, 1]]),
+    "oblique": np.array(
+        [[0.9, 0.1, 0, 3], [-0.1, 0.9, 0.05, -2], [0, 0, 2, 1], [0, 0, 0, 1]]
+    ),
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
+def test_grid_affine_header_and_type_are_the_inputs(
+    stand_in, tmp_path, orientation, dtype
+):
+    """PSR: the brain's axial slices lie along another axis of the file."""
+    affine = ORIENTATIONS[orientation]
+    turned = (1, 2, 0) if orientation == "PSR" else (0, 1, 2)
+    folder = tmp_path / "in"
+    for modality in ("flair", "t1", "t2"):
+        values = image("P1", modality).transpose(np.argsort(turned))
+        values = np.minimum(values / 8, 250).astype(dtype)
+        given = nib.Nifti1Image(values, affine)
+        given.header.set_xyzt_units("mm", "sec")
+        given.set_sform(affine, code=4)
+        path = path_of(folder, "P1", modality)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(given, path)
+    make(folder, tmp_path / "out")
+    stored, written = read(path_of(tmp_path / "out", "P1", "t1c"))
+    _, given = read(path_of(folder, "P1", "flair"))
+    assert written.shape == given.shape and stored.dtype == np.dtype(dtype)
+    assert np.array_equal(written.affine, given.affine)
+    for field in ("pixdim", "qform_code", "sform_code", "xyzt_units", "datatype"):
+        assert np.array_equal(written.header[field], given.header[field]), field
+    inside = np.any([read(p)[0] for p in folder.rglob("*.nii.gz")], axis=0)
+    assert np.array_equal(stored != 0, inside)
+    assert b"synthetic" in bytes(written.header["descrip"])
+
+
+def test_values_beyond_the_type_are_clipped_to_it(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "t1c", 1e9)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c")
+    stored, _ = read(path_of(tmp_path / "out", "P1", "t1c"))
+    assert set(np.unique(stored)) == {0, np.iinfo(np.int16).max}
+
+
+def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    options = {"draws": 2, "sampler": "euler_maruyama"}
+    make(folder, tmp_path / "out", "t1c", "t2", **options)
+    path = tmp_path / "out" / "HGG" / "P1" / "P1_t1ce_draw-02.json"
+    assert json.loads(path.read_text()) == {
+        "synthetic": True,
+        "note": "For research only: not a medical device.",
+        "subject": "P1",
+        "modality": "t1c",
+        "inputs": {"flair": "P1_flair.nii.gz", "t1": "P1_t1.nii.gz"},
+        "checkpoint_step": 42,
+        "parameters_sha256": "abc",
+        "sampler": "euler_maruyama",
+        "steps": 3,
+        "draw": 2,
+        "seed": 0,
+        "versions": versions(),
+    }
+    make(folder, tmp_path / "mean", "t1c")
+    alone = json.loads((tmp_path / "mean/HGG/P1/P1_t1ce.json").read_text())
+    assert (alone["sampler"], alone["steps"], alone["draw"]) == ("mean", 1, 1)
+
+
+def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c", "t2", draws=3, sampler="euler_maruyama")
+    images = [path for path in files_under(tmp_path / "out") if "nii" in path]
+    assert images == [
+        f"HGG/P1/P1_{token}_draw-0{draw}.nii.gz"
+        for token in ("t1ce", "t2")
+        for draw in (1, 2, 3)
+    ]
+    gain = gain_of("P1", ("t1c", "t2"))
+    for draw in (1, 2, 3):
+        stored, _ = read(tmp_path / "out" / "HGG" / "P1" / f"P1_t2_draw-0{draw}.nii.gz")
+        level = LEVELS[3] + (draw - 1) / 64
+        assert stored.max() == np.rint(level * SCALES["t2"] * gain)
+
+
+@pytest.mark.parametrize("kind", ["volume", "sidecar"])
+def test_a_real_file_is_never_overwritten(stand_in, tmp_path, kind):
+    folder = write_subjects(tmp_path / "in", ("P2",))
+    path = path_of(folder, "P2", "t1c")
+    if kind == "sidecar":  # a scanner's, whose volume was left out
+        path.unlink()
+        path.with_name("P2_t1ce.json").write_text('{"EchoTime": 0.01}')
+    before = files_under(folder)
+    with pytest.raises(InputError, match="P2_t1ce") as caught:
+        make(folder, folder, "t1c")
+    assert "choose another --output" in str(caught.value)
+    assert files_under(folder) == before
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_no_second_image_of_a_modality_is_put_beside_a_real_one(
+    stand_in, tmp_path, suffix
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    real = path_of(folder, "P1", "t1c")
+    if suffix == ".nii":
+        nib.save(nib.load(real), real.with_suffix(""))
+        real.unlink()
+    before = files_under(folder)
+    with pytest.raises(InputError, match="choose another --output"):
+        make(folder, folder, "t1c")
+    assert files_under(folder) == before
+
+
+def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(
+    stand_in, tmp_path
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    path_of(folder, "P1", "t1c").unlink()
+    make(folder, folder)
+    first = files_under(folder)
+    assert "HGG/P1/P1_t1ce.json" in first
+    make(folder, folder)  # the same question, though the file is there now
+    assert files_under(folder) == first
+    ((_, asked, _), (_, again, _)) = stand_in
+    assert np.array_equal(asked, again) and asked[0].tolist() == [0, 0, 1, 0]
+    make(folder, tmp_path / "out", "t2")
+    inputs = json.loads((tmp_path / "out/HGG/P1/P1_t2.json").read_text())["inputs"]
+    assert sorted(inputs) == ["flair", "t1"]
+
+
+def test_nothing_is_ever_half_written(stand_in, tmp_path, monkeypatch):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    rename = os.replace
+
+    def fail(source, target):
+        if str(target).endswith("_t2.nii.gz"):
+            raise OSError("disk full")
+        rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        make(folder, tmp_path / "out", "t1c", "t2")
+    left = files_under(tmp_path / "out")
+    assert sorted(left) == [
+        "HGG/P1/P1_t1ce.json",
+        "HGG/P1/P1_t1ce.nii.gz",
+        "HGG/P1/P1_t2.json",
+    ]
+    read(tmp_path / "out" / "HGG" / "P1" / "P1_t1ce.nii.gz")
+
+
+def test_no_volume_is_there_before_the_word_that_it_is_synthetic(
+    stand_in, tmp_path, monkeypatch
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    order, rename = [], os.replace
+    monkeypatch.setattr(
+        files.os, "replace", lambda a, b: (order.append(str(b)), rename(a, b))
+    )
+    make(folder, tmp_path / "out", "t1c")
+    assert [path.rsplit("P1_")[-1] for path in order] == ["t1ce.json", "t1ce.nii.gz"]
+
+
+def test_the_gain_brings_another_scanner_to_the_cohorts_units(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "a", "t1c")
+    for modality in ("flair", "t1", "t2"):
+        path = path_of(folder, "P1", modality)
+        values, given = read(path)
+        nib.save(nib.Nifti1Image(values * 3, given.affine, given.header), path)
+    make(folder, tmp_path / "b", "t1c")
+    one, three = (read(path_of(tmp_path / at, "P1", "t1c"))[0].max() for at in "ab")
+    assert three == pytest.approx(3 * one, abs=2)
+
+
+# From here on with the study's own network.
+
+
+def completed(study, tmp_path, name, *flags, microbatch=None):
+    """The volumes that the command line writes for P1, by file."""
+    workdir, target = study / "run", tmp_path / name
+    options = ("--input", study / "subjects" / "HGG" / "P1", "--output", target)
+    with pytest.MonkeyPatch.context() as patch:
+        if microbatch:
+            scoring = build.build_scoring
+            patch.setattr(
+                build,
+                "build_scoring",
+                lambda config: complete.dataclasses.replace(
+                    scoring(config), microbatch=microbatch
+                ),
+            )
+        code = run_main("--workdir", workdir, "--mode", "complete", *options, *flags)
+    assert code == 0
+    return {
+        path.name: np.asarray(nib.load(path).dataobj, float)
+        for path in sorted(target.rglob("*.nii.gz"))
+    }
+
+
+DRAWN = ("--missing", "t1c,flair", "--sampler", "euler_maruyama")
+
+
+def test_draws_differ_are_the_same_again_and_do_not_depend_on_the_microbatch(
+    study, tmp_path
+):
+    first = completed(study, tmp_path, "a", *DRAWN, "--draws", "2")
+    assert sorted(first) == [
+        f"P1_{token}_draw-0{draw}.nii.gz"
+        for token in ("flair", "t1ce")
+        for draw in (1, 2)
+    ]
+    assert files_under(tmp_path / "a")
+    again = completed(study, tmp_path, "b", *DRAWN, "--draws", "2")
+    assert files_under(tmp_path / "a") == files_under(tmp_path / "b")
+    other = completed(study, tmp_path, "c", *DRAWN, "--draws", "2", microbatch=3)
+    alone = completed(study, tmp_path, "d", *DRAWN)
+    for token in ("flair", "t1ce"):
+        one, two = (first[f"P1_{token}_draw-0{draw}.nii.gz"] for draw in (1, 2))
+        inside = brain()
+        spread = one[inside].std()
+        assert np.abs(one - two)[inside].mean() > 0.2 * spread > 0
+        assert np.array_equal(again[f"P1_{token}_draw-01.nii.gz"], one)
+        assert np.abs(other[f"P1_{token}_draw-01.nii.gz"] - one).max() <= 1  # rounding
+        assert np.array_equal(alone[f"P1_{token}.nii.gz"], one)
+        assert not one[~inside].any() and np.count_nonzero(one[inside]) > 0
+
+
+def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
+    written = completed(study, tmp_path, "a", "--missing", "flair,t1,t2")
+    assert sorted(written) == [f"P1_{TOKENS[m]}.nii.gz" for m in ("flair", "t1", "t2")]
+    shutil.rmtree(tmp_path / "a")
+    again = completed(study, tmp_path, "a", "--missing", "t2,flair,t1")
+    for name, values in written.items():
+        assert np.array_equal(values, again[name])
+        assert not values[~brain()].any()
