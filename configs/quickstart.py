@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
                 "modalities": ("flair", "t1", "t1c", "t2"),
                 "split": (20, 1, 8),
                 "grid": (56, 48),
-                "min_brain": 0.1,  # of the grid, in the slices trained on
+                "min_brain": 0.3,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included
                 "processes": 2,
@@ -41,9 +41,9 @@ def get_config() -> ConfigDict:
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {"proper": False, "sizes": (0.6, 0.2, 0.1, 0.1)},
+            "questions": {"proper": False, "sizes": (0.7, 0.15, 0.1, 0.05)},
             "network": {
-                "widths": (96, 128),
+                "widths": (64, 128),
                 "blocks": (2, 2),
                 "stem": "space_to_depth",
                 "patch": 4,
@@ -60,18 +60,18 @@ def get_config() -> ConfigDict:
                 "centre": -1.2,
                 "width": 1.4,
                 "noise_level_min": 0.003,
-                "token": 0.3,
+                "token": 0.5,
             },
             "train": {
-                "steps": 2400,
+                "steps": 3600,
                 "batch": 8,
                 "accumulate": 1,
-                "learning_rate": 1e-3,
+                "learning_rate": 3e-3,
                 "schedule": "cosine",
                 "warmup": 100,
                 "clip": 1.0,
                 "ema_decay": 0.99,
-                "save_every": 600,
+                "save_every": 900,
                 "keep": 2,
                 "log_every": 50,
                 "max_bad": 20,

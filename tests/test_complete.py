@@ -89,10 +89,11 @@ def test_each_modality_is_written_under_its_own_name(stand_in, tmp_path, missing
             stored, _ = read(path_of(tmp_path / "out", name, modality))
             level = LEVELS[MODALITIES.index(modality)]
             value = level * SCALES[modality] * gain_of(name, missing)
-            assert set(np.unique(stored)) == {0, int(np.rint(value))}
+            (written,) = set(np.unique(stored)) - {0}
+            assert abs(written - value) < 0.51  # rounded, in single precision
             assert np.array_equal(stored != 0, brain())
-    written = [path for path in files_under(tmp_path / "out") if "nii" in path]
-    assert len(written) == 2 * len(missing)
+    images = [path for path in files_under(tmp_path / "out") if "nii" in path]
+    assert len(images) == 2 * len(missing)
 
 
 @pytest.mark.parametrize("missing", [("t1c",), ("flair", "t2")], ids="+".join)
@@ -122,7 +123,8 @@ def test_an_absent_file_is_completed_without_being_named(stand_in, tmp_path):
         "LGG/P2/P2_flair.nii.gz",
     ]
     stored, _ = read(tmp_path / "out/HGG/P1/P1_t1ce.nii.gz")
-    assert stored.max() == np.rint(LEVELS[2] * SCALES["t1c"] * gain_of("P1", ("t1c",)))
+    value = LEVELS[2] * SCALES["t1c"] * gain_of("P1", ("t1c",))
+    assert abs(stored.max() - value) < 0.51
 
 
 def test_what_is_done_without_is_not_even_read(stand_in, tmp_path):
@@ -227,7 +229,7 @@ def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
     for draw in (1, 2, 3):
         stored, _ = read(tmp_path / "out" / "HGG" / "P1" / f"P1_t2_draw-0{draw}.nii.gz")
         level = LEVELS[3] + (draw - 1) / 64
-        assert stored.max() == np.rint(level * SCALES["t2"] * gain)
+        assert abs(stored.max() - level * SCALES["t2"] * gain) < 0.51
 
 
 @pytest.mark.parametrize("kind", ["volume", "sidecar"])

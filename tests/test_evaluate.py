@@ -23,6 +23,7 @@ from tiny_run import (
 
 from ummcsgm import answer, build, evaluate, report
 from ummcsgm.baselines.ridge import fit_moments, ridge
+from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import read_store
 from ummcsgm.types import InputError
@@ -35,11 +36,14 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def plateau(name, modality):
-    """Half of the brain at the peak, the rest from a half of it upwards."""
+    """Two thirds of the brain at the peak, the rest from a half of it upwards."""
     peak = PEAKS[modality]
     rng = np.random.default_rng([*name.encode(), *modality.encode()])
-    values = np.clip(rng.integers(peak // 2, 3 * peak // 2, SHAPE), 0, peak)
+    values = np.clip(rng.integers(peak // 2, 2 * peak, SHAPE), 0, peak)
     return np.where(brain(), values, 0).astype(np.int16)
+
+
+PEAK = np.float32(PEAKS["t1"] / fit_scale(plateau("P1", "t1")))  # for the network
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def perfect(sampler, images, missing, addresses):
 def darker(sampler, images, missing, addresses):
     """Too dark by ERRORS where missing: by twice that where it is drawn."""
     factor = 2 if sampler == "euler_maruyama" else 1
-    return images - factor * ERRORS * missing[:, None, None] * (images > 0)
+    return images - factor * PEAK * ERRORS * missing[:, None, None] * (images > 0)
 
 
 def evaluated(world, tmp_path, every=False):
@@ -143,8 +147,8 @@ def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatc
     truth = truth.transpose(2, 1, 0, 3)[1:]
     for degree, method in ((1, "ridge"), (2, "ridge2")):
         missing = (False, True, False, False)
-        answered = ridge(moments, missing, degree, 1e-4).predict(truth)
-        estimate = np.clip(answered[..., 1], 0, 1)
+        answered = ridge(moments, missing, degree, 1e-4).predict(PEAK * truth)
+        estimate = np.clip(answered[..., 1] / PEAK, 0, 1)
         square = np.square(255 * (estimate - truth[..., 1])).mean(axis=(1, 2))
         expected = np.mean(20 * np.log10(255) - 10 * np.log10(square))
         row = pick(rows, subject=name, method=method, missing="t1")
@@ -175,7 +179,7 @@ def test_the_spread_over_subjects_is_that_of_a_sample(world, tmp_path, monkeypat
     def by_subject(sampler, images, missing, addresses):
         calls.append(addresses[0, 0])
         share = 0.1 if addresses[0, 0] == calls[0] else 0.2
-        return images - np.float32(share) * missing[:, None, None] * (images > 0)
+        return images - share * PEAK * missing[:, None, None] * (images > 0)
 
     stand_in(monkeypatch, world, by_subject)
     result = evaluated(world, tmp_path)

@@ -215,6 +215,17 @@ def test_without_a_run_the_sentence_says_what_is_missing(tmp_path, capsys, case)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(study, tmp_path, capsys):
+    place = tmp_path / "taken"
+    place.write_text("mine")
+    code = run_main("--config", study / "tiny.py", "--workdir", place)
+    assert str(place) in sentence(capsys, code)
+    order = ("--input", study / "subjects", "--output", place, "--missing", "t2")
+    code = run_main("--workdir", study / "run", "--mode", "complete", *order)
+    assert str(place) in sentence(capsys, code)
+    assert place.read_text() == "mine"
+
+
 def volume(change=lambda values: values, dtype=np.int16):
     """P2's t1c, changed."""
     return np.asarray(change(image("P2", "t1c").astype(float)), dtype)

@@ -33,14 +33,14 @@ ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configurat
 
 
 def run() -> None:
-    """The console script: exit code 0, or 2 after one sentence about the input."""
+    """The console script: exit code 0, or 2 after one sentence on what is wrong."""
     app.define_help_flags()
     try:
         rest = _parse(sys.argv)
         if rest[1:]:
             raise InputError(f"{rest[1]!r} is not a flag: flags begin with --.")
         _command(pathlib.Path(WORKDIR.value))
-    except (InputError, FloatingPointError) as error:
+    except (InputError, FloatingPointError, OSError) as error:
         print(f"ummcsgm: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

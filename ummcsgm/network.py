@@ -57,6 +57,12 @@ def from_patches(features: Array, patch: int, stem: str) -> Array:
     return grid.reshape(b, h * patch, w * patch, -1)
 
 
+def in_patches(images: Array, patches: Array) -> Array:
+    """[B, H, W, C] as [B, h, p, w, q, C]: the pixels of each of the [B, h, w] patches."""
+    (b, h, w, _), (_, tall, wide, c) = patches.shape, images.shape
+    return images.reshape(b, h, tall // h, w, wide // w, c)
+
+
 def fourier(level: Times) -> Array:
     """[B] -> [B, 17]: the level itself, and sines and cosines of 8 octaves of it."""
     angles = level[:, None] * 2.0 ** jnp.arange(-1, 7)
@@ -128,7 +134,13 @@ class Attention(nn.Module):
 
 
 class Pixels(nn.Module):
-    """The full-resolution path: modulated pointwise layers and the output image."""
+    """The full-resolution path: what a pixel's own values say, read patch by patch.
+
+    What the U-Net knows of a patch (bias field, protocol, time, A|B) modulates the
+    pointwise layers of all its pixels, and gives them one linear map from the given
+    images to the answer: a local change of contrast (Gharbi et al. 2017, bilateral
+    grids, for the idea).
+    """
 
     modalities: int
     width: int
@@ -136,15 +148,25 @@ class Pixels(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, inputs: Array, condition: Array) -> Images:
+    def __call__(self, given: Array, around: Array, patches: Array) -> Images:
+        inputs = jnp.concatenate([given, around], axis=-1)
         hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="enter")(inputs)
+        hidden = in_patches(hidden, patches)
         for layer in range(self.layers):
-            modulate = Modulate(self.dtype, name=f"modulate{layer}")
-            hidden = nn.silu(modulate(hidden, condition))
+            film = nn.Dense(2 * self.width, dtype=self.dtype, name=f"film{layer}")
+            scale, shift = jnp.split(film(patches)[:, :, None, :, None], 2, axis=-1)
+            hidden = nn.silu(hidden * (1 + scale) + shift)
             hidden = nn.Dense(self.width, dtype=self.dtype, name=f"{layer}")(hidden)
         hidden = nn.silu(hidden).astype(jnp.float32)
         zeros = nn.initializers.zeros
-        return nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
+        image = nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
+        maps = nn.Dense(
+            self.modalities * given.shape[-1], kernel_init=zeros, name="map"
+        )
+        maps = maps(patches.astype(jnp.float32))
+        maps = maps.reshape(*patches.shape[:3], self.modalities, given.shape[-1])
+        image += jnp.einsum("bhpwqi,bhwoi->bhpwqo", in_patches(given, patches), maps)
+        return image.reshape(*given.shape[:3], self.modalities)
 
 
 class MMCSN(nn.Module):
@@ -181,11 +203,11 @@ class MMCSN(nn.Module):
         )
         features, skips = self.encode(images if told is None else apart, missing, told)
         features = self.decode(features, skips, condition)
-        features = nn.RMSNorm(dtype=self.dtype, name="norm")(features)
-        features = nn.Dense(
+        features = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(features))
+        around = nn.Dense(
             self.context * self.patch**2, dtype=self.dtype, name="context_out"
-        )(nn.silu(features))
-        around = from_patches(features, self.patch, self.stem)
+        )(features)
+        around = from_patches(around, self.patch, self.stem)
         pixels = Pixels(
             self.modalities,
             self.pixel_width,
@@ -193,7 +215,7 @@ class MMCSN(nn.Module):
             self.dtype,
             name="pixels",
         )
-        return pixels(jnp.concatenate([apart, around], axis=-1), condition)
+        return pixels(apart, around, features)
 
     def encode(
         self, inputs: Array, missing: Missing, told: Array | None

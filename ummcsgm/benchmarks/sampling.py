@@ -68,9 +68,7 @@ def main() -> None:
     flags = parser.parse_args()
     forward, draw = make_contestants(flags.config, flags.batch)
     seconds(forward, 2), seconds(draw, 1)
-    pairs = [
-        (seconds(forward, STEPS), seconds(draw, 1)) for _ in range(flags.repeats)
-    ]
+    pairs = [(seconds(forward, STEPS), seconds(draw, 1)) for _ in range(flags.repeats)]
     ratios = [drawn / forwards for forwards, drawn in pairs]
     report = {
         "device": jax.devices()[0].device_kind,
