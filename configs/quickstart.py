@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "phantom": {"subjects": 116, "shape": (64, 64, 40)},
+            "phantom": {"subjects": 145, "shape": (64, 64, 40)},
             "data": {
                 "folder": "",  # empty: the phantom's
                 "layout": "brats19",
@@ -63,7 +63,7 @@ def get_config() -> ConfigDict:
                 "token": 0.5,
             },
             "train": {
-                "steps": 3600,
+                "steps": 3900,
                 "batch": 8,
                 "accumulate": 1,
                 "learning_rate": 3e-3,
@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
                 "warmup": 100,
                 "clip": 1.0,
                 "ema_decay": 0.99,
-                "save_every": 900,
+                "save_every": 1000,
                 "keep": 2,
                 "log_every": 50,
                 "max_bad": 20,

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "exam": CORE + " plans answer metrics files data. baselines.",
     "train": CORE
     + " plans schema build checkpoint parallel manifest progress files data.",
-    "evaluate": CORE + " answer exam build metrics files data. baselines. manifest",
+    "evaluate": CORE + " answer exam plans build metrics files data. baselines. manifest",
     "complete": CORE + " answer build manifest files data.",
     "report": "types files figure evaluate",
     "main": "types build manifest train evaluate complete report",

@@ -95,7 +95,7 @@ def evaluated(world, tmp_path, every=False):
     workdir = tmp_path / "run"
     if not workdir.exists():
         shutil.copytree(world / "run", workdir)
-    return evaluate.evaluate(workdir, every)
+    return evaluate.evaluate(workdir, None, every)
 
 
 def pick(rows, **wanted):
@@ -290,13 +290,13 @@ def test_kept_numbers_of_another_exam_are_not_taken(
 def test_a_changed_image_is_evaluated_anew(world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     calls = stand_in(monkeypatch, tmp_path, darker)
-    first = evaluate.evaluate(tmp_path / "run", False)
+    first = evaluate.evaluate(tmp_path / "run", None, False)
     name = first.subjects[0]["subject"]
     write_new(
         path_of(tmp_path / "subjects", name, "t2"), plateau("other", "t2"), AFFINE
     )
     before = len(calls)
-    second = evaluate.evaluate(tmp_path / "run", False)
+    second = evaluate.evaluate(tmp_path / "run", None, False)
     assert len(calls) > before
     row = {"subject": name, "method": "ridge", "missing": "t1"}
     assert pick(first.subjects, **row)["psnr"] != pick(second.subjects, **row)["psnr"]
@@ -360,4 +360,4 @@ def test_without_a_test_subject_there_is_no_evaluation(world, tmp_path, monkeypa
     moved = {"train": split["train"] + split["test"], "validation": [], "test": []}
     (workdir / "split.json").write_text(json.dumps(moved))
     with pytest.raises(InputError, match="split.json has no test subject"):
-        evaluate.evaluate(workdir, False)
+        evaluate.evaluate(workdir, None, False)

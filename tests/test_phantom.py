@@ -152,14 +152,19 @@ def test_protocols_differ_by_about_a_tenth_between_subjects():
 def test_noise_is_rician_with_the_stated_ratio_to_white_matter():
     shape = (48, 48, 48)
     even = np.ones(shape)
-    empty = measure(np.random.default_rng(0), np.zeros(shape, np.float32), 0.3, even)
+    empty = measure(
+        np.random.default_rng(0), np.zeros(shape, np.float32), 0.3, even, 1.0
+    )
     # Rayleigh: mean / sd = sqrt(pi / 2) / sqrt(2 - pi / 2) = 1.913
     assert empty.mean() / empty.std() == pytest.approx(1.913, rel=0.02)
     for seed in range(6):
         flat = np.full(shape, 0.3, np.float32)
-        image = measure(np.random.default_rng(seed), flat, 0.3, even).astype(float)
+        image = measure(np.random.default_rng(seed), flat, 0.3, even, 1.0).astype(float)
         noise = np.diff(image, axis=2).std() / np.sqrt(2)
         assert 17 < image.mean() / noise < 34
+        larger = measure(np.random.default_rng(seed), flat, 0.3, even, 9.0)
+        less = np.diff(larger.astype(float), axis=2).std() / np.sqrt(2)
+        assert larger.mean() / less == pytest.approx(3 * image.mean() / noise, rel=0.03)
 
 
 def test_the_bias_is_the_coils_and_little_of_the_sequence():
@@ -168,7 +173,7 @@ def test_the_bias_is_the_coils_and_little_of_the_sequence():
         flat = np.full((48, 48, 48), 6.0, np.float32)
         coil = draw_bias(np.random.default_rng(100 + seed), flat.shape, 0.07, 0.17)
         images = [
-            measure(np.random.default_rng(key), flat, 0.3, coil).astype(float)
+            measure(np.random.default_rng(key), flat, 0.3, coil, 1.0).astype(float)
             for key in (seed, 50 + seed)
         ]
         own = images[0] / images[1]

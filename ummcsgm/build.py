@@ -187,6 +187,15 @@ def build_store(
     )
 
 
+def located(config: ConfigDict) -> ConfigDict:
+    """The config with an absolute config.data.folder: it is to be found from anywhere
+    once it lies in a checkpoint."""
+    config = config.copy_and_resolve_references()
+    if config.data.folder:
+        config.data.folder = str(pathlib.Path(config.data.folder).absolute())
+    return config
+
+
 def config_to_json(config: ConfigDict) -> dict:
     """The config as plain JSON values."""
     return json.loads(config.to_json_best_effort())

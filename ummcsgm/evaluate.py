@@ -22,7 +22,8 @@ from ummcsgm.data.store import Store
 from ummcsgm.exam import METHODS, Exam, examine
 from ummcsgm.files import write_whole
 from ummcsgm.metrics import TABLE1
-from ummcsgm.types import Array, InputError
+from ummcsgm.plans import Scoring
+from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
 
@@ -44,8 +45,12 @@ class Evaluation:
     panels: dict[str, dict[str, Array]]
 
 
-def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
+def evaluate(
+    workdir: pathlib.Path, config: Config | None, all_configurations: bool
+) -> Evaluation:
     """The newest checkpoint of `workdir` scored on the split's test subjects.
+
+    How much is asked is told by `config`, else by the config in the checkpoint.
 
     Under profile `umm-csgm-table1`; every question with one modality missing, or every
     configuration that leaves something seen. `mean` and the floors answer for all
@@ -55,6 +60,9 @@ def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
         InputError: there is no checkpoint or no test subject.
     """
     trained = load_trained(workdir)
+    if config is not None:
+        build.check_config(config, devices=1)
+    scoring = build.build_scoring(trained.config if config is None else config)
     cohort = build.build_cohort(trained.config, workdir)
     names = _interleaved(cohort)
     if not names:
@@ -62,9 +70,10 @@ def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
             f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
             "subjects, or --mode train."
         )
-    exam = _set_exam(
-        trained, build.build_store(trained.config, workdir, cohort), all_configurations
-    )
+    table = configurations(len(trained.space.modalities), proper=True)
+    questions = table if all_configurations else table[table.sum(axis=1) == 1]
+    store = build.build_store(trained.config, workdir, cohort)
+    exam = _set_exam(trained, scoring, questions, store)
     drawn = exam.scoring.algorithm1_subjects or len(names)
     results = []
     for place, name in enumerate(names):
@@ -75,10 +84,9 @@ def evaluate(workdir: pathlib.Path, all_configurations: bool) -> Evaluation:
     return _gather(exam, trained.step, names, results)
 
 
-def _set_exam(trained: Trained, store: Store, all_configurations: bool) -> Exam:
-    table = configurations(len(trained.space.modalities), proper=True)
-    questions = table if all_configurations else table[table.sum(axis=1) == 1]
-    scoring = build.build_scoring(trained.config)
+def _set_exam(
+    trained: Trained, scoring: Scoring, questions: Array, store: Store
+) -> Exam:
     moments = fit_moments(store.subject_slices(entry.name) for entry in store.subjects)
     answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}
     depends = [

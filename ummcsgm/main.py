@@ -43,6 +43,9 @@ def run() -> None:
     except (InputError, FloatingPointError, OSError) as error:
         print(f"ummcsgm: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("ummcsgm: interrupted; the same command continues.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -91,7 +94,8 @@ def _command(workdir: pathlib.Path) -> None:
             config = build.config_from_json(manifest.config_of_run(workdir))
         train.train(config, workdir)
     if MODE.value in ("study", "evaluate"):
-        report.write(evaluate.evaluate(workdir, ALL.value), workdir / "evaluation")
+        measured = evaluate.evaluate(workdir, CONFIG.value, ALL.value)
+        report.write(measured, workdir / "evaluation")
     if MODE.value == "complete":
         order = complete.Order(tuple(MISSING.value), DRAWS.value, SAMPLER.value)
         complete.complete(workdir, INPUT.value, OUTPUT.value, order)

@@ -72,7 +72,13 @@ def surroundings() -> dict:
 
 def versions() -> dict[str, str]:
     """The versions of this package and of those that decide its numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"  # a checkout that is run from its folder
+    return found
 
 
 def commit() -> str | None:

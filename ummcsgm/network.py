@@ -58,7 +58,7 @@ def from_patches(features: Array, patch: int, stem: str) -> Array:
 
 
 def in_patches(images: Array, patches: Array) -> Array:
-    """[B, H, W, C] as [B, h, p, w, q, C]: the pixels of each of the [B, h, w] patches."""
+    """[B, H, W, C] as [B, h, p, w, q, C]: the pixels of each of [B, h, w] patches."""
     (b, h, w, _), (_, tall, wide, c) = patches.shape, images.shape
     return images.reshape(b, h, tall // h, w, wide // w, c)
 

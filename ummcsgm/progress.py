@@ -90,7 +90,8 @@ class TrainingLog:
             note += f", {record['skipped']:.0f} steps skipped"
         self.bar.update(self.task, note=note)
         if not self.console.is_terminal:
-            left = f"{seconds_left // 60:.0f}:{seconds_left % 60:02.0f} left"
+            minutes, seconds = divmod(round(seconds_left), 60)
+            left = f"{minutes}:{seconds:02d} left"
             print(f"step {step}/{self.last}: {note}, {left}", flush=True)
 
 

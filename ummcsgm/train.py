@@ -217,6 +217,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
             with another network.
     """
     build.check_config(config, jax.device_count())
+    config = build.located(config)
     if checkpoint.latest_step(workdir) is not None:
         saved = checkpoint.restore_about(workdir)["config"]
         check_same_network(build.config_to_json(config), saved, str(workdir))

@@ -210,13 +210,15 @@ def draw_images(
         modality: average(scan(enhanced if modality == "t1c" else maps, sequence))
         for modality, sequence in protocol.items()
     }
-    coil = draw_bias(keys["coil"], clean["t1"].shape, 0.07, 0.17)
+    coil = draw_bias(keys["coil"], clean["t1"].shape, 0.12, 0.25)
+    volume = float(np.prod(FIELD_OF_VIEW) / coil.size)  # mm^3 of a voxel
     return {
         modality: measure(
             keys[modality],
             clean[modality],
             float(signal(maps.white, protocol[modality])),
             coil,
+            volume,
         )
         for modality in MODALITIES
     }

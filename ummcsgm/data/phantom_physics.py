@@ -170,16 +170,19 @@ def draw_bias(
     return np.exp(key.uniform(low, high) * smooth_field(key, axes, 3))
 
 
-def measure(key: np.random.Generator, clean: Array, white: float, coil: Array) -> Array:
+def measure(
+    key: np.random.Generator, clean: Array, white: float, coil: Array, volume: float
+) -> Array:
     """`clean` [X, Y, Z] as the scanner gives it: blur, bias, Rician noise, gain.
 
-    `white` is the signal of white matter, to which noise (SNR 20 to 30) and gain
-    (an arbitrary number of units a subject) refer. `coil` is the receive coil's bias,
+    `white` is the signal of white matter, to which noise and gain (an arbitrary number
+    of units a subject) refer. The SNR is 20 to 30 in 1 mm^3; a voxel of `volume` mm^3
+    averages that many. `coil` is the receive coil's bias,
     the same for every sequence of a session; what each adds to it is small.
     """
     bias = coil * draw_bias(key, clean.shape, 0.01, 0.03)
     gain = np.exp(key.uniform(np.log(180), np.log(700))) / white
-    sd = np.float32(white / key.uniform(20, 30))
+    sd = np.float32(white / key.uniform(20, 30) / np.sqrt(volume))
     blurred = ndimage.gaussian_filter(clean, key.uniform(0.35, 0.6), truncate=3)
     real, imaginary = key.standard_normal((2, *clean.shape), dtype=np.float32) * sd
     noisy = np.hypot(blurred * bias + real, imaginary)
