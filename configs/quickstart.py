@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {"proper": False, "sizes": (0.7, 0.15, 0.1, 0.05)},
+            "questions": {"proper": False, "sizes": "0.7,0.15,0.1,0.05"},
             "network": {
                 "widths": (64, 128),
                 "blocks": (2, 2),

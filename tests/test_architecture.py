@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "exam": CORE + " plans answer metrics files data. baselines.",
     "train": CORE
     + " plans schema build checkpoint parallel manifest progress files data.",
-    "evaluate": CORE + " answer exam plans build metrics files data. baselines. manifest",
-    "complete": CORE + " answer build manifest files data.",
+    "evaluate": CORE
+    + " answer exam plans build metrics files data. baselines. manifest",
+    "complete": CORE + " plans answer build manifest files data.",
     "report": "types files figure evaluate",
     "main": "types build manifest train evaluate complete report",
     "benchmarks.": CORE + " build metrics files data. baselines. parallel train",

@@ -28,6 +28,7 @@ from tiny_run import (
 from ummcsgm import answer, build, complete, files
 from ummcsgm.complete import Order
 from ummcsgm.data.intensity import fit_scale
+from ummcsgm.data.nifti import is_synthetic
 from ummcsgm.manifest import versions
 from ummcsgm.types import InputError
 
@@ -64,7 +65,8 @@ def stand_in(monkeypatch, tmp_path):
 
 
 def make(source, target, *missing, draws=1, sampler="mean"):
-    complete.complete("run", str(source), str(target), Order(missing, draws, sampler))
+    order = Order(missing, draws, sampler)
+    complete.complete("run", None, (str(source), str(target)), order)
 
 
 def read(path):
@@ -294,21 +296,38 @@ def test_nothing_is_ever_half_written(stand_in, tmp_path, monkeypatch):
     assert sorted(left) == [
         "HGG/P1/P1_t1ce.json",
         "HGG/P1/P1_t1ce.nii.gz",
-        "HGG/P1/P1_t2.json",
     ]
     read(tmp_path / "out" / "HGG" / "P1" / "P1_t1ce.nii.gz")
 
 
-def test_no_volume_is_there_before_the_word_that_it_is_synthetic(
-    stand_in, tmp_path, monkeypatch
-):
+def test_a_volume_says_itself_that_it_is_synthetic(stand_in, tmp_path):
     folder = write_subjects(tmp_path / "in", ("P1",))
-    order, rename = [], os.replace
-    monkeypatch.setattr(
-        files.os, "replace", lambda a, b: (order.append(str(b)), rename(a, b))
-    )
     make(folder, tmp_path / "out", "t1c")
-    assert [path.rsplit("P1_")[-1] for path in order] == ["t1ce.json", "t1ce.nii.gz"]
+    path = path_of(tmp_path / "out", "P1", "t1c")
+    path.with_name("P1_t1ce.json").unlink()
+    assert is_synthetic(path) and not is_synthetic(path_of(folder, "P1", "t1c"))
+
+
+def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    real = path_of(folder, "P1", "t1c")
+    real.with_name("P1_t1ce.json").write_text('{"synthetic": true}')
+    before = real.read_bytes()
+    with pytest.raises(InputError, match="is there and is not synthetic"):
+        make(folder, folder, "t1c")
+    assert real.read_bytes() == before
+
+
+def test_an_answer_that_is_not_finite_is_not_written(stand_in, tmp_path, monkeypatch):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+
+    def broken(trained, sampler, scoring):
+        return lambda images, missing, addresses: np.full_like(images, np.nan)
+
+    monkeypatch.setattr(complete, "make_answer", broken)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        make(folder, tmp_path / "out", "t1c")
+    assert not files_under(tmp_path / "out")
 
 
 def test_the_gain_brings_another_scanner_to_the_cohorts_units(stand_in, tmp_path):

@@ -14,7 +14,10 @@ def test_the_scale_is_twice_the_median_of_what_is_not_zero():
 
 def test_negative_values_are_data():
     values = np.arange(-100, 901, dtype=np.float32)  # of which one is 0
-    assert fit_scale(values) == pytest.approx(2 * 400.5, rel=1e-6)
+    magnitudes = np.sort(np.abs(np.delete(values, 100)))
+    assert fit_scale(values) == pytest.approx(2 * np.median(magnitudes), rel=1e-6)
+    scored = np.random.default_rng(0).normal(0.02, 1, 99999)
+    assert fit_scale(scored) == pytest.approx(2 * 0.6745, rel=0.02)
 
 
 def test_a_bright_tumour_does_not_change_the_scale():

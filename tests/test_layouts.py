@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ummcsgm.data.layouts import (
@@ -12,6 +13,7 @@ from ummcsgm.data.layouts import (
     flat,
     require_all,
 )
+from ummcsgm.data.nifti import read_volume, write_like, write_new
 from ummcsgm.types import InputError
 
 OPEN_MS = Path(__file__).parents[1] / "../shared/data/open_ms"
@@ -129,10 +131,27 @@ def test_a_modality_whose_name_begins_anothers_takes_no_file_from_it(tmp_path):
 
 
 def test_signs_in_names_and_patterns_stand_for_themselves(tmp_path):
-    touch(tmp_path, "S(1)/S(1)+t(1)+.nii.gz", "S(1)/S(1)t(1).nii.gz")
-    layout = flat(["t(1)+"], "{subject}/{subject}+{modality}.nii.gz")
+    touch(tmp_path, "S(1)/S(1)+t(1)*.nii.gz", "S(1)/S(1)t(1).nii.gz")
+    layout = flat(["t(1)*"], "{subject}/{subject}+{modality}.nii.gz")
     (subject,) = find_subjects(tmp_path, layout)
-    assert subject.files == {"t(1)+": tmp_path / "S(1)/S(1)+t(1)+.nii.gz"}
+    assert subject.files == {"t(1)*": tmp_path / "S(1)/S(1)+t(1)*.nii.gz"}
+
+
+@pytest.mark.parametrize("name", ["a+b", "c/d", "e,f", "g h", "{i}", ""])
+def test_names_that_tables_flags_or_paths_would_split_are_refused(name):
+    with pytest.raises(InputError, match="config.data.modalities has"):
+        flat(["t1", name], FLAT)
+
+
+def test_an_earlier_answer_is_not_a_scan(tmp_path):
+    for modality in ("t1", "t2"):
+        path = tmp_path / f"S/S-{modality}.nii.gz"
+        volume = np.arange(1, 61, dtype=np.float32).reshape(3, 4, 5)
+        write_new(path, volume, np.eye(4))
+    values, geometry = read_volume(path)
+    write_like(path, values, geometry)
+    (subject,) = find_subjects(tmp_path, flat(["t1", "t2"], FLAT))
+    assert list(subject.files) == ["t1"]
 
 
 def test_a_plain_nii_is_taken_and_two_of_one_image_are_refused(tmp_path):

@@ -112,7 +112,7 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
         def apply(self, params, inputs, missing, level):
             return answer
 
-    objective = Objective(EVERY, None, None, weigh_edm)
+    objective = Objective(EVERY, None, None, weigh_edm, False)
     model = Model(Network(), sde, s)
     questions = questions_of(EVERY, TIMES, noise)
     ours = losses(model, None, objective, jnp.asarray(images), questions)
@@ -125,6 +125,21 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     np.testing.assert_allclose(
         ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4
     )
+
+
+def test_the_papers_objective_sums_over_the_missing_modalities():
+    """Eq. 6 is a sum: three missing modalities alike weigh three times one."""
+
+    class Network:
+        def apply(self, params, inputs, missing, level):
+            return jnp.ones_like(inputs)
+
+    images = jnp.zeros((len(EVERY), 8, 8, 4))
+    t, token = np.full(len(EVERY), 0.5, np.float32), np.zeros(len(EVERY), bool)
+    questions = Questions(EVERY, EVERY, t, np.zeros(images.shape), token)
+    objective = Objective(EVERY, None, None, weigh_paper, True)
+    ours = losses(Model(Network(), SDES["vp"], 0.4), None, objective, images, questions)
+    np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
 
 
 def test_a_perfect_denoiser_has_no_loss_and_an_error_counts_its_square():
@@ -168,7 +183,7 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(
     network = make_network()
     params, model = random_params(network), Model(network, SDES["vp"], 0.4)
     images, noise = jnp.asarray(voxels(0, (2, 16, 16, 4))), voxels(1, (2, 16, 16, 4))
-    objective = Objective(EVERY, None, None, weigh_edm)
+    objective = Objective(EVERY, None, None, weigh_edm, False)
 
     @jax.jit
     def gradient(scored, images):
@@ -257,7 +272,7 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
             return 0 * inputs
 
     objective, model = (
-        Objective(EVERY, None, None, weigh_edm),
+        Objective(EVERY, None, None, weigh_edm, False),
         Model(Network(), sde, 0.4),
     )
     questions = questions_of(EVERY, TIMES, voxels(1))
@@ -325,6 +340,7 @@ OBJECTIVE = Objective(
     probabilities(ALL, (0.4, 0.25, 0.2, 0.15)),
     Proposal(0.2, -1.2, 1.4, 0.003, 0.125),
     weigh_edm,
+    False,
 )
 
 

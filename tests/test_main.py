@@ -80,7 +80,17 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "schedule": ("--config.train.schedule=x", ["config.train.schedule", "cosine"]),
     "layout": ("--config.data.layout=brats", ["config.data.layout", "brats19, flat"]),
     "pattern": ("--config.data.layout=flat", ["config.data.pattern", "{{subject}}"]),
-    "sizes": ("--config.questions.sizes=(1.0,)", ["config.questions.sizes", "1 to 4"]),
+    "sizes": ("--config.questions.sizes=1.0", ["config.questions.sizes", "1 to 4"]),
+    "sizes' words": ("--config.questions.sizes=even", ["sizes is 'even'", "uniform"]),
+    "a Haar patch": (
+        "--config.network.stem=haar --config.network.patch=3 "
+        "--config.data.grid=(18,18)",
+        ["config.network.patch is 3", "haar"],
+    ),
+    "levels of ve": (
+        "--config.sde.name=ve --config.sde.sigma_max=0.001",
+        ["config.sde.sigma_max is 0.001", "above"],
+    ),
     "modality": (
         "--config.data.modalities=('t1','pd')",
         ["config.data.modalities has 'pd'", "flair, t1, t1c, t2"],
@@ -265,7 +275,7 @@ DAMAGES = {  # what happens to one file of one subject
     ),
     "all negative": (
         lambda path: put(path, volume(lambda v: -v)),
-        ["{path}", "wanted above 0"],
+        ["{path}", "negative"],
     ),
     "another shape": (
         lambda path: put(path, volume()[:, :, 1:]),

@@ -124,8 +124,6 @@ def test_a_whole_number_is_a_number():
         ("data.modalities", ("t1", 2), "[1] is 2; wanted a text"),
         ("data.split", (20, True, 8), "[1] is True; wanted a whole number"),
         ("phantom.shape", (64, None, 40), "[1] is None; wanted a whole number"),
-        ("questions.sizes", (0.5, "half"), "[1] is 'half'; wanted a number"),
-        ("questions.sizes", (0.5, -0.1), "[1] is -0.1; wanted a value of at least 0"),
         ("network.widths", (96, "128"), "[1] is '128'; wanted a whole number"),
         ("network.blocks", (2, 0.5), "[1] is 0.5; wanted a whole number"),
     ],

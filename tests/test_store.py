@@ -227,7 +227,7 @@ def test_a_damaged_file_is_named_also_by_another_process(tmp_path, subjects, pro
 
 def test_a_volume_without_a_scale_is_named(tmp_path, subjects):
     write_new(subjects[0].files["t2"], -np.abs(volume(1)), AFFINE)
-    with pytest.raises(InputError, match=r"a-t2\.nii\.gz: the median"):
+    with pytest.raises(InputError, match=r"a-t2\.nii\.gz: every voxel"):
         prepare(tmp_path / "s", subjects, MODALITIES, **SETTINGS)
 
 

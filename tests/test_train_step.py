@@ -22,6 +22,7 @@ OBJECTIVE = Objective(
     probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
     Proposal(0.2, -1.2, 1.4, 0.003, 0.25),
     weigh_edm,
+    False,
 )
 # Plain momentum: Adam would divide a gradient's rounding by the gradient.
 SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=0.05, momentum=0.9)

@@ -16,7 +16,7 @@ from ummcsgm import completion, loss, network, sde
 from ummcsgm.data import cohort, layouts, phantom, store
 from ummcsgm.denoiser import Model
 from ummcsgm.plans import Plan, Recipe, Scoring, Space
-from ummcsgm.schema import check_fields
+from ummcsgm.schema import NETWORK_KEYS, check_fields, check_same
 from ummcsgm.types import InputError
 
 
@@ -37,6 +37,11 @@ def check_config(config: ConfigDict, devices: int) -> None:
         raise InputError(
             f"config.train.warmup is {fields.warmup}: it must be below "
             f"config.train.steps, {fields.steps}."
+        )
+    if config.sde.name == "ve" and not config.sde.sigma_max > config.sde.sigma_min:
+        raise InputError(
+            f"config.sde.sigma_max is {config.sde.sigma_max}: it must be above "
+            f"config.sde.sigma_min, {config.sde.sigma_min}."
         )
     if not config.sde.beta_max >= config.sde.beta_min:
         raise InputError(
@@ -75,24 +80,19 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     """Which questions are drawn in training and how their errors are weighed."""
     modalities = len(config.data.modalities)
     table = completion.configurations(modalities, proper=config.questions.proper)
-    sizes = tuple(config.questions.sizes)
+    sizes = _sizes(config.questions.sizes)
     largest = int(table.sum(axis=1).max())
-    if sizes and (len(sizes) != largest or min(sizes) < 0 or sum(sizes) <= 0):
+    if sizes and (len(sizes) != largest or not min(sizes) >= 0 or sum(sizes) <= 0):
         raise InputError(
-            f"config.questions.sizes is {sizes}; wanted () for uniform or the "
-            f"probabilities of 1 to {largest} missing modalities."
+            f"config.questions.sizes is {config.questions.sizes!r}; wanted uniform, or "
+            f"the probabilities of 1 to {largest} missing modalities, like 0.7,0.3."
         )
     fields = config.loss
-    proposal = loss.Proposal(
-        fields.uniform,
-        fields.centre,
-        fields.width,
-        fields.noise_level_min,
-        fields.token,
-    )
+    proposal = loss.Proposal(*(fields[name] for name in loss.Proposal._fields))
     weighting = _lookup("loss.weighting", fields.weighting, WEIGHTINGS)
     weights = completion.probabilities(table, sizes)
-    return loss.Objective(table, weights, proposal, weighting)
+    summed = fields.weighting == "paper"
+    return loss.Objective(table, weights, proposal, weighting, summed)
 
 
 def build_recipe(config: ConfigDict) -> Recipe:
@@ -123,15 +123,7 @@ def build_plan(config: ConfigDict) -> Plan:
 
 def build_scoring(config: ConfigDict) -> Scoring:
     """What evaluation asks and how much of it."""
-    fields = config.evaluate
-    return Scoring(
-        config.seed,
-        fields.steps,
-        fields.microbatch,
-        fields.algorithm1_subjects,
-        fields.algorithm1_slices,
-        fields.penalty,
-    )
+    return Scoring(config.seed, **config.evaluate.to_dict())
 
 
 def build_space(config: ConfigDict) -> Space:
@@ -187,6 +179,18 @@ def build_store(
     )
 
 
+def fitting(
+    config: ConfigDict | None, saved: ConfigDict, workdir: pathlib.Path
+) -> ConfigDict:
+    """`config`, checked to fit the weights made with `saved`; `saved` if it is None."""
+    if config is None:
+        return saved
+    check_config(config, devices=1)
+    fields, made = config_to_json(config), config_to_json(saved)
+    check_same(fields, made, str(workdir), NETWORK_KEYS)
+    return located(config)
+
+
 def located(config: ConfigDict) -> ConfigDict:
     """The config with an absolute config.data.folder: it is to be found from anywhere
     once it lies in a checkpoint."""
@@ -226,10 +230,24 @@ def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
             f"config.network.blocks has {len(net.blocks)} levels and "
             f"config.network.widths {len(net.widths)}: wanted one number a level."
         )
+    if net.stem == "haar" and net.patch & (net.patch - 1):
+        raise InputError(
+            f"config.network.patch is {net.patch}: the stem haar wants a power of two."
+        )
     if any(width % 32 for width in net.widths):
         raise InputError(
             f"config.network.widths is {net.widths}: wanted multiples of 32."
         )
+
+
+def _sizes(text: str) -> tuple[float, ...]:
+    """The numbers of config.questions.sizes; () for uniform."""
+    if text == "uniform":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return (float("nan"),)
 
 
 def _known(key: str, name: str, names: tuple[str, ...]) -> str:

@@ -86,4 +86,10 @@ def _restore(workdir: pathlib.Path, abstract: dict) -> dict:
             "same --workdir."
         )
     with ocp.training.Checkpointer(_folder(workdir)) as checkpoints:
-        return checkpoints.load_checkpointables(None, abstract)
+        try:
+            return checkpoints.load_checkpointables(None, abstract)
+        except (ocp.errors.InvalidLayoutError, KeyError, ValueError, OSError) as error:
+            raise InputError(
+                f"{_folder(workdir)}: the newest checkpoint is damaged "
+                f"({type(error).__name__}); remove its folder."
+            ) from None

@@ -1,8 +1,8 @@
 """Checkpoint + subjects -> NIfTI files on their inputs' own grid.
 
-What is written is synthetic and says so: in the file's description and in a JSON file
-beside it. A synthetic volume never takes the place of a real one, and is never read as
-one.
+What is written is synthetic and says so: in its header's description, by which it is
+known wherever it goes, and in a JSON file beside it. It never takes the place of a real
+volume, and is never read as one.
 """
 
 import dataclasses
@@ -17,12 +17,13 @@ from ummcsgm import build
 from ummcsgm.answer import Trained, load_trained, make_answer, slice_addresses
 from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts import Layout, Subject, file_name, find_subjects
-from ummcsgm.data.nifti import write_like
+from ummcsgm.data.nifti import is_synthetic, write_like
 from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
 from ummcsgm.data.window import paste
 from ummcsgm.files import write_whole
 from ummcsgm.manifest import versions
-from ummcsgm.types import Array, Images, InputError
+from ummcsgm.plans import Scoring
+from ummcsgm.types import Array, Config, Images, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,24 +36,31 @@ class Order:
 
 
 def complete(
-    workdir: pathlib.Path, source: str | None, target: str | None, order: Order
+    workdir: pathlib.Path,
+    config: Config | None,
+    folders: tuple[str | None, str | None],
+    order: Order,
 ) -> None:
-    """Every missing modality of the subjects in `source` lies under `target`.
+    """Every missing modality of the subjects in a source lies under a target.
 
-    `source` is one subject's folder or a folder of subjects. A subject's missing
-    modalities are those without a file, and those of `order.missing`. Each is written
-    on the input's grid, with its affine, header and type, background 0, with a JSON
-    file beside it. Files lie under `target` as they would under the data's own folder.
+    `folders` are (source, target); the source is one subject's folder or a folder of
+    subjects. A subject's missing modalities are those without a file, and those of
+    `order.missing`. Each is written on the input's grid, with its affine, header and
+    type, background 0, with a JSON file beside it, where it would lie in a data folder
+    of its layout. The seed and the steps of a draw are told by `config`, if it is
+    given, else by the config in the checkpoint.
 
     Raises:
         InputError: the flags, the files or the checkpoint do not allow it; a file that
             is not synthetic would be overwritten.
     """
+    source, target = folders
     if not source or not target:
         raise InputError(f"--{'output' if source else 'input'} is missing.")
     trained = load_trained(workdir)
     _check_order(order, trained.space.modalities)
-    answer = make_answer(trained, order.sampler, build.build_scoring(trained.config))
+    scoring = build.build_scoring(build.fitting(config, trained.config, workdir))
+    answer = make_answer(trained, order.sampler, scoring)
     layout = build.build_layout(trained.config)
     found = find_subjects(pathlib.Path(source), layout)
     subjects = [_without(subject, order.missing) for subject in found]
@@ -72,7 +80,7 @@ def complete(
             rows = _answer(trained, answer, subject.name, prepared, draw)
             for name, volume in _volumes(trained, prepared, *rows).items():
                 path = _path(pathlib.Path(target), layout, subject, name, order, draw)
-                about = _about(trained, subject, name, order, draw)
+                about = _about(trained, subject, name) | _drawn(scoring, order, draw)
                 _write(path, volume, prepared, about)
         print(f"completed {place + 1}/{len(lacking)}: {subject.name}", flush=True)
 
@@ -108,20 +116,17 @@ def _check_subject(
     for name in layout.tokens:
         for draw in range(order.draws):
             path = _path(target, layout, subject, name, order, draw)
-            real = [] if _synthetic(path) else [p for p in _places(path) if p.exists()]
-            if name not in subject.files and real:
+            others = _others(path)
+            if name not in subject.files and others:
                 raise InputError(
-                    f"{real[0]} is there and is not synthetic: choose another --output."
+                    f"{others[0]} is there and is not synthetic: choose another "
+                    "--output."
                 )
 
 
 def _without(subject: Subject, missing: Sequence[str]) -> Subject:
-    """The subject without these modalities, and without earlier synthetic ones."""
-    files = {
-        name: path
-        for name, path in subject.files.items()
-        if name not in missing and not _synthetic(path)
-    }
+    """The subject without these modalities."""
+    files = {name: path for name, path in subject.files.items() if name not in missing}
     return dataclasses.replace(subject, files=files)
 
 
@@ -129,17 +134,14 @@ def _sidecar(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
 
 
-def _places(path: pathlib.Path) -> list[pathlib.Path]:
-    """Where an image's files may lie: the volume, packed or not, and its sidecar."""
-    return [_sidecar(path).with_suffix(end) for end in (".nii.gz", ".nii", ".json")]
-
-
-def _synthetic(path: pathlib.Path) -> bool:
-    """Whether the file beside `path` says that it was synthesised."""
-    try:
-        return json.loads(_sidecar(path).read_text())["synthetic"] is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _others(path: pathlib.Path) -> list[pathlib.Path]:
+    """What lies where a volume and its sidecar go, packed or not, and is not ours."""
+    volumes = [_sidecar(path).with_suffix(end) for end in (".nii.gz", ".nii")]
+    there = [place for place in volumes if place.exists()]
+    ours = bool(there) and all(is_synthetic(place) for place in there)
+    if not there and _sidecar(path).exists():
+        there = [_sidecar(path)]
+    return [] if ours else there
 
 
 def _path(
@@ -191,10 +193,7 @@ def _volumes(
     return volumes
 
 
-def _about(
-    trained: Trained, subject: Subject, name: str, order: Order, draw: int
-) -> dict:
-    scoring = build.build_scoring(trained.config)
+def _about(trained: Trained, subject: Subject, name: str) -> dict:
     return {
         "synthetic": True,
         "note": "For research only: not a medical device.",
@@ -203,15 +202,25 @@ def _about(
         "inputs": {seen: path.name for seen, path in subject.files.items()},
         "checkpoint_step": trained.step,
         "parameters_sha256": trained.digest,
-        "sampler": order.sampler,
-        "steps": 1 if order.sampler == "mean" else scoring.steps,
-        "draw": draw + 1,
-        "seed": scoring.seed,
         "versions": versions(),
     }
 
 
+def _drawn(scoring: Scoring, order: Order, draw: int) -> dict:
+    return {
+        "sampler": order.sampler,
+        "steps": 1 if order.sampler == "mean" else scoring.steps,
+        "draw": draw + 1,
+        "seed": scoring.seed,
+    }
+
+
 def _write(path: pathlib.Path, volume: Array, prepared: Prepared, about: dict) -> None:
-    # The word that it is synthetic first: no volume is ever there without it.
-    write_whole(_sidecar(path), json.dumps(about, indent=1))
+    if not np.isfinite(volume).all():
+        raise FloatingPointError(
+            f"{path}: the network's answer is not finite, so nothing was written; its "
+            "checkpoint is of no use."
+        )
+    # The volume's own header says that it is synthetic; the rest is told beside it.
     write_like(path, volume, prepared.case.geometry)
+    write_whole(_sidecar(path), json.dumps(about, indent=1))

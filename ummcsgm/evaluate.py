@@ -50,7 +50,8 @@ def evaluate(
 ) -> Evaluation:
     """The newest checkpoint of `workdir` scored on the split's test subjects.
 
-    How much is asked is told by `config`, else by the config in the checkpoint.
+    Where the data lies and how much is asked is told by `config`, if it is given, else
+    by the config in the checkpoint.
 
     Under profile `umm-csgm-table1`; every question with one modality missing, or every
     configuration that leaves something seen. `mean` and the floors answer for all
@@ -60,10 +61,9 @@ def evaluate(
         InputError: there is no checkpoint or no test subject.
     """
     trained = load_trained(workdir)
-    if config is not None:
-        build.check_config(config, devices=1)
-    scoring = build.build_scoring(trained.config if config is None else config)
-    cohort = build.build_cohort(trained.config, workdir)
+    config = build.fitting(config, trained.config, workdir)
+    scoring = build.build_scoring(config)
+    cohort = build.build_cohort(config, workdir)
     names = _interleaved(cohort)
     if not names:
         raise InputError(
@@ -72,7 +72,7 @@ def evaluate(
         )
     table = configurations(len(trained.space.modalities), proper=True)
     questions = table if all_configurations else table[table.sum(axis=1) == 1]
-    store = build.build_store(trained.config, workdir, cohort)
+    store = build.build_store(config, workdir, cohort)
     exam = _set_exam(trained, scoring, questions, store)
     drawn = exam.scoring.algorithm1_subjects or len(names)
     results = []
@@ -93,7 +93,7 @@ def _set_exam(
         trained.digest,
         dataclasses.asdict(scoring),
         questions.tolist(),
-        moments.gram.tolist(),
+        [entry.key for entry in store.subjects],
     ]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
     return Exam(trained.space, scoring, questions, moments, answers, key)

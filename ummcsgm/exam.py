@@ -9,10 +9,10 @@ from ummcsgm.answer import slice_addresses
 from ummcsgm.baselines.ridge import Moments, ridge
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
-from ummcsgm.data.window import paste
+from ummcsgm.data.window import cut, paste
 from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.plans import Scoring, Space
-from ummcsgm.types import Array
+from ummcsgm.types import Array, InputError
 
 METHODS = ("ridge", "ridge2", "mean", "algorithm1")
 
@@ -43,7 +43,10 @@ def examine(
     `mean_same_slices` is `mean` on the slices that Algorithm 1 answered for.
     """
     prepared = prepare_subject(subject, exam.modalities, exam.space.grid)
-    z = scored_slices(prepared.brain, TABLE1)
+    try:
+        z = scored_slices(prepared.brain, TABLE1)
+    except InputError as error:
+        raise InputError(f"subject {subject.name}: {error}") from None
     few = _spread(z, exam.scoring.algorithm1_slices) if drawn else z[:0]
     estimates = {
         "ridge": (z, _floor(exam, prepared, z, 1)),
@@ -118,7 +121,10 @@ def _score(
 def _panels(
     exam: Exam, prepared: Prepared, estimates: dict, z: int
 ) -> dict[str, Array]:
-    """Truth and every method's answer with one missing, [M, H, W] in grey levels."""
+    """Truth and every method's answer with one missing, in grey levels.
+
+    [M, H, W] on the network's grid: subjects' own frames may differ in size.
+    """
     panels = {name: [] for name in ("truth", *METHODS) if name in {"truth", *estimates}}
     for question, missing in enumerate(exam.questions):
         if missing.sum() != 1:
@@ -126,11 +132,11 @@ def _panels(
         channel = int(np.argmax(missing))
         volume = prepared.case.volumes[exam.modalities[channel]]
         grey = grey_scale(volume, prepared.brain, TABLE1)
-        panels["truth"].append(volume[z] * grey)
+        panels["truth"].append(cut(prepared.window, volume[z]) * grey)
         for method in panels.keys() - {"truth"}:
             slices, images = estimates[method]
             image = images[question, np.flatnonzero(slices == z)[0], ..., channel]
-            volume = paste(prepared.window, image) * prepared.brain[z]
+            image = image * cut(prepared.window, prepared.brain[z])
             scale = prepared.scales[exam.modalities[channel]]
-            panels[method].append(volume * scale * grey)
+            panels[method].append(image * scale * grey)
     return {k: np.clip(v, 0, TABLE1.peak).astype(np.float32) for k, v in panels.items()}

@@ -1,8 +1,20 @@
 """Nothing is ever half-written: a file is written beside its place, then renamed."""
 
+import json
 import os
 import pathlib
 import uuid
+from typing import Any
+
+from ummcsgm.types import InputError
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What the JSON file at `path` holds. Raises InputError if it is damaged."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); remove it.") from None
 
 
 def write_whole(path: pathlib.Path, content: bytes | str) -> None:

@@ -5,8 +5,10 @@ image, since score and denoised image differ by a factor (`score_from_denoised`)
 
     score error = (mean / std^2) denoised error
 
-so that the literal eq. 6 is `paper` here, to rounding. All weightings have the same
-minimiser for every t and A|B; they differ in where a finite network spends itself.
+so that eq. 6 is `paper` here, to rounding, but for a mean over the voxels of a slice
+where the paper sums (`Objective.summed` sums over modalities, as it does). All
+weightings have the same minimiser for every t and A|B; they differ in where a finite
+network spends itself.
 """
 
 import dataclasses
@@ -93,6 +95,7 @@ class Objective:
     weights: np.ndarray  # [N] their probabilities
     proposal: Proposal
     weighting: Weighting
+    summed: bool  # over the missing modalities, as eq. 6 has it; else averaged
 
 
 class Questions(NamedTuple):
@@ -172,5 +175,7 @@ def losses(
         weigh(model.sde, questions.t, model.data_std)
         for weigh in (objective.weighting, weigh_edm)
     )
+    if objective.summed:
+        weight = weight * questions.scored.sum(axis=1)
     weight = jnp.where(questions.token, token_weight, weight)
     return dsm_loss(denoise, images, questions, model.sde, weight)

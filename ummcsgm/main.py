@@ -11,6 +11,7 @@ complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing mod
 import pathlib
 import re
 import runpy
+import signal
 import sys
 import traceback
 
@@ -35,6 +36,8 @@ ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configurat
 def run() -> None:
     """The console script: exit code 0, or 2 after one sentence on what is wrong."""
     app.define_help_flags()
+    # An exception, not a sudden end: worker processes are told to stop.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         rest = _parse(sys.argv)
         if rest[1:]:
@@ -98,7 +101,7 @@ def _command(workdir: pathlib.Path) -> None:
         report.write(measured, workdir / "evaluation")
     if MODE.value == "complete":
         order = complete.Order(tuple(MISSING.value), DRAWS.value, SAMPLER.value)
-        complete.complete(workdir, INPUT.value, OUTPUT.value, order)
+        complete.complete(workdir, CONFIG.value, (INPUT.value, OUTPUT.value), order)
 
 
 if __name__ == "__main__":

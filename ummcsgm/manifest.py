@@ -9,10 +9,10 @@ import time
 
 import jax
 
-from ummcsgm.files import write_whole
+from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import InputError
 
-PACKAGES = ("ummcsgm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = "ummcsgm jax jaxlib flax optax orbax-checkpoint grain numpy scipy nibabel"
 
 CONFIG_FILE = '''"""A run's config, written by it: --config takes it again."""
 
@@ -34,12 +34,12 @@ def write_manifest(
     began at, versions, devices, processes and the commit of the code.
     """
     path = workdir / "manifest.json"
-    starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+    starts = read_json(path)["starts"] if path.is_file() else []
     manifest = {
         "config": config,
         "seed": config["seed"],
         "split": split,
-        "starts": [*starts, {"step": step, **surroundings()}],
+        "starts": [*starts, {"step": step, "config": config, **surroundings()}],
     }
     write_whole(path, json.dumps(manifest, indent=1))
     text = CONFIG_FILE.format(fields=_tuples(config))
@@ -55,7 +55,7 @@ def config_of_run(workdir: pathlib.Path) -> dict:
     path = workdir / "manifest.json"
     if not path.is_file():
         raise InputError(f"--config is missing, and {workdir} has no run to continue.")
-    return json.loads(path.read_text())["config"]
+    return read_json(path)["config"]
 
 
 def surroundings() -> dict:
@@ -73,7 +73,7 @@ def surroundings() -> dict:
 def versions() -> dict[str, str]:
     """The versions of this package and of those that decide its numbers."""
     found = {}
-    for name in PACKAGES:
+    for name in PACKAGES.split():
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

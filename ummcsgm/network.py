@@ -63,6 +63,16 @@ def in_patches(images: Array, patches: Array) -> Array:
     return images.reshape(b, h, tall // h, w, wide // w, c)
 
 
+def products(images: Array) -> Array:
+    """[B, H, W, M] -> [B, H, W, M (M + 1) / 2]: each two modalities multiplied, over 4.
+
+    With them, one linear map a patch is a quadratic one: where gadolinium was taken up,
+    no linear map from T1c finds T1.
+    """
+    one, other = np.triu_indices(images.shape[-1])
+    return images[..., one] * images[..., other] / 4
+
+
 def fourier(level: Times) -> Array:
     """[B] -> [B, 17]: the level itself, and sines and cosines of 8 octaves of it."""
     angles = level[:, None] * 2.0 ** jnp.arange(-1, 7)
@@ -208,6 +218,7 @@ class MMCSN(nn.Module):
             self.context * self.patch**2, dtype=self.dtype, name="context_out"
         )(features)
         around = from_patches(around, self.patch, self.stem)
+        given = jnp.concatenate([apart, products(images)], axis=-1)
         pixels = Pixels(
             self.modalities,
             self.pixel_width,
@@ -215,7 +226,7 @@ class MMCSN(nn.Module):
             self.dtype,
             name="pixels",
         )
-        return pixels(apart, around, features)
+        return pixels(given, around, features)
 
     def encode(
         self, inputs: Array, missing: Missing, told: Array | None

@@ -58,7 +58,9 @@ def notes(facts: dict) -> list[str]:
     """What a reader must know of how the numbers came about, a sentence each."""
     lines = [
         f"{facts['test_subjects']} test subjects; checkpoint of step {facts['step']}. "
-        "The floors and the mean answer for every scored slice."
+        "The floors and the mean answer for every scored slice.",
+        "Every method is given the truth's own intensity scale and brain mask; where a "
+        "scan is really missing, these are estimated from the others.",
     ]
     drawn = facts["algorithm1"]
     if drawn["subjects"]:
@@ -183,9 +185,10 @@ def _number(rows: list[Row], method: str) -> str:
         return "–"
     metric = own[0]["metric"]
     # rounded before they are compared: what is printed alike is bold alike
+    rivals = [row for row in rows if row["subjects"] == own[0]["subjects"]]
     means = {
-        rival: round(SCALES[metric] * _mean(rows, rival), 2)
-        for rival in _distinct(row["method"] for row in rows)
+        rival: round(SCALES[metric] * _mean(rivals, rival), 2)
+        for rival in _distinct(row["method"] for row in rivals)
     }
     text = f"{means[method]:.2f}"
     if len(own) == 1 and math.isfinite(own[0]["sd"]):

@@ -27,7 +27,7 @@ SCHEMA: dict[str, Rule] = {
     "sde.sigma_max": (float, 1e-6, ANY),
     "sde.noise_level_max": (float, 1.0, 1e4),
     "questions.proper": (bool, ANY, ANY),
-    "questions.sizes": (tuple, 0, 8),
+    "questions.sizes": (str, ANY, ANY),
     "network.widths": (tuple, 1, 8),
     "network.blocks": (tuple, 1, 8),
     "network.stem": (str, ANY, ANY),
@@ -68,12 +68,13 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "data.modalities": (str, ANY, ANY),
     "data.split": (int, 0, ANY),
     "data.grid": (int, 1, ANY),
-    "questions.sizes": (float, 0, ANY),
     "network.widths": (int, 1, ANY),
     "network.blocks": (int, 1, ANY),
 }
 
-NETWORK_KEYS = ("data.modalities", "data.grid", "data.std")  # beside its own
+# What weights were made for, and what a continued run must not change beside that.
+NETWORK_KEYS = ("network.", "sde.", "data.modalities", "data.grid", "data.std")
+RUN_KEYS = (*NETWORK_KEYS, "seed", "data.split")
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
@@ -96,15 +97,15 @@ def check_fields(fields: dict) -> None:
             _check(f"{key}[{place}]", item, *rule)
 
 
-def check_same_network(fields: dict, made: dict, where: str) -> None:
-    """Raises InputError, naming the key, if weights made with the config `made` do not
-    fit the config `fields`; both as plain JSON values."""
+def check_same(fields: dict, made: dict, where: str, keys: tuple[str, ...]) -> None:
+    """Raises InputError, naming the key, if a config's `fields` differ from those that
+    the checkpoint in `where` was `made` with, under any key that begins with `keys`."""
     asked, had = dict(_flatten(fields)), dict(_flatten(made))
     for key in asked:
-        of_network = key.startswith(("network.", "sde.")) or key in NETWORK_KEYS
-        if of_network and asked[key] != had.get(key):
+        if key.startswith(keys) and asked[key] != had.get(key):
+            thing = "network" if key.startswith(NETWORK_KEYS) else "split"
             raise InputError(
-                f"{where} was trained with another network: its config.{key} is "
+                f"{where} was trained with another {thing}: its config.{key} is "
                 f"{had.get(key)!r}, and yours is {asked[key]!r}; use that one or a new "
                 "--workdir."
             )

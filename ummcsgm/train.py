@@ -25,7 +25,7 @@ from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Recipe
 from ummcsgm.progress import TrainingLog
-from ummcsgm.schema import check_same_network
+from ummcsgm.schema import RUN_KEYS, check_same
 from ummcsgm.types import Array, Batch, Config, Params
 
 
@@ -220,7 +220,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     config = build.located(config)
     if checkpoint.latest_step(workdir) is not None:
         saved = checkpoint.restore_about(workdir)["config"]
-        check_same_network(build.config_to_json(config), saved, str(workdir))
+        check_same(build.config_to_json(config), saved, str(workdir), RUN_KEYS)
     cohort = build.build_cohort(config, workdir)
     store = build.build_store(config, workdir, cohort)
     model, recipe = build.build_model(config), build.build_recipe(config)

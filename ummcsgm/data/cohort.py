@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ummcsgm.data.layouts import Layout, Subject, find_subjects, require_all
 from ummcsgm.data.split import split_subjects
-from ummcsgm.files import write_whole
+from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import InputError
 
 
@@ -37,7 +37,7 @@ def open_cohort(
     if not split.is_file():
         drawn = split_subjects(list(subjects), fractions, seed)
         write_whole(split, json.dumps(drawn, indent=1))
-    division = json.loads(split.read_text())
+    division = read_json(split)
     if not division["train"]:
         raise InputError(f"{split} has no subject in train, wanted at least one")
     strangers = {name for names in division.values() for name in names} ^ set(subjects)

@@ -2,7 +2,8 @@
 
 0 is the background and stays 0; most tissue lies around 1/2. Negative values are data.
 The median, and not a high percentile: how much of a tumour takes up gadolinium, or how
-large its oedema is, must not decide how bright healthy tissue appears.
+large its oedema is, must not decide how bright healthy tissue appears. It is taken of
+magnitudes, so that z-scored volumes have a scale too.
 """
 
 import numpy as np
@@ -11,21 +12,20 @@ TISSUE = 0.5  # what the median becomes
 
 
 def fit_scale(volume: np.ndarray) -> float:
-    """Twice the median of the voxels of `volume` that are not exactly 0.
+    """Twice the median magnitude of the voxels of `volume` that are not exactly 0.
 
     Raises:
-        ValueError: there is no such voxel, or the median is not positive.
+        ValueError: there is no such voxel, or none is positive.
     """
     values = volume[volume != 0]
     if values.size == 0:
         raise ValueError("every voxel is 0, so there is no intensity to scale by")
-    median = float(np.median(values))
-    if median <= 0:
+    if values.max() < 0:
         raise ValueError(
-            f"the median of the voxels that are not 0 is {median:g}, wanted above 0: "
-            "tissue must be brighter than the background, which is 0"
+            f"every voxel that is not 0 is negative, at most {values.max():g}: tissue "
+            "must be brighter than the background, which is 0"
         )
-    return median / TISSUE
+    return float(np.median(np.abs(values))) / TISSUE
 
 
 def normalise(volume: np.ndarray, scale: float) -> np.ndarray:

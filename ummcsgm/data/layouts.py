@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ummcsgm.data.nifti import is_synthetic
 from ummcsgm.types import InputError
 
 BRATS19_PATTERN = "{group}/{subject}/{subject}_{modality}.nii.gz"
@@ -133,6 +134,12 @@ def _check_modalities(modalities: Sequence[str]) -> None:
             f"config.data.modalities is {names}; wanted one name or more, each once "
             f"and none of them {SEGMENTATION!r}"
         )
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"[^\s+,/\\{}]+", name):
+            raise InputError(
+                f"config.data.modalities has {name!r}; a name has no space and none of "
+                "+ , / \\ { }"
+            )
 
 
 def _fields(pattern: str) -> list[str]:
@@ -197,6 +204,8 @@ def _subjects(found: list[tuple[re.Match, Path]], layout: Layout) -> list[Subjec
     files: dict[str, dict[str, Path]] = {}
     groups: dict[str, str] = {}
     for match, path in found:
+        if is_synthetic(path):
+            continue  # an earlier answer is not a scan
         name, token = match["subject"], match["modality"]
         group = match.groupdict().get("group") or ""
         own = files.setdefault(name, {})

@@ -93,6 +93,18 @@ def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
     _write_bytes(Path(path), image.to_bytes())
 
 
+def is_synthetic(path: Path) -> bool:
+    """Whether the header at `path` says that `write_like` wrote it.
+
+    False where there is no file, or none that can be read: reading it will say why.
+    """
+    try:
+        header = nib.load(path).header
+        return bytes(header["descrip"]).rstrip(b"\0").decode() == DESCRIPTION
+    except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError):
+        return False
+
+
 def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     """The file at `path` is NIfTI-1 and holds `volume` [X, Y, Z] with `affine` in mm.
 

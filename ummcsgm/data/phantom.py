@@ -46,10 +46,12 @@ from ummcsgm.data.phantom_tumour import (
     pushed,
     segmentation,
 )
+from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import Array, InputError
 
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
 SMALLEST, LARGEST = (32, 32, 8), (240, 240, 155)
+FORMAT = 1  # raised when the same seed comes to mean other images
 SAMPLE = 2.0  # mm; voxels larger than this are the mean of several samples
 STREAMS = ("shape", "folds", "tumour", "tissue", "protocol", "gadolinium", "coil")
 STREAMS += MODALITIES
@@ -113,8 +115,8 @@ def checked(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     ):
         return tuple(int(n) for n in shape)
     raise InputError(
-        f"shape is {tuple(shape)}; it must be three whole numbers of voxels, at least "
-        f"{SMALLEST} and at most {LARGEST}."
+        f"config.phantom.shape is {tuple(shape)}; it must be three whole numbers of "
+        f"voxels, at least {SMALLEST} and at most {LARGEST}."
     )
 
 
@@ -241,7 +243,7 @@ def write_phantom(
     for name, (number, low) in least.items():
         if number < low:
             raise InputError(f"{name} is {number}; it must be at least {low}.")
-    claim(folder, {"seed": seed, "shape": list(shape)})
+    claim(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
     write = partial(write_subject, folder, shape, seed)
     if processes == 1:
         return [write(index) for index in range(subjects)]
@@ -257,17 +259,14 @@ def claim(folder: Path, wanted: dict[str, object]) -> None:
     """
     note = folder / "phantom.json"
     if note.exists():
-        there = json.loads(note.read_text())
+        there = read_json(note)
         if there != wanted:
             raise InputError(
                 f"{folder} holds the phantom of {there}, not of {wanted}; name another "
                 "folder, or remove this one."
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".phantom.json.{os.getpid()}"
-    beside.write_text(json.dumps(wanted))
-    os.replace(beside, note)
+    write_whole(note, json.dumps(wanted))
 
 
 def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:

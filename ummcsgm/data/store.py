@@ -21,7 +21,7 @@ import numpy as np
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.data.window import Window
-from ummcsgm.files import write_whole
+from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import InputError
 
 FORMAT = 1  # of the files: part of every key, so that old ones are made anew
@@ -150,7 +150,7 @@ def read_store(folder: Path) -> Store:
     path = Path(folder) / "index.json"
     if not path.is_file():
         raise InputError(f"{folder}: no prepared slices here, {path.name} is missing")
-    content = json.loads(path.read_text())
+    content = read_json(path)
     fields = content["settings"]
     settings = Settings(
         tuple(fields["modalities"]), tuple(fields["grid"]), fields["min_brain"]
@@ -222,7 +222,7 @@ def _finished(folder: Path, subject: Subject, settings: Settings) -> Entry | Non
     record, array = _record(folder, subject.name), folder / f"{subject.name}.npy"
     if not record.is_file() or not array.is_file():
         return None
-    entry = _entry(json.loads(record.read_text()))
+    entry = _entry(read_json(record))
     same = entry.key == _key(subject, settings) and entry.bytes == array.stat().st_size
     return entry if same else None
 
