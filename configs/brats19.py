@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
                 "width": 1.4,
                 "noise_level_min": 0.003,
                 "token": 0.1,
+                "token_weight": 1.0,
             },
             "train": {
                 "steps": 150_000,

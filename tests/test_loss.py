@@ -296,7 +296,7 @@ LOWEST = {"vp": 0.003, "subvp": 0.003, "ve": 0.01, "cosine": 0.003}
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_times_are_those_of_the_proposal(name, share):
     """Kolmogorov-Smirnov distances of either part on a fine even grid of uniforms."""
-    sde, proposal = SDES[name], Proposal(share, -1.2, 1.4, LOWEST[name], 0.0)
+    sde, proposal = SDES[name], Proposal(share, -1.2, 1.4, LOWEST[name], 0.0, 1.0)
     uniforms = (np.arange(20000, dtype=np.float32) + 0.5) / 20000
     t = np.asarray(times_from_uniform(sde, proposal, jnp.asarray(uniforms)))
     earliest = float(sde.time(jnp.float32(LOWEST[name])))
@@ -322,14 +322,14 @@ def test_no_uniform_leads_out_of_the_times(sde):
     corners = np.array([0.0, 1e-30, 1e-7, 0.2, 0.5, np.nextafter(np.float32(1), 0)])
     for share in (0.0, 1e-7, 0.2, 1 - 1e-7, 1.0):
         for width in (0.0, 1.4, 30.0):
-            proposal = Proposal(share, -1.2, width, 0.01, 0.1)
+            proposal = Proposal(share, -1.2, width, 0.01, 0.1, 1.0)
             t = times_from_uniform(sde, proposal, jnp.asarray(corners, jnp.float32))
             assert np.all((t >= sde.time(jnp.float32(0.01))) & (t <= 1))
 
 
 @each_sde
 def test_no_time_is_negative_even_if_the_process_starts_above_the_lowest_level(sde):
-    proposal = Proposal(0.5, -6.0, 1.4, 0.003, 0.0)
+    proposal = Proposal(0.5, -6.0, 1.4, 0.003, 0.0, 1.0)
     t = times_from_uniform(sde, proposal, jnp.linspace(0, 0.999, 1000))
     assert np.all((t >= 0) & (t <= 1))
 
@@ -338,7 +338,7 @@ ALL = configurations(4, proper=False)
 OBJECTIVE = Objective(
     ALL,
     probabilities(ALL, (0.4, 0.25, 0.2, 0.15)),
-    Proposal(0.2, -1.2, 1.4, 0.003, 0.125),
+    Proposal(0.2, -1.2, 1.4, 0.003, 0.125, 1.0),
     weigh_edm,
     False,
 )
@@ -418,7 +418,7 @@ def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     paper = dataclasses.replace(
         OBJECTIVE,
         weights=probabilities(ALL, ()),
-        proposal=Proposal(1.0, 0.0, 1.0, 0.003, 0.0),
+        proposal=Proposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0),
         weighting=weigh_paper,
     )
     many = jax.jit(

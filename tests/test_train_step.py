@@ -20,7 +20,7 @@ TABLE = configurations(4, proper=False)
 OBJECTIVE = Objective(
     TABLE,
     probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
-    Proposal(0.2, -1.2, 1.4, 0.003, 0.25),
+    Proposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0),
     weigh_edm,
     False,
 )

@@ -60,7 +60,9 @@ class Proposal(NamedTuple):
     `uniform` is the share of t ~ U(eps, 1) (1 is the paper); the rest draws
     ln(noise level) ~ N(centre, width^2). No level is below `noise_level_min`, whose
     time is eps. `token` is the share of rows that ask for the mean instead: t = 1 and
-    a_t = 0.
+    a_t = 0. Their loss is multiplied by `token_weight`: it is much smaller than that of
+    the rows with little noise, most of which no network can remove, and whose gradient's
+    variance would drown theirs in a short run.
     """
 
     uniform: float
@@ -68,6 +70,7 @@ class Proposal(NamedTuple):
     width: float
     noise_level_min: float
     token: float
+    token_weight: float
 
 
 def times_from_uniform(sde: SDE, proposal: Proposal, uniforms: Array) -> Times:
@@ -166,8 +169,8 @@ def losses(
 ) -> Losses:
     """[B] losses of the network with these parameters on these questions.
 
-    A token is weighed by `weigh_edm` whatever the weighting: at t = 1 the others all
-    but vanish, and the mean would never be learned.
+    A token is weighed by `weigh_edm` times `token_weight`, whatever the weighting: at
+    t = 1 the others all but vanish, and the mean would never be learned.
     """
     completion = ask(images, questions.missing)
     denoise = make_denoise(model, params, completion)
@@ -177,5 +180,6 @@ def losses(
     )
     if objective.summed:
         weight = weight * questions.scored.sum(axis=1)
+    token_weight = token_weight * objective.proposal.token_weight
     weight = jnp.where(questions.token, token_weight, weight)
     return dsm_loss(denoise, images, questions, model.sde, weight)

@@ -44,6 +44,7 @@ SCHEMA: dict[str, Rule] = {
     "loss.width": (float, 1e-3, ANY),
     "loss.noise_level_min": (float, 1e-6, 1.0),
     "loss.token": (float, 0, 1),
+    "loss.token_weight": (float, 0, ANY),
     "train.steps": (int, 1, ANY),
     "train.batch": (int, 1, ANY),
     "train.accumulate": (int, 1, ANY),
