@@ -1,15 +1,15 @@
 r"""Quickstart: the whole study on a phantom, on a laptop's CPU.
 
-What       145 phantom subjects (100 / 5 / 40) of 64 x 64 x 40 voxels; one mm-CSN for all
-           15 configurations; Table 1's protocol on the test subjects.
+What       145 phantom subjects (100 / 5 / 40) of 64 x 64 x 40 voxels; one mm-CSN for
+           all 15 configurations; Table 1's protocol on the test subjects.
 Source     Meng et al. 2022 (arXiv 2207.03430) for the method. Ours: the preconditioned
            output, the MMSE token, the mixture of times, a network for minutes of CPU.
 Hardware   two CPU cores, at most 6 GiB.
 Command    python -m ummcsgm.main --config configs/quickstart.py \
                --workdir runs/quickstart
 
-Short runs want more MMSE tokens and more questions with a single missing modality than
-long ones, and an EMA whose horizon fits the run.
+Short runs want more MMSE tokens, of more weight, and more questions with a single
+missing modality than long ones, and an EMA whose horizon fits the run.
 """
 
 from ml_collections import ConfigDict
@@ -19,70 +19,73 @@ def get_config() -> ConfigDict:
     """The quickstart's config."""
     return ConfigDict(
         {
-            "seed": 0,
-            "phantom": {"subjects": 145, "shape": (64, 64, 40)},
+            "seed": 0,  # of phantom, split, parameters, training and draws
+            "phantom": {"subjects": 145, "shape": (64, 64, 40)},  # 0 subjects: none
             "data": {
                 "folder": "",  # empty: the phantom's
-                "layout": "brats19",
-                "pattern": "",  # of the layout flat
+                "layout": "brats19",  # or flat
+                "pattern": "",  # of flat: "{subject}/{subject}-{modality}.nii.gz"
                 "modalities": ("flair", "t1", "t1c", "t2"),
-                "split": (20, 1, 8),
-                "grid": (56, 48),
+                "split": (20, 1, 8),  # parts of train, validation and test
+                "grid": (56, 48),  # rows and columns that the network sees
                 "min_brain": 0.3,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included
-                "processes": 2,
+                "processes": 2,  # that make the phantom and read NIfTI
             },
             "sde": {
-                "name": "vp",
+                "name": "vp",  # vp, sub_vp, ve or cosine
                 "beta_min": 0.1,
                 "beta_max": 20.0,
                 "sigma_min": 0.01,  # of ve
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {"proper": False, "sizes": "0.8,0.1,0.05,0.05"},
+            "questions": {
+                "proper": False,  # True: never all modalities missing
+                "sizes": "0.8,0.1,0.05,0.05",  # P(1, 2, .. missing), or uniform
+            },
             "network": {
-                "widths": (64, 128),
-                "blocks": (2, 2),
-                "stem": "space_to_depth",
+                "widths": (64, 128),  # channels of each level, the finest first
+                "blocks": (2, 2),  # residual blocks of each level, on either side
+                "stem": "space_to_depth",  # or haar
                 "patch": 4,
-                "attention_at": 0,
-                "pixel_width": 32,
+                "attention_at": 0,  # on grids of at most so many positions a side
+                "pixel_width": 32,  # channels at full resolution
                 "pixel_layers": 2,
-                "context": 8,
-                "conditioning": "both",
-                "dtype": "float32",
+                "context": 8,  # channels that the U-Net hands to the pixels
+                "conditioning": "both",  # or decoder, as in the paper
+                "dtype": "float32",  # of activations: or bfloat16
             },
             "loss": {
-                "weighting": "edm",
-                "uniform": 0.2,
-                "centre": -1.2,
-                "width": 1.4,
+                "weighting": "edm",  # paper, std2, likelihood, edm or min_snr
+                "uniform": 0.2,  # share of times uniform in t; 1.0 is the paper
+                "centre": -1.2,  # of ln(noise level) of the other times
+                "width": 1.4,  # its standard deviation
                 "noise_level_min": 0.003,
-                "token": 0.7,
-                "token_weight": 8.0,
+                "token": 0.7,  # share of rows that ask for the mean
+                "token_weight": 8.0,  # of their loss
             },
             "train": {
                 "steps": 4000,
-                "batch": 8,
-                "accumulate": 1,
+                "batch": 8,  # slices a step, over all devices
+                "accumulate": 1,  # microbatches a step
                 "learning_rate": 3e-3,
-                "schedule": "cosine",
+                "schedule": "cosine",  # or constant, after the warm-up
                 "warmup": 100,
-                "clip": 1.0,
+                "clip": 1.0,  # of the gradient's norm
                 "ema_decay": 0.99,
                 "save_every": 1000,
-                "keep": 2,
+                "keep": 2,  # checkpoints
                 "log_every": 50,
-                "max_bad": 20,
+                "max_bad": 20,  # steps in a row that are not finite end the run
             },
             "evaluate": {
-                "steps": 1000,
-                "microbatch": 8,
-                "algorithm1_subjects": 3,
-                "algorithm1_slices": 2,
-                "penalty": 1e-4,
+                "steps": 1000,  # of Algorithm 1
+                "microbatch": 8,  # slices in one network evaluation
+                "algorithm1_subjects": 3,  # 0: all test subjects
+                "algorithm1_slices": 2,  # of each; 0: all scored slices
+                "penalty": 1e-4,  # of the ridge floors
             },
         }
     )

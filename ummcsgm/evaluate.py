@@ -164,7 +164,8 @@ def _summary(subjects: list[dict]) -> list[dict]:
 
 def _moments(values: list[float]) -> dict:
     """Mean, standard deviation (that of a sample; nan for one subject), count."""
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    with np.errstate(invalid="ignore"):  # perfect answers are infinitely good
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
     return {"mean": float(np.mean(values)), "sd": sd, "subjects": len(values)}
 
 

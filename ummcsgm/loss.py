@@ -61,8 +61,8 @@ class Proposal(NamedTuple):
     ln(noise level) ~ N(centre, width^2). No level is below `noise_level_min`, whose
     time is eps. `token` is the share of rows that ask for the mean instead: t = 1 and
     a_t = 0. Their loss is multiplied by `token_weight`: it is much smaller than that of
-    the rows with little noise, most of which no network can remove, and whose gradient's
-    variance would drown theirs in a short run.
+    the rows with little noise, most of which no network can remove, and whose
+    gradient's variance would drown theirs in a short run.
     """
 
     uniform: float
