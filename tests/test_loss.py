@@ -53,6 +53,9 @@ def questions_of(scored, t, noise, token=None, missing=None):
     return Questions(*map(jnp.asarray, (scored, missing, t, noise, token)))
 
 
+PLAIN = Proposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
+
+
 @each_sde
 def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
     """1/2 mean over A of |(a_t, b) + (S, 0) - NN|^2, S = -noise / std, by mm_csn."""
@@ -112,7 +115,7 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
         def apply(self, params, inputs, missing, level):
             return answer
 
-    objective = Objective(EVERY, None, None, weigh_edm, False)
+    objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
     model = Model(Network(), sde, s)
     questions = questions_of(EVERY, TIMES, noise)
     ours = losses(model, None, objective, jnp.asarray(images), questions)
@@ -137,7 +140,7 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     images = jnp.zeros((len(EVERY), 8, 8, 4))
     t, token = np.full(len(EVERY), 0.5, np.float32), np.zeros(len(EVERY), bool)
     questions = Questions(EVERY, EVERY, t, np.zeros(images.shape), token)
-    objective = Objective(EVERY, None, None, weigh_paper, True)
+    objective = Objective(EVERY, None, PLAIN, weigh_paper, True)
     ours = losses(Model(Network(), SDES["vp"], 0.4), None, objective, images, questions)
     np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
 
@@ -183,7 +186,7 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(
     network = make_network()
     params, model = random_params(network), Model(network, SDES["vp"], 0.4)
     images, noise = jnp.asarray(voxels(0, (2, 16, 16, 4))), voxels(1, (2, 16, 16, 4))
-    objective = Objective(EVERY, None, None, weigh_edm, False)
+    objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
 
     @jax.jit
     def gradient(scored, images):
@@ -272,7 +275,7 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
             return 0 * inputs
 
     objective, model = (
-        Objective(EVERY, None, None, weigh_edm, False),
+        Objective(EVERY, None, PLAIN, weigh_edm, False),
         Model(Network(), sde, 0.4),
     )
     questions = questions_of(EVERY, TIMES, voxels(1))
