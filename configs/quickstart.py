@@ -60,14 +60,14 @@ def get_config() -> ConfigDict:
             "loss": {
                 "weighting": "edm",  # paper, std2, likelihood, edm or min_snr
                 "uniform": 0.2,  # share of times uniform in t; 1.0 is the paper
-                "centre": -2.0,  # of ln(noise level) of the other times
+                "centre": -1.2,  # of ln(noise level) of the other times
                 "width": 1.4,  # its standard deviation
                 "noise_level_min": 0.003,
                 "token": 0.7,  # share of rows that ask for the mean
-                "token_weight": 10.0,  # of their loss
+                "token_weight": 8.0,  # of their loss
             },
             "train": {
-                "steps": 4400,
+                "steps": 4000,
                 "batch": 8,  # slices a step, over all devices
                 "accumulate": 1,  # microbatches a step
                 "learning_rate": 3e-3,
@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "warmup": 100,
                 "clip": 1.0,  # of the gradient's norm
                 "ema_decay": 0.99,
-                "save_every": 1100,
+                "save_every": 1000,
                 "keep": 2,  # checkpoints
                 "log_every": 50,
                 "max_bad": 20,  # steps in a row that are not finite end the run
