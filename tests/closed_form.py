@@ -6,10 +6,18 @@ posterior of a given b is N(posterior mean, variance), variance zero on the seen
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ummcsgm.completion import ask, configurations
-from ummcsgm.sde import SDE
+from ummcsgm.sde import SDE, VE, VP, Cosine, SubVP
 
+SDES = {
+    "vp": VP(0.1, 20.0),
+    "subvp": SubVP(0.1, 20.0),
+    "ve": VE(0.01, 50.0),
+    "cosine": Cosine(318.0),
+}
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 EVERY = configurations(4, proper=False)
 MEAN = np.array([0.5, -0.3, 0.8, 0.1])
 _ROOT = np.array(

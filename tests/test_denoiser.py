@@ -4,22 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, every_question, make_gaussian_denoise
+from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise
 
 from ummcsgm import sde as sdes
 from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, mm_csn, posterior_mean
-from ummcsgm.sde import VE, VP, Cosine, SubVP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SDES = {
-    "vp": VP(0.1, 20.0),
-    "subvp": SubVP(0.1, 20.0),
-    "ve": VE(0.01, 50.0),
-    "cosine": Cosine(318.0),
-}
-each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 TIMES = np.linspace(0.05, 1, 15, dtype=np.float32)
 MISSING = np.broadcast_to(EVERY[:, None, None], (15, 16, 16, 4))
 

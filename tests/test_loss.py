@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, every_question, make_gaussian_denoise
+from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise
 from scipy import stats
 
 from ummcsgm import loss as losses_module
@@ -27,18 +27,10 @@ from ummcsgm.loss import (
     weigh_paper,
     weigh_std2,
 )
-from ummcsgm.sde import VE, VP, Cosine, SubVP
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SDES = {
-    "vp": VP(0.1, 20.0),
-    "subvp": SubVP(0.1, 20.0),
-    "ve": VE(0.01, 50.0),
-    "cosine": Cosine(318.0),
-}
-each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 TIMES = np.linspace(0.05, 0.98, 15).astype(np.float32)
 ASKED = EVERY[:, None, None]
 

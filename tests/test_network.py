@@ -34,7 +34,7 @@ def parts(network, params, images, missing, level):
 
 
 @pytest.mark.parametrize(
-    ("conditioning", "stem"), zip(CONDITIONINGS, STEMS, strict=True)
+    ("conditioning", "stem"), list(zip(CONDITIONINGS, STEMS, strict=True))
 )
 def test_the_output_is_an_image_of_zeros_at_initialisation(
     make_network, conditioning, stem

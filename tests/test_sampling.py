@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, every_question, make_gaussian_denoise, posterior
+from closed_form import (
+    EVERY,
+    SDES,
+    each_sde,
+    every_question,
+    make_gaussian_denoise,
+    posterior,
+)
 
 from ummcsgm import sampling
 from ummcsgm.completion import ask
@@ -22,17 +29,9 @@ from ummcsgm.sampling import (
     sample,
     uniform_times,
 )
-from ummcsgm.sde import VE, VP, Cosine, SubVP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SDES = {
-    "vp": VP(0.1, 20.0),
-    "subvp": SubVP(0.1, 20.0),
-    "ve": VE(0.01, 50.0),
-    "cosine": Cosine(318.0),
-}
-each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
 
 

@@ -4,19 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form import SDES, each_sde
 
 from ummcsgm import sde as sdes
-from ummcsgm.sde import VE, VP, Cosine, SubVP
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SDES = {
-    "vp": VP(0.1, 20.0),
-    "subvp": SubVP(0.1, 20.0),
-    "ve": VE(0.01, 50.0),
-    "cosine": Cosine(318.0),
-}
-each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 
 # ln(noise level) is steepest at 0, where autodiff would divide by nothing.
 TIMES = np.concatenate([np.geomspace(1e-4, 1e-2, 20), np.linspace(0.02, 1, 50)])
