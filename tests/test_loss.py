@@ -137,6 +137,24 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
 
 
+def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
+    class Network:
+        def apply(self, params, inputs, missing, level):
+            return jnp.ones_like(inputs)
+
+    images, t = jnp.zeros((len(EVERY), 8, 8, 4)), np.ones(len(EVERY), np.float32)
+    rows = (EVERY, EVERY, t, np.zeros(images.shape), np.ones(len(EVERY), bool))
+    model = Model(Network(), SDES["vp"], 0.4)
+
+    def values(weighting, weight):
+        proposal = PLAIN._replace(token_weight=weight)
+        objective = Objective(EVERY, None, proposal, weighting, False)
+        return losses(model, None, objective, images, Questions(*rows))
+
+    np.testing.assert_allclose(values(weigh_edm, 1.0), 1, rtol=1e-4)  # F* = 0, F = 1
+    np.testing.assert_allclose(values(weigh_paper, 5.0), 5, rtol=1e-4)
+
+
 def test_a_perfect_denoiser_has_no_loss_and_an_error_counts_its_square():
     images, noise = jnp.asarray(voxels(0)), voxels(1)
     questions, weight = questions_of(EVERY, TIMES, noise), jnp.arange(1.0, 16.0)

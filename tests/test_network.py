@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ummcsgm.network import CONDITIONINGS, STEMS, from_patches, haar_matrix, to_patches
+from ummcsgm.network import (
+    CONDITIONINGS,
+    STEMS,
+    from_patches,
+    haar_matrix,
+    in_patches,
+    products,
+    to_patches,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -221,3 +229,18 @@ def test_the_network_is_deterministic_and_finite_at_extreme_levels(
     one, two = (answer(images, missing, level) for _ in range(2))
     assert np.all(np.isfinite(one))
     np.testing.assert_array_equal(one, two)
+
+
+def test_products_are_each_two_modalities_multiplied_once():
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    a, b, c = np.moveaxis(images, -1, 0)
+    expected = np.stack([a * a, a * b, a * c, b * b, b * c, c * c], axis=-1) / 4
+    np.testing.assert_allclose(products(jnp.asarray(images)), expected, rtol=1e-6)
+
+
+def test_in_patches_puts_each_pixel_with_its_own_patch():
+    images = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
+    parts = in_patches(jnp.asarray(images), jnp.zeros((2, 2, 3, 7)))
+    for row, column in np.ndindex(8, 12):
+        patch = parts[:, row // 4, row % 4, column // 4, column % 4]
+        np.testing.assert_array_equal(patch, images[:, row, column])
