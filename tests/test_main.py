@@ -381,11 +381,15 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("mode", ["study", "evaluate", "complete"])
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_workdir_of_another_network_is_named_and_left_alone(study, capsys, case):
+def test_a_workdir_of_another_network_is_named_and_left_alone(
+    study, tmp_path, capsys, case, mode
+):
     flag, key, _, _ = OTHERS[case]
     before = files_under(study / "run")
-    arguments = ("--config", study / "tiny.py", "--workdir", study / "run", flag)
+    arguments = ["--config", study / "tiny.py", "--workdir", study / "run", flag]
+    arguments += ["--mode", mode, "--input", tmp_path, "--output", tmp_path / "out"]
     said = sentence(capsys, run_main(*arguments))
     assert_says(said, [str(study / "run"), "another network", f"config.{key}"])
     assert files_under(study / "run") == before
