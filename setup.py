@@ -11,6 +11,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py",  # command-line flags
+        "filelock>=3.15",  # one process prepares slices, others wait
         "flax>=0.10",  # the network
         "grain>=0.2.10",  # batches by step, read ahead
         "jax>=0.10,<0.13",

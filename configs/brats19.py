@@ -27,11 +27,14 @@ def get_config() -> ConfigDict:
             "phantom": {"subjects": 0, "shape": (240, 240, 155)},
             "data": {
                 "folder": "",
-                "layout": "brats19",
+                "layout": "brats",
                 "pattern": "",  # of the layout flat
+                "entities": (),  # of the layout bids
+                "mask": "",  # what brain masks have for {modality}
                 "modalities": ("flair", "t1", "t1c", "t2"),
                 "split": (20, 1, 8),
                 "grid": (192, 160),
+                "spacing": 0.0,  # BraTS has 1 mm
                 "min_brain": 0.02,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included

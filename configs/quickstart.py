@@ -23,11 +23,14 @@ def get_config() -> ConfigDict:
             "phantom": {"subjects": 145, "shape": (64, 64, 40)},  # 0 subjects: none
             "data": {
                 "folder": "",  # empty: the phantom's
-                "layout": "brats19",  # or flat
-                "pattern": "",  # of flat: "{subject}/{subject}-{modality}.nii.gz"
+                "layout": "auto",  # or brats, brats23, msd, ixi, bids, flat
+                "pattern": "",  # your own, "{subject}/{subject}-{modality}.nii.gz"
+                "entities": (),  # of BIDS, to choose among runs: ("run-1",)
+                "mask": "",  # what brain masks have for {modality}; none: voxels not 0
                 "modalities": ("flair", "t1", "t1c", "t2"),
                 "split": (20, 1, 8),  # parts of train, validation and test
                 "grid": (56, 48),  # rows and columns that the network sees
+                "spacing": 0.0,  # mm of its pixels, by resampling; 0: voxels as they are
                 "min_brain": 0.3,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included

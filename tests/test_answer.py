@@ -11,7 +11,7 @@ from tiny_run import MODALITIES
 from ummcsgm import build, checkpoint
 from ummcsgm.answer import load_trained, make_answer, slice_addresses
 from ummcsgm.completion import Completion
-from ummcsgm.data.store import read_store
+from ummcsgm.data.store import open_store
 from ummcsgm.denoiser import make_denoise
 from ummcsgm.plans import Scoring
 from ummcsgm.sampling import address_keys, algorithm1
@@ -46,7 +46,7 @@ def answers(trained):
 
 @pytest.fixture(scope="module")
 def images(study):
-    return read_store(study / "run" / "prepared").subject_slices("P3")[:4]
+    return open_store(study / "run" / "prepared", "train").subject_slices("P3")[:4]
 
 
 ADDRESSES = slice_addresses("P3", np.arange(4), draw=0)
@@ -60,7 +60,7 @@ def test_what_is_loaded_is_the_newest_average_and_its_config(trained, study):
         jax.tree.leaves(trained.params), jax.tree.leaves(average), strict=True
     ):
         assert np.array_equal(loaded, saved)
-    store = read_store(study / "run" / "prepared")
+    store = open_store(study / "run" / "prepared", "train")
     for name in MODALITIES:
         scales = sorted(store.scales(name).values())
         assert len(scales) == 3 and trained.scales[name] == scales[1]

@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "checkpoint": "types files",
     "figure": "types files",
     "manifest": "types files",
-    "plans": "",
+    "plans": "data.",
+    "console": "",
     "data.": "types files data.",
     "network": "types completion",  # for `channels`: how flags broadcast
     "denoiser": "types network sde completion",
@@ -44,16 +45,23 @@ MAY_IMPORT = {
     "posterior": "types sampling",
     "baselines.": CORE + " metrics files data. baselines.",
     "build": CORE + " plans posterior metrics files schema data. baselines.",
+    "build_data": "types schema build data.",
     "progress": "types files plans",
+    "preparation": "types build_data progress data.",
+    "checkup": "types build_data console progress data.",
     "answer": CORE + " plans posterior build checkpoint files data.",
     "exam": CORE + " plans answer metrics files data. baselines.",
     "train": CORE
-    + " plans schema build checkpoint parallel manifest progress files data.",
+    + " plans schema build build_data checkpoint parallel manifest progress files"
+    + " preparation data.",
     "evaluate": CORE
-    + " answer exam plans build metrics files data. baselines. manifest",
-    "complete": CORE + " plans answer build manifest files data.",
+    + " answer exam plans build build_data preparation metrics files data."
+    + " baselines. manifest",
+    "results": "types answer manifest files data.",
+    "complete": CORE
+    + " plans answer results build build_data console progress figure data.",
     "report": "types files figure evaluate",
-    "main": "types build manifest train evaluate complete report",
+    "main": "types build checkup manifest preparation train evaluate complete report",
     "benchmarks.": CORE + " build metrics files data. baselines. parallel train",
 }
 
@@ -69,11 +77,12 @@ WORLDS = {
     "jax.experimental.shard_map": {"parallel"},
     "jax.shard_map": {"parallel"},
     "absl": {"main"},
-    "ml_collections": {"build", "main"},
+    "ml_collections": {"build", "build_data", "main"},
     "grain": {"data.batches"},
     "matplotlib": {"figure"},
     "tensorboardX": {"progress"},
-    "rich": {"progress"},
+    "rich": {"progress", "console"},
+    "filelock": {"data.prepare"},
     "skimage": set(),
     "torch": set(),
     "tensorflow": set(),

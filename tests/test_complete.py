@@ -4,6 +4,8 @@ The answers come from a stand-in for the network: on missing channel c it is (c 
 everywhere, so that a modality in another's place, or a voxel outside the brain, shows.
 """
 
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -25,12 +27,11 @@ from tiny_run import (
     write_subjects,
 )
 
-from ummcsgm import answer, build, complete, files
+from ummcsgm import answer, build, complete, files, results
 from ummcsgm.complete import Order
 from ummcsgm.data.intensity import fit_scale
-from ummcsgm.data.nifti import is_synthetic
+from ummcsgm.data.nifti import is_synthetic, write_new
 from ummcsgm.manifest import versions
-from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
 
@@ -45,11 +46,11 @@ MEAN = {"draws": 1, "sampler": "mean"}
 def stand_in(monkeypatch, tmp_path):
     """The network's place is taken; the calls that it got."""
     config = tiny_config(tmp_path)
-    calls = []
+    calls, spacing = [], (3.0, 2.0)
 
     def load(workdir):
         space = build.build_space(config)
-        return answer.Trained(config, space, None, None, 42, SCALES, "abc")
+        return answer.Trained(config, space, None, None, 42, SCALES, spacing, "abc")
 
     def make(trained, sampler, scoring):
         def fill(images, missing, addresses):
@@ -61,12 +62,23 @@ def stand_in(monkeypatch, tmp_path):
 
     monkeypatch.setattr(complete, "load_trained", load)
     monkeypatch.setattr(complete, "make_answer", make)
+    # Voxels of any size: what is refused of them has a test of its own.
+    monkeypatch.setattr(complete, "TOLERANCE", 100.0)
     return calls
 
 
-def make(source, target, *missing, draws=1, sampler="mean"):
-    order = Order(missing, draws, sampler)
-    complete.complete("run", None, (str(source), str(target)), order)
+def failure(capsys, *arguments, **options):
+    """The one sentence on the one subject that could not be completed."""
+    assert make(*arguments, **options) is False
+    said = capsys.readouterr().err
+    assert said.startswith("ummcsgm: ") and said.count("\n") == 1, said
+    return said
+
+
+def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
+    order = Order(missing, (), draws, sampler, False)
+    order = dataclasses.replace(order, **changes)
+    return complete.complete("run", None, (str(source), str(target)), order, part)
 
 
 def read(path):
@@ -186,12 +198,16 @@ def test_grid_affine_header_and_type_are_the_inputs(
     assert b"synthetic" in bytes(written.header["descrip"])
 
 
-def test_values_beyond_the_type_are_clipped_to_it(stand_in, tmp_path, monkeypatch):
+def test_values_beyond_the_type_are_scaled_and_not_clipped(
+    stand_in, tmp_path, monkeypatch
+):
     monkeypatch.setitem(SCALES, "t1c", 1e9)
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", "t1c")
-    stored, _ = read(path_of(tmp_path / "out", "P1", "t1c"))
-    assert set(np.unique(stored)) == {0, np.iinfo(np.int16).max}
+    values, loaded = read(path_of(tmp_path / "out", "P1", "t1c"))
+    assert loaded.get_data_dtype() == np.int16
+    expected = LEVELS[2] * 1e9 * gain_of("P1", ("t1c",))
+    assert sorted(np.unique(values)) == [0, pytest.approx(expected, rel=1e-3)]
 
 
 def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
@@ -199,12 +215,34 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
     options = {"draws": 2, "sampler": "euler_maruyama"}
     make(folder, tmp_path / "out", "t1c", "t2", **options)
     path = tmp_path / "out" / "HGG" / "P1" / "P1_t1ce_draw-02.json"
-    assert json.loads(path.read_text()) == {
+    made = json.loads(path.read_text())
+    assert "training cohort's median scale" in made["units"]["how"]
+    assert made == {
         "synthetic": True,
-        "note": "For research only: not a medical device.",
+        "note": results.RESEARCH,
         "subject": "P1",
         "modality": "t1c",
-        "inputs": {"flair": "P1_flair.nii.gz", "t1": "P1_t1.nii.gz"},
+        "inputs": {
+            name: {
+                "file": path_of(folder, "P1", name).name,
+                "sha256": hashlib.sha256(
+                    path_of(folder, "P1", name).read_bytes()
+                ).hexdigest(),
+            }
+            for name in ("flair", "t1")
+        },
+        "not_used": [],
+        "grid_of": "P1_flair.nii.gz",
+        "voxels_per_pixel": [1.0, 1.0],
+        "units": {
+            "how": made["units"]["how"],
+            "cohort_scale": SCALES["t1c"],
+            "ratios": {
+                name: fit_scale(image("P1", name)) / SCALES[name]
+                for name in ("flair", "t1")
+            },
+            "scale": pytest.approx(SCALES["t1c"] * gain_of("P1", ("t1c", "t2"))),
+        },
         "checkpoint_step": 42,
         "parameters_sha256": "abc",
         "sampler": "euler_maruyama",
@@ -235,22 +273,21 @@ def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["volume", "sidecar"])
-def test_a_real_file_is_never_overwritten(stand_in, tmp_path, kind):
+def test_a_real_file_is_never_overwritten(stand_in, tmp_path, capsys, kind):
     folder = write_subjects(tmp_path / "in", ("P2",))
     path = path_of(folder, "P2", "t1c")
     if kind == "sidecar":  # a scanner's, whose volume was left out
         path.unlink()
         path.with_name("P2_t1ce.json").write_text('{"EchoTime": 0.01}')
     before = files_under(folder)
-    with pytest.raises(InputError, match="P2_t1ce") as caught:
-        make(folder, folder, "t1c")
-    assert "choose another --output" in str(caught.value)
+    said = failure(capsys, folder, folder, "t1c", overwrite=True)
+    assert "P2_t1ce" in said and "choose another --output" in said
     assert files_under(folder) == before
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_no_second_image_of_a_modality_is_put_beside_a_real_one(
-    stand_in, tmp_path, suffix
+    stand_in, tmp_path, capsys, suffix
 ):
     folder = write_subjects(tmp_path / "in", ("P1",))
     real = path_of(folder, "P1", "t1c")
@@ -258,8 +295,7 @@ def test_no_second_image_of_a_modality_is_put_beside_a_real_one(
         nib.save(nib.load(real), real.with_suffix(""))
         real.unlink()
     before = files_under(folder)
-    with pytest.raises(InputError, match="choose another --output"):
-        make(folder, folder, "t1c")
+    assert "choose another --output" in failure(capsys, folder, folder, "t1c")
     assert files_under(folder) == before
 
 
@@ -271,7 +307,7 @@ def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(
     make(folder, folder)
     first = files_under(folder)
     assert "HGG/P1/P1_t1ce.json" in first
-    make(folder, folder)  # the same question, though the file is there now
+    make(folder, folder, overwrite=True)  # though the file is there now
     assert files_under(folder) == first
     ((_, asked, _), (_, again, _)) = stand_in
     assert np.array_equal(asked, again) and asked[0].tolist() == [0, 0, 1, 0]
@@ -280,7 +316,7 @@ def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(
     assert sorted(inputs) == ["flair", "t1"]
 
 
-def test_nothing_is_ever_half_written(stand_in, tmp_path, monkeypatch):
+def test_nothing_is_ever_half_written(stand_in, tmp_path, capsys, monkeypatch):
     folder = write_subjects(tmp_path / "in", ("P1",))
     rename = os.replace
 
@@ -290,12 +326,12 @@ def test_nothing_is_ever_half_written(stand_in, tmp_path, monkeypatch):
         rename(source, target)
 
     monkeypatch.setattr(files.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        make(folder, tmp_path / "out", "t1c", "t2")
+    assert "disk full" in failure(capsys, folder, tmp_path / "out", "t1c", "t2")
     left = files_under(tmp_path / "out")
     assert sorted(left) == [
         "HGG/P1/P1_t1ce.json",
         "HGG/P1/P1_t1ce.nii.gz",
+        "previews/P1.png",
     ]
     read(tmp_path / "out" / "HGG" / "P1" / "P1_t1ce.nii.gz")
 
@@ -308,25 +344,28 @@ def test_a_volume_says_itself_that_it_is_synthetic(stand_in, tmp_path):
     assert is_synthetic(path) and not is_synthetic(path_of(folder, "P1", "t1c"))
 
 
-def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(stand_in, tmp_path):
+def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(
+    stand_in, tmp_path, capsys
+):
     folder = write_subjects(tmp_path / "in", ("P1",))
     real = path_of(folder, "P1", "t1c")
     real.with_name("P1_t1ce.json").write_text('{"synthetic": true}')
     before = real.read_bytes()
-    with pytest.raises(InputError, match="is there and is not synthetic"):
-        make(folder, folder, "t1c")
+    said = failure(capsys, folder, folder, "t1c", overwrite=True)
+    assert "is there and is not synthetic" in said
     assert real.read_bytes() == before
 
 
-def test_an_answer_that_is_not_finite_is_not_written(stand_in, tmp_path, monkeypatch):
+def test_an_answer_that_is_not_finite_is_not_written(
+    stand_in, tmp_path, capsys, monkeypatch
+):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def broken(trained, sampler, scoring):
         return lambda images, missing, addresses: np.full_like(images, np.nan)
 
     monkeypatch.setattr(complete, "make_answer", broken)
-    with pytest.raises(FloatingPointError, match="not finite"):
-        make(folder, tmp_path / "out", "t1c")
+    assert "not finite" in failure(capsys, folder, tmp_path / "out", "t1c")
     assert not files_under(tmp_path / "out")
 
 
@@ -342,6 +381,129 @@ def test_the_gain_brings_another_scanner_to_the_cohorts_units(stand_in, tmp_path
     assert three == pytest.approx(3 * one, abs=2)
 
 
+# Many subjects.
+
+
+def times(folder):
+    return {n: (folder / n).stat().st_mtime_ns for n in files_under(folder)}
+
+
+def test_what_is_finished_is_skipped_and_what_is_not_is_made(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    out = tmp_path / "out"
+    assert make(folder, out, "t1c", "t2") is True
+    before, calls = times(out), len(stand_in)
+    assert make(folder, out, "t1c", "t2") is True
+    assert times(out) == before and len(stand_in) == calls == 2
+    for kind, gone in (("volume", "P1_t2.nii.gz"), ("sidecar", "P2_t1ce.json")):
+        (path,) = out.rglob(gone)
+        path.unlink()
+        assert make(folder, out, "t1c", "t2") is True
+        assert path.is_file() and len(stand_in) == calls + 1, kind
+        calls += 1
+
+
+CHANGES = {  # what is other about the second order; what the sentence must say
+    "sampler": (lambda folder: {"sampler": "euler_maruyama"}, "another sampler"),
+    "input": (
+        lambda folder: write_new(
+            path_of(folder, "P1", "t1"), image("P1", "t1") * 2, AFFINE
+        ),
+        "another inputs",
+    ),
+    "fewer": (lambda folder: path_of(folder, "P1", "t1").unlink(), "another inputs"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_an_answer_made_otherwise_is_no_answer_and_is_redone_when_told(
+    stand_in, tmp_path, capsys, case
+):
+    folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
+    make(folder, out, "t1c")
+    before = files_under(out)
+    change, words = CHANGES[case]
+    options = change(folder) or {}
+    said = failure(capsys, folder, out, "t1c", **options)
+    assert words in said and "--overwrite" in said and "P1_t1ce.nii.gz" in said
+    assert files_under(out) == before
+    assert make(folder, out, "t1c", overwrite=True, **options) is True
+    assert make(folder, out, "t1c", **options) is True
+    assert files_under(out) != before
+
+
+def test_one_bad_subject_is_reported_and_the_rest_go_on(stand_in, tmp_path, capsys):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2", "P3"))
+    bad = path_of(folder, "P2", "t2")
+    bad.write_bytes(bad.read_bytes()[:-90])
+    assert make(folder, tmp_path / "out", "t1c") is False
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and str(bad) in said.err
+    table = said.out.splitlines()
+    assert table[-4] == "Completed subjects: subject | given | result"
+    assert table[-3] == "P1 | flair, t1, t2 | synthesised t1c"
+    assert table[-2].startswith(f"P2 | flair, t1, t2 | FAILED: {bad}: ")
+    assert table[-1] == "P3 | flair, t1, t2 | synthesised t1c"
+    made = [name for name in files_under(tmp_path / "out") if "nii" in name]
+    assert made == ["HGG/P1/P1_t1ce.nii.gz", "HGG/P3/P3_t1ce.nii.gz"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_processes_divide_the_subjects_without_overlap_or_gap(
+    stand_in, tmp_path, count
+):
+    names = [f"P{number}" for number in range(1, 6)]
+    folder, whole = write_subjects(tmp_path / "in", names), tmp_path / "whole"
+    make(folder, whole, "t1c")
+    parts = [tmp_path / f"part{k}" for k in range(count)]
+    for k, part in enumerate(parts):
+        make(folder, part, "t1c", part=(k, count))
+    made = [files_under(part) for part in parts if part.is_dir()]
+    assert sum(map(len, made)) == len(files_under(whole))  # no overlap
+    together = {name: content for part in made for name, content in part.items()}
+    assert together == files_under(whole)  # no gap
+
+
+def test_other_modalities_than_those_trained_on_are_named_with_them(
+    stand_in, tmp_path, capsys
+):
+    """A BIDS folder with PD, which the network does not know, and one of PD alone."""
+    for name, words in {"sub-1": ("T1w", "T2w", "PDw"), "sub-2": ("PDw",)}.items():
+        for word, modality in zip(words, ("t1", "t2", "flair"), strict=False):
+            path = tmp_path / "in" / name / "anat" / f"{name}_{word}.nii.gz"
+            write_new(path, image("P1", modality), AFFINE)
+    assert make(tmp_path / "in", tmp_path / "out") is False
+    first, second = capsys.readouterr().err.splitlines()
+    assert "subject sub-1 has t1, t2, pd, and this network was trained on" in first
+    assert "flair, t1, t1c, t2: leave the rest out with --ignore pd" in first
+    assert "subject sub-2 has pd, and this network was trained on flair" in second
+    assert not (tmp_path / "out").exists()
+    assert make(tmp_path / "in/sub-1", tmp_path / "out", ignored=("pd",)) is True
+    about = tmp_path / "out/sub-1/anat/sub-1_ce-gadolinium_T1w.json"
+    assert json.loads(about.read_text())["not_used"] == ["pd"]
+
+
+def test_voxels_of_another_size_are_refused_unless_they_are_resampled(
+    stand_in, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(complete, "TOLERANCE", 1.2)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    assert make(folder, tmp_path / "a", "t1c") is True
+    affine = AFFINE @ np.diag([2.0, 1, 1, 1])
+    for modality in MODALITIES:
+        write_new(path_of(folder, "P1", modality), image("P1", modality), affine)
+    said = failure(capsys, folder, tmp_path / "b", "t1c")
+    assert "3 x 4 mm" in said and "3 x 2 mm" in said and "config.data.spacing" in said
+
+
+def test_a_preview_shows_what_was_given_and_what_was_made(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    make(folder, tmp_path / "out", "t1c")
+    for name in ("P1", "P2"):
+        content = (tmp_path / "out" / "previews" / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+
+
 # From here on with the study's own network.
 
 
@@ -355,7 +517,7 @@ def completed(study, tmp_path, name, *flags, microbatch=None):
             patch.setattr(
                 build,
                 "build_scoring",
-                lambda config: complete.dataclasses.replace(
+                lambda config: dataclasses.replace(
                     scoring(config), microbatch=microbatch
                 ),
             )

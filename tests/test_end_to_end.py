@@ -21,7 +21,7 @@ from tiny_run import (
     start_main,
 )
 
-from ummcsgm import build, checkpoint, evaluate, train
+from ummcsgm import build, build_data, checkpoint, evaluate, train
 from ummcsgm.answer import load_trained
 
 pytest_plugins = ["tiny_study"]
@@ -60,7 +60,9 @@ def test_a_study_leaves_all_that_it_promises(study):
     assert manifest["split"] == split
     assert len(manifest["starts"]) == 1 and manifest["starts"][0]["step"] == 0
     lines = (study / "stdout.txt").read_text().splitlines()
-    assert lines[0].startswith("step 25/150: loss ")
+    assert lines[0].startswith("preparing: 5/5")
+    assert lines[1].startswith("prepared: 15 train slices of 3 subjects, 10 test")
+    assert lines[2].startswith("step 25/150: loss ")
     assert lines[-1].startswith("evaluated 2/2: P")
     assert not [p for p in files_under(run) if "tmp" in p or "/." in f"/{p}"]
 
@@ -154,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_very_parameters_of_an_unbroken_one(
     second = start_main(*arguments)
     output, said = second.communicate(timeout=120)
     assert second.returncode == 0 and said == "", said
-    assert output.startswith(f"step {step + 1}/150: loss ")
+    assert output.splitlines()[1].startswith(f"step {step + 1}/150: loss ")
     assert state_bits(tmp_path / "run") == state_bits(study / "run")
     assert [r["step"] for r in records(tmp_path / "run")] == list(range(1, 151))
     starts = json.loads((tmp_path / "run" / "manifest.json").read_text())["starts"]
@@ -166,12 +168,12 @@ def test_the_phantom_of_a_config_is_made_in_the_workdir_once(tmp_path):
     changes = {"phantom.subjects": 4, "phantom.shape": (32, 32, 8)}
     changes |= {"data.grid": (32, 32), "data.folder": ""}
     config.update_from_flattened_dict({**TINY, **changes})
-    first = build.build_cohort(config, tmp_path)
+    first = build_data.build_cohort(config, tmp_path)
     assert len(first.subjects) == 4
     made = files_under(tmp_path)
-    assert build.build_cohort(config, tmp_path).split == first.split
+    assert build_data.build_cohort(config, tmp_path).split == first.split
     assert files_under(tmp_path) == made
-    store = build.build_store(config, tmp_path, first)
+    store = build_data.build_stores(config, tmp_path, first, print)["train"]
     assert len(store) > 0 and len(store.subjects) == len(first.split["train"])
     for name, subject in first.subjects.items():
         assert sorted(subject.files) == sorted(MODALITIES)

@@ -25,7 +25,8 @@ from ummcsgm import answer, build, evaluate, report
 from ummcsgm.baselines.ridge import fit_moments, ridge
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.store import read_store
+from ummcsgm.data.store import open_store
+from ummcsgm.preparation import prepare
 from ummcsgm.types import InputError
 
 PEAKS = {"flair": 512, "t1": 1024, "t1c": 2048, "t2": 256}
@@ -56,7 +57,7 @@ def world(tmp_path_factory):
             write_new(path, plateau(name, modality), AFFINE)
     config = tiny_config(root / "subjects")
     (root / "run").mkdir()
-    build.build_store(config, root / "run", build.build_cohort(config, root / "run"))
+    prepare(config, root / "run")
     return root
 
 
@@ -67,7 +68,7 @@ def stand_in(monkeypatch, world, fill, **changes):
 
     def load(workdir):
         space = build.build_space(config)
-        return answer.Trained(config, space, None, None, 7, {}, "digest")
+        return answer.Trained(config, space, None, None, 7, {}, (3.0, 2.0), "digest")
 
     def make(trained, sampler, scoring):
         def ask(images, missing, addresses):
@@ -140,8 +141,11 @@ def test_a_known_error_scores_what_follows_by_hand_in_its_own_modality(
 def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, perfect)
     rows = evaluated(world, tmp_path).subjects
-    store = read_store(world / "run" / "prepared")
-    moments = fit_moments(store.subject_slices(e.name) for e in store.subjects)
+    store = open_store(world / "run" / "prepared", "train")
+    fitted = fit_moments(
+        (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
+    )
+    (moments,) = fitted.values()
     name = next(iter(sorted({row["subject"] for row in rows})))
     truth = np.stack([plateau(name, m) / PEAKS[m] for m in MODALITIES], -1)
     truth = truth.transpose(2, 1, 0, 3)[1:]

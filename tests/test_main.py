@@ -28,10 +28,10 @@ from ummcsgm.data.nifti import write_new
 pytest_plugins = ["tiny_study"]
 
 
-def sentence(capsys, code):
+def sentence(capsys, code, wanted=2):
     """The one line of stderr of a command that was refused."""
     said = capsys.readouterr().err
-    assert code == 2, (code, said)
+    assert code == wanted, (code, said)
     assert said.startswith("ummcsgm: ") and said.count("\n") == 1, said
     assert "Traceback" not in said
     return said
@@ -78,7 +78,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "betas": ("--config.sde.beta_max=0.01", ["config.sde.beta_max is 0.01"]),
     "weighting": ("--config.loss.weighting=x", ["config.loss.weighting", "min_snr"]),
     "schedule": ("--config.train.schedule=x", ["config.train.schedule", "cosine"]),
-    "layout": ("--config.data.layout=brats", ["config.data.layout", "brats19, flat"]),
+    "layout": ("--config.data.layout=brats1", ["config.data.layout", "auto, brats,"]),
     "pattern": ("--config.data.layout=flat", ["config.data.pattern", "{{subject}}"]),
     "sizes": ("--config.questions.sizes=1.0", ["config.questions.sizes", "1 to 4"]),
     "sizes' words": ("--config.questions.sizes=even", ["sizes is 'even'", "uniform"]),
@@ -92,8 +92,8 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
         ["config.sde.sigma_max is 0.001", "above"],
     ),
     "modality": (
-        "--config.data.modalities=('t1','pd')",
-        ["config.data.modalities has 'pd'", "flair, t1, t1c, t2"],
+        "--config.data.modalities=('t1','x')",
+        ["config.data.modalities has 'x'", "flair, t1, t1c, t2"],
     ),
     "modality twice": (
         "--config.data.modalities=('t1','t1')",
@@ -114,7 +114,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     ),
     "a stray word": ("trian", ["'trian' is not a flag"]),
     "no such flag": ("--wrkdir=x", ["wrkdir"]),
-    "no such mode": ("--mode=trian", ["--mode is 'trian'", "study, train, evaluate"]),
+    "no such mode": ("--mode=trian", ["--mode is 'trian'", "prepare, train, evaluate"]),
 }
 
 
@@ -232,7 +232,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(study, tmp_path, capsys):
     assert str(place) in sentence(capsys, code)
     order = ("--input", study / "subjects", "--output", place, "--missing", "t2")
     code = run_main("--workdir", study / "run", "--mode", "complete", *order)
-    assert str(place) in sentence(capsys, code)
+    assert capsys.readouterr().err.count(f"{place}") == 5 and code == 1
     assert place.read_text() == "mine"
 
 
@@ -257,7 +257,6 @@ def with_nan(values):
 
 
 DAMAGES = {  # what happens to one file of one subject
-    "absent": (lambda path: path.unlink(), ["P2 has no t1c", "P2_t1ce.nii.gz"]),
     "cut short": (
         lambda path: path.write_bytes(path.read_bytes()[:-200]),
         ["{path}", "damaged or cut short"],
@@ -324,7 +323,7 @@ FOLDERS = {
     "no subject": (lambda folder: shutil.rmtree(folder / "HGG"), ["no subject found"]),
     "only others": (
         lambda folder: (folder / "HGG").rename(folder / "XGG"),
-        ["no subject found", "{{group}}/{{subject}}"],
+        ["no subject found", "the layouts brats, brats23", "XGG/P1/P1_"],
     ),
 }
 
@@ -456,7 +455,7 @@ def test_a_completion_that_cannot_be_made_writes_nothing(study, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in DAMAGES if case not in ("absent", "all negative")]
+    "case", [case for case in DAMAGES if case != "all negative"]
 )
 def test_a_damaged_input_is_named_and_nothing_is_completed(
     study, tmp_path, capsys, case
@@ -467,7 +466,7 @@ def test_a_damaged_input_is_named_and_nothing_is_completed(
     damage(path)
     order = ("--input", folder, "--output", tmp_path / "out", "--missing", "flair")
     code = run_main("--workdir", study / "run", "--mode", "complete", *order)
-    assert_says(sentence(capsys, code), words, path=path)
+    assert_says(sentence(capsys, code, wanted=1), words, path=path)
     assert files_under(tmp_path / "out") == {}
 
 
@@ -477,8 +476,10 @@ def test_a_subject_with_nothing_left_to_complete_from_is_named(study, tmp_path, 
         path_of(folder, "P2", modality).unlink()
     order = ("--input", folder, "--output", tmp_path / "out", "--missing", "flair")
     code = run_main("--workdir", study / "run", "--mode", "complete", *order)
-    assert_says(sentence(capsys, code), ["subject P2", "no modality is left"])
-    assert not (tmp_path / "out").exists()
+    words = ["subject P2", "nothing to go by", "trained on flair, t1, t1c, t2"]
+    assert_says(sentence(capsys, code, wanted=1), words)
+    written = [name for name in files_under(tmp_path / "out") if "nii" in name]
+    assert written == ["HGG/P1/P1_flair.nii.gz"]
 
 
 def test_a_process_of_its_own_ends_with_2_and_one_line_on_stderr(study, tmp_path):

@@ -1,6 +1,7 @@
 """NIfTI in and out: every orientation, every kind of damage, nothing lost."""
 
 import gzip
+import os
 from itertools import permutations, product
 from pathlib import Path
 
@@ -8,7 +9,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ummcsgm.data.nifti import read_case, read_volume, write_like, write_new
+from ummcsgm.data import nifti
+from ummcsgm.data.nifti import (
+    is_synthetic,
+    read_case,
+    read_volume,
+    spacing,
+    spacing_in_plane,
+    write_like,
+    write_new,
+)
 from ummcsgm.types import InputError
 
 OPEN_MS = Path(__file__).parents[1] / "../shared/data/open_ms"
@@ -106,15 +116,6 @@ def test_a_second_version_file_stays_one(tmp_path):
     assert np.array_equal(stored(tmp_path / "b.nii")[1], noise())
 
 
-def test_values_for_an_integer_file_are_rounded_and_clipped(tmp_path):
-    write_new(tmp_path / "a.nii", noise((1, 1, 6), np.uint8), np.eye(4))
-    _, geometry = read_volume(tmp_path / "a.nii")
-    wished = np.array([0, 0.6, 1.4, -7, 254.9, 1e6], np.float32).reshape(6, 1, 1)
-    write_like(tmp_path / "b.nii", wished, geometry)
-    assert stored(tmp_path / "b.nii")[1].ravel().tolist() == [0, 1, 1, 0, 255, 255]
-    assert nib.load(tmp_path / "b.nii").get_fdata().ravel()[1] == 1
-
-
 def scaled_file(path, dtype, slope, inter):
     levels = np.arange(24).reshape(2, 3, 4).astype(dtype)
     image = nib.Nifti1Image(levels, oblique())
@@ -159,6 +160,183 @@ def test_new_values_in_a_scaled_file_keep_their_size_and_their_zeros(
     assert nib.load(tmp_path / "b.nii").get_data_dtype() == np.dtype(dtype)
 
 
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
+@pytest.mark.parametrize("slope, inter", [(None, None), (0.37, 0.0), (0.5, -3.0)])
+def test_the_place_and_the_units_of_a_file_are_the_references(
+    tmp_path, version, dtype, slope, inter
+):
+    image = version(noise().astype(dtype), oblique())
+    image.set_sform(oblique() + np.diag([0, 0, 0.125, 0]), code=4)
+    image.set_qform(oblique(), code=2)
+    image.header.set_xyzt_units("mm", "msec")
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume, geometry = read_volume(tmp_path / "a.nii.gz")
+    for name, values in (("same", volume), ("other", 1.37 * volume[::-1] - 20)):
+        write_like(tmp_path / name, values, geometry)
+        (tmp_path / name).rename(tmp_path / f"{name}.nii")
+        (before, data), (after, again) = (
+            stored(tmp_path / "a.nii.gz"),
+            stored(tmp_path / f"{name}.nii"),
+        )
+        assert type(after) is version and again.dtype == np.dtype(dtype)
+        for form in ("get_sform", "get_qform"):
+            (one, code), (other, same) = (
+                getattr(it, form)(coded=True) for it in (before, after)
+            )
+            assert one.tobytes() == other.tobytes() and int(code) == int(same) > 0
+        assert after.header.get_xyzt_units() == ("mm", "msec")
+        for field in ("pixdim", "dim", "srow_z", "quatern_b", "qoffset_x", "datatype"):
+            assert before.header[field].tobytes() == after.header[field].tobytes()
+        span = np.abs(values).max()
+        back, _ = read_volume(tmp_path / f"{name}.nii")
+        assert np.abs(back - values).max() <= span / (100 if dtype == "u1" else 1000)
+        if name == "same":
+            assert np.array_equal(back, volume)
+            assert dtype[0] == "f" or np.array_equal(data, again)
+
+
+SCALINGS = [(1.0, 0.0), (0.37, 0.0), (0.37, 1.0), (2.0, -1024.0), (1e-6, 0.0)]
+
+
+@pytest.mark.parametrize("dtype, levels", [("i2", 2**15), ("u1", 2**8), ("u2", 2**16)])
+@pytest.mark.parametrize("slope, inter", SCALINGS)
+@pytest.mark.parametrize(
+    "low, high", [(0, 1), (0, 254.9), (0, 1e6), (-7, 3e4), (-3e-4, 2e-4), (0, 3e38)]
+)
+def test_no_value_is_clipped_or_lost_and_zero_is_zero_in_any_integer_type(
+    tmp_path, dtype, levels, slope, inter, low, high
+):
+    scaled_file(tmp_path / "a.nii", dtype, slope, inter)
+    volume, geometry = read_volume(tmp_path / "a.nii")
+    wished = np.random.default_rng(1).uniform(low, high, volume.shape)
+    wished = wished.astype(np.float32)
+    wished.flat[::5] = 0
+    wished.flat[1:3] = low, high
+    write_like(tmp_path / "b.nii", wished, geometry)
+    back, _ = read_volume(tmp_path / "b.nii")
+    largest, span = max(high, -low), high - low
+    error = np.abs(back.astype(np.float64) - wished).max()
+    # A slope that is a power of two: half a level, of at most twice the least size.
+    finest = 1.01 * max(span, 2 * largest * (dtype == "i2")) / levels
+    assert error <= max(largest / 1000, finest)
+    assert (back[wished == 0] == 0).all()
+    seen_by_others = nib.load(tmp_path / "b.nii").get_fdata()
+    assert (seen_by_others == 0).sum() >= (wished == 0).sum()
+    assert nib.load(tmp_path / "b.nii").get_data_dtype() == np.dtype(dtype)
+
+
+def test_a_scaling_that_holds_the_values_is_kept_and_another_is_not(tmp_path):
+    scaled_file(tmp_path / "a.nii", "i2", 1.0, 0.0)
+    volume, geometry = read_volume(tmp_path / "a.nii")
+    kept = np.linspace(0, 254.9, volume.size, dtype=np.float32).reshape(volume.shape)
+    scaled_file(tmp_path / "u.nii", "u1", 1.0, 0.0)
+    write_like(tmp_path / "b.nii", kept, read_volume(tmp_path / "u.nii")[1])
+    assert np.array_equal(read_volume(tmp_path / "b.nii")[0], np.rint(kept))
+    cases = ((4000.4, (1.0, 0.0)), (32767.4, (1.0, 0.0)), (32768, (2.0, 0.0)))
+    for high, expected in (*cases, (40.4, (2.0**-9, 0.0)), (-32768, (1.0, 0.0))):
+        wished = np.linspace(0, high, volume.size, dtype=np.float32)
+        write_like(tmp_path / "b.nii", wished.reshape(volume.shape), geometry)
+        image, _ = stored(tmp_path / "b.nii")
+        assert (image.dataobj.slope, image.dataobj.inter) == expected, high
+
+
+def four(path, version=nib.Nifti1Image, dtype="i2", slope=None, trailing=()):
+    levels = np.random.default_rng(5).integers(1, 100, (4, 5, 6, 3, *trailing))
+    image = version(levels.astype(dtype), oblique())
+    image.header.set_slope_inter(slope, None if slope is None else 2.0)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 7.5
+    nib.save(image, path)
+    return levels.reshape(4, 5, 6, 3)
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("dtype, slope", [("i2", None), ("i2", 0.37), ("f4", None)])
+@pytest.mark.parametrize("trailing", [(), (1,)])
+def test_a_volume_of_a_4d_file_is_read_by_number_and_written_as_a_3d_file(
+    tmp_path, version, dtype, slope, trailing
+):
+    levels = four(tmp_path / "4.nii.gz", version, dtype, slope, trailing)
+    for index in range(3):
+        image = version(levels[..., index].astype(dtype), oblique())
+        image.header.set_slope_inter(slope, None if slope is None else 2.0)
+        nib.save(image, tmp_path / "3.nii")
+        expected, _ = read_volume(tmp_path / "3.nii")
+        volume, geometry = read_volume(tmp_path / "4.nii.gz", index)
+        assert np.array_equal(volume, expected) and geometry.shape == (4, 5, 6)
+        assert geometry.header.get_data_shape() == (4, 5, 6)
+        write_like(tmp_path / "b.nii", volume, geometry)
+        written, again = stored(tmp_path / "b.nii")
+        assert written.header["dim"].tolist() == [3, 4, 5, 6, 1, 1, 1, 1]
+        assert written.header["pixdim"][4:].tolist() == [1, 1, 1, 1]
+        assert written.header["pixdim"][1:4].tolist() == pytest.approx(VOXELS)
+        assert np.array_equal(again, levels[..., index]) and written.shape == (4, 5, 6)
+        assert written.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_volume_that_a_file_does_not_have_is_refused(tmp_path):
+    four(tmp_path / "4.nii")
+    write_new(tmp_path / "3.nii", noise(), oblique())
+    write_new(tmp_path / "5.nii", noise((2, 3, 4, 2, 3)), oblique())
+    refused(tmp_path / "4.nii", "3 volumes", "(4, 5, 6, 3)", "4-D", "layout")
+    for name, index, word in (("4", 3, "volume 3"), ("4", -1, "volume -1")):
+        with pytest.raises(InputError, match=rf"{name}\.nii.*3 volumes.*{word}"):
+            read_volume(tmp_path / f"{name}.nii", index)
+    for name in ("3", "5"):
+        with pytest.raises(InputError, match=rf"{name}\.nii.*wanted a 4-D.*volume 0"):
+            read_volume(tmp_path / f"{name}.nii", 0)
+
+
+def test_a_4d_file_that_serves_several_modalities_is_read_once(tmp_path, monkeypatch):
+    path, other = tmp_path / "4.nii.gz", tmp_path / "t2.nii"
+    levels, reads = four(path, dtype="f4"), []
+    write_new(other, noise(), oblique())
+    read_all = nifti.read_all
+
+    def read_and_note(path, count):
+        reads.append(path)
+        return read_all(path, count)
+
+    monkeypatch.setattr(nifti, "read_all", read_and_note)
+    files = {"t1": path, "t2": other, "flair": path}
+    case = read_case(files, {"t1": 2, "flair": 0})
+    assert reads == [path, other]
+    assert list(case.volumes) == ["t1", "t2", "flair"] and case.geometry.path == path
+    assert case.geometry.shape == (4, 5, 6)
+    for modality, index in (("t1", 2), ("flair", 0)):
+        assert np.array_equal(case.volumes[modality], read_volume(path, index)[0])
+        assert set(case.volumes[modality].ravel()) == set(levels[..., index].ravel())
+
+
+@pytest.mark.parametrize("axes, signs", ORIENTATIONS)
+def test_the_spacing_is_that_of_z_y_and_x_in_all_48(tmp_path, axes, signs):
+    tilt = oblique()[:3, :3] @ np.linalg.inv(oriented((1, 2, 0), (-1, 1, -1))[:3, :3])
+    for turn in (np.eye(3), tilt):
+        affine = oriented(axes, signs)
+        by_axis = [VOXELS[axes.index(axis)] for axis in range(3)]
+        affine[:3, :3] = turn @ affine[:3, :3]
+        write_new(tmp_path / "a.nii", noise(), affine)
+        _, geometry = read_volume(tmp_path / "a.nii")
+        assert spacing(geometry) == pytest.approx(by_axis[::-1], rel=1e-6)
+        assert spacing_in_plane(geometry) == spacing(geometry)[1:]
+
+
+@pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
+def test_only_what_is_written_like_a_file_says_that_it_is_synthetic(tmp_path, version):
+    nib.save(version(noise(), oblique()), tmp_path / "a.nii.gz")
+    for name in ("b.nii", "b.nii.gz"):
+        write_like(tmp_path / name, *read_volume(tmp_path / "a.nii.gz"))
+        assert is_synthetic(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-9])
+        assert is_synthetic(tmp_path / name), "the volume has no part in it"
+    (tmp_path / "c.nii").write_bytes(b"n+1")
+    for name in ("a.nii.gz", "absent.nii", "c.nii", "."):
+        assert not is_synthetic(tmp_path / name)
+
+
 def test_a_new_file_has_the_affine_the_units_and_the_same_bytes_again(tmp_path):
     for name in ("a.nii.gz", "elsewhere.nii.gz"):
         write_new(tmp_path / name, noise(dtype=np.int16), oblique())
@@ -177,12 +355,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
     write_new(tmp_path / "a.nii", noise(), np.eye(4))
     before = (tmp_path / "a.nii").read_bytes()
 
-    def fail(self, content):
-        with self.open("wb") as file:
-            file.write(content[:100])
+    def fail(beside, path):
+        assert Path(beside).exists()
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="full"):
         write_new(tmp_path / "a.nii", noise() + 1, np.eye(4))
     assert [path.name for path in tmp_path.iterdir()] == ["a.nii"]
@@ -217,6 +394,14 @@ def test_a_plain_file_cut_short_tells_both_lengths(tmp_path):
     write_new(path, noise(), np.eye(4))
     path.write_bytes(path.read_bytes()[:-1])
     refused(path, "831", "832")
+
+
+def test_a_claim_of_too_many_voxels_is_told_and_the_file_not_read(tmp_path):
+    write_new(tmp_path / "a.nii", noise(), np.eye(4))
+    whole = bytearray((tmp_path / "a.nii").read_bytes())
+    whole[42:48] = np.array([10**4] * 3, "<i2").tobytes()
+    (tmp_path / "a.nii").write_bytes(whole)
+    refused(tmp_path / "a.nii", "1000000000000 voxels", "(10000, 10000, 10000)")
 
 
 def test_what_is_not_nifti_is_refused(tmp_path):

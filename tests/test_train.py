@@ -13,7 +13,8 @@ import pytest
 from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 
 from ummcsgm import build, checkpoint, parallel, train
-from ummcsgm.data.store import read_store
+from ummcsgm.data import prepare
+from ummcsgm.data.store import Store, open_store
 from ummcsgm.types import Batch
 
 pytest_plugins = ["tiny_study"]
@@ -60,7 +61,7 @@ def parts(study, quick_compile):
             np.asarray, train.init_state(jax.random.key(0), model, recipe, grid)
         ),
         batches=train._batches(
-            read_store(study / "run" / "prepared"), build.build_plan(config)
+            open_store(study / "run" / "prepared", "train"), build.build_plan(config)
         ),
         config=config,
     )
@@ -307,15 +308,18 @@ def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
 
 
 def test_images_that_are_not_finite_end_the_run_with_one_sentence(
-    study, tmp_path, capsys
+    study, tmp_path, capsys, monkeypatch
 ):
     config = tiny_config(study / "subjects", train__max_bad=4)
     file, workdir = write_config(tmp_path / "c.py", config), tmp_path / "run"
-    cohort = build.build_cohort(config, workdir)
-    store = build.build_store(config, workdir, cohort)
-    for entry in store.subjects:
-        path = store.folder / f"{entry.name}.npy"
-        np.save(path, np.full_like(np.load(path), np.nan))
+    read = Store.read
+
+    def broken(store, places):
+        images, present = read(store, places)
+        return np.full_like(images, np.nan), present
+
+    monkeypatch.setattr(Store, "read", broken)
+    monkeypatch.setattr(prepare, "damaged_entries", lambda store: [])
     code = run_main("--config", file, "--workdir", workdir, "--mode", "train")
     said = capsys.readouterr().err
     assert code == 2 and said.count("\n") == 1
@@ -335,9 +339,10 @@ def test_a_finished_training_leaves_its_checkpoints_alone(own_study, capsys):
 
 
 def test_a_batch_of_the_study_is_made_of_its_training_subjects(parts, study):
-    store = read_store(study / "run" / "prepared")
-    slices = {store.read(i)[0].tobytes() for i in range(len(store))}
-    flipped = {store.read(i)[0][:, ::-1].tobytes() for i in range(len(store))}
+    store = open_store(study / "run" / "prepared", "train")
+    images, _ = store.read(np.arange(len(store)))
+    slices = {image.tobytes() for image in images}
+    flipped = {image[:, ::-1].tobytes() for image in images}
     for image in parts.batches.at(0).images:
         assert image.tobytes() in slices | flipped
     assert len(store) == 3 * (SHAPE[2] - 1)

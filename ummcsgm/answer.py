@@ -27,8 +27,9 @@ SAMPLERS = ("mean", "euler_maruyama")
 class Trained:
     """The averaged parameters of a workdir's newest checkpoint and what they are for.
 
-    `scales` has each modality's median intensity scale over the training subjects;
-    `digest` is that of the parameters.
+    `scales` has each modality's median intensity scale over the training subjects,
+    `spacing` the median size of their voxels in the plane, y and x in mm; `digest` is
+    that of the parameters.
     """
 
     config: Config
@@ -37,6 +38,7 @@ class Trained:
     params: Params
     step: int
     scales: dict[str, float]
+    spacing: tuple[float, float]
     digest: str
 
 
@@ -52,7 +54,14 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         digest.update(np.asarray(leaf).tobytes())
     step = checkpoint.latest_step(workdir)
     return Trained(
-        config, space, model, params, step, about["scales"], digest.hexdigest()
+        config,
+        space,
+        model,
+        params,
+        step,
+        about["scales"],
+        tuple(about["spacing"]),
+        digest.hexdigest(),
     )
 
 

@@ -5,7 +5,6 @@ a config is an InputError that names the key as it is typed on the command line.
 """
 
 import json
-import pathlib
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -13,20 +12,19 @@ import optax
 from ml_collections import ConfigDict
 
 from ummcsgm import completion, loss, network, sde
-from ummcsgm.data import cohort, layouts, phantom, store
+from ummcsgm.data.subjects import View
 from ummcsgm.denoiser import Model
 from ummcsgm.plans import Plan, Recipe, Scoring, Space
-from ummcsgm.schema import NETWORK_KEYS, check_fields, check_same
+from ummcsgm.schema import check_fields
 from ummcsgm.types import InputError
 
 
 def check_config(config: ConfigDict, devices: int) -> None:
     """Raises InputError, naming the key, if the config cannot be run on `devices`."""
     check_fields(config.to_dict())
-    build_layout(config)
     build_model(config)
     build_objective(config)
-    _lookup("train.schedule", config.train.schedule, SCHEDULES)
+    lookup("train.schedule", config.train.schedule, SCHEDULES)
     fields = config.train
     if fields.batch % (devices * fields.accumulate):
         raise InputError(
@@ -65,7 +63,7 @@ def build_model(config: ConfigDict) -> Model:
         conditioning=_known(
             "network.conditioning", fields.conditioning, network.CONDITIONINGS
         ),
-        dtype=_lookup("network.dtype", fields.dtype, DTYPES),
+        dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
     return Model(net, build_sde(config), config.data.std)
@@ -73,7 +71,7 @@ def build_model(config: ConfigDict) -> Model:
 
 def build_sde(config: ConfigDict) -> sde.SDE:
     """The forward process that config.sde names, with its own fields."""
-    return _lookup("sde.name", config.sde.name, SDES)(config.sde)
+    return lookup("sde.name", config.sde.name, SDES)(config.sde)
 
 
 def build_objective(config: ConfigDict) -> loss.Objective:
@@ -89,7 +87,7 @@ def build_objective(config: ConfigDict) -> loss.Objective:
         )
     fields = config.loss
     proposal = loss.Proposal(*(fields[name] for name in loss.Proposal._fields))
-    weighting = _lookup("loss.weighting", fields.weighting, WEIGHTINGS)
+    weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)
     weights = completion.probabilities(table, sizes)
     summed = fields.weighting == "paper"
     return loss.Objective(table, weights, proposal, weighting, summed)
@@ -98,7 +96,7 @@ def build_objective(config: ConfigDict) -> loss.Objective:
 def build_recipe(config: ConfigDict) -> Recipe:
     """Adam with warm-up and clipping, the EMA, and microbatches."""
     fields = config.train
-    schedule = _lookup("train.schedule", fields.schedule, SCHEDULES)
+    schedule = lookup("train.schedule", fields.schedule, SCHEDULES)
     optimizer = optax.chain(
         optax.clip_by_global_norm(fields.clip),
         optax.adam(schedule(fields), b1=0.9, b2=0.99),
@@ -127,77 +125,10 @@ def build_scoring(config: ConfigDict) -> Scoring:
 
 
 def build_space(config: ConfigDict) -> Space:
-    """The modalities and the grid."""
-    return Space(tuple(config.data.modalities), tuple(config.data.grid))
-
-
-def build_layout(config: ConfigDict) -> layouts.Layout:
-    """Where a subject's files lie."""
-    return _lookup("data.layout", config.data.layout, LAYOUTS)(config.data)
-
-
-def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> cohort.Cohort:
-    """The subjects of config.data.folder, or of a phantom made here, and their split.
-
-    Raises:
-        InputError: there is no folder, a file is missing, or the split of the workdir
-            was made of other subjects.
-    """
-    layout = build_layout(config)
+    """The modalities, and what the network is shown of a slice."""
     fields = config.data
-    folder = pathlib.Path(fields.folder) if fields.folder else workdir / "phantom"
-    if not fields.folder and not config.phantom.subjects:
-        raise InputError(
-            "config.data.folder is empty: name the folder of your subjects, or ask for "
-            "a phantom with --config.phantom.subjects."
-        )
-    if not fields.folder:
-        print(f"phantom: {config.phantom.subjects} subjects in {folder}", flush=True)
-        phantom.write_phantom(
-            folder,
-            subjects=config.phantom.subjects,
-            shape=tuple(config.phantom.shape),
-            seed=config.seed,
-            processes=fields.processes,
-        )
-    path = workdir / "split.json"
-    return cohort.open_cohort(folder, layout, path, tuple(fields.split), config.seed)
-
-
-def build_store(
-    config: ConfigDict, workdir: pathlib.Path, subjects: cohort.Cohort
-) -> store.Store:
-    """The prepared slices of the training subjects, made once in the workdir."""
-    fields = config.data
-    return store.prepare(
-        workdir / "prepared",
-        [subjects.subjects[name] for name in subjects.split["train"]],
-        tuple(fields.modalities),
-        grid=tuple(fields.grid),
-        min_brain=fields.min_brain,
-        processes=fields.processes,
-    )
-
-
-def fitting(
-    config: ConfigDict | None, saved: ConfigDict, workdir: pathlib.Path
-) -> ConfigDict:
-    """`config`, checked to fit the weights made with `saved`; `saved` if it is None."""
-    if config is None:
-        return saved
-    check_config(config, devices=1)
-    fields, made = config_to_json(config), config_to_json(saved)
-    check_same(fields, made, str(workdir), NETWORK_KEYS)
-    return located(config)
-
-
-def located(config: ConfigDict) -> ConfigDict:
-    """The config with an absolute config.data.folder: it is to be found from anywhere
-    once it lies in a checkpoint."""
-    config = config.copy_and_resolve_references()
-    if config.data.folder:
-        config.data.folder = str(pathlib.Path(config.data.folder).absolute())
-    return config
+    view = View(tuple(fields.grid), float(fields.spacing), bool(fields.mask))
+    return Space(tuple(fields.modalities), view)
 
 
 def config_to_json(config: ConfigDict) -> dict:
@@ -256,7 +187,8 @@ def _known(key: str, name: str, names: tuple[str, ...]) -> str:
     return name
 
 
-def _lookup(key: str, name: str, table: dict):
+def lookup(key: str, name: str, table: dict):
+    """What `table` has for `name`. Raises InputError, naming the key, if nothing."""
     return table[_known(key, name, tuple(table))]
 
 
@@ -284,9 +216,5 @@ SCHEDULES: dict[str, Callable] = {
     ),
 }
 
-LAYOUTS: dict[str, Callable] = {
-    "brats19": lambda fields: layouts.brats19(tuple(fields.modalities)),
-    "flat": lambda fields: layouts.flat(tuple(fields.modalities), fields.pattern),
-}
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -1,38 +1,49 @@
 """Checkpoint + subjects -> NIfTI files on their inputs' own grid.
 
-What is written is synthetic and says so: in its header's description, by which it is
-known wherever it goes, and in a JSON file beside it. It never takes the place of a real
-volume, and is never read as one.
+Every subject stands for itself: one that cannot be completed is reported and the rest
+go on; one that is finished is not made again.
 """
 
-import dataclasses
-import json
 import pathlib
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ummcsgm import build
+from ummcsgm import build, build_data
 from ummcsgm.answer import Trained, load_trained, make_answer, slice_addresses
+from ummcsgm.console import show_table
 from ummcsgm.data.intensity import denormalise
-from ummcsgm.data.layouts import Layout, Subject, file_name, find_subjects
-from ummcsgm.data.nifti import is_synthetic, write_like
-from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
+from ummcsgm.data.layouts import Layout, Subject
+from ummcsgm.data.nifti import spacing_in_plane
+from ummcsgm.data.subjects import (
+    Prepared,
+    network_brain,
+    network_slices,
+    prepare_subject,
+)
 from ummcsgm.data.window import paste
-from ummcsgm.files import write_whole
-from ummcsgm.manifest import versions
-from ummcsgm.plans import Scoring
+from ummcsgm.figure import Preview, write_preview
+from ummcsgm.progress import counting
+from ummcsgm.results import Order, Result, finished, results_of, write_result
 from ummcsgm.types import Array, Config, Images, InputError
 
+FAILED = "FAILED"
+TOLERANCE = 1.2  # between the voxels trained on and those completed
 
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """What is wanted of every subject: which modalities to do without, and how."""
 
-    missing: tuple[str, ...]  # besides those whose files are absent
-    draws: int
-    sampler: str
+@dataclass(frozen=True)
+class Work:
+    """All that completing one subject after another needs."""
+
+    trained: Trained
+    answer: Callable  # of the order's sampler
+    facts: dict  # of the sampler: steps and seed
+    order: Order
+    layout: Layout  # of the subjects
+    target: pathlib.Path
 
 
 def complete(
@@ -40,49 +51,116 @@ def complete(
     config: Config | None,
     folders: tuple[str | None, str | None],
     order: Order,
-) -> None:
+    part: tuple[int, int],
+) -> bool:
     """Every missing modality of the subjects in a source lies under a target.
 
     `folders` are (source, target); the source is one subject's folder or a folder of
-    subjects. A subject's missing modalities are those without a file, and those of
+    subjects, of which this process takes every n-th from the k-th on, `part` being
+    (k, n). A subject's missing modalities are those without a file, and those of
     `order.missing`. Each is written on the input's grid, with its affine, header and
-    type, background 0, with a JSON file beside it, where it would lie in a data folder
-    of its layout. The seed and the steps of a draw are told by `config`, if it is
-    given, else by the config in the checkpoint.
+    type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
+    The seed and the steps of a draw are told by `config`, if it is given, else by the
+    config in the checkpoint.
+
+    Returns whether every subject has what it should; a table tells which have not.
 
     Raises:
-        InputError: the flags, the files or the checkpoint do not allow it; a file that
-            is not synthetic would be overwritten.
+        InputError: the flags or the checkpoint do not allow it, or no subject lacks
+            a modality.
     """
     source, target = folders
     if not source or not target:
         raise InputError(f"--{'output' if source else 'input'} is missing.")
     trained = load_trained(workdir)
     _check_order(order, trained.space.modalities)
-    scoring = build.build_scoring(build.fitting(config, trained.config, workdir))
+    scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
     answer = make_answer(trained, order.sampler, scoring)
-    layout = build.build_layout(trained.config)
-    found = find_subjects(pathlib.Path(source), layout)
-    subjects = [_without(subject, order.missing) for subject in found]
-    lacking = [s for s in subjects if len(s.files) < len(trained.space.modalities)]
+    steps = 1 if order.sampler == "mean" else scoring.steps
+    facts = {"steps": steps, "seed": scoring.seed}
+    layout, subjects = _find(trained, pathlib.Path(source), order)
+    work = Work(trained, answer, facts, order, layout, pathlib.Path(target))
+    rows = _complete_all(work, subjects[part[0] :: part[1]])
+    show_table("Completed subjects", ("subject", "given", "result"), rows)
+    return not any(done.startswith(FAILED) for _, _, done in rows)
+
+
+def _find(
+    trained: Trained, source: pathlib.Path, order: Order
+) -> tuple[Layout, list[Subject]]:
+    """The subjects that lack a modality, each without what the order leaves out."""
+    layout, found = build_data.find_anywhere(trained.config, source)
+    left_out = (*order.missing, *order.ignored)
+    subjects = [_without(subject, left_out) for subject in found]
+    modalities = set(trained.space.modalities)
+    lacking = [subject for subject in subjects if modalities - set(subject.files)]
     if not lacking:
         raise InputError(
             f"{source}: no modality of any subject is missing; name the ones to do "
             "without, like --missing t1c,flair."
         )
-    for subject in lacking:
-        _check_subject(pathlib.Path(target), layout, subject, order)
-    for place, subject in enumerate(lacking):
-        prepared = prepare_subject(
-            subject, trained.space.modalities, trained.space.grid
-        )
-        for draw in range(order.draws):
-            rows = _answer(trained, answer, subject.name, prepared, draw)
-            for name, volume in _volumes(trained, prepared, *rows).items():
-                path = _path(pathlib.Path(target), layout, subject, name, order, draw)
-                about = _about(trained, subject, name) | _drawn(scoring, order, draw)
-                _write(path, volume, prepared, about)
-        print(f"completed {place + 1}/{len(lacking)}: {subject.name}", flush=True)
+    return layout, lacking
+
+
+def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
+    """Name, what was given and what came of it, of each subject."""
+    rows = []
+    with counting("completing") as report:
+        for place, subject in enumerate(subjects):
+            try:
+                done = _complete_one(work, subject)
+            except (InputError, FloatingPointError, OSError) as error:
+                done = f"{FAILED}: {error}"
+                print(f"ummcsgm: {error}", file=sys.stderr, flush=True)
+            given = [name for name in work.layout.words if name in subject.files]
+            rows.append((subject.name, ", ".join(given), done))
+            report(place + 1, len(subjects))
+    return rows
+
+
+def _complete_one(work: Work, subject: Subject) -> str:
+    """What was done for `subject`, in a few words: its answers are in the target."""
+    trained = work.trained
+    _check_modalities(subject, trained.space.modalities)
+    results = results_of(trained, work.layout, subject, work.order, work.facts)
+    if finished(work.target, results, work.order.overwrite):
+        return "there already"
+    prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
+    _check_spacing(trained, subject, prepared)
+    z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
+    for draw in range(work.order.draws):
+        images = _answer(work, subject.name, prepared, z, draw)
+        if not np.isfinite(images).all():
+            raise FloatingPointError(
+                f"subject {subject.name}: the network's answer is not finite, so nothing "
+                "was written; its checkpoint is of no use."
+            )
+        if draw == 0:
+            preview = _preview(trained, subject, prepared, images, z)
+            path = work.target / "previews" / f"{subject.name}.png"
+            write_preview(path, preview)
+        own = [result for result in results if result.draw == draw]
+        _write(work, own, prepared, z, images)
+    return "synthesised " + ", ".join(dict.fromkeys(r.modality for r in results))
+
+
+def _write(
+    work: Work,
+    results: Sequence[Result],
+    prepared: Prepared,
+    z: Array,
+    images: Images,
+) -> None:
+    """The target holds the `results` that the slices [S, H, W, M] at `z` are."""
+    units = _units(work.trained, prepared)
+    for result in results:
+        channel = work.trained.space.modalities.index(result.modality)
+        about = result.identity | _about(work, prepared)
+        about |= {"units": units[result.modality]}
+        scale = units[result.modality]["scale"]
+        volume = _volume(prepared, z, images[..., channel], scale)
+        path = work.target / result.path
+        write_result(path, volume, prepared.case.geometry, about)
 
 
 def _check_order(order: Order, modalities: tuple[str, ...]) -> None:
@@ -105,122 +183,98 @@ def _check_order(order: Order, modalities: tuple[str, ...]) -> None:
         )
 
 
-def _check_subject(
-    target: pathlib.Path, layout: Layout, subject: Subject, order: Order
-) -> None:
-    """Something is seen, and no real file lies where a synthetic one is to be."""
-    if not subject.files:
+def _check_modalities(subject: Subject, modalities: tuple[str, ...]) -> None:
+    """The subject has something that the network knows, and nothing else."""
+    strange = [name for name in subject.files if name not in modalities]
+    known = [name for name in subject.files if name in modalities]
+    if strange or not known:
+        files = ", ".join(subject.files) if subject.files else "nothing to go by"
         raise InputError(
-            f"subject {subject.name}: no modality is left to complete from."
+            f"subject {subject.name} has {files}, and this network was trained on "
+            f"{', '.join(modalities)}"
+            + (f": leave the rest out with --ignore {','.join(strange)}" * bool(known))
+            + "."
         )
-    for name in layout.tokens:
-        for draw in range(order.draws):
-            path = _path(target, layout, subject, name, order, draw)
-            others = _others(path)
-            if name not in subject.files and others:
-                raise InputError(
-                    f"{others[0]} is there and is not synthetic: choose another "
-                    "--output."
-                )
+
+
+def _check_spacing(trained: Trained, subject: Subject, prepared: Prepared) -> None:
+    """Voxels are as large as those trained on, where they are not resampled."""
+    if trained.space.view.spacing:
+        return
+    own = spacing_in_plane(prepared.case.geometry)
+    ratios = [o / t for o, t in zip(own, trained.spacing, strict=True)]
+    if max(*ratios, *(1 / ratio for ratio in ratios)) > TOLERANCE:
+        raise InputError(
+            f"subject {subject.name} has axial pixels of {own[0]:.3g} x {own[1]:.3g} "
+            f"mm, and this network was trained on {trained.spacing[0]:.3g} x "
+            f"{trained.spacing[1]:.3g} mm: train with config.data.spacing, which "
+            "resamples."
+        )
 
 
 def _without(subject: Subject, missing: Sequence[str]) -> Subject:
     """The subject without these modalities."""
     files = {name: path for name, path in subject.files.items() if name not in missing}
-    return dataclasses.replace(subject, files=files)
+    return replace(subject, files=files)
 
 
-def _sidecar(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
-
-
-def _others(path: pathlib.Path) -> list[pathlib.Path]:
-    """What lies where a volume and its sidecar go, packed or not, and is not ours."""
-    volumes = [_sidecar(path).with_suffix(end) for end in (".nii.gz", ".nii")]
-    there = [place for place in volumes if place.exists()]
-    ours = bool(there) and all(is_synthetic(place) for place in there)
-    if not there and _sidecar(path).exists():
-        there = [_sidecar(path)]
-    return [] if ours else there
-
-
-def _path(
-    target: pathlib.Path,
-    layout: Layout,
-    subject: Subject,
-    name: str,
-    order: Order,
-    draw: int,
-) -> pathlib.Path:
-    """Where a modality goes; with several draws their number is part of the name."""
-    path = target / file_name(layout, subject, name)
-    if order.draws == 1:
-        return path
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    return path.with_name(f"{stem}_draw-{draw + 1:02d}{path.name[len(stem) :]}")
-
-
-def _answer(
-    trained: Trained, answer, name: str, prepared: Prepared, draw: int
-) -> tuple[Array, Images]:
-    """The z of all slices with brain, and these with all M modalities."""
-    z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
-    modalities = trained.space.modalities
+def _answer(work: Work, name: str, prepared: Prepared, z: Array, draw: int) -> Images:
+    """The slices `z` with all M modalities, [S, H, W, M]."""
+    modalities = work.trained.space.modalities
     images = network_slices(prepared, modalities, z)
     missing = np.array([name not in prepared.scales for name in modalities])
     addresses = slice_addresses(name, z, draw=draw)
-    return z, answer(images, np.tile(missing, (len(z), 1)), addresses)
+    return work.answer(images, np.tile(missing, (len(z), 1)), addresses)
 
 
-def _volumes(
-    trained: Trained, prepared: Prepared, z: Array, images: Images
-) -> dict[str, Array]:
-    """The missing modalities' volumes [Z, Y, X], 0 outside the brain.
+def _units(trained: Trained, prepared: Prepared) -> dict[str, dict]:
+    """For each missing modality, what its scale is and how it came about.
 
-    In units a scanner could have used: the training cohort's median scale of the
-    modality, times how this subject's seen scales compare with the cohort's.
+    Units that a scanner could have used: the training cohort's median scale of the
+    modality, times how this subject's own scans compare with the cohort's.
     """
-    gain = statistics.median(
-        scale / trained.scales[name] for name, scale in prepared.scales.items()
-    )
-    volumes = {}
-    for channel, name in enumerate(trained.space.modalities):
-        if name not in prepared.scales:
-            volume = np.zeros(prepared.brain.shape, np.float32)
-            volume[z] = paste(prepared.window, images[..., channel])
-            volume = denormalise(volume, gain * trained.scales[name])
-            volumes[name] = np.where(prepared.brain, volume, 0)
-    return volumes
-
-
-def _about(trained: Trained, subject: Subject, name: str) -> dict:
+    gains = {
+        name: scale / trained.scales[name] for name, scale in prepared.scales.items()
+    }
+    gain = statistics.median(gains.values())
     return {
-        "synthetic": True,
-        "note": "For research only: not a medical device.",
-        "subject": subject.name,
-        "modality": name,
-        "inputs": {seen: path.name for seen, path in subject.files.items()},
-        "checkpoint_step": trained.step,
-        "parameters_sha256": trained.digest,
-        "versions": versions(),
+        name: {
+            "how": "training cohort's median scale x median ratio of this subject's "
+            "own scales to the cohort's; a scale is twice the median magnitude of a "
+            "volume's non-zero voxels",
+            "cohort_scale": trained.scales[name],
+            "ratios": gains,
+            "scale": gain * trained.scales[name],
+        }
+        for name in trained.space.modalities
+        if name not in prepared.scales
     }
 
 
-def _drawn(scoring: Scoring, order: Order, draw: int) -> dict:
+def _volume(prepared: Prepared, z: Array, slices: Array, scale: float) -> Array:
+    """The answer [S, H, W] as a volume [Z, Y, X] in units, 0 outside the brain."""
+    volume = np.zeros(prepared.brain.shape, np.float32)
+    volume[z] = paste(prepared.window, slices)
+    return np.where(prepared.brain, denormalise(volume, scale), 0)
+
+
+def _about(work: Work, prepared: Prepared) -> dict:
+    step = prepared.window.step
     return {
-        "sampler": order.sampler,
-        "steps": 1 if order.sampler == "mean" else scoring.steps,
-        "draw": draw + 1,
-        "seed": scoring.seed,
+        "checkpoint_step": work.trained.step,
+        "not_used": list(work.order.ignored),
+        "grid_of": prepared.case.geometry.path.name,
+        "voxels_per_pixel": list(step),  # 1, 1: not resampled
     }
 
 
-def _write(path: pathlib.Path, volume: Array, prepared: Prepared, about: dict) -> None:
-    if not np.isfinite(volume).all():
-        raise FloatingPointError(
-            f"{path}: the network's answer is not finite, so nothing was written; its "
-            "checkpoint is of no use."
-        )
-    # The volume's own header says that it is synthetic; the rest is told beside it.
-    write_like(path, volume, prepared.case.geometry)
-    write_whole(_sidecar(path), json.dumps(about, indent=1))
+def _preview(
+    trained: Trained, subject: Subject, prepared: Prepared, images: Images, z: Array
+) -> Preview:
+    """The axial slice with the most brain, of all modalities."""
+    most = int(np.argmax(prepared.brain[z].sum(axis=(1, 2))))
+    brain = network_brain(prepared, z[most : most + 1])[0]
+    shown = np.moveaxis(images[most] * brain[..., None], -1, 0)
+    synthetic = [name not in prepared.scales for name in trained.space.modalities]
+    title = f"{subject.name}, axial slice {z[most]}"
+    return Preview(title, trained.space.modalities, shown, tuple(synthetic))

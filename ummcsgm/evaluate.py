@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from ummcsgm import build
+from ummcsgm import build, build_data
 from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer
 from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
@@ -23,6 +23,7 @@ from ummcsgm.exam import METHODS, Exam, examine
 from ummcsgm.files import write_whole
 from ummcsgm.metrics import TABLE1
 from ummcsgm.plans import Scoring
+from ummcsgm.preparation import prepare
 from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
@@ -53,17 +54,19 @@ def evaluate(
     Where the data lies and how much is asked is told by `config`, if it is given, else
     by the config in the checkpoint.
 
-    Under profile `umm-csgm-table1`; every question with one modality missing, or every
-    configuration that leaves something seen. `mean` and the floors answer for all
-    scored slices; Algorithm 1 for config.evaluate's share of subjects and slices.
+    Under profile `umm-csgm-table1`; every question with one of a subject's modalities
+    left out, or every configuration that leaves something seen. What a subject was
+    never scanned with is missing too, and has no truth to be scored. `mean` and the
+    floors answer for all scored slices; Algorithm 1 for config.evaluate's share of
+    subjects and slices.
 
     Raises:
         InputError: there is no checkpoint or no test subject.
     """
     trained = load_trained(workdir)
-    config = build.fitting(config, trained.config, workdir)
+    config = build_data.fitting(config, trained.config, workdir)
     scoring = build.build_scoring(config)
-    cohort = build.build_cohort(config, workdir)
+    cohort, stores = prepare(config, workdir)
     names = _interleaved(cohort)
     if not names:
         raise InputError(
@@ -72,8 +75,7 @@ def evaluate(
         )
     table = configurations(len(trained.space.modalities), proper=True)
     questions = table if all_configurations else table[table.sum(axis=1) == 1]
-    store = build.build_store(config, workdir, cohort)
-    exam = _set_exam(trained, scoring, questions, store)
+    exam = _set_exam(trained, scoring, questions, stores["train"])
     drawn = exam.scoring.algorithm1_subjects or len(names)
     results = []
     for place, name in enumerate(names):
@@ -87,13 +89,15 @@ def evaluate(
 def _set_exam(
     trained: Trained, scoring: Scoring, questions: Array, store: Store
 ) -> Exam:
-    moments = fit_moments(store.subject_slices(entry.name) for entry in store.subjects)
+    moments = fit_moments(
+        (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
+    )
     answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}
     depends = [
         trained.digest,
         dataclasses.asdict(scoring),
         questions.tolist(),
-        [entry.key for entry in store.subjects],
+        [[entry.name, entry.crc] for entry in store.subjects],
     ]
     key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
     return Exam(trained.space, scoring, questions, moments, answers, key)
@@ -141,8 +145,17 @@ def _gather(
         "test_subjects": len(names),
         "evaluations": exam.scoring.steps,
         "algorithm1": _same_slices(subjects),
+        **_asked(exam, names, subjects),
     }
     return Evaluation(_summary(subjects), subjects, facts, exam.modalities, panels)
+
+
+def _asked(exam: Exam, names: list[str], subjects: list[dict]) -> dict[str, int]:
+    """How many of the questions could be scored: the others have no truth."""
+    rows = {
+        (row["subject"], row["missing"]) for row in subjects if row["method"] == "mean"
+    }
+    return {"questions": len(exam.questions) * len(names), "scored": len(rows)}
 
 
 def _summary(subjects: list[dict]) -> list[dict]:

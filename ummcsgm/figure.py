@@ -27,6 +27,11 @@ CAPTION = (
     "included. Axial slices in radiological convention: anterior is up, the patient's "
     "right (R) is on the left. " + RESEARCH_ONLY
 )
+PREVIEW = (
+    "All images have one grey window, from 0 to the 99.5th percentile of the given "
+    "tissue, each modality in units of its own scale. Radiological convention: the "
+    "patient's right (R) is on the left. " + RESEARCH_ONLY
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,43 @@ class Panels:
     estimates: dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Preview:
+    """One slice of a completed subject: images [M, H, W] in RAS order, 1/2 is tissue,
+    and which of the M modalities are synthetic."""
+
+    title: str
+    modalities: tuple[str, ...]
+    images: Array
+    synthetic: tuple[bool, ...]
+
+
+def write_preview(path: Path, preview: Preview) -> None:
+    """`path` holds a PNG of the given and the synthetic images in one row.
+
+    One grey window for all: 0 to the 99.5th percentile of all given tissue.
+    """
+    given = preview.images[~np.array(preview.synthetic)]
+    tissue = given[given != 0]
+    top = float(np.percentile(tissue, 99.5)) if tissue.size else 1.0
+    box = _brain_box(preview.images[None])
+    shown = preview.images[None][:, :, *box]
+    figure, axes = _blank_figure(1, shown.shape, PREVIEW)
+    tiles = axes[0, 0]
+    for place, tile in enumerate(tiles):
+        synthetic, name = preview.synthetic[place], preview.modalities[place]
+        style = dict(cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+        tile.imshow(shown[0, place][::-1, ::-1], aspect="auto", **style)
+        colour = "tab:red" if synthetic else "black"
+        title = f"{name}, synthetic" if synthetic else name
+        tile.set_title(title, size=9, color=colour, pad=4)
+    _write_on(tiles[0], 0.10, 0.88, "R")
+    _write_on(tiles[0], 0.98, 0.88, "L")
+    top = 1 - 8 / figure.bbox.height
+    figure.text(0.5, top, preview.title, ha="center", va="top", weight="bold")
+    _save(figure, path)
+
+
 def write_figure(path: Path, panels: Panels) -> None:
     """`path` holds a PNG like the paper's figure 2: truth above, then every method.
 
@@ -53,7 +95,7 @@ def write_figure(path: Path, panels: Panels) -> None:
     limit = _error_limit(panels.truth, list(errors.values()))
     box = _brain_box(panels.truth)
     rows = 1 + 2 * len(errors)
-    figure, axes = _blank_figure(rows, panels.truth[:, :, *box].shape)
+    figure, axes = _blank_figure(rows, panels.truth[:, :, *box].shape, CAPTION)
     _show(axes[0], "truth", panels.truth[:, :, *box], "gray", 255)
     for label, synthesis, error in zip(errors, axes[1::2], axes[2::2], strict=True):
         _show(synthesis, label, panels.estimates[label][:, :, *box], "gray", 255)
@@ -63,6 +105,10 @@ def write_figure(path: Path, panels: Panels) -> None:
     _label_columns(figure, axes[0], panels)
     if errors:
         _add_colour_bar(figure, axes)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI)
     write_whole(path, content.getvalue())
@@ -96,7 +142,9 @@ def _brain_box(truth: Array) -> tuple[slice, slice]:
     )
 
 
-def _blank_figure(rows: int, shape: tuple[int, int, int, int]) -> tuple[Figure, Array]:
+def _blank_figure(
+    rows: int, shape: tuple[int, int, int, int], words: str
+) -> tuple[Figure, Array]:
     """A captioned figure and its empty axes [rows, P, M], for tiles of [P, M, H, W]."""
     subjects, modalities, tall, wide = shape
     factor = max(1, round(TILE / wide))
@@ -105,7 +153,7 @@ def _blank_figure(rows: int, shape: tuple[int, int, int, int]) -> tuple[Figure, 
     x = LEFT + across * (wide + GAP) + across // modalities * SUBJECT_GAP
     y = TOP + down * (tall + GAP) + (down + 1) // 2 * METHOD_GAP
     width, bottom = x[-1] + wide + RIGHT, y[-1] + tall
-    caption = textwrap.wrap(CAPTION, width // 9)  # pixels a letter
+    caption = textwrap.wrap(words, width // 9)  # pixels a letter
     height = bottom + 2 * LINE + LINE * len(caption)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)

@@ -1,10 +1,13 @@
 """Nothing is ever half-written: a file is written beside its place, then renamed."""
 
+import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from ummcsgm.types import InputError
 
@@ -17,8 +20,30 @@ def read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); remove it.") from None
 
 
+def sealed(content: dict[str, Any]) -> str:
+    """`content` as JSON, with a checksum by which `read_sealed` knows it is whole."""
+    return json.dumps({"sha256": _checksum(content), **content}, indent=1)
+
+
+def read_sealed(path: pathlib.Path) -> dict[str, Any] | None:
+    """What `sealed` made into the text at `path`; None if that is not whole there."""
+    try:
+        content = read_json(path)
+    except InputError:
+        return None
+    whole = isinstance(content, dict) and "sha256" in content
+    return content if whole and content.pop("sha256") == _checksum(content) else None
+
+
 def write_whole(path: pathlib.Path, content: bytes | str) -> None:
-    """`path` holds `content`, all of it, or what it held before.
+    """`path` holds `content`, all of it, or what it held before."""
+    with writing_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing_whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends, and is gone if it fails.
 
     The folder is made where it is missing. Safe with several writers: the last one
     wins.
@@ -27,7 +52,12 @@ def write_whole(path: pathlib.Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with beside.open("wb") as file:
+            yield file
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -150,10 +150,13 @@ def dsm_loss(
     """Eq. 6 for each example: the weighted squared error, mean over missing voxels.
 
     [B]; exactly 0, with an exactly zero gradient, where nothing is scored. The gradient
-    on seen modalities is exactly 0.
+    on seen modalities is exactly 0. Modalities that a subject was never scanned with
+    are missing and have no a_t: 0 at all times.
     """
     x = perturb(sde, images, questions.t, questions.noise)
-    x = jnp.where(questions.token[:, None, None, None], 0.0, x)
+    # What was never scanned is no noised image: it is nothing, as in a token.
+    drawn = questions.scored & ~questions.token[:, None]
+    x = jnp.where(channels(drawn), x, 0.0)
     error = denoise(x, questions.t) - images
     error = jnp.where(channels(questions.scored), error, 0.0)
     count = questions.scored.sum(axis=1) * images[0, ..., 0].size

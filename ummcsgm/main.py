@@ -3,6 +3,8 @@
     python -m ummcsgm.main --config FILE [--config.key=value] --workdir DIR --mode MODE
 
 study (default)   make the phantom if the config asks for it, train, evaluate, report
+doctor            --input FOLDER: what is wrong with these scans; needs no --workdir
+prepare           the slices that training reads, which it would prepare itself
 train             the training alone
 evaluate          tables and figure of the newest checkpoint; needs only --workdir
 complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing modalities
@@ -20,21 +22,26 @@ from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
-MODES = ("study", "train", "evaluate", "complete")
+MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run lies.")
-MODE = flags.DEFINE_string("mode", "study", "study, train, evaluate or complete.")
-INPUT = flags.DEFINE_string("input", None, "complete: a subject, or a folder of them.")
+MODE = flags.DEFINE_string("mode", "study", f"One of {', '.join(MODES)}.")
+INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a folder.")
 OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
+IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
 DRAWS = flags.DEFINE_integer("draws", 1, "complete: draws of each missing modality.")
 SAMPLER = flags.DEFINE_string("sampler", "mean", "complete: mean or euler_maruyama.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
+PART = flags.DEFINE_string("part", "1/1", "complete: k/n, every n-th from the k-th on.")
+JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
 ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configuration.")
 
 
 def run() -> None:
-    """The console script: exit code 0, or 2 after one sentence on what is wrong."""
+    """The console script: exit code 0; 1 if a subject is ill or could not be completed;
+    2 after one sentence on what is wrong."""
     app.define_help_flags()
     # An exception, not a sudden end: worker processes are told to stop.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -42,7 +49,8 @@ def run() -> None:
         rest = _parse(sys.argv)
         if rest[1:]:
             raise InputError(f"{rest[1]!r} is not a flag: flags begin with --.")
-        _command(pathlib.Path(WORKDIR.value))
+        if not _command(MODE.value):
+            raise SystemExit(1)
     except (InputError, FloatingPointError, OSError) as error:
         print(f"ummcsgm: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -61,10 +69,10 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(f"{(keys or [name])[0]} does not exist.") from None
     except (flags.Error, IndexError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from None
-    if not WORKDIR.value:
-        raise InputError("--workdir is missing: name the folder of the run.")
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
+    if not WORKDIR.value and MODE.value != "doctor":
+        raise InputError("--workdir is missing: name the folder of the run.")
     return rest
 
 
@@ -87,21 +95,38 @@ def _check_config_file(arguments: list[str]) -> None:
         raise InputError(f"--config {path}: get_config() gives {kind}, no ConfigDict.")
 
 
-def _command(workdir: pathlib.Path) -> None:
+def _command(mode: str) -> bool:
+    """Does what was asked; whether every subject came through it."""
     # Here, not above: worker processes import this file, and need none of it.
-    from ummcsgm import build, complete, evaluate, manifest, report, train
+    if mode == "doctor":
+        from ummcsgm import checkup
 
-    if MODE.value in ("study", "train"):
-        config = CONFIG.value
+        return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
+    from ummcsgm import build, complete, evaluate, manifest, preparation, report, train
+
+    workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
+    if mode == "complete":
+        flag = (tuple(MISSING.value), tuple(IGNORE.value), DRAWS.value, SAMPLER.value)
+        order = complete.Order(*flag, OVERWRITE.value)
+        folders = (INPUT.value, OUTPUT.value)
+        return complete.complete(workdir, config, folders, order, _part(PART.value))
+    if mode in ("study", "train", "prepare"):
         if config is None:
             config = build.config_from_json(manifest.config_of_run(workdir))
-        train.train(config, workdir)
-    if MODE.value in ("study", "evaluate"):
+        (preparation.prepare if mode == "prepare" else train.train)(config, workdir)
+    if mode in ("study", "evaluate"):
         measured = evaluate.evaluate(workdir, CONFIG.value, ALL.value)
         report.write(measured, workdir / "evaluation")
-    if MODE.value == "complete":
-        order = complete.Order(tuple(MISSING.value), DRAWS.value, SAMPLER.value)
-        complete.complete(workdir, CONFIG.value, (INPUT.value, OUTPUT.value), order)
+    return True
+
+
+def _part(text: str) -> tuple[int, int]:
+    """(k - 1, n) of "k/n"."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    k, n = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= k <= n:
+        raise InputError(f"--part is {text!r}; wanted k/n, with k from 1 to n.")
+    return k - 1, n
 
 
 if __name__ == "__main__":

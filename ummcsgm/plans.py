@@ -4,13 +4,20 @@ import dataclasses
 
 import optax
 
+from ummcsgm.data.subjects import View
+
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """The complete modality space C, by name and in order, and the network's grid."""
+    """The complete modality space C, by name and in order, and the network's view."""
 
     modalities: tuple[str, ...]
-    grid: tuple[int, int]  # H, W
+    view: View
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """H, W."""
+        return self.view.grid
 
 
 @dataclasses.dataclass(frozen=True)

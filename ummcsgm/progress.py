@@ -3,16 +3,19 @@
 On a terminal a bar with rate, loss and the time left; elsewhere a plain line a record.
 """
 
+import contextlib
 import json
 import math
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -20,6 +23,30 @@ from tensorboardX import SummaryWriter
 
 from ummcsgm.files import write_whole
 from ummcsgm.plans import Plan
+
+
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """report(done, total) shows how far `what` is, and for how long it still goes on.
+
+    On a terminal a bar, gone when the block ends; elsewhere a plain line every 10 s.
+    """
+    console = Console()
+    bar = Progress(*_columns(what), console=console, disable=not console.is_terminal)
+    task, start = bar.add_task("", total=None, note=""), time.monotonic()
+    told = start
+
+    def report(done: int, total: int) -> None:
+        nonlocal told
+        bar.update(task, completed=done, total=total)
+        now = time.monotonic()
+        if not console.is_terminal and (done == total or now - told > 10) and done:
+            left = (now - start) / done * (total - done)
+            print(f"{what}: {done}/{total}, {_clock(left)} left", flush=True)
+            told = now
+
+    with bar:
+        yield report
 
 
 class TrainingLog:
@@ -40,11 +67,7 @@ class TrainingLog:
         )
         self.console = Console()
         self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            *_columns("training"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -90,9 +113,23 @@ class TrainingLog:
             note += f", {record['skipped']:.0f} steps skipped"
         self.bar.update(self.task, note=note)
         if not self.console.is_terminal:
-            minutes, seconds = divmod(round(seconds_left), 60)
-            left = f"{minutes}:{seconds:02d} left"
-            print(f"step {step}/{self.last}: {note}, {left}", flush=True)
+            left = _clock(seconds_left)
+            print(f"step {step}/{self.last}: {note}, {left} left", flush=True)
+
+
+def _columns(what: str) -> tuple[ProgressColumn, ...]:
+    return (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
 
 
 def _mean(values: list[float]) -> float:

@@ -62,6 +62,13 @@ def notes(facts: dict) -> list[str]:
         "Every method is given the truth's own intensity scale and brain mask; where a "
         "scan is really missing, these are estimated from the others.",
     ]
+    unscored = facts["questions"] - facts["scored"]
+    if unscored:
+        lines.append(
+            f"{facts['scored']} of {facts['questions']} questions were asked: for the "
+            f"other {unscored} a subject lacks the truth, or all else. What a subject "
+            "was never scanned with is missing in each of its questions."
+        )
     drawn = facts["algorithm1"]
     if drawn["subjects"]:
         draw, mean = (

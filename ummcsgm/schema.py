@@ -13,9 +13,12 @@ SCHEMA: dict[str, Rule] = {
     "data.folder": (str, ANY, ANY),
     "data.layout": (str, ANY, ANY),
     "data.pattern": (str, ANY, ANY),
+    "data.entities": (tuple, 0, ANY),
+    "data.mask": (str, ANY, ANY),
     "data.modalities": (tuple, 2, 8),
     "data.split": (tuple, 3, 3),
     "data.grid": (tuple, 2, 2),
+    "data.spacing": (float, 0, 100),
     "data.min_brain": (float, 0, 1),
     "data.flip": (bool, ANY, ANY),
     "data.std": (float, 1e-3, 1e3),
@@ -67,6 +70,7 @@ SCHEMA: dict[str, Rule] = {
 ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "phantom.shape": (int, 1, ANY),
     "data.modalities": (str, ANY, ANY),
+    "data.entities": (str, ANY, ANY),
     "data.split": (int, 0, ANY),
     "data.grid": (int, 1, ANY),
     "network.widths": (int, 1, ANY),
@@ -75,6 +79,7 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
 
 # What weights were made for, and what a continued run must not change beside that.
 NETWORK_KEYS = ("network.", "sde.", "data.modalities", "data.grid", "data.std")
+NETWORK_KEYS += ("data.spacing",)
 RUN_KEYS = (*NETWORK_KEYS, "seed", "data.split")
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}

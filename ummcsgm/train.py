@@ -15,15 +15,17 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ummcsgm import build, checkpoint, parallel
+from ummcsgm import build, build_data, checkpoint, parallel
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
 from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Recipe
+from ummcsgm.preparation import prepare
 from ummcsgm.progress import TrainingLog
 from ummcsgm.schema import RUN_KEYS, check_same
 from ummcsgm.types import Array, Batch, Config, Params
@@ -70,6 +72,7 @@ def make_train_step(model: Model, objective: Objective, recipe: Recipe) -> Calla
     """
 
     def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
+        batch = batch._replace(images=batch.images.astype(jnp.float32))
         rows = len(batch.valid)
         place = parallel.device_index() * rows + jnp.arange(rows)
         questions = draw_questions(
@@ -216,19 +219,20 @@ def train(config: Config, workdir: pathlib.Path) -> None:
         InputError: the config or the data is wrong, or the checkpoint there was made
             with another network.
     """
+    build_data.check_data(config)
     build.check_config(config, jax.device_count())
-    config = build.located(config)
+    config = build_data.located(config)
     if checkpoint.latest_step(workdir) is not None:
         saved = checkpoint.restore_about(workdir)["config"]
         check_same(build.config_to_json(config), saved, str(workdir), RUN_KEYS)
-    cohort = build.build_cohort(config, workdir)
-    store = build.build_store(config, workdir, cohort)
+    cohort, stores = prepare(config, workdir)
+    store = stores["train"]
     model, recipe = build.build_model(config), build.build_recipe(config)
     plan, space = build.build_plan(config), build.build_space(config)
     state = init_or_restore(workdir, model, recipe, plan.seed, space.grid)
     fields = build.config_to_json(config)
     write_manifest(workdir, fields, cohort.split, int(state.step))
-    about = {"config": fields, "scales": _median_scales(store, space.modalities)}
+    about = {"config": fields, **_normaliser(store, space.modalities)}
     step = make_train_step(model, build.build_objective(config), recipe)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
@@ -275,5 +279,15 @@ def _batches(store: Store, plan: Plan) -> Batches:
     )
 
 
-def _median_scales(store: Store, modalities: tuple[str, ...]) -> dict[str, float]:
-    return {name: statistics.median(store.scales(name).values()) for name in modalities}
+def _normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
+    """What undoes the scaling of a scan that is not there.
+
+    Medians over the training subjects of each modality's scale, and of the size of a
+    voxel in the plane, in mm.
+    """
+    return {
+        "scales": {
+            name: statistics.median(store.scales(name).values()) for name in modalities
+        },
+        "spacing": np.median([e.spacing for e in store.subjects], axis=0).tolist(),
+    }

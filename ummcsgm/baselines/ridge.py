@@ -8,7 +8,6 @@ so that one pass over the training slices answers all configurations.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
 from itertools import combinations_with_replacement
 from math import isqrt
 
@@ -93,8 +92,8 @@ def no_moments(modalities: int) -> Moments:
 def accumulate(moments: Moments, images: Array) -> Moments:
     """`moments` with the brain voxels of `images` [S, H, W, M] added.
 
-    The brain is where any modality is not 0. All M modalities must have been scanned:
-    an absent one would be learned as a black one.
+    The brain is where any modality is not 0. Moments with a modality that was not
+    scanned are those of a black one: `moments_having` leaves them out.
 
     Raises:
         InputError: `images` has another number of modalities than `moments`.
@@ -115,17 +114,41 @@ def accumulate(moments: Moments, images: Array) -> Moments:
     return Moments(gram, count)
 
 
-def fit_moments(training: Iterable[Array]) -> Moments:
-    """The moments of all images [S, H, W, M] of `training`, read once, one by one.
+def fit_moments(
+    training: Iterable[tuple[tuple[bool, ...], Array]],
+) -> dict[tuple[bool, ...], Moments]:
+    """The moments of `training`, apart for each set of modalities that was scanned.
+
+    `training` gives what is present [M] and images [S, H, W, M], which are 0 where it
+    is not; each is read once.
 
     Raises:
         InputError: there are no images, or their numbers of modalities differ.
     """
-    training = iter(training)
-    first = next(training, None)
-    if first is None:
+    fitted: dict[tuple[bool, ...], Moments] = {}
+    modalities = 0
+    for present, images in training:
+        modalities = modalities if modalities else images.shape[-1]
+        before = fitted.get(present, no_moments(modalities))
+        fitted[present] = accumulate(before, images)
+    if not fitted:
         raise InputError("a regression wants training slices, and there are none.")
-    return reduce(accumulate, training, accumulate(no_moments(first.shape[-1]), first))
+    return fitted
+
+
+def moments_having(
+    fitted: dict[tuple[bool, ...], Moments], needed: tuple[bool, ...]
+) -> Moments | None:
+    """The moments of all that was scanned with every `needed` [M] modality, or None."""
+    fitting = [
+        moments
+        for present, moments in fitted.items()
+        if all(p for p, n in zip(present, needed, strict=True) if n)
+    ]
+    if not fitting:
+        return None
+    gram = np.sum([moments.gram for moments in fitting], axis=0)
+    return Moments(gram, sum(moments.count for moments in fitting))
 
 
 def ridge(

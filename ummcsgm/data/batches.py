@@ -61,8 +61,6 @@ def make_batches(
 
 def _read(store: Store, places: np.ndarray, flipped: np.ndarray) -> Batch:
     """The slices at `places`, mirrored along x where `flipped`."""
-    slices = [store.read(int(place)) for place in places]
-    images = np.stack([images for images, _, _ in slices])
+    images, present = store.read(places)
     images[flipped] = images[flipped][:, :, ::-1]
-    present = np.stack([present for _, present, _ in slices])
-    return Batch(images, present, np.ones(len(slices), bool))
+    return Batch(images, present, np.ones(len(places), bool))

@@ -3,47 +3,83 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ummcsgm.data.layouts import Layout, Subject, find_subjects, require_all
+from ummcsgm.data.layouts import Layout, Subject
+from ummcsgm.data.search import find_subjects
 from ummcsgm.data.split import split_subjects
 from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import InputError
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclass(frozen=True)
 class Cohort:
-    """The subjects of a run by name, and the names in train, validation and test."""
+    """The subjects of a run by name, and the names in train, validation and test.
+
+    Each has two modalities or more; `left_out` names those that have fewer.
+    """
 
     subjects: dict[str, Subject]
     split: dict[str, list[str]]
+    left_out: tuple[str, ...]
+
+    def members(self, split: str) -> list[Subject]:
+        """The subjects of a split, in its order."""
+        return [self.subjects[name] for name in self.split[split]]
 
 
 def open_cohort(
-    folder: Path, layout: Layout, split: Path, fractions: tuple[int, ...], seed: int
+    folder: Path,
+    layouts: Sequence[Layout],
+    split: Path,
+    fractions: tuple[int, ...],
+    seed: int,
 ) -> Cohort:
-    """The subjects in `folder`, complete, divided as the file `split` says.
+    """The subjects in `folder` with two modalities or more, divided as `split` says.
 
     The division is drawn by `seed` in proportion to `fractions` the first time, and
-    kept in that file: a run's test subjects never become training subjects.
+    kept in that file: a run's test subjects never become training subjects, and neither
+    do other scans of the same patients.
 
     Raises:
-        InputError: `folder` lacks subjects or files, or has others than `split`.
+        InputError: `folder` has no such subject, or others than `split`; or a modality
+            is in none of the training subjects.
     """
-    found = find_subjects(folder, layout)
-    require_all(found, layout)
-    subjects = {subject.name: subject for subject in found}
+    layout, found = find_subjects(folder, layouts)
+    subjects = {one.name: one for one in found if len(one.files) > 1}
+    left_out = tuple(one.name for one in found if len(one.files) < 2)
+    if not subjects:
+        raise InputError(
+            f"{folder}: no subject has two of {', '.join(layout.words)}; training "
+            "needs some to be seen and some to be missing"
+        )
     if not split.is_file():
-        drawn = split_subjects(list(subjects), fractions, seed)
+        patients = {name: one.patient for name, one in subjects.items()}
+        drawn = split_subjects(patients, fractions, seed)
         write_whole(split, json.dumps(drawn, indent=1))
-    division = read_json(split)
-    if not division["train"]:
-        raise InputError(f"{split} has no subject in train, wanted at least one")
-    strangers = {name for names in division.values() for name in names} ^ set(subjects)
+    cohort = Cohort(subjects, read_json(split), left_out)
+    _check(cohort, layout, split, folder)
+    return cohort
+
+
+def _check(cohort: Cohort, layout: Layout, split: Path, folder: Path) -> None:
+    names = {name for names in cohort.split.values() for name in names}
+    strangers = names ^ set(cohort.subjects)
     if strangers:
         raise InputError(
             f"{split} and {folder} disagree about subject {min(strangers)}: use the "
             "folder it was made from, or a new --workdir."
         )
-    return Cohort(subjects, division)
+    if not cohort.split["train"]:
+        raise InputError(f"{split} has no subject in train, wanted at least one")
+    for modality in layout.words:
+        if not any(modality in subject.files for subject in cohort.members("train")):
+            raise InputError(
+                f"none of the {len(cohort.split['train'])} training subjects of "
+                f"{split} has {modality}: remove it from config.data.modalities, or "
+                f"look at {folder} with --mode doctor"
+            )

@@ -1,129 +1,231 @@
-"""Where a subject's files lie: BraTS 2019, and patterns of one's own.
+"""How data sets name their files: BraTS, MSD, IXI, BIDS, and patterns of one's own.
 
-A pattern is a relative path with the fields {group}, {subject} and {modality}; a
-file belongs to a subject when its whole path reads as the pattern does.
+A pattern is a relative path with the fields {group}, {subject}, {session} and
+{modality}; a file belongs to a subject when its whole path reads as a pattern does.
+`data.search` looks for the files.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ummcsgm.data.nifti import is_synthetic
 from ummcsgm.types import InputError
 
-BRATS19_PATTERN = "{group}/{subject}/{subject}_{modality}.nii.gz"
-BRATS19_TOKENS = {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"}
-BRATS19_GROUPS = ("HGG", "LGG")
+FIELDS = ("group", "subject", "session", "modality")
 SEGMENTATION = "seg"
-FIELDS = ("group", "subject", "modality")
+ANY_NAME = r"[^/.][^/]*?"
+FOUR_D = "4-D"  # the word of a file that holds every modality
+
+# What users and data sets call one contrast.
+CONTRASTS = {
+    "flair": ("flair", "t2f"),
+    "t1": ("t1", "t1n", "t1w"),
+    "t1c": ("t1c", "t1ce", "t1gd"),
+    "t2": ("t2", "t2w"),
+    "pd": ("pd", "pdw"),
+}
+
+# What each named layout has for {modality}, by contrast; in msd the volume.
+KNOWN = {
+    "brats": {"flair": "flair", "t1": "t1", "t1c": "t1ce", "t2": "t2"},
+    "brats23": {"flair": "t2f", "t1": "t1n", "t1c": "t1c", "t2": "t2w"},
+    "msd": {"flair": "0", "t1": "1", "t1c": "2", "t2": "3"},
+    "ixi": {"t1": "T1", "t2": "T2", "pd": "PD"},
+    "bids": {
+        "flair": "FLAIR",
+        "t1": "T1w",
+        "t1c": "ce-gadolinium_T1w",
+        "t2": "T2w",
+        "pd": "PDw",
+    },
+}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How files are named, and what stands in the names for each modality."""
+    """How the files of a data set are named.
 
-    pattern: str
-    tokens: dict[str, str]  # modality to {modality}, in the order of the modalities
-    segmentation: str  # what stands for the segmentation, "" where there is none
-    groups: tuple[str, ...]  # what {group} may be; () for anything
+    A pattern comes with the word it has for {modality}, "" where it reads it.
+    """
+
+    name: str
+    patterns: tuple[tuple[str, str], ...]
+    written: tuple[tuple[str, str], ...]  # the same, of a modality that is written
+    words: dict[str, str]  # modality to {modality}, in the order of the modalities
+    fields: dict[str, str]  # regular expressions of the other fields
+    segmentation: tuple[str, ...]  # words, the first that is found counts
+    mask: str  # the word of a brain mask, "" where there is none
+    volumes: dict[str, int]  # modality to volume, where one 4-D file has them all
+    visit: str  # expression of what a name has beyond its patient's, "" for nothing
+    entities: tuple[str, ...]  # key-value: files with another value are not read
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject's files, for the modalities that were found."""
+    """One subject's files, for the modalities that were found.
+
+    `patient` is whose they are: several subjects are one patient's where he was scanned
+    several times. `volumes` has the place of a modality in its 4-D file, for those that
+    lie in one.
+    """
 
     name: str
     group: str  # "" where the subject lies in none
+    patient: str
     files: dict[str, Path]
+    volumes: dict[str, int]
     segmentation: Path | None
+    mask: Path | None
 
 
-def brats19(modalities: Sequence[str]) -> Layout:
-    """The layout of BraTS 2018 and 2019, for some of flair, t1, t1c and t2.
+def contrast_of(modality: str) -> str | None:
+    """Which of CONTRASTS a user's name of a modality means, None for none of them."""
+    named = (c for c, names in CONTRASTS.items() if modality.casefold() in names)
+    return next(named, None)
+
+
+def brats(modalities: Sequence[str], mask: str) -> Layout:
+    """BraTS 2018 to 2021: [HGG|LGG/]SUBJECT/SUBJECT_{flair,t1,t1ce,t2,seg}.nii[.gz].
 
     Raises:
-        InputError: a modality is not one of these four.
+        InputError: a modality is none of these four contrasts.
+    """
+    own = "{subject}/{subject}_{modality}.nii.gz"
+    patterns = (("{group}/" + own, ""), (own, ""))
+    fields = {"group": "HGG|LGG", "subject": ANY_NAME}
+    return _plain("brats", patterns, _words("brats", modalities), fields, mask)
+
+
+def brats23(modalities: Sequence[str], mask: str) -> Layout:
+    """BraTS 2023 to 2025: PATIENT-VISIT/PATIENT-VISIT-{t1n,t1c,t2w,t2f,seg}.nii[.gz].
+
+    A patient may have several visits, such as BraTS-GLI-00005-100 and -101.
+
+    Raises:
+        InputError: a modality is none of these four contrasts.
+    """
+    patterns = (("{subject}/{subject}-{modality}.nii.gz", ""),)
+    words, fields = _words("brats23", modalities), {"subject": ANY_NAME}
+    plain = _plain("brats23", patterns, words, fields, mask)
+    return replace(plain, visit=r"(?<=\d)-\d{3}$")  # -100 is no visit of sub-100
+
+
+def msd(modalities: Sequence[str], mask: str) -> Layout:
+    """Medical Segmentation Decathlon, Task01: one 4-D file a subject in imagesTr or Ts.
+
+    Its volumes are FLAIR, T1, T1gd, T2, unless a dataset.json beside the folder names
+    others (`data.search` reads it).
+
+    Raises:
+        InputError: a modality is none of these four contrasts.
+    """
+    volumes = {m: int(place) for m, place in _words("msd", modalities).items()}
+    file = "{subject}.nii.gz"
+    patterns = ((f"imagesTr/{file}", FOUR_D), (f"imagesTs/{file}", FOUR_D))
+    patterns += ((f"labelsTr/{file}", SEGMENTATION),)
+    if mask:
+        patterns += ((f"{mask}/{file}", mask),)
+    words = {modality: modality for modality in modalities}
+    # A name that ends in four digits is one channel of another format.
+    fields = {"subject": r"[^/.][^/]*?(?<!_\d\d\d\d)"}
+    written = (("{subject}_{modality}.nii.gz", ""),)
+    plain = _plain("msd", patterns, words, fields, mask)
+    return replace(plain, volumes=volumes, written=written)
+
+
+def ixi(modalities: Sequence[str], mask: str) -> Layout:
+    """IXI: IXI-T1/IXI002-Guys-0828-T1.nii.gz and so on, a folder for each contrast.
+
+    Raises:
+        InputError: a modality is none of T1, T2 and PD.
+    """
+    words = _words("ixi", modalities)
+    file = "{subject}-{modality}.nii.gz"
+    patterns = tuple((f"{above}{file}", "") for above in ("IXI-{modality}/", ""))
+    patterns += (("{modality}/" + file, ""),)
+    return _plain("ixi", patterns, words, {"subject": r"IXI\d+-[^/-]+-\d+"}, mask)
+
+
+def bids(modalities: Sequence[str], mask: str, entities: Sequence[str]) -> Layout:
+    """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,PDw}.nii[.gz]; T1w with ce- is T1c.
+
+    Of two runs, or acquisitions, of one contrast, `entities` such as ("run-1",) choose.
+    The segmentation is *_dseg or *_label-lesion_mask; a brain mask has the word
+    brain_mask, for *_desc-brain_mask.
+
+    Raises:
+        InputError: a modality is none of these contrasts, or an entity is no key-value.
+    """
+    check_entities(entities)
+    words = _words("bids", modalities)
+    file = "{entities}_{modality}.nii.gz"
+    own = "{subject}/{session}/anat/{subject}_{session}", "{subject}/anat/{subject}"
+    fields = {"subject": "sub-[A-Za-z0-9]+", "session": "ses-[A-Za-z0-9]+"}
+    fields["entities"] = r"(?:_[A-Za-z]+-[A-Za-z0-9+]+)*"
+    patterns = tuple((f"{path}{file}", "") for path in own)
+    plain = _plain("bids", patterns, words, fields, mask)
+    lesions = ("dseg", "lesion_mask")
+    return replace(plain, segmentation=lesions, entities=tuple(entities))
+
+
+def flat(modalities: Sequence[str], pattern: str, mask: str) -> Layout:
+    """The layout of the user's `pattern`, each modality under its own name.
+
+    Either one pattern with {modality}, or one for each, as in
+    "t1=anat/{subject}_T1.nii.gz; pd=pd/{subject}.nii.gz".
+
+    Raises:
+        InputError: a pattern lacks {subject} or {modality}, has an unknown field, does
+            not end in .nii or .nii.gz, or is given for no modality or twice.
     """
     _check_modalities(modalities)
+    patterns = _own_patterns(pattern, tuple(modalities), mask)
+    for one, _ in patterns:
+        _check_pattern(one)
+    levels = [{"group", "session"} & set(fields_of(one)) for one, _ in patterns]
+    if any(level != levels[0] for level in levels):
+        raise InputError(
+            f"config.data.pattern {pattern!r}: all of its patterns need the same of "
+            "{group} and {session}"
+        )
+    ungrouped = tuple((_ungrouped(one), word) for one, word in patterns)
+    words = {name: name for name in modalities}
+    fields = {"group": r"[^/.][^/]*", "session": ANY_NAME, "subject": ANY_NAME}
+    patterns = tuple(dict.fromkeys([*patterns, *ungrouped]))
+    return _plain("flat", patterns, words, fields, mask)
+
+
+def _plain(
+    name: str, patterns: tuple, words: dict[str, str], fields: dict[str, str], mask: str
+) -> Layout:
+    """The layout in which every modality has a 3-D file, written where it is read."""
+    own = (SEGMENTATION,)
+    return Layout(name, patterns, patterns, words, fields, own, mask, {}, "", ())
+
+
+def _words(layout: str, modalities: Sequence[str]) -> dict[str, str]:
+    """The word of each of the modalities, by the contrast that its name means."""
+    _check_modalities(modalities)
+    known = KNOWN[layout]
+    words: dict[str, str] = {}
     for modality in modalities:
-        if modality not in BRATS19_TOKENS:
+        contrast = contrast_of(modality)
+        if contrast not in known:
             raise InputError(
-                f"config.data.modalities has {modality!r}; the layout brats19 knows "
-                f"{', '.join(BRATS19_TOKENS)}"
+                f"config.data.modalities has {modality!r}; the layout {layout} knows "
+                f"{', '.join(known)}"
             )
-    tokens = {modality: BRATS19_TOKENS[modality] for modality in modalities}
-    return Layout(BRATS19_PATTERN, tokens, SEGMENTATION, BRATS19_GROUPS)
-
-
-def flat(modalities: Sequence[str], pattern: str) -> Layout:
-    """The layout of `pattern`, in which each modality stands under its own name.
-
-    Raises:
-        InputError: the pattern lacks {subject} or {modality}, has an unknown field,
-            or does not end in .nii or .nii.gz.
-    """
-    _check_modalities(modalities)
-    fields = _fields(pattern)
-    for field in fields:
-        if field not in FIELDS:
+        if known[contrast] in words.values():
             raise InputError(
-                f"config.data.pattern {pattern!r} has the field {{{field}}}; it may "
-                "have {group}, {subject} and {modality}"
+                f"config.data.modalities is {list(modalities)}: two of them are "
+                f"{contrast}"
             )
-    for field in ("subject", "modality"):
-        if field not in fields:
-            raise InputError(f"config.data.pattern {pattern!r} lacks {{{field}}}")
-    if not pattern.endswith((".nii", ".nii.gz")):
-        raise InputError(f"config.data.pattern {pattern!r} must end in .nii.gz or .nii")
-    return Layout(pattern, {name: name for name in modalities}, SEGMENTATION, ())
-
-
-def find_subjects(folder: Path, layout: Layout) -> list[Subject]:
-    """The subjects under `folder`, by name, each with the files that it has.
-
-    `folder` may hold the groups, one group, subjects, or be one subject's own
-    folder: what the pattern wants above is then read from the folder's own path.
-
-    Raises:
-        InputError: there is no such folder or no subject in it; one name stands for
-            two subjects; or one modality lies there twice.
-    """
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder}: there is no such folder")
-    found = next(filter(None, _readings(Path(folder), layout)), None)
-    subjects = _subjects(found, layout) if found else []
-    if not subjects:
-        raise InputError(_nothing_found(Path(folder), layout))
-    return subjects
-
-
-def file_name(layout: Layout, subject: Subject, modality: str) -> Path:
-    """Where `modality` of `subject` would lie, relative to the folder of the data."""
-    pattern = layout.pattern if subject.group else _ungrouped(layout.pattern)
-    token = layout.tokens[modality]
-    return Path(
-        pattern.format(group=subject.group, subject=subject.name, modality=token)
-    )
-
-
-def require_all(subjects: Sequence[Subject], layout: Layout) -> None:
-    """Every subject has a file for every modality of `layout`.
-
-    Raises:
-        InputError: one has not; the message names the first such file.
-    """
-    for subject in subjects:
-        for modality in layout.tokens:
-            if modality not in subject.files:
-                raise InputError(
-                    f"subject {subject.name} has no {modality}: "
-                    f"{file_name(layout, subject, modality)} is not there"
-                )
+        words[modality] = known[contrast]
+    return words
 
 
 def _check_modalities(modalities: Sequence[str]) -> None:
@@ -135,14 +237,56 @@ def _check_modalities(modalities: Sequence[str]) -> None:
             f"and none of them {SEGMENTATION!r}"
         )
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[^\s+,/\\{}]+", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[^\s+,/\\{}=;]+", name):
             raise InputError(
                 f"config.data.modalities has {name!r}; a name has no space and none of "
-                "+ , / \\ { }"
+                "+ , / \\ { } = ;"
             )
 
 
-def _fields(pattern: str) -> list[str]:
+def _own_patterns(pattern: str, modalities: tuple[str, ...], mask: str) -> tuple:
+    """The user's patterns, each with its word for {modality}."""
+    if "{modality}" in pattern or "=" not in pattern:
+        if "{modality}" not in pattern and "{subject}" in pattern:
+            raise InputError(f"config.data.pattern {pattern!r} lacks {{modality}}")
+        return ((pattern, ""),)
+    pairs = [part.partition("=") for part in pattern.split(";") if part.strip()]
+    patterns = {name.strip(): own.strip() for name, _, own in pairs}
+    wanted = {*modalities, SEGMENTATION, *([mask] if mask else [])}
+    odd = [name for name in modalities if name not in patterns]
+    odd += [name for name in patterns if name not in wanted]
+    if odd or len(patterns) < len(pairs):
+        raise InputError(
+            f"config.data.pattern {pattern!r}: wanted one name=pattern for each of "
+            f"{', '.join(modalities)}, divided by ';'"
+        )
+    return tuple((own, name) for name, own in patterns.items())
+
+
+def _check_pattern(pattern: str) -> None:
+    fields = fields_of(pattern)
+    for field in fields:
+        if field not in FIELDS:
+            raise InputError(
+                f"config.data.pattern {pattern!r} has the field {{{field}}}; it may "
+                "have {group}, {subject}, {session} and {modality}"
+            )
+    if "subject" not in fields:
+        raise InputError(f"config.data.pattern {pattern!r} lacks {{subject}}")
+    if not pattern.endswith((".nii", ".nii.gz")):
+        raise InputError(f"config.data.pattern {pattern!r} must end in .nii.gz or .nii")
+
+
+def check_entities(entities: Sequence[str]) -> None:
+    """Raises InputError unless each of config.data.entities is a key-value."""
+    for entity in entities:
+        if not re.fullmatch(r"[A-Za-z]+-[A-Za-z0-9+]+", entity):
+            raise InputError(
+                f"config.data.entities has {entity!r}; wanted key-value, like run-1"
+            )
+
+
+def fields_of(pattern: str) -> list[str]:
     """The names of the fields of `pattern`, as often as they stand in it."""
     try:
         parsed = list(string.Formatter().parse(pattern))
@@ -154,85 +298,3 @@ def _fields(pattern: str) -> list[str]:
 def _ungrouped(pattern: str) -> str:
     """`pattern` without the folder of the group."""
     return "/".join(part for part in pattern.split("/") if part != "{group}")
-
-
-def _readings(folder: Path, layout: Layout) -> Iterator[list[tuple[re.Match, Path]]]:
-    """The files that read as the pattern does, for each place `folder` may have."""
-    folder = Path(os.path.abspath(folder))
-    for pattern in dict.fromkeys([layout.pattern, _ungrouped(layout.pattern)]):
-        expression = _expression(pattern, layout)
-        depth = pattern.count("/") + 1
-        for above in range(min(depth, len(folder.parts))):
-            own = folder.parts[len(folder.parts) - above :]
-            files = sorted(folder.glob("/".join(["*"] * (depth - above))))
-            names = [
-                "/".join([*own, *file.relative_to(folder).parts]) for file in files
-            ]
-            matches = map(expression.fullmatch, names)
-            pairs = zip(matches, files, strict=True)
-            yield [(match, file) for match, file in pairs if match]
-
-
-def _expression(pattern: str, layout: Layout) -> re.Pattern:
-    """What matches the paths that `pattern` stands for; a field is the same twice."""
-    # The longest first: a file is never taken for a modality whose name ends another.
-    tokens = sorted([*layout.tokens.values(), layout.segmentation], key=len)[::-1]
-    choices = {
-        "group": _any_of(layout.groups) if layout.groups else r"[^/.][^/]*",
-        "subject": r"[^/.][^/]*?",
-        "modality": _any_of([token for token in tokens if token]),
-    }
-    stem = pattern.removesuffix(".gz")
-    text, seen = "", set()
-    for literal, field, _, _ in string.Formatter().parse(stem):
-        text += re.escape(literal)
-        if field is not None:
-            text += (
-                f"(?P={field})" if field in seen else f"(?P<{field}>{choices[field]})"
-            )
-            seen.add(field)
-    return re.compile(text + (r"(?:\.gz)?" if stem != pattern else ""))
-
-
-def _any_of(words: Sequence[str]) -> str:
-    """An expression that matches any of `words`, the first of them first."""
-    return "|".join(re.escape(word) for word in words)
-
-
-def _subjects(found: list[tuple[re.Match, Path]], layout: Layout) -> list[Subject]:
-    """The subjects of `found` that have an image, each once, by name."""
-    files: dict[str, dict[str, Path]] = {}
-    groups: dict[str, str] = {}
-    for match, path in found:
-        if is_synthetic(path):
-            continue  # an earlier answer is not a scan
-        name, token = match["subject"], match["modality"]
-        group = match.groupdict().get("group") or ""
-        own = files.setdefault(name, {})
-        if groups.setdefault(name, group) != group:
-            other = next(iter(own.values()))
-            raise InputError(f"subject {name} is there twice: {other} and {path}")
-        if token in own:
-            raise InputError(f"{own[token]} and {path} are one image; keep one of them")
-        own[token] = path
-    subjects = [_subject(n, groups[n], files[n], layout) for n in sorted(files)]
-    return [subject for subject in subjects if subject.files]
-
-
-def _subject(name: str, group: str, own: dict[str, Path], layout: Layout) -> Subject:
-    """The subject with the files `own`, by token."""
-    tokens = layout.tokens.items()
-    images = {modality: own[token] for modality, token in tokens if token in own}
-    return Subject(name, group, images, own.get(layout.segmentation))
-
-
-def _nothing_found(folder: Path, layout: Layout) -> str:
-    """A sentence on what was looked for in `folder`, and what lies there."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    example = next(files, None)
-    seen = f"for example {example.relative_to(folder)}" if example else "no files"
-    tokens = ", ".join(layout.tokens.values())
-    return (
-        f"{folder}: no subject found; looked for {layout.pattern} with {{modality}} "
-        f"one of {tokens}, and saw {seen}"
-    )

@@ -7,22 +7,30 @@ right. On disk the axes may lie in any of 48 ways, and there they stay.
 from __future__ import annotations
 
 import gzip
-import zlib
+import io
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 
+from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
+from ummcsgm.data.nifti_values import check_values, physical, stored_as
 from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 TOLERANCE = 1e-3  # of a voxel, between the affines of one subject's files
 DESCRIPTION = "synthetic, ummcsgm"
+DESCRIBED = {nib.Nifti1Header: slice(148, 228), nib.Nifti2Header: slice(240, 320)}
+HEAD = 544  # bytes: the longer header, and the mark that extensions follow
+QUIET = logging.Logger("quiet", logging.CRITICAL + 1)  # for nibabel's header checks
 
 
 @dataclass(frozen=True)
@@ -44,52 +52,70 @@ class Case:
     geometry: Geometry
 
 
-def read_case(files: dict[str, Path]) -> Case:
+def read_case(files: dict[str, Path], volumes: Mapping[str, int] = {}) -> Case:
     """The volumes of `files` lie on one grid, and are returned with that grid.
+
+    A modality in `volumes` is the volume of that number of its 4-D file. A file that
+    serves several modalities is read once.
 
     Raises:
         InputError: a file is unreadable, or two differ in shape or in affine.
     """
-    read = {modality: read_volume(path) for modality, path in files.items()}
-    geometry = next(geometry for _, geometry in read.values())
+    read = {}
+    for path in dict.fromkeys(files.values()):
+        whole = _read_file(path)
+        for modality in [name for name in files if files[name] == path]:
+            read[modality] = _volume(path, *whole, volumes.get(modality))
+    geometry = read[next(iter(files))][1]
     for _, other in read.values():
         _check_same_grid(geometry, other)
-    return Case({modality: volume for modality, (volume, _) in read.items()}, geometry)
+    return Case({modality: read[modality][0] for modality in files}, geometry)
 
 
-def read_volume(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_volume(path: Path, index: int | None = None) -> tuple[np.ndarray, Geometry]:
     """`path` as a finite, non-constant float32 volume [Z, Y, X] and its geometry.
 
+    With `index`, the volume of that number, from 0, of a 4-D file; its geometry is
+    that of a 3-D file.
+
     Raises:
-        InputError: the file is missing, damaged, not NIfTI, not 3-D, not placed in
-            space, or holds NaN, infinities, zeros only or one value only.
+        InputError: the file is missing, damaged, not NIfTI, not placed in space, not
+            3-D or, with `index`, not 4-D or of fewer volumes; or the volume holds
+            NaN, infinities, zeros only or one value only.
     """
-    image = _read_image(path)
-    geometry = _geometry(path, image)
-    stored = image.dataobj.get_unscaled().reshape(geometry.shape[:3])
-    volume = _physical(stored, *_scaling(geometry.header))
-    _check_values(path, volume)
-    volume = apply_orientation(volume, geometry.orientation)
-    return np.ascontiguousarray(volume.transpose(2, 1, 0)), geometry
+    return _volume(path, *_read_file(path), index)
+
+
+def spacing(geometry: Geometry) -> tuple[float, float, float]:
+    """(dz, dy, dx): mm from voxel to voxel along the axes of [Z, Y, X]."""
+    edges = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    x, y, z = edges[np.argsort(geometry.orientation[:, 0])].tolist()
+    return z, y, x
+
+
+def spacing_in_plane(geometry: Geometry) -> tuple[float, float]:
+    """(dy, dx): mm from voxel to voxel in an axial slice [Y, X]."""
+    return spacing(geometry)[1:]
 
 
 def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
     """The file at `path` holds `volume` [Z, Y, X] as `geometry`'s own file would.
 
-    Affine, orientation, type and header are those of the reference. An integer type
-    without scaling takes rounded and clipped values; with scaling, the scaling is
-    kept where it holds the values exactly and chosen anew where it does not, and 0
-    reads back as 0 either way.
+    Affine, orientation, type and header are those of the reference. What a float type
+    or the scaling of an integer type holds exactly comes back bitwise; else the values
+    are rounded, by at most 1/1000 of the largest or as finely as the integer type
+    allows, in a new scaling if need be. Nothing is clipped, and 0 reads back as 0.
     """
     back = ornt_transform(RAS, geometry.orientation)
     there = apply_orientation(np.asarray(volume, np.float32).transpose(2, 1, 0), back)
-    stored, slope, inter = _stored(there.reshape(geometry.shape), geometry.header)
+    dtype, scaling = geometry.header.get_data_dtype(), _scaling(geometry.header)
+    stored, *scaling = stored_as(dtype, scaling, there.reshape(geometry.shape))
     second = isinstance(geometry.header, nib.Nifti2Header)
     kind = nib.Nifti2Image if second else nib.Nifti1Image
     image = kind(stored, geometry.affine, geometry.header, dtype=stored.dtype)
     image.header["cal_min"], image.header["cal_max"] = 0, 0
     image.header["descrip"] = DESCRIPTION
-    image.header.set_slope_inter(slope, inter)
+    image.header.set_slope_inter(*scaling)
     _write_bytes(Path(path), image.to_bytes())
 
 
@@ -99,10 +125,11 @@ def is_synthetic(path: Path) -> bool:
     False where there is no file, or none that can be read: reading it will say why.
     """
     try:
-        header = nib.load(path).header
-        return bytes(header["descrip"]).rstrip(b"\0").decode() == DESCRIPTION
-    except (OSError, EOFError, ValueError, KeyError, zlib.error, ImageFileError):
+        head = read_head(path, HEAD)
+    except InputError:
         return False
+    place = DESCRIBED.get(_kind(head))
+    return place is not None and head[place].rstrip(b"\0") == DESCRIPTION.encode()
 
 
 def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
@@ -118,71 +145,96 @@ def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     _write_bytes(Path(path), image.to_bytes())
 
 
-def _read_image(path: Path) -> nib.Nifti1Image:
-    """The NIfTI image in `path`, all of whose bytes were read and checked."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file")
-    try:
-        content = Path(path).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"{path}: the file is damaged or cut short ({error})"
-        ) from None
-    kinds = {b"n+1\0": nib.Nifti1Image, b"n+2\0": nib.Nifti2Image}
-    kind = kinds.get(content[344:348], kinds.get(content[4:8]))
+def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
+    """The checked header in `path`, and the array it tells of, as it is stored."""
+    head = read_head(path, HEAD)
+    kind = _kind(head)
     if kind is None:
         raise InputError(f"{path}: this is not a NIfTI file, .nii or .nii.gz")
-    return _parse(path, kind, content)
+    size = kind.sizeof_hdr
+    with _damage_named(path):
+        header = kind(head[:size], check=False)
+        header.check_fix(QUIET)
+        header.get_slope_inter()
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        start = header.get_data_offset()
+    check_claims(path, shape, dtype, start, size)
+    count = math.prod(shape)
+    content = read_all(path, start + count * dtype.itemsize)
+    if content[size]:
+        with _damage_named(path):
+            extensions = io.BytesIO(content[size + 4 : start])
+            swapped = not header.structarr.dtype.isnative
+            header.extensions = header.exts_klass.from_fileobj(
+                extensions, start - size - 4, swapped
+            )
+    return header, np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
 
 
-def _parse(path: Path, kind: type, content: bytes) -> nib.Nifti1Image:
-    """The image of `content`, of real numbers and as long as its header says."""
+def _kind(head: bytes) -> type[nib.Nifti1Header] | None:
+    """The kind of header that begins a NIfTI file with its volume in the same file."""
+    kinds = {b"n+1\0": nib.Nifti1Header, b"n+2\0": nib.Nifti2Header}
+    return kinds.get(head[344:348], kinds.get(head[4:8]))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Whatever nibabel and numpy raise at a damaged header is told as one sentence."""
     try:
-        image = kind.from_bytes(content)
-        dtype = image.get_data_dtype()
-        wanted = image.dataobj.offset + dtype.itemsize * int(np.prod(image.shape))
-    except (ValueError, OSError, HeaderDataError, ImageFileError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # struct.error, OverflowError, KeyError ...: anything
         raise InputError(f"{path}: the NIfTI header is damaged ({error})") from None
-    if dtype.kind not in "iuf":
-        raise InputError(f"{path}: holds {dtype} values, wanted real numbers")
-    if len(content) < wanted:
+
+
+def _volume(
+    path: Path, header: nib.Nifti1Header, stored: np.ndarray, index: int | None
+) -> tuple[np.ndarray, Geometry]:
+    """The volume [Z, Y, X] in `stored`, the one of number `index` where it is 4-D."""
+    if index is not None:
+        _check_index(path, stored.shape, index)
+        stored = stored[:, :, :, index].reshape(stored.shape[:3])
+        with _damage_named(path):
+            header = header.copy()
+            header.set_data_shape(stored.shape)
+    geometry = _geometry(path, header, stored.shape)
+    volume = physical(stored.reshape(stored.shape[:3]), *_scaling(header))
+    check_values(path, volume)
+    volume = apply_orientation(volume, geometry.orientation)
+    return np.ascontiguousarray(volume.transpose(2, 1, 0)), geometry
+
+
+def _check_index(path: Path, shape: tuple[int, ...], index: int) -> None:
+    """An array of `shape` is a series of volumes that has one of number `index`."""
+    if len(shape) < 4 or any(size != 1 for size in shape[4:]):
         raise InputError(
-            f"{path}: the file is cut short: {len(content)} bytes, wanted {wanted}"
+            f"{path}: holds an array of {shape}, wanted a 4-D one: its volume {index} "
+            "was asked for"
         )
-    return image
+    if not 0 <= index < shape[3]:
+        raise InputError(
+            f"{path}: holds {shape[3]} volumes, an array of {shape}, and volume "
+            f"{index}, counted from 0, was asked for"
+        )
 
 
-def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
-    """The geometry of `image`, a volume in three dimensions placed in space."""
-    shape = tuple(image.shape)
-    if len(shape) < 3 or any(size != 1 for size in shape[3:]) or min(shape) < 1:
-        raise InputError(f"{path}: holds an array of {shape}, wanted a 3-D volume")
-    affine = np.array(image.affine)
-    placed = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
-    orientation = io_orientation(affine) if placed else np.full((3, 2), np.nan)
+def _geometry(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> Geometry:
+    """The geometry of a volume in three dimensions placed in space."""
+    if any(size != 1 for size in shape[3:]):
+        raise InputError(
+            f"{path}: holds {math.prod(shape[3:])} volumes, an array of {shape}, "
+            "wanted one 3-D volume; 4-D is read only where the layout says which of "
+            "its volumes is which modality"
+        )
+    with _damage_named(path):
+        affine = np.array(header.get_best_affine())
+        placed = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
+        orientation = io_orientation(affine) if placed else np.full((3, 2), np.nan)
     if np.isnan(orientation).any():
         rows = affine[:3].tolist()
         raise InputError(f"{path}: the affine {rows} does not place it in space")
-    header = image.header.copy()
-    header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     return Geometry(Path(path), shape, affine, header, orientation)
-
-
-def _check_values(path: Path, volume: np.ndarray) -> None:
-    """`volume` is finite and holds more than one value."""
-    broken = volume.size - np.count_nonzero(np.isfinite(volume))
-    if broken:
-        raise InputError(
-            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
-        )
-    if volume.min() == volume.max():
-        value = float(volume.flat[0])
-        seen = (
-            "is empty: every voxel is 0" if value == 0 else f"is {value:g} everywhere"
-        )
-        raise InputError(f"{path}: the volume {seen}, wanted an image")
 
 
 def _check_same_grid(one: Geometry, other: Geometry) -> None:
@@ -205,55 +257,6 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     """The slope and intercept of `header`, 1 and 0 where it has none."""
     slope, inter = header.get_slope_inter()
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
-
-
-def _physical(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
-    """The float32 values that `stored` stands for."""
-    if (slope, inter) == (1.0, 0.0):
-        return stored.astype(np.float32)
-    return (stored.astype(np.float64) * slope + inter).astype(np.float32)
-
-
-def _stored(
-    volume: np.ndarray, header: nib.Nifti1Header
-) -> tuple[np.ndarray, float, float]:
-    """What to store for `volume` in the type of `header`, with slope and intercept."""
-    dtype = header.get_data_dtype()
-    if dtype.kind == "f":
-        return volume.astype(dtype), 1.0, 0.0
-    scaling = _scaling(header)
-    stored = _levels(volume, dtype, *scaling)
-    if scaling == (1.0, 0.0) or np.array_equal(_physical(stored, *scaling), volume):
-        return stored, *scaling
-    scaling = _new_scaling(volume, dtype)
-    return _levels(volume, dtype, *scaling), *scaling
-
-
-def _levels(
-    volume: np.ndarray, dtype: np.dtype, slope: float, inter: float
-) -> np.ndarray:
-    """The integers nearest to `volume` within the range of `dtype`."""
-    levels = np.rint((volume.astype(np.float64) - inter) / slope)
-    return np.clip(levels, np.iinfo(dtype).min, np.iinfo(dtype).max).astype(dtype)
-
-
-def _new_scaling(volume: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
-    """A slope and an intercept by which `volume` fits `dtype` and 0 stays 0.
-
-    The slope is a power of two: its multiples are then exact in the header's
-    float32, so that level * slope + intercept is 0 and not nearly 0.
-    """
-    low, high = min(volume.min(), 0.0), max(volume.max(), 0.0)
-    top = min(np.iinfo(dtype).max, 2**24)
-    if dtype.kind == "i":
-        return _power_of_two(max(high, -low) / top), 0.0
-    slope = _power_of_two((high - low) / (top - 1))
-    return slope, -slope * float(np.ceil(-low / slope))
-
-
-def _power_of_two(value: float) -> float:
-    """The least power of two not under `value`; 1 for 0."""
-    return 2.0 ** float(np.ceil(np.log2(value))) if value > 0 else 1.0
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -1,32 +1,35 @@
-"""Prepared training slices: read once from NIfTI, then a slice at a time from disk.
+"""Prepared slices: read once from NIfTI, then slice by slice from one array a split.
 
-A folder holds, for each subject, NAME.npy with float16 [S, H, W, M] and beside it
-NAME.subject.json with what was done; index.json, written last, lists them all.
+A folder holds SPLIT-DIGEST.npy, float16 [S, H, W, M], for each split, and index.json,
+which says whose each slice is and what it was made from. The index is written last: it
+names whole arrays only, and until it is there the former one is true. What a stopped
+run has finished lies in parts/, a subject a file, and is not made again. Of arrays and
+index alike every byte is under a checksum.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
-from multiprocessing import get_context
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from ummcsgm.data.layouts import Subject
-from ummcsgm.data.subjects import network_slices, prepare_subject
+from ummcsgm.data.subjects import View
 from ummcsgm.data.window import Window
-from ummcsgm.files import read_json, write_whole
+from ummcsgm.files import read_sealed, sealed
 from ummcsgm.types import InputError
 
-FORMAT = 1  # of the files: part of every key, so that old ones are made anew
+FORMAT = 3  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
-LARGEST = float(np.finfo(STORED).max)  # a hot voxel beyond it would become infinite
+INDEX = "index.json"
+THREADS = 4  # that check slices: checksums and reads leave Python to others
 
 
 @dataclass(frozen=True)
@@ -34,60 +37,96 @@ class Settings:
     """What the stored slices depend on, beside the images."""
 
     modalities: tuple[str, ...]
-    grid: tuple[int, int]  # H, W
+    view: View
     min_brain: float  # part of the grid that is brain, above which a slice is kept
+
+    @property
+    def slice_shape(self) -> tuple[int, int, int]:
+        """H, W, M."""
+        return (*self.view.grid, len(self.modalities))
+
+    @property
+    def slice_bytes(self) -> int:
+        """The size of a stored slice."""
+        return int(np.prod(self.slice_shape)) * STORED.itemsize
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that slices were made from."""
+
+    name: str
+    size: int
+    time: int  # of its last change, ns
+    sha256: str
+
+    def renewed(self, path: Path) -> Source | None:
+        """This, of `path`'s date, if that file holds these bytes; else None.
+
+        They are read only if the date differs. The folder may be another.
+        """
+        if not path.is_file():
+            return None
+        now = path.stat()  # before it is read: a later change has a later date
+        if (path.name, now.st_size) != (self.name, self.size):
+            return None
+        if now.st_mtime_ns != self.time and sha256(path) != self.sha256:
+            return None
+        return replace(self, time=now.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One subject in the store."""
+    """One subject's slices in the store."""
 
     name: str
     group: str
+    patient: str
     slices: tuple[int, ...]  # the z of each kept slice, from below
     scales: dict[str, float | None]  # by modality, None where it is absent
     present: tuple[bool, ...]  # in the order of the modalities
     window: Window
-    key: str  # a digest of the settings and of the files it was made from
-    bytes: int  # the size of NAME.npy
+    shape: tuple[int, int, int]  # X, Y, Z as stored in the files
+    affine: tuple[tuple[float, ...], ...]
+    spacing: tuple[float, float]  # mm of a voxel in the plane, y and x
+    sources: dict[str, Source]
+    crc: int  # CRC-32 of the slices' bytes
 
 
 @dataclass(frozen=True)
 class Store:
-    """The prepared slices of some subjects: slice i of len(store).
+    """The prepared slices of a split's subjects: slice i of len(store).
 
-    No file stays open: a store may hold more subjects than a process may hold files,
-    and may be read from any thread or process.
+    Safe to read from any thread or process. Memory is that of the slices asked for,
+    whatever the size of the store: they are read, not mapped, which is as fast (see
+    `benchmarks.data`), and pages of a mapped file would count as this process's own.
     """
 
-    folder: Path
+    path: Path
     settings: Settings
     subjects: tuple[Entry, ...]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Slice `i`: images float32 [H, W, M], present bool [M], and whose it is."""
-        subject = int(np.searchsorted(self._ends, i, side="right")) - 1
-        if not 0 <= i < len(self):
-            raise IndexError(f"slice {i} of a store of {len(self)}")
-        entry = self.subjects[subject]
-        images = self._read(entry, i - int(self._ends[subject]), 1)[0]
-        return images, np.array(entry.present), subject
+    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The slices at `places` [B]: float16 [B, H, W, M], and present bool [B, M]."""
+        if np.any((places < 0) | (places >= len(self))):
+            raise IndexError(f"slices {places} of a store of {len(self)}")
+        images = np.empty((len(places), *self.settings.slice_shape), STORED)
+        for row, place in zip(images, places, strict=True):
+            self._read_into(row, int(place))
+        whose = np.searchsorted(self._ends, places, side="right") - 1
+        return images, self._present[whose]
 
     def subject_slices(self, name: str) -> np.ndarray:
         """All slices of subject `name`, float32 [S, H, W, M], from below."""
-        entry = next(entry for entry in self.subjects if entry.name == name)
-        return self._read(entry, 0, len(entry.slices))
+        return self.read(self.places(name))[0].astype(np.float32)
 
-    def select(self, names: Sequence[str]) -> Store:
-        """The store of those of its subjects that are in `names`."""
-        wanted = set(names)
-        return replace(
-            self,
-            subjects=tuple(entry for entry in self.subjects if entry.name in wanted),
-        )
+    def places(self, name: str) -> np.ndarray:
+        """Where the slices of subject `name` are, from below."""
+        place = [entry.name for entry in self.subjects].index(name)
+        return np.arange(*self._ends[place : place + 2])
 
     def scales(self, modality: str) -> dict[str, float]:
         """The scale of `modality` by subject name, for those that have it."""
@@ -99,157 +138,143 @@ class Store:
         """The first slice of each subject, and the number of all."""
         return np.cumsum([0, *(len(entry.slices) for entry in self.subjects)])
 
-    def _read(self, entry: Entry, first: int, count: int) -> np.ndarray:
-        """`count` slices of `entry` from `first`, float32 [count, H, W, M]."""
-        shape = (count, *self.settings.grid, len(self.settings.modalities))
-        a_slice = int(np.prod(shape[1:]))
-        head = entry.bytes - len(entry.slices) * a_slice * STORED.itemsize
-        offset = head + first * a_slice * STORED.itemsize
-        path = self.folder / f"{entry.name}.npy"
-        values = np.fromfile(path, STORED, count * a_slice, offset=offset)
-        return values.reshape(shape).astype(np.float32)
+    @cached_property
+    def _present(self) -> np.ndarray:
+        modalities = len(self.settings.modalities)
+        rows = [entry.present for entry in self.subjects]
+        return np.array(rows, bool).reshape(len(rows), modalities)
+
+    @cached_property
+    def header(self) -> bytes:
+        """How the file begins, for `np.load`; the slices follow."""
+        shape = (len(self), *self.settings.slice_shape)
+        fields = {"descr": STORED.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(file := io.BytesIO(), fields)
+        return file.getvalue()
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return self.path.open("rb", buffering=0)  # closed with the store's last user
+
+    def _read_into(self, row: np.ndarray, place: int) -> None:
+        offset = len(self.header) + place * self.settings.slice_bytes
+        if os.preadv(self._file.fileno(), [row], offset) != row.nbytes:
+            raise OSError(f"{self.path} was cut short while it was read")
+
+    def __getstate__(self) -> dict:
+        # An open file is this process's own.
+        return {k: v for k, v in self.__dict__.items() if k != "_file"}
 
 
-def prepare(
-    folder: Path,
-    subjects: Sequence[Subject],
-    modalities: Sequence[str],
-    *,
-    grid: tuple[int, int],
-    min_brain: float,
-    processes: int,
-) -> Store:
-    """The store in `folder` of the axial slices of `subjects` that show enough brain.
-
-    A subject already there, made with the same settings from the same files, is left
-    as it is, also where an earlier run was ended half-way.
+def open_store(folder: Path, split: str) -> Store:
+    """The store of `split` in `folder`, every byte of which was checked.
 
     Raises:
-        InputError: a file is unreadable or cannot be scaled, or a brain does not fit
-            in the grid or shows in no slice.
+        InputError: nothing, or not that split, was prepared there, or it is damaged.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = Settings(tuple(modalities), (grid[0], grid[1]), min_brain)
-    kept = [_finished(folder, subject, settings) for subject in subjects]
-    pairs = zip(subjects, kept, strict=True)
-    todo = [subject for subject, entry in pairs if entry is None]
-    made = iter(_map(partial(_make, folder, settings), todo, processes))
-    entries = tuple(next(made) if entry is None else entry for entry in kept)
-    store = Store(folder, settings, entries)
-    _write_index(store)
+    known = read_index(folder)
+    if known is None or split not in known[1]:
+        raise InputError(
+            f"{folder} has no prepared slices of {split}, or none whose index is "
+            "whole: use --mode prepare"
+        )
+    store = known[1][split]
+    damaged = damaged_entries(store)
+    if damaged:
+        raise InputError(
+            f"{store.path} is damaged, first in subject {damaged[0]}: use --mode "
+            "prepare, which makes these slices again"
+        )
     return store
 
 
-def read_store(folder: Path) -> Store:
-    """The store that was prepared in `folder`.
+def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
+    """What index.json says is in `folder`, whose arrays are not checked here.
 
-    Raises:
-        InputError: none was, or not to its end.
+    None if there is none, or one that is damaged or of another format.
     """
-    path = Path(folder) / "index.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no prepared slices here, {path.name} is missing")
-    content = read_json(path)
-    fields = content["settings"]
-    settings = Settings(
-        tuple(fields["modalities"]), tuple(fields["grid"]), fields["min_brain"]
-    )
-    return Store(Path(folder), settings, tuple(map(_entry, content["subjects"])))
-
-
-def _map(make: Callable, subjects: list[Subject], processes: int) -> list[Entry]:
-    """`make` of each of `subjects`, by `processes` at a time."""
-    if processes <= 1 or len(subjects) <= 1:
-        return [make(subject) for subject in subjects]
-    count = min(processes, len(subjects))
-    # Not forked: the caller may hold threads, as JAX does, and a fork of those hangs.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(make, subjects))
-
-
-def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
-    """The entry of `subject`, whose slices and record now lie in `folder`."""
-    key = _key(subject, settings)
-    prepared = prepare_subject(subject, settings.modalities, settings.grid)
-    slices = _slices(subject, prepared.brain, settings)
-    images = network_slices(prepared, settings.modalities, slices)
-    images = np.clip(images, -LARGEST, LARGEST).astype(STORED)
-    content = io.BytesIO()
-    np.save(content, images)
-    write_whole(folder / f"{subject.name}.npy", content.getvalue())
-    entry = Entry(
-        name=subject.name,
-        group=subject.group,
-        slices=tuple(int(z) for z in slices),
-        scales={name: prepared.scales.get(name) for name in settings.modalities},
-        present=tuple(name in prepared.scales for name in settings.modalities),
-        window=prepared.window,
-        key=key,
-        bytes=len(content.getvalue()),
-    )
-    _write_json(_record(folder, subject.name), asdict(entry))
-    return entry
-
-
-def _slices(subject: Subject, brain: np.ndarray, settings: Settings) -> np.ndarray:
-    """The z of the slices with enough of `brain`."""
-    grid = settings.grid[0] * settings.grid[1]
-    areas = brain.sum(axis=(1, 2))
-    slices = np.flatnonzero(areas > settings.min_brain * grid)
-    if slices.size == 0:
-        raise InputError(
-            f"subject {subject.name}: brain fills at most {areas.max() / grid:.3f} of "
-            "config.data.grid in any axial slice, wanted more than "
-            f"config.data.min_brain, which is {settings.min_brain:g}"
-        )
-    return slices
-
-
-def _key(subject: Subject, settings: Settings) -> str:
-    """A digest of all that the slices of `subject` depend on."""
-    files = {
-        modality: (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        for modality, path in subject.files.items()
-        if modality in settings.modalities
-    }
-    parts = [FORMAT, asdict(settings), subject.name, subject.group, files]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _finished(folder: Path, subject: Subject, settings: Settings) -> Entry | None:
-    """The entry of `subject` where it is done and whole, else None."""
-    record, array = _record(folder, subject.name), folder / f"{subject.name}.npy"
-    if not record.is_file() or not array.is_file():
+    content = read_sealed(Path(folder) / INDEX)
+    if content is None or content.get("format") != FORMAT:
         return None
-    entry = _entry(read_json(record))
-    same = entry.key == _key(subject, settings) and entry.bytes == array.stat().st_size
-    return entry if same else None
-
-
-def _record(folder: Path, name: str) -> Path:
-    """Where the entry of subject `name` is kept."""
-    return folder / f"{name}.subject.json"
-
-
-def _entry(fields: dict) -> Entry:
-    """The entry that was written as `fields`."""
-    window = Window(*(tuple(fields["window"][k]) for k in ("grid", "origin", "frame")))
-    lists = {name: tuple(fields[name]) for name in ("slices", "present")}
-    return Entry(**{**fields, **lists, "window": window})
-
-
-def _write_index(store: Store) -> None:
-    """index.json lists what `store` holds; it is left alone where it does already."""
-    path = store.folder / "index.json"
-    content = {
-        "settings": asdict(store.settings),
-        "subjects": [asdict(entry) for entry in store.subjects],
+    fields = content["settings"]
+    view = fields["view"] | {"grid": tuple(fields["view"]["grid"])}
+    settings = Settings(tuple(fields["modalities"]), View(**view), fields["min_brain"])
+    stores = {
+        split: Store(Path(folder) / one["file"], settings, _entries(one["subjects"]))
+        for split, one in content["splits"].items()
     }
-    if not path.is_file() or path.read_text() != json.dumps(content, indent=1):
-        _write_json(path, content)
+    return settings, stores
 
 
-def _write_json(path: Path, content: dict) -> None:
-    """`path` holds `content`."""
-    write_whole(path, json.dumps(content, indent=1))
+def index_content(settings: Settings, stores: dict[str, Store]) -> str:
+    """The text of index.json: the inverse of `read_index`."""
+    splits = {
+        split: {
+            "file": store.path.name,
+            "subjects": [asdict(entry) for entry in store.subjects],
+        }
+        for split, store in stores.items()
+    }
+    return sealed({"format": FORMAT, "settings": asdict(settings), "splits": splits})
+
+
+def damaged_entries(store: Store) -> list[str]:
+    """The subjects whose slices are not the ones that were stored, in order.
+
+    What is wrong before the slices counts as the first subject's damage, and what
+    stands behind them as the last one's.
+    """
+    names = [entry.name for entry in store.subjects]
+    if not store.path.is_file():
+        return names
+    with ThreadPoolExecutor(THREADS) as pool:
+        crcs = list(pool.map(lambda name: _crc_now(store, name), names))
+    pairs = zip(store.subjects, crcs, strict=True)
+    damaged = {entry.name for entry, crc in pairs if crc != entry.crc}
+    with store.path.open("rb") as file:
+        if file.read(len(store.header)) != store.header:
+            damaged.update(names[:1])
+        size = len(store.header) + len(store) * store.settings.slice_bytes
+        if file.seek(0, os.SEEK_END) > size:
+            damaged.update(names[-1:])
+    return [name for name in names if name in damaged]
+
+
+def crc_of(arrays) -> int:
+    """CRC-32 of the bytes of `arrays`, one after the other."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    return crc
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of the bytes of the file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def entry_from_json(fields: dict) -> Entry:
+    """The entry that `dataclasses.asdict` made into `fields`."""
+    window = {key: tuple(value) for key, value in fields["window"].items()}
+    sources = {key: Source(**value) for key, value in fields["sources"].items()}
+    lists = ("slices", "present", "shape", "spacing")
+    changed = {name: tuple(fields[name]) for name in lists}
+    changed["affine"] = tuple(map(tuple, fields["affine"]))
+    changed |= {"window": Window(**window), "sources": sources}
+    return Entry(**{**fields, **changed})
+
+
+def _entries(subjects: list[dict]) -> tuple[Entry, ...]:
+    return tuple(map(entry_from_json, subjects))
+
+
+def _crc_now(store: Store, name: str) -> int | None:
+    """The checksum of what the file has for subject `name`; None if it is unreadable.
+
+    One slice is in memory at a time.
+    """
+    try:
+        return crc_of(store.read(place[None])[0] for place in store.places(name))
+    except OSError:
+        return None

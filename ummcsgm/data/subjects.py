@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ummcsgm.data.intensity import fit_scale, normalise
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.nifti import Case, read_case
-from ummcsgm.data.window import Window, brain_mask, cut, window_around
+from ummcsgm.data.nifti import Case, Geometry, read_case, spacing_in_plane
+from ummcsgm.data.window import Window, brain_mask, cut, cut_mask, window_around
 from ummcsgm.types import InputError
+
+SAME = 1e-3  # relative: a spacing so near to the wanted one is left as it is
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network is shown of an axial slice."""
+
+    grid: tuple[int, int]  # H, W
+    spacing: float  # mm of a pixel, 0 for the voxels as they are
+    masked: bool  # the brain is given by a mask file, else by what is not 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Prepared:
 
 
 def prepare_subject(
-    subject: Subject, modalities: Sequence[str], grid: tuple[int, int]
+    subject: Subject, modalities: Sequence[str], view: View
 ) -> Prepared:
     """Those of `modalities` that `subject` has, read from its files.
 
@@ -43,10 +54,13 @@ def prepare_subject(
             f"subject {subject.name} has none of config.data.modalities, "
             f"{', '.join(modalities)}"
         )
-    case = read_case(files)
-    brain = brain_mask(case.volumes.values())
+    case = read_case(files, subject.volumes)
+    if view.masked:
+        case, brain = _masked(subject, case)
+    else:
+        brain = brain_mask(case.volumes.values())
     try:
-        window = window_around(brain, grid)
+        window = window_around(brain, view.grid, _step(case.geometry, view.spacing))
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
     scales = {name: _scale(files[name], case.volumes[name]) for name in files}
@@ -58,14 +72,43 @@ def network_slices(
 ) -> np.ndarray:
     """The axial slices `z` on the network's grid, float32 [S, H, W, M].
 
-    A modality that the subject does not have is 0.
+    A modality that the subject does not have is 0, and so is the background.
     """
-    images = np.zeros((len(z), *prepared.window.grid, len(modalities)), np.float32)
+    window = prepared.window
+    images = np.zeros((len(z), *window.grid, len(modalities)), np.float32)
     for channel, name in enumerate(modalities):
         if name in prepared.scales:
             volume = normalise(prepared.case.volumes[name][z], prepared.scales[name])
-            images[..., channel] = cut(prepared.window, volume)
+            images[..., channel] = cut(window, volume)
+    if window.step != (1.0, 1.0):  # interpolation leaves traces beside the brain
+        images *= network_brain(prepared, z)[..., None]
     return images
+
+
+def network_brain(prepared: Prepared, z: np.ndarray) -> np.ndarray:
+    """Where the brain is on the network's grid in the slices `z`, bool [S, H, W]."""
+    return cut_mask(prepared.window, prepared.brain[z])
+
+
+def _masked(subject: Subject, case: Case) -> tuple[Case, np.ndarray]:
+    """The case with 0 outside the subject's brain mask, and the mask."""
+    if subject.mask is None:
+        raise InputError(
+            f"subject {subject.name} has no brain mask, which config.data.mask asks for"
+        )
+    first = next(iter(case.volumes))
+    both = read_case({first: case.geometry.path, "mask": subject.mask}, subject.volumes)
+    brain = both.volumes["mask"] > 0
+    volumes = {name: volume * brain for name, volume in case.volumes.items()}
+    return replace(case, volumes=volumes), brain
+
+
+def _step(geometry: Geometry, spacing: float) -> tuple[float, float]:
+    """Voxels a pixel along y and x; exactly 1 where they are as large, or as asked."""
+    if not spacing:
+        return (1.0, 1.0)
+    steps = (spacing / size for size in spacing_in_plane(geometry))
+    return tuple(1.0 if abs(step - 1) < SAME else float(step) for step in steps)
 
 
 def _scale(path: Path, volume: np.ndarray) -> float:

@@ -1,0 +1,75 @@
+"""The doctor's command: findings on a folder of scans, as a table or as JSON."""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import types
+
+from ummcsgm import build_data
+from ummcsgm.console import show_table
+from ummcsgm.data import layouts
+from ummcsgm.data.doctor import Finding, examine_cohort
+from ummcsgm.data.layouts import Layout
+from ummcsgm.data.search import find_subjects
+from ummcsgm.progress import counting
+from ummcsgm.types import Config, InputError
+
+
+def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
+    """Prints what is wrong with the scans in `source`; whether nothing stops a run.
+
+    Their layout and modalities are those of `config`, or else whatever is found.
+
+    Raises:
+        InputError: there is no such folder, or nothing in it that reads as a layout.
+    """
+    if not source:
+        raise InputError("--input is missing: name a folder of subjects.")
+    possible = _named_layouts() if config is None else build_data.build_layouts(config)
+    layout, subjects = find_subjects(pathlib.Path(source), possible)
+    modalities = tuple(layout.words)
+    if config is None:
+        scanned = {name for subject in subjects for name in subject.files}
+        modalities = tuple(name for name in modalities if name in scanned)
+    processes = os.cpu_count() if config is None else config.data.processes
+    with counting("examining") as report:
+        findings = examine_cohort(subjects, modalities, processes, report)
+    counts = collections.Counter(finding.severity for finding in findings)
+    if as_json:
+        print(_as_json(layout, modalities, len(subjects), findings))
+        return not counts["stop"]
+    columns = ("", "subject", "modality", "finding")
+    rows = [(f.severity, f.subject, f.modality, f.sentence) for f in findings]
+    if rows:
+        show_table(f"Findings in {source}", columns, rows)
+    print(
+        f"{len(subjects)} subjects in the layout {layout.name} with "
+        f"{', '.join(modalities)}: {counts['stop']} findings would stop or poison a "
+        f"run, {counts['warn']} are warnings, {counts['note']} notes."
+    )
+    return not counts["stop"]
+
+
+def _named_layouts() -> list[Layout]:
+    """Every layout that has a name, with all contrasts that it knows."""
+    fields = {"pattern": "", "mask": "", "entities": ()}
+    return [
+        build_data.LAYOUTS[name](
+            types.SimpleNamespace(modalities=tuple(known), **fields)
+        )
+        for name, known in layouts.KNOWN.items()
+    ]
+
+
+def _as_json(
+    layout: Layout, modalities: tuple[str, ...], subjects: int, findings: list[Finding]
+) -> str:
+    content = {
+        "layout": layout.name,
+        "modalities": modalities,
+        "subjects": subjects,
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+    }
+    return json.dumps(content, indent=1, default=str)
