@@ -1,12 +1,16 @@
 """A batch is a function of the step, and an epoch sees each slice once."""
 
+import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 
+from ummcsgm.data import batches as module
 from ummcsgm.data.batches import make_batches
 from ummcsgm.data.store import Entry, Settings, Store
+from ummcsgm.data.subjects import View
 from ummcsgm.data.window import Window
 from ummcsgm.types import Batch, InputError
 
@@ -18,21 +22,34 @@ SINGLE = {"process": 0, "processes": 1}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Slice i holds the value i + 1 in its left half and -(i + 1) in its right."""
-    folder, entries, first = tmp_path_factory.mktemp("store"), [], 0
-    for name, count in COUNTS.items():
-        images = np.ones((count, *GRID, 2), np.float16)
-        images[:, :, 3:] = -1
-        images *= np.arange(first + 1, first + count + 1)[:, None, None, None]
-        images[..., 1] *= name != "b"
-        first += count
-        np.save(folder / f"{name}.npy", images)
-        size = (folder / f"{name}.npy").stat().st_size
-        window = Window(GRID, (0, 0), GRID)
-        present, slices = (True, name != "b"), tuple(range(count))
-        scales = {"t1": 1.0, "t2": None if name == "b" else 1.0}
-        entry = Entry(name, "", slices, scales, present, window, "key", size)
-        entries.append(entry)
-    return Store(folder, Settings(("t1", "t2"), GRID, 0.0), tuple(entries))
+    settings = Settings(("t1", "t2"), View(GRID, 0.0, masked=False), 0.0)
+    entries = tuple(entry(name, count) for name, count in COUNTS.items())
+    path = tmp_path_factory.mktemp("store") / "train.npy"
+    store = Store(path, settings, entries)
+    images = np.ones((13, *GRID, 2), np.float16)
+    images[:, :, 3:] = -1
+    images *= np.arange(1, 14)[:, None, None, None]
+    images[..., 1] *= 2
+    images[5:8, ..., 1] = 0  # of b
+    path.write_bytes(store.header + images.tobytes())
+    return store
+
+
+def entry(name, count):
+    return Entry(
+        name=name,
+        group="",
+        patient=name,
+        slices=tuple(range(count)),
+        scales={"t1": 1.0, "t2": None if name == "b" else 1.0},
+        present=(True, name != "b"),
+        window=Window(GRID, (0, 0), GRID),
+        shape=(6, 4, count),
+        affine=(),
+        spacing=(1.0, 1.0),
+        sources={},
+        crc=0,
+    )
 
 
 def slices_of(batch):
@@ -55,11 +72,11 @@ def test_a_batch_holds_the_slices_and_what_is_present(store):
         batch = batches.at(step)
         places, mirrored = slices_of(batch)
         assert isinstance(batch, Batch) and not any(mirrored)
-        assert batch.images.dtype == np.float32 and batch.images.shape == (4, *GRID, 2)
-        for row, place in enumerate(places):
-            images, present, _ = store.read(place)
-            assert np.array_equal(batch.images[row], images)
-            assert np.array_equal(batch.present[row], present)
+        assert batch.images.dtype == np.float16 and batch.images.shape == (4, *GRID, 2)
+        images, present = store.read(np.array(places))
+        assert np.array_equal(batch.images, images)
+        assert np.array_equal(batch.present, present)
+        assert batch.present.tolist() == [[True, not 5 <= i < 8] for i in places]
         assert batch.present.dtype == bool
         assert batch.valid.dtype == bool and batch.valid.tolist() == [True] * 4
 
@@ -115,11 +132,11 @@ def test_a_process_reads_its_own_rows_only(store):
     read = []
 
     class Watched(Store):
-        def read(self, i):
-            read.append(i)
-            return super().read(i)
+        def read(self, places):
+            read.extend(places.tolist())
+            return super().read(places)
 
-    watched = Watched(store.folder, store.settings, store.subjects)
+    watched = Watched(store.path, store.settings, store.subjects)
     share = {"process": 1, "processes": 3}
     make_batches(watched, batch=6, seed=3, flip=True, **share).at(0)
     whole = make_batches(store, batch=6, seed=3, flip=True, **SINGLE).at(0)
@@ -132,7 +149,7 @@ def test_a_flip_mirrors_the_last_axis_of_space_in_half_of_the_visits(store):
     for step in range(50):
         batch = batches.at(step)
         for row, (place, mirrored) in enumerate(zip(*slices_of(batch), strict=True)):
-            images, _, _ = store.read(place)
+            images = store.read(np.array([place]))[0][0]
             expected = images[:, ::-1] if mirrored else images
             assert np.array_equal(batch.images[row], expected)
             flips.append((place, mirrored))
@@ -142,7 +159,7 @@ def test_a_flip_mirrors_the_last_axis_of_space_in_half_of_the_visits(store):
 
 def test_an_empty_store_and_a_batch_that_cannot_be_shared_are_refused(store):
     with pytest.raises(InputError, match="no slices"):
-        make_batches(store.select([]), batch=4, seed=0, flip=True, **SINGLE)
+        make_batches(replace(store, subjects=()), batch=4, seed=0, flip=True, **SINGLE)
     with pytest.raises(InputError, match=r"config\.train\.batch is 6, which 4"):
         make_batches(store, batch=6, seed=0, flip=True, process=0, processes=4)
 
@@ -151,3 +168,38 @@ def test_a_batch_may_be_larger_than_the_store(store):
     batch = make_batches(store, batch=30, seed=0, flip=False, **SINGLE).at(0)
     places, _ = slices_of(batch)
     assert sorted(places[:13]) == sorted(places[13:26]) == list(range(13))
+
+
+def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
+    """Any number of modalities, each value of its own: none goes astray."""
+    for modalities in (1, 2, 3, 4, 5):
+        names = tuple(f"m{k}" for k in range(modalities))
+        settings = Settings(names, View(GRID, 0.0, masked=False), 0.0)
+        one = replace(entry("a", 1), present=(True,) * modalities)
+        store = Store(tmp_path / f"{modalities}.npy", settings, (one,))
+        image = np.arange(1, 1 + 24 * modalities, dtype=np.float16)
+        image = image.reshape(1, *GRID, modalities)
+        store.path.write_bytes(store.header + image.tobytes())
+        batch = make_batches(store, batch=32, seed=0, flip=True, **SINGLE).at(0)
+        mirrored = [np.array_equal(one, image[0, :, ::-1]) for one in batch.images]
+        straight = [np.array_equal(one, image[0]) for one in batch.images]
+        assert any(mirrored) and any(straight)
+        assert all(a != b for a, b in zip(mirrored, straight, strict=True))
+
+
+def test_reading_ahead_holds_as_many_batches_as_it_says(store):
+    read = []
+
+    class Watched(Store):
+        def read(self, places):
+            read.append(len(places))
+            return super().read(places)
+
+    watched = Watched(store.path, store.settings, store.subjects)
+    batches = make_batches(watched, batch=4, seed=0, flip=False, **SINGLE)
+    iterator = batches.from_step(0)
+    for taken in range(1, 30):
+        next(iterator)
+        time.sleep(0.005)
+        assert len(read) <= taken + module.AHEAD + module.THREADS
+    assert set(read) == {4}

@@ -42,11 +42,19 @@ TRIPLES = [tuple(m for m in MODALITIES if m != seen) for seen in MODALITIES]
 MEAN = {"draws": 1, "sampler": "mean"}
 
 
+class Calls(list):
+    """What the network was asked, and the config that it was trained with."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
     """The network's place is taken; the calls that it got."""
     config = tiny_config(tmp_path)
-    calls, spacing = [], (3.0, 2.0)
+    calls, spacing = Calls(config), (3.0, 2.0)
 
     def load(workdir):
         space = build.build_space(config)
@@ -494,6 +502,25 @@ def test_voxels_of_another_size_are_refused_unless_they_are_resampled(
         write_new(path_of(folder, "P1", modality), image("P1", modality), affine)
     said = failure(capsys, folder, tmp_path / "b", "t1c")
     assert "3 x 4 mm" in said and "3 x 2 mm" in said and "config.data.spacing" in said
+
+
+def test_a_mask_file_says_what_is_brain(stand_in, tmp_path, capsys):
+    """Images with a skull: outside the mask nothing is read, nothing is written."""
+    stand_in.config.data.mask = "mask"
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    inside = brain()
+    for modality in MODALITIES:
+        values = np.where(inside, image("P1", modality), 9).astype(np.int16)
+        write_new(path_of(folder, "P1", modality), values, AFFINE)
+    said = failure(capsys, folder, tmp_path / "out", "t1c")
+    assert "subject P1 has no brain mask" in said and "config.data.mask" in said
+    mask = path_of(folder, "P1", "t1").with_name("P1_mask.nii.gz")
+    write_new(mask, inside.astype(np.uint8), AFFINE)
+    assert make(folder, tmp_path / "out", "t1c") is True
+    stored, _ = read(path_of(tmp_path / "out", "P1", "t1c"))
+    assert np.array_equal(stored != 0, inside)
+    ((images, _, _),) = stand_in
+    assert np.count_nonzero(images[..., 1]) == inside.sum()
 
 
 def test_a_preview_shows_what_was_given_and_what_was_made(stand_in, tmp_path):

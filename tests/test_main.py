@@ -454,9 +454,7 @@ def test_a_completion_that_cannot_be_made_writes_nothing(study, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in DAMAGES if case != "all negative"]
-)
+@pytest.mark.parametrize("case", [case for case in DAMAGES if case != "all negative"])
 def test_a_damaged_input_is_named_and_nothing_is_completed(
     study, tmp_path, capsys, case
 ):

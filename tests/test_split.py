@@ -1,7 +1,9 @@
-"""The paper's split, the same each time, and each subject in one part."""
+"""The paper's split, the same each time, and each patient in one part."""
 
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from ummcsgm.data.split import split_subjects
@@ -14,10 +16,25 @@ def names(count):
     return [f"subject{number:03d}" for number in range(count)]
 
 
+def split(subjects, fractions=PAPER, seed=0):
+    """The split where each subject is a patient."""
+    return split_subjects({name: name for name in subjects}, fractions, seed)
+
+
 def sizes(count, fractions=PAPER):
-    return tuple(
-        len(part) for part in split_subjects(names(count), fractions, 0).values()
-    )
+    return tuple(map(len, split(names(count), fractions).values()))
+
+
+def scans(patients, most=4):
+    """1 to `most` scans of each patient, in the order of neither."""
+    rng = random.Random(0)
+    made = {
+        f"{'abcd'[scan]}-{patient}": patient
+        for patient in patients
+        for scan in range(1 + rng.randrange(most))
+    }
+    order = rng.sample(sorted(made), len(made))
+    return {name: made[name] for name in order}
 
 
 def test_335_subjects_are_the_papers_231_12_and_92():
@@ -40,35 +57,74 @@ def test_a_half_is_rounded_up_and_no_part_is_more_than_there_is():
 
 @pytest.mark.parametrize("count", [1, 2, 7, 30, 335])
 def test_each_subject_is_in_exactly_one_part_and_the_parts_are_sorted(count):
-    parts = split_subjects(names(count), PAPER, 3)
-    assert list(parts) == ["train", "validation", "test"]
-    assert sorted(sum(parts.values(), [])) == names(count)
-    assert all(part == sorted(part) for part in parts.values())
+    for patients in ({name: name for name in names(count)}, scans(names(count))):
+        parts = split_subjects(patients, PAPER, 3)
+        assert list(parts) == ["train", "validation", "test"]
+        assert sorted(sum(parts.values(), [])) == sorted(patients)
+        assert all(part == sorted(part) for part in parts.values())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_scans_of_a_patient_go_the_way_that_the_patient_goes(seed):
+    """Also with the same draws: a second scan of one changes nobody's part."""
+    patients = scans(names(60))
+    assert Counter(Counter(patients.values()).values())[1] < 30
+    parts = split_subjects(patients, (2, 1, 1), seed)
+    alone = split(names(60), (2, 1, 1), seed)
+    for part, own in parts.items():
+        assert sorted({patients[name] for name in own}) == alone[part]
+        assert own == sorted(name for name in patients if patients[name] in alone[part])
+
+
+def test_the_fractions_are_of_patients_and_not_of_scans():
+    patients = {f"A{number}": "A" for number in range(50)} | {n: n for n in "BCDEF"}
+    parts = split_subjects(patients, (3, 0, 3), 0)
+    assert [len({patients[n] for n in part}) for part in parts.values()] == [3, 0, 3]
+
+
+def test_one_patient_alone_trains():
+    parts = split_subjects({"a": "P", "b": "P"}, (1, 1, 8), 0)
+    assert parts == {"train": ["a", "b"], "validation": [], "test": []}
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 335])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_for_one_scan_each_the_draws_are_the_papers_runs(count, seed):
+    """What the program drew before it knew of patients: kept splits stay what they are.
+
+    A permutation of the sorted names; its first n f / sum(f), rounded, train, ..."""
+    order = np.random.default_rng(seed).permutation(count)
+    mixed = [sorted(names(count))[place] for place in order]
+    train = max(1, int(count * 20 / 29 + 0.5))
+    validation = train + int(count / 29 + 0.5)
+    assert split(names(count), PAPER, seed) == {
+        "train": sorted(mixed[:train]),
+        "validation": sorted(mixed[train:validation]),
+        "test": sorted(mixed[validation:]),
+    }
 
 
 def test_the_order_of_the_names_does_not_matter_and_the_seed_does():
     mixed = names(60)
     random.Random(1).shuffle(mixed)
-    assert split_subjects(mixed, PAPER, 5) == split_subjects(names(60), PAPER, 5)
-    assert split_subjects(mixed, PAPER, 6) != split_subjects(mixed, PAPER, 5)
+    assert split(mixed, PAPER, 5) == split(names(60), PAPER, 5)
+    assert split(mixed, PAPER, 6) != split(mixed, PAPER, 5)
 
 
 def test_the_split_does_not_follow_the_order_of_the_names():
-    train = split_subjects(names(60), (1, 0, 1), 0)["train"]
+    train = split(names(60), (1, 0, 1))["train"]
     assert 8 < len(set(train) & set(names(30))) < 22
 
 
 def test_the_split_of_a_seed_never_changes_with_the_version():
-    parts = split_subjects(names(12), (2, 1, 1), 7)
+    parts = split(names(12), (2, 1, 1), 7)
     assert parts["validation"] == ["subject002", "subject007", "subject008"]
     assert parts["test"] == ["subject005", "subject009", "subject011"]
 
 
-def test_a_name_that_stands_twice_and_no_names_are_refused():
-    with pytest.raises(InputError, match="subject001 stands twice"):
-        split_subjects([*names(3), "subject001"], PAPER, 0)
+def test_no_subjects_are_refused():
     with pytest.raises(InputError, match="no subjects"):
-        split_subjects([], PAPER, 0)
+        split_subjects({}, PAPER, 0)
 
 
 @pytest.mark.parametrize(
@@ -76,4 +132,4 @@ def test_a_name_that_stands_twice_and_no_names_are_refused():
 )
 def test_fractions_that_are_not_three_whole_numbers_are_refused(fractions):
     with pytest.raises(InputError, match="config.data.split"):
-        split_subjects(names(9), fractions, 0)
+        split(names(9), fractions)

@@ -1,6 +1,7 @@
 """The doctor's command: findings on a folder of scans, as a table or as JSON."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -34,8 +35,11 @@ def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
         scanned = {name for subject in subjects for name in subject.files}
         modalities = tuple(name for name in modalities if name in scanned)
     processes = os.cpu_count() if config is None else config.data.processes
-    with counting("examining") as report:
-        findings = examine_cohort(subjects, modalities, processes, report)
+    quiet = contextlib.nullcontext(lambda done, total: None)
+    with quiet if as_json else counting("examining") as report:
+        findings = examine_cohort(
+            subjects, modalities, processes=processes, progress=report
+        )
     counts = collections.Counter(finding.severity for finding in findings)
     if as_json:
         print(_as_json(layout, modalities, len(subjects), findings))

@@ -254,7 +254,7 @@ def _units(trained: Trained, prepared: Prepared) -> dict[str, dict]:
 def _volume(prepared: Prepared, z: Array, slices: Array, scale: float) -> Array:
     """The answer [S, H, W] as a volume [Z, Y, X] in units, 0 outside the brain."""
     volume = np.zeros(prepared.brain.shape, np.float32)
-    volume[z] = paste(prepared.window, slices)
+    volume[z] = paste(prepared.window, slices * network_brain(prepared, z))
     return np.where(prepared.brain, denormalise(volume, scale), 0)
 
 

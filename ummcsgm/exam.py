@@ -151,7 +151,8 @@ def _score(
 ) -> dict:
     """The scores of modality `channel` in answers [S, H, W, M] to one question."""
     name = exam.modalities[channel]
-    estimate = paste(prepared.window, images[..., channel]) * prepared.scales[name]
+    slices = images[..., channel] * network_brain(prepared, z)
+    estimate = paste(prepared.window, slices) * prepared.scales[name]
     truth = prepared.case.volumes[name]
     asked = "+".join(np.array(exam.modalities)[missing])
     facts = {"missing": asked, "modality": name, "slices": len(z)}

@@ -35,7 +35,7 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any] | None:
     return content if whole and content.pop("sha256") == _checksum(content) else None
 
 
-def write_whole(path: pathlib.Path, content: bytes | str) -> None:
+def write_whole(path: pathlib.Path, content: bytes | memoryview | str) -> None:
     """`path` holds `content`, all of it, or what it held before."""
     with writing_whole(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)

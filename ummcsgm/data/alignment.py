@@ -44,7 +44,7 @@ def misplacement(one: Tissue, other: Tissue, voxel: float) -> Move | None:
     """
     pair = _Pair(one, other)
     information, move = max(pair.climb(start) for start in pair.starts())
-    before = pair.information((0.0,) * 6)
+    before = max(pair.information((0.0,) * 6), 0.0)
     points = pair.moved(move)
     distance = float(np.linalg.norm(points - pair.points, axis=1).mean())
     grown = information > max(RATIO * before, before + GAIN)
@@ -71,9 +71,7 @@ class _Pair:
         self.middle = self.points.mean(axis=0)
         self.other, (self.blurred, self.edges) = other, _prepared(other)
         self.apart = _centre(other) - _centre(one)
-        self.least = OVERLAP * max(
-            self.sampled(self.moved(start))[1].mean() for start in self.starts()
-        )
+        self.least = OVERLAP * self.sampled(self.points)[1].mean()
 
     def starts(self) -> list[tuple]:
         """Where to climb from: as they are, and one centre on the other if far."""

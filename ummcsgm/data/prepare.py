@@ -6,7 +6,6 @@ becomes one array; then the index is replaced, and only then is anything removed
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -105,15 +104,13 @@ def _finished(
         entry = _renewed(stored[subject.name][1], subject, settings)
         if entry is not None:
             return entry
-    record, array = _part(folder, subject.name, settings)
-    fields = read_sealed(record)
+    fields = read_sealed(_part(folder, subject.name, settings)[0])
     if fields is None:
         return None
     entry = _renewed(entry_from_json(fields), subject, settings)
-    with contextlib.suppress(OSError, ValueError):  # a damaged part is made again
-        if entry is not None and crc_of([np.load(array)]) == entry.crc:
-            return entry
-    return None
+    if entry is None or _part_images(folder, entry, settings) is None:
+        return None
+    return entry
 
 
 def _renewed(entry: Entry, subject: Subject, settings: Settings) -> Entry | None:
@@ -148,8 +145,7 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
     images, slices = _slices(subject, prepared, settings)
     geometry = prepared.case.geometry
     record, array = _part(folder, subject.name, settings)
-    with writing_whole(array) as file:
-        np.save(file, images)
+    write_whole(array, np.ascontiguousarray(images).data)
     entry = Entry(
         name=subject.name,
         group=subject.group,
@@ -196,7 +192,18 @@ def _slices(
 def _part(folder: Path, name: str, settings: Settings) -> tuple[Path, Path]:
     """Where a subject's record and slices lie until its split is gathered."""
     key = _digest([asdict(settings), name])
-    return folder / "parts" / f"{key}.json", folder / "parts" / f"{key}.npy"
+    return folder / "parts" / f"{key}.json", folder / "parts" / f"{key}.slices"
+
+
+def _part_images(folder: Path, entry: Entry, settings: Settings) -> np.ndarray | None:
+    """The slices in the part of `entry`; None if they are not there, or damaged."""
+    try:
+        images = np.fromfile(_part(folder, entry.name, settings)[1], STORED)
+    except OSError:
+        return None
+    if crc_of([images]) != entry.crc:
+        return None
+    return images.reshape(len(entry.slices), *settings.slice_shape)
 
 
 def _gather(
@@ -221,9 +228,11 @@ def _images(folder: Path, entry: Entry, settings: Settings, stored: dict) -> np.
         store = stored[entry.name][0]
         images = store.read(store.places(entry.name))[0]
     else:
-        images = np.load(_part(folder, entry.name, settings)[1])
-    if crc_of([images]) != entry.crc:
-        raise OSError(f"{folder}: slices of {entry.name} changed while they were copied")
+        images = _part_images(folder, entry, settings)
+    if images is None or crc_of([images]) != entry.crc:
+        raise OSError(
+            f"{folder}: slices of {entry.name} changed while they were copied"
+        )
     return images
 
 

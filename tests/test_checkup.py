@@ -1,0 +1,94 @@
+"""The doctor's command: a table or JSON, and 1 where something would stop a run."""
+
+import json
+import shutil
+
+import pytest
+from tiny_run import run_main, tiny_config, write_config
+
+from ummcsgm.data.phantom import write_phantom
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    """Two phantom subjects, without what a study writes beside them."""
+    folder = tmp_path_factory.mktemp("doctor") / "subjects"
+    write_phantom(folder, subjects=2, shape=(64, 64, 40), seed=3, processes=1)
+    return folder
+
+
+def doctor(capsys, folder, *flags):
+    code = run_main("--mode", "doctor", "--input", folder, *flags)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def first_file(folder, modality):
+    return sorted(folder.rglob(f"*_{modality}.nii.gz"))[0]
+
+
+@pytest.fixture
+def ill(healthy, tmp_path):
+    """A copy in which one file is cut short and another is absent."""
+    folder = shutil.copytree(healthy, tmp_path / "ill")
+    path = first_file(folder, "t2")
+    path.write_bytes(path.read_bytes()[:-300])
+    first_file(folder, "flair").unlink()
+    return folder
+
+
+def test_of_healthy_scans_one_line_says_that_there_is_nothing(healthy, capsys):
+    code, out, err = doctor(capsys, healthy)
+    assert (code, err) == (0, "")
+    *progress, last = out.splitlines()
+    assert all(line.startswith("examining: ") for line in progress)
+    assert last.startswith("2 subjects in the layout brats with flair, t1, t1c, t2: 0 ")
+    assert last.endswith("0 are warnings, 0 notes.")
+
+
+def test_what_would_stop_a_run_is_in_the_table_and_in_the_exit_code(ill, capsys):
+    code, out, err = doctor(capsys, ill)
+    assert (code, err) == (1, "")
+    (row,) = (line for line in out.splitlines() if line.startswith("stop | "))
+    assert str(first_file(ill, "t2")) in row and "cut short" in row
+    assert [line for line in out.splitlines() if line.startswith("note | ")]
+    assert "1 findings would stop or poison a run" in out
+
+
+def test_json_has_the_same_findings_and_nothing_else(ill, capsys):
+    code, out, err = doctor(capsys, ill, "--json")
+    assert (code, err) == (1, "")
+    told = json.loads(out)
+    assert told["layout"] == "brats" and told["subjects"] == 2
+    assert told["modalities"] == ["flair", "t1", "t1c", "t2"]
+    stops = [one for one in told["findings"] if one["severity"] == "stop"]
+    assert [one["path"] for one in stops] == [str(first_file(ill, "t2"))]
+    assert {"severity", "subject", "modality", "path", "code", "sentence"} == set(
+        stops[0]
+    )
+
+
+def test_the_config_says_what_should_be_there(healthy, tmp_path, capsys):
+    """Without one, contrasts that no subject has are not missed."""
+    folder = shutil.copytree(healthy, tmp_path / "three")
+    for path in folder.rglob("*_t1ce.nii.gz"):
+        path.unlink()
+    assert doctor(capsys, folder)[0] == 0
+    file = write_config(tmp_path / "c.py", tiny_config(folder))
+    code, out, _ = doctor(capsys, folder, "--config", file)
+    assert code == 1 and "t1c" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [((), "--input is missing"), (("--input", "/no/such"), "no such folder")],
+)
+def test_without_a_folder_it_says_so(capsys, flags, word):
+    assert run_main("--mode", "doctor", *flags) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_a_folder_of_something_else_is_no_clean_bill(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("nothing")
+    code, _, err = doctor(capsys, tmp_path)
+    assert code == 2 and "no subject found" in err and "notes.txt" in err
