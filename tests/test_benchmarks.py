@@ -41,8 +41,8 @@ def test_the_store_is_timed_beside_nifti_and_its_memory_weighed(monkeypatch, cap
         assert len(rates) == 3 and min(rates) > 0
     assert report["median_ratio"] == sorted(report["ratios"])[1] > 0
     first = report["store_slices_per_s"][0] / report["nifti_slices_per_s"][0]
-    assert report["ratios"][0] == pytest.approx(first, rel=0.02)
-    assert len(report["peak_growth_mib"]) == 2
+    assert report["ratios"][0] == pytest.approx(first, abs=0.051, rel=0.02)
+    assert report["median_ratio_random"] >= 0 and len(report["peak_growth_mib"]) == 2
 
 
 @pytest.fixture

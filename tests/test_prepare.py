@@ -1,6 +1,8 @@
 """Slices are made once, are made anew when they must be, and never half."""
 
 import collections
+import contextlib
+import io
 import os
 import pathlib
 import random
@@ -8,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
+import filelock
 import numpy as np
 import pytest
 from tiny_slices import (
@@ -628,7 +632,9 @@ def test_a_kill_at_any_moment_is_as_if_it_had_not_been(tmp_path, three, case):
             except Killed:
                 finished = False
         seen.append(check_trusted(folder, allowed))
-        made(folder, *after)
+        _, reports = made(folder, *after)
+        if case == "fresh":  # two renames a subject: what was finished is kept
+            assert len(reports) == max(3 - limit // 2, 0)
         assert content(folder) == content(tmp_path / "whole"), limit
         shutil.rmtree(folder)
         if finished:
@@ -638,6 +644,21 @@ def test_a_kill_at_any_moment_is_as_if_it_had_not_been(tmp_path, three, case):
     first = None if former is None else 0
     change = order.index(len(allowed) - 1)
     assert order == [first] * change + [len(allowed) - 1] * (len(order) - change)
+
+
+def test_no_file_is_written_under_its_own_name(tmp_path, three, monkeypatch):
+    """Renaming is what a kill cannot halve."""
+    written, opened = [], io.open
+
+    def note(path, mode="r", *rest):
+        if "r" not in mode or "+" in mode:
+            written.append(pathlib.Path(path).name)
+        return opened(path, mode, *rest)
+
+    monkeypatch.setattr(io, "open", note)
+    made(tmp_path / "s", in_two(three))
+    assert len(written) == 9  # two a subject, one a split, the index
+    assert all(name.startswith(".") for name in written)
 
 
 def test_two_kills_and_then_other_settings_leave_nothing_behind(tmp_path, three):
@@ -693,6 +714,14 @@ def alive(session):
     return found
 
 
+def check_all_end(session):
+    """No process of `session` goes on once its first one has ended."""
+    deadline = time.monotonic() + 30
+    while alive(session):
+        assert time.monotonic() < deadline, "a worker outlived the one that began it"
+        time.sleep(0.05)
+
+
 def test_killed_processes_leave_no_process_and_no_half_slices(tmp_path, three):
     expected, _ = made(tmp_path / "whole", in_two(three))
     waits = random.Random(0)
@@ -701,14 +730,25 @@ def test_killed_processes_leave_no_process_and_no_half_slices(tmp_path, three):
         process.stdout.readline()
         time.sleep(waits.uniform(0, 0.5) * (attempt + 1))
         process.kill()
+        process.wait()
+        check_all_end(process.pid)
         process.communicate()
-        deadline = time.monotonic() + 30
-        while alive(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not alive(process.pid), "a worker outlived the process that began it"
         check_trusted(tmp_path / "s", [expected])
     made(tmp_path / "s", in_two(three))
     assert content(tmp_path / "s") == content(tmp_path / "whole")
+
+
+def test_who_works_in_a_folder_is_waited_for(tmp_path, three):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    arguments = (folder, in_two(three))
+    waiting = threading.Thread(target=made, args=arguments)
+    with filelock.FileLock(folder / "lock"):
+        waiting.start()
+        waiting.join(1)
+        assert waiting.is_alive() and content(folder) == {}
+    waiting.join()
+    assert len(content(folder)) == 3
 
 
 def test_two_processes_may_prepare_one_folder_at_once(tmp_path, three):
@@ -717,4 +757,18 @@ def test_two_processes_may_prepare_one_folder_at_once(tmp_path, three):
     for process in both:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
+    assert content(tmp_path / "s") == content(tmp_path / "whole")
+
+
+def test_ctrl_c_ends_all_processes_and_what_was_done_is_kept(tmp_path, three):
+    process = start(tmp_path / "run.py", three, tmp_path / "s", 2)
+    process.stdout.readline()
+    while process.poll() is None and not any((tmp_path / "s").glob("parts/*.json")):
+        time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):  # it may have been too quick
+        os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    check_all_end(process.pid)
+    made(tmp_path / "s", in_two(three))
+    made(tmp_path / "whole", in_two(three))
     assert content(tmp_path / "s") == content(tmp_path / "whole")

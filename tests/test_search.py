@@ -350,6 +350,12 @@ def test_ixi_may_lie_in_one_folder_or_in_folders_named_by_the_contrast(tmp_path,
     assert [path.name[-9:-7] for path in subject.files.values()] == ["T1", "T2", "PD"]
 
 
+def test_what_is_not_named_as_ixi_names_its_subjects_is_not_ixi(tmp_path):
+    touch(tmp_path, "IXI-T1/S-T1.nii.gz", "S-T2.nii.gz", "IXI-T1/IXI02-T1.nii.gz")
+    with pytest.raises(NoSubjectError):
+        find(tmp_path, ixi(("t1", "t2"), ""))
+
+
 def test_a_contrast_in_the_folder_of_another_is_not_taken(tmp_path):
     touch(tmp_path, f"IXI-T2/{IXI[0]}-T1.nii.gz", f"IXI-T1/{IXI[1]}-T1.nii.gz")
     assert names(find(tmp_path, ixi(("t1", "t2"), ""))) == [("", IXI[1])]
@@ -718,6 +724,21 @@ def test_a_patient_whose_name_differs_in_case_only_is_one_patient_twice(tmp_path
     touch(tmp_path, own.format("A", 1), own.format("a", 2))
     with pytest.raises(InputError, match=r"sub-A_ses-1_.*sub-a_ses-2_"):
         find(tmp_path, bids(["t1"], "", ()))
+
+
+def test_sessions_that_differ_in_case_only_are_one_session_twice(tmp_path):
+    own = "sub-1/ses-{0}/anat/sub-1_ses-{0}_{1}.nii.gz"
+    touch(tmp_path, own.format("A", "T1w"), own.format("a", "T2w"))
+    with pytest.raises(InputError, match=r"sub-1_ses-A_T1w.*sub-1_ses-a_T2w"):
+        find(tmp_path, bids(["t1", "t2"], "", ()))
+
+
+def test_a_stray_file_in_a_folder_of_subjects_makes_no_subject_of_it(tmp_path):
+    touch(tmp_path / "in", "S/t1.nii.gz", "S/t2.nii.gz", "t1.nii.gz")
+    layout = flat(["t1", "t2"], "{subject}/{modality}.nii.gz", "")
+    assert names(find(tmp_path / "in", layout)) == [("", "S")]
+    (tmp_path / "in/S").rename(tmp_path / "S")
+    assert names(find(tmp_path / "in", layout)) == [("", "in")]
 
 
 def test_scans_of_two_patients_under_one_name_are_refused_with_both_files(tmp_path):

@@ -28,9 +28,9 @@ CAPTION = (
     "right (R) is on the left. " + RESEARCH_ONLY
 )
 PREVIEW = (
-    "All images have one grey window, from 0 to the 99.5th percentile of the given "
-    "tissue, each modality in units of its own scale. Radiological convention: the "
-    "patient's right (R) is on the left. " + RESEARCH_ONLY
+    "All images have one grey window, from 0 to twice the median of the modality's "
+    "tissue. Radiological convention: the patient's right (R) is on the left. "
+    + RESEARCH_ONLY
 )
 
 
@@ -62,26 +62,23 @@ class Preview:
 def write_preview(path: Path, preview: Preview) -> None:
     """`path` holds a PNG of the given and the synthetic images in one row.
 
-    One grey window for all: 0 to the 99.5th percentile of all given tissue.
+    One grey window for all: 0 to 1, which is twice the median tissue of each.
     """
-    given = preview.images[~np.array(preview.synthetic)]
-    tissue = given[given != 0]
-    top = float(np.percentile(tissue, 99.5)) if tissue.size else 1.0
-    box = _brain_box(preview.images[None])
-    shown = preview.images[None][:, :, *box]
-    figure, axes = _blank_figure(1, shown.shape, PREVIEW)
-    tiles = axes[0, 0]
-    for place, tile in enumerate(tiles):
+    shown = preview.images[None]
+    shown = shown[:, :, *_brain_box(shown)]
+    figure, axes = _blank_figure(1, shown.shape, PREVIEW, (LINE, 2 * TILE))
+    for place, tile in enumerate(axes[0, 0]):
         synthetic, name = preview.synthetic[place], preview.modalities[place]
-        style = dict(cmap="gray", vmin=0, vmax=top, interpolation="nearest")
+        style = dict(cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         tile.imshow(shown[0, place][::-1, ::-1], aspect="auto", **style)
         colour = "tab:red" if synthetic else "black"
         title = f"{name}, synthetic" if synthetic else name
-        tile.set_title(title, size=9, color=colour, pad=4)
-    _write_on(tiles[0], 0.10, 0.88, "R")
-    _write_on(tiles[0], 0.98, 0.88, "L")
+        tile.set_title(title, size=10, color=colour, pad=4)
+    _write_on(axes[0, 0, 0], 0.06, 0.92, "R")
+    _write_on(axes[0, 0, 0], 0.98, 0.92, "L")
     top = 1 - 8 / figure.bbox.height
-    figure.text(0.5, top, preview.title, ha="center", va="top", weight="bold")
+    name = dict(ha="left", va="top", size=11, weight="bold")
+    figure.text(LINE / figure.bbox.width, top, preview.title, **name)
     _save(figure, path)
 
 
@@ -95,7 +92,9 @@ def write_figure(path: Path, panels: Panels) -> None:
     limit = _error_limit(panels.truth, list(errors.values()))
     box = _brain_box(panels.truth)
     rows = 1 + 2 * len(errors)
-    figure, axes = _blank_figure(rows, panels.truth[:, :, *box].shape, CAPTION)
+    figure, axes = _blank_figure(
+        rows, panels.truth[:, :, *box].shape, CAPTION, (LEFT, TILE)
+    )
     _show(axes[0], "truth", panels.truth[:, :, *box], "gray", 255)
     for label, synthesis, error in zip(errors, axes[1::2], axes[2::2], strict=True):
         _show(synthesis, label, panels.estimates[label][:, :, *box], "gray", 255)
@@ -143,14 +142,18 @@ def _brain_box(truth: Array) -> tuple[slice, slice]:
 
 
 def _blank_figure(
-    rows: int, shape: tuple[int, int, int, int], words: str
+    rows: int, shape: tuple[int, int, int, int], words: str, sizes: tuple[int, int]
 ) -> tuple[Figure, Array]:
-    """A captioned figure and its empty axes [rows, P, M], for tiles of [P, M, H, W]."""
+    """A captioned figure and its empty axes [rows, P, M], for tiles of [P, M, H, W].
+
+    `sizes` are the room left of the tiles and their least width, in pixels.
+    """
     subjects, modalities, tall, wide = shape
-    factor = max(1, round(TILE / wide))
+    left, tile = sizes
+    factor = max(1, round(tile / wide))
     tall, wide = factor * tall, factor * wide
     across, down = np.arange(subjects * modalities), np.arange(rows)
-    x = LEFT + across * (wide + GAP) + across // modalities * SUBJECT_GAP
+    x = left + across * (wide + GAP) + across // modalities * SUBJECT_GAP
     y = TOP + down * (tall + GAP) + (down + 1) // 2 * METHOD_GAP
     width, bottom = x[-1] + wide + RIGHT, y[-1] + tall
     caption = textwrap.wrap(words, width // 9)  # pixels a letter

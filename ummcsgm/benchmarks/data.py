@@ -4,7 +4,7 @@
 
 Makes phantom subjects and prepares their slices in a temporary folder. Then, in turn,
 `repeats` times: batches in the order of training, by the very code of training; all
-slices of a subject through NIfTI, each file read once for all of them, which is the
+slices of every subject through NIfTI, each file read once for all of them, which is the
 best case; slices at random through NIfTI. Last, how much memory reading batches adds
 to a process, from this store and from one of four times as many slices: it is that of
 the batches that are read ahead.
@@ -87,7 +87,8 @@ def peak_mib() -> float | None:
 def growth(store: Store, batch: int, count: int) -> float | None:
     """The MiB by which reading `count` batches raises the peak of this process."""
     before = peak_mib()
-    from_store(batches_of(store, batch), count)
+    for _ in islice(batches_of(store, batch).from_step(0), count):
+        time.sleep(0.02)  # training is slower than reading: all is read ahead
     after = peak_mib()
     return None if before is None or after is None else round(after - before, 1)
 
@@ -107,17 +108,20 @@ def make_contest(
     kept = {e.name: np.array(e.slices) for e in store.subjects}
 
     def contest(turn: int) -> dict[str, float]:
-        subject = subjects[turn % len(subjects)]
         rng = np.random.default_rng(turn)
         some = [subjects[i] for i in rng.integers(len(subjects), size=flags.random)]
 
+        def in_order() -> int:
+            return sum(from_nifti(one, view, kept[one.name]) for one in subjects)
+
         def at_random() -> int:
             z = [rng.choice(kept[one.name], 1) for one in some]
-            return sum(map(lambda one, at: from_nifti(one, view, at), some, z))
+            pairs = zip(some, z, strict=True)
+            return sum(from_nifti(one, view, at) for one, at in pairs)
 
         return {
             "store": rate(lambda: from_store(batches, flags.batches)),
-            "nifti": rate(lambda: from_nifti(subject, view, kept[subject.name])),
+            "nifti": rate(in_order),
             "nifti_random": rate(at_random),
         }
 
@@ -162,6 +166,9 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
         },
         "ratios": [round(ratio, 1) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 1),
+        "median_ratio_random": round(
+            statistics.median(turn["store"] / turn["nifti_random"] for turn in turns)
+        ),
         "batch_mib": round(flags.batch * store.settings.slice_bytes / 2**20, 1),
         "store_mib": [round(s.path.stat().st_size / 2**20) for s in (store, larger)],
         "peak_growth_mib": [
