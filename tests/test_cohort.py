@@ -189,3 +189,13 @@ def test_the_layout_is_the_one_that_the_folder_has(tmp_path):
     touch(tmp_path / "in", "A", ("t1n", "t2w"), "-")
     cohort = start(tmp_path / "in", [brats(WORDS, ""), brats23(WORDS, "")])
     assert list(cohort.subjects["A"].files) == ["t1", "t2"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"train": ["A"]}', '{"train": 3}', "{"])
+def test_a_damaged_split_file_is_named(tmp_path, text):
+    touch(tmp_path / "in", "A", ("t1", "t2"))
+    start(tmp_path / "in", [brats(WORDS, "")])
+    (path,) = tmp_path.rglob("split.json")
+    path.write_text(text)
+    with pytest.raises(InputError, match="split.json"):
+        start(tmp_path / "in", [brats(WORDS, "")])

@@ -61,9 +61,20 @@ def open_cohort(
         patients = {name: one.patient for name, one in subjects.items()}
         drawn = split_subjects(patients, fractions, seed)
         write_whole(split, json.dumps(drawn, indent=1))
-    cohort = Cohort(subjects, read_json(split), left_out)
+    cohort = Cohort(subjects, _read_split(split), left_out)
     _check(cohort, layout, split, folder)
     return cohort
+
+
+def _read_split(path: Path) -> dict[str, list[str]]:
+    """The names of each split, as they were written."""
+    division = read_json(path)
+    whole = isinstance(division, dict) and set(division) == set(SPLITS)
+    if not whole or not all(isinstance(names, list) for names in division.values()):
+        raise InputError(
+            f"{path} is damaged: wanted lists of subjects for {', '.join(SPLITS)}"
+        )
+    return division
 
 
 def _check(cohort: Cohort, layout: Layout, split: Path, folder: Path) -> None:

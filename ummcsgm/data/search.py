@@ -248,6 +248,9 @@ def _as_described(layout: Layout, folder: Path) -> Layout:
     told = content.get("modality") if isinstance(content, dict) else None
     if not isinstance(told, dict):
         return layout
+    odd = [place for place in told if not re.fullmatch("[0-9]+", str(place))]
+    if odd:
+        raise InputError(f"{note} calls a volume {odd[0]!r}; wanted numbers from 0 on")
     places = {contrast_of(str(told[place])): place for place in told}
     lacking = [name for name in layout.volumes if contrast_of(name) not in places]
     if lacking and (None in places or len(lacking) == len(layout.volumes)):
