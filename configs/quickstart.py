@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
                 "modalities": ("flair", "t1", "t1c", "t2"),
                 "split": (20, 1, 8),  # parts of train, validation and test
                 "grid": (56, 48),  # rows and columns that the network sees
-                "spacing": 0.0,  # mm of its pixels, by resampling; 0: voxels as they are
+                "spacing": 0.0,  # mm of its pixels, by resampling; 0: none
                 "min_brain": 0.3,  # of the grid, in the slices trained on
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from tiny_run import run_main, tiny_config, write_config
 
-from ummcsgm.data.phantom import write_phantom
+from ummcsgm.data.phantom.make import write_phantom
 
 
 @pytest.fixture(scope="module")

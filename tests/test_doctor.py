@@ -9,10 +9,10 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ummcsgm.data.doctor import SEVERITIES, examine_cohort, examine_subject
+from ummcsgm.data.doctor.examine import SEVERITIES, examine_cohort, examine_subject
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.nifti import read_volume, write_new
-from ummcsgm.data.phantom import FIELD_OF_VIEW, make_subject
+from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
 
 OPEN_MS = Path(__file__).parents[2] / "shared/data/open_ms"
 MODALITIES = ("flair", "t1", "t1c", "t2")

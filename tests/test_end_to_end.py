@@ -187,7 +187,7 @@ def test_the_command_explains_itself():
         assert flag in output
 
 
-@pytest.mark.parametrize("name", ["ummcsgm.main", "ummcsgm.data.phantom"])
+@pytest.mark.parametrize("name", ["ummcsgm.main", "ummcsgm.data.phantom.make"])
 def test_a_worker_process_does_not_load_jax(name):
     """Processes that only read files import the command line too."""
     code = f"import {name}, sys; sys.exit('jax' in sys.modules)"

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from ummcsgm.files import read_json, write_whole, writing_whole
+from ummcsgm.files import write_whole, writing_whole
 
 
 @pytest.mark.parametrize("content", [b"\x00\xff\n", "µm\n"])

@@ -19,7 +19,7 @@ from ummcsgm.data.nifti import (
     write_like,
     write_new,
 )
-from ummcsgm.data.phantom import make_subject
+from ummcsgm.data.phantom.make import make_subject
 from ummcsgm.data.window import brain_mask, cut, cut_mask, paste, window_around
 
 VOXELS = np.array([0.9, 1.1, 2.5])  # mm, along the axes as they are stored

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ummcsgm.data import phantom
 from ummcsgm.data.nifti import read_volume
-from ummcsgm.data.phantom import (
+from ummcsgm.data.phantom import make as phantom
+from ummcsgm.data.phantom.make import (
     FIELD_OF_VIEW,
     checked,
     make_phantom,
@@ -18,7 +18,7 @@ from ummcsgm.data.phantom import (
     streams,
     write_phantom,
 )
-from ummcsgm.data.phantom_physics import (
+from ummcsgm.data.phantom.physics import (
     TISSUES,
     Maps,
     Sequence,
@@ -35,8 +35,8 @@ from ummcsgm.data.phantom_physics import (
     spin_echo,
     take_up,
 )
-from ummcsgm.data.phantom_shapes import Points, ellipsoid, ring_noise, tube
-from ummcsgm.data.phantom_tumour import Tumour, Uptake, draw_uptake, grade
+from ummcsgm.data.phantom.shapes import Points, ellipsoid, ring_noise, tube
+from ummcsgm.data.phantom.tumour import Tumour, Uptake, draw_uptake, grade
 from ummcsgm.types import InputError
 
 SHAPE = (64, 64, 40)
@@ -448,7 +448,7 @@ def test_a_finished_subject_is_not_made_again(written, monkeypatch):
 KILLED = """
 import os, sys
 from pathlib import Path
-from ummcsgm.data import phantom
+from ummcsgm.data.phantom import make as phantom
 files = []
 write_new = phantom.write_new
 def write_or_die(path, volume, affine):
@@ -466,7 +466,7 @@ phantom.write_phantom(
 def test_a_killed_run_leaves_no_half_subject_and_the_next_one_goes_on(
     written, tmp_path
 ):
-    root = str(Path(phantom.__file__).parents[2])
+    root = str(Path(phantom.__file__).parents[3])
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": root},

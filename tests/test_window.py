@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ummcsgm.data.phantom import make_subject
+from ummcsgm.data.phantom.make import make_subject
 from ummcsgm.data.window import (
     Window,
     brain_mask,

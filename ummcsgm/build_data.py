@@ -7,9 +7,10 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from ummcsgm.build import build_space, check_config, config_to_json
-from ummcsgm.data import layouts, phantom, prepare, store
+from ummcsgm.data import layouts, prepare, store
 from ummcsgm.data.cohort import SPLITS, Cohort, open_cohort
 from ummcsgm.data.layouts import Layout, Subject
+from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.data.search import NoSubjectError, find_subjects
 from ummcsgm.schema import NETWORK_KEYS, check_fields, check_same
 from ummcsgm.types import InputError
@@ -108,7 +109,7 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
         )
     if not fields.folder:
         print(f"phantom: {config.phantom.subjects} subjects in {folder}", flush=True)
-        phantom.write_phantom(
+        write_phantom(
             folder,
             subjects=config.phantom.subjects,
             shape=tuple(config.phantom.shape),

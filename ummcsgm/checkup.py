@@ -11,7 +11,7 @@ import types
 from ummcsgm import build_data
 from ummcsgm.console import show_table
 from ummcsgm.data import layouts
-from ummcsgm.data.doctor import Finding, examine_cohort
+from ummcsgm.data.doctor.examine import Finding, examine_cohort
 from ummcsgm.data.layouts import Layout
 from ummcsgm.data.search import find_subjects
 from ummcsgm.progress import counting

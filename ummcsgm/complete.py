@@ -132,8 +132,8 @@ def _complete_one(work: Work, subject: Subject) -> str:
         images = _answer(work, subject.name, prepared, z, draw)
         if not np.isfinite(images).all():
             raise FloatingPointError(
-                f"subject {subject.name}: the network's answer is not finite, so nothing "
-                "was written; its checkpoint is of no use."
+                f"subject {subject.name}: the network's answer is not finite, so "
+                "nothing was written; its checkpoint is of no use."
             )
         if draw == 0:
             preview = _preview(trained, subject, prepared, images, z)

@@ -27,7 +27,7 @@ import numpy as np
 
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.layouts import Subject, brats
-from ummcsgm.data.phantom import write_phantom
+from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.data.prepare import prepare
 from ummcsgm.data.search import find_subjects
 from ummcsgm.data.store import Settings, Store

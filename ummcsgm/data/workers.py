@@ -21,6 +21,17 @@ def each_done(make: Callable, items: Sequence, processes: int) -> Iterator:
     Raises:
         InputError: a process was killed.
     """
+    return _shared(make, items, processes, as_completed)
+
+
+def each_in_order(make: Callable, items: Sequence, processes: int) -> Iterator:
+    """As `each_done`, in the order of `items`."""
+    return _shared(make, items, processes, iter)
+
+
+def _shared(
+    make: Callable, items: Sequence, processes: int, ordered: Callable
+) -> Iterator:
     if processes <= 1 or len(items) <= 1:
         yield from map(make, items)
         return
@@ -28,7 +39,7 @@ def each_done(make: Callable, items: Sequence, processes: int) -> Iterator:
     # Not forked: the caller may hold threads, as JAX does, and a fork of those hangs.
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin)
     try:
-        for future in as_completed([pool.submit(make, item) for item in items]):
+        for future in ordered([pool.submit(make, item) for item in items]):
             yield future.result()
     except BrokenProcessPool:
         raise InputError(

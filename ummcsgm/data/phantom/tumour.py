@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ummcsgm.data.phantom_anatomy import Brain, Layers, cerebrum
-from ummcsgm.data.phantom_shapes import (
+from ummcsgm.data.phantom.anatomy import Brain, Layers, cerebrum
+from ummcsgm.data.phantom.shapes import (
     FAR,
     Points,
     depth_within,

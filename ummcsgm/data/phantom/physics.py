@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from ummcsgm.data.phantom_shapes import Points, plane_waves, smooth_field
+from ummcsgm.data.phantom.shapes import Points, plane_waves, smooth_field
 from ummcsgm.types import Array
 
 MODALITIES = ("flair", "t1", "t1c", "t2")

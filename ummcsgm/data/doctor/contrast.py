@@ -13,8 +13,8 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage, stats
 
+from ummcsgm.data.doctor.tissue import FEWEST, Tissue
 from ummcsgm.data.layouts import contrast_of
-from ummcsgm.data.tissue import FEWEST, Tissue
 
 ALIKE = {  # least correlation; FLAIR and PD may have any with the others
     ("t1", "t1c"): 0.7,

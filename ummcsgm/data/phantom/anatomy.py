@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ummcsgm.data.phantom_shapes import (
+from ummcsgm.data.phantom.shapes import (
     FAR,
     Points,
     blunt,

@@ -10,23 +10,21 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.phantom_anatomy import (
+from ummcsgm.data.phantom.anatomy import (
     Outline,
     draw_brain,
     draw_build,
     outline,
     vessels,
 )
-from ummcsgm.data.phantom_physics import (
+from ummcsgm.data.phantom.physics import (
     MODALITIES,
     Maps,
     draw_bias,
@@ -37,8 +35,8 @@ from ummcsgm.data.phantom_physics import (
     signal,
     take_up,
 )
-from ummcsgm.data.phantom_shapes import Points, share, smooth_field
-from ummcsgm.data.phantom_tumour import (
+from ummcsgm.data.phantom.shapes import Points, share, smooth_field
+from ummcsgm.data.phantom.tumour import (
     draw_seat,
     draw_tumour,
     draw_uptake,
@@ -46,6 +44,7 @@ from ummcsgm.data.phantom_tumour import (
     pushed,
     segmentation,
 )
+from ummcsgm.data.workers import each_in_order
 from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import Array, InputError
 
@@ -245,11 +244,7 @@ def write_phantom(
             raise InputError(f"{name} is {number}; it must be at least {low}.")
     claim(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
     write = partial(write_subject, folder, shape, seed)
-    if processes == 1:
-        return [write(index) for index in range(subjects)]
-    # JAX may be loaded here, and a process that has it must not be forked.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(write, range(subjects)))
+    return list(each_in_order(write, range(subjects), processes))
 
 
 def claim(folder: Path, wanted: dict[str, object]) -> None:

@@ -7,13 +7,13 @@ from itertools import combinations
 
 import numpy as np
 
-from ummcsgm.data.alignment import Move, misplacement
-from ummcsgm.data.contrast import true_names
+from ummcsgm.data.doctor.alignment import Move, misplacement
+from ummcsgm.data.doctor.contrast import true_names
+from ummcsgm.data.doctor.scans import Scan
+from ummcsgm.data.doctor.symptoms import Symptom
+from ummcsgm.data.doctor.tissue import Tissue, flattened
 from ummcsgm.data.layouts import contrast_of
 from ummcsgm.data.nifti import spacing
-from ummcsgm.data.scans import Scan
-from ummcsgm.data.symptoms import Symptom
-from ummcsgm.data.tissue import Tissue, flattened
 
 ONE = 0.999  # correlation of two volumes that are one image
 ANCHORS = ("t1", "t1c", "t2")  # what others are best aligned to, the best first

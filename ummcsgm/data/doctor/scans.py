@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ummcsgm.data.doctor.symptoms import Symptom, foreground, of_reading
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.nifti import TOLERANCE, Geometry, read_case, read_volume, spacing
-from ummcsgm.data.symptoms import Symptom, foreground, of_reading
 from ummcsgm.types import InputError
 
 MASK, SEGMENTATION = "mask", "segmentation"

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ummcsgm.data.tissue import Tissue
+from ummcsgm.data.doctor.tissue import Tissue
 
 BINS = 24
 POINTS = 15000

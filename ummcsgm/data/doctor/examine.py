@@ -8,17 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.data.agreement import of_modalities
-from ummcsgm.data.layouts import Subject
-from ummcsgm.data.scans import (
+from ummcsgm.data.doctor.agreement import of_modalities
+from ummcsgm.data.doctor.scans import (
     MASK,
     SEGMENTATION,
     Scan,
@@ -27,7 +24,9 @@ from ummcsgm.data.scans import (
     on_one_grid,
     read_scans,
 )
-from ummcsgm.data.symptoms import Symptom, empty_slices, of_grid, of_volume
+from ummcsgm.data.doctor.symptoms import Symptom, empty_slices, of_grid, of_volume
+from ummcsgm.data.layouts import Subject
+from ummcsgm.data.workers import each_in_order
 
 SEVERITIES = ("stop", "warn", "note")  # would stop or poison a run; may; is to know
 FEWEST = 2  # modalities with which a subject can be trained on
@@ -74,7 +73,8 @@ def examine_cohort(
     `progress(done, total)` is called after each subject.
     """
     examinations = []
-    for examination in _examinations(subjects, modalities, processes):
+    examine = partial(_examine, tuple(modalities))
+    for examination in each_in_order(examine, subjects, processes):
         examinations.append(examination)
         progress(len(examinations), len(subjects))
     findings = [finding for each in examinations for finding in each.findings]
@@ -82,20 +82,6 @@ def examine_cohort(
     findings += _without_mask(subjects)
     findings += _untrainable(subjects, examinations)
     return findings + list(_leaks(subjects, examinations))
-
-
-def _examinations(
-    subjects: Sequence[Subject], modalities: Sequence[str], processes: int
-) -> Iterator[Examination]:
-    """The examination of each of the subjects, in order."""
-    examine = partial(_examine, tuple(modalities))
-    count = min(processes, len(subjects))
-    if count <= 1:
-        yield from map(examine, subjects)
-        return
-    # JAX may be loaded here, and a process that has it must not be forked.
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(examine, subjects)
 
 
 def _examine(modalities: Sequence[str], subject: Subject) -> Examination:

@@ -1,0 +1,1 @@
+"""Synthetic subjects from MR signal equations, to run everything on; see `make`."""
