@@ -19,7 +19,8 @@ from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.plans import Scoring, Space
 from ummcsgm.types import Array, InputError
 
-METHODS = ("ridge", "ridge2", "mean", "algorithm1")
+FLOORS = ("ridge", "ridge2")
+METHODS = (*FLOORS, "mean", "algorithm1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def examine(
         | _score(exam, prepared, slices, asked.missing[q], channel, images[q])
         for method, (slices, images) in estimates.items()
         for q, channel in np.argwhere(asked.scored)
-        if not np.isnan(images[q, ..., channel]).any()
+        if method not in FLOORS or np.isfinite(images[q, ..., channel]).all()
     ]
     shown_z = _spread(few if drawn else z, 1)[0]
     panels = _panels(exam, asked, prepared, estimates, shown_z) if shown else {}
