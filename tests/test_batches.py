@@ -42,6 +42,7 @@ def entry(name, count):
         patient=name,
         slices=tuple(range(count)),
         scales={"t1": 1.0, "t2": None if name == "b" else 1.0},
+        ranges={"t1": (0.0, 1.0), "t2": None if name == "b" else (0.0, 1.0)},
         present=(True, name != "b"),
         window=Window(GRID, (0, 0), GRID),
         shape=(6, 4, count),

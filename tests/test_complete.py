@@ -58,7 +58,8 @@ def stand_in(monkeypatch, tmp_path):
 
     def load(workdir):
         space = build.build_space(config)
-        return answer.Trained(config, space, None, None, 42, SCALES, spacing, "abc")
+        known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
+        return answer.Trained(config, space, None, None, 42, *known, "abc")
 
     def make(trained, sampler, scoring):
         def fill(images, missing, addresses):
@@ -249,8 +250,12 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
                 name: fit_scale(image("P1", name)) / SCALES[name]
                 for name in ("flair", "t1")
             },
+            "range": [-1.0, 4.0],
             "scale": pytest.approx(SCALES["t1c"] * gain_of("P1", ("t1c", "t2"))),
         },
+        "volume_sha256": hashlib.sha256(
+            path.with_name("P1_t1ce_draw-02.nii.gz").read_bytes()
+        ).hexdigest(),
         "checkpoint_step": 42,
         "parameters_sha256": "abc",
         "sampler": "euler_maruyama",
@@ -438,6 +443,74 @@ def test_an_answer_made_otherwise_is_no_answer_and_is_redone_when_told(
     assert make(folder, out, "t1c", overwrite=True, **options) is True
     assert make(folder, out, "t1c", **options) is True
     assert files_under(out) != before
+
+
+def test_a_kill_between_volume_and_sidecar_leaves_no_finished_answer(
+    stand_in, tmp_path, capsys, monkeypatch
+):
+    """A new volume never lies under what was told of the old one."""
+    folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
+    make(folder, out, "t1c")
+    before = files_under(out)
+    whole = results.write_whole
+
+    def fail(path, content):
+        raise OSError("killed")
+
+    monkeypatch.setattr(results, "write_whole", fail)
+    options = {"sampler": "euler_maruyama", "overwrite": True}
+    assert "killed" in failure(capsys, folder, out, "t1c", **options)
+    monkeypatch.setattr(results, "write_whole", whole)
+    calls = len(stand_in)
+    assert make(folder, out, "t1c") is True and len(stand_in) == calls + 1
+    assert files_under(out) == before
+
+
+@pytest.mark.parametrize("damage", ["half", "nothing"])
+def test_a_damaged_answer_is_made_again(stand_in, tmp_path, damage):
+    folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
+    make(folder, out, "t1c")
+    before = files_under(out)
+    path = path_of(out, "P1", "t1c")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if damage == "half" else b"\0" * 5)
+    assert make(folder, out, "t1c") is True
+    assert files_under(out) == before
+
+
+def test_a_users_picture_is_never_replaced_and_a_lost_preview_is_made(
+    stand_in, tmp_path, capsys
+):
+    folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
+    make(folder, out, "t1c")
+    picture = out / "previews" / "P1.png"
+    ours = picture.read_bytes()
+    picture.unlink()
+    assert make(folder, out, "t1c") is True and picture.read_bytes() == ours
+    picture.write_bytes(b"precious")
+    said = failure(capsys, folder, out, "t1c", overwrite=True)
+    assert "P1.png is there and is no preview" in said
+    assert picture.read_bytes() == b"precious"
+
+
+def test_values_stay_in_the_range_of_the_training_cohort(
+    stand_in, tmp_path, monkeypatch
+):
+    """T1's level is 1/4 and T2's 1/2: bounds above the one and below the other."""
+    load = complete.load_trained
+
+    def bounded(workdir):
+        ranges = dict.fromkeys(MODALITIES, (0.3, 0.4))
+        return dataclasses.replace(load(workdir), ranges=ranges)
+
+    monkeypatch.setattr(complete, "load_trained", bounded)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1", "t2")
+    for modality, level in (("t1", 0.3), ("t2", 0.4)):
+        stored, _ = read(path_of(tmp_path / "out", "P1", modality))
+        expected = level * SCALES[modality] * gain_of("P1", ("t1", "t2"))
+        assert abs(stored.max() - expected) < 0.51
+        assert set(np.unique(stored)) == {0, stored.max()}
 
 
 def test_one_bad_subject_is_reported_and_the_rest_go_on(stand_in, tmp_path, capsys):

@@ -68,7 +68,9 @@ def stand_in(monkeypatch, world, fill, **changes):
 
     def load(workdir):
         space = build.build_space(config)
-        return answer.Trained(config, space, None, None, 7, {}, (3.0, 2.0), "digest")
+        return answer.Trained(
+            config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest"
+        )
 
     def make(trained, sampler, scoring):
         def ask(images, missing, addresses):

@@ -78,7 +78,7 @@ def there_and_back(path, grid, step=None, scale=None):
 
     This is the way of a completed modality, but for the network.
     """
-    case = read_case({"t1": path})
+    case = read_case({"t1": path}, {})
     brain = brain_mask(case.volumes.values())
     volume = case.volumes["t1"]
     scale = fit_scale(volume) if scale is None else scale

@@ -465,7 +465,7 @@ def test_a_case_has_its_volumes_by_name_and_the_first_geometry(tmp_path):
     files = {name: tmp_path / f"{name}.nii" for name in ("t2", "t1")}
     for number, path in enumerate(files.values()):
         write_new(path, noise() + number, oblique())
-    case = read_case(files)
+    case = read_case(files, {})
     assert list(case.volumes) == ["t2", "t1"] and case.geometry.path == files["t2"]
     assert np.array_equal(case.volumes["t1"], read_volume(files["t1"])[0])
     assert not np.array_equal(case.volumes["t1"], case.volumes["t2"])
@@ -475,7 +475,7 @@ def test_two_shapes_in_a_case_are_refused_by_both_names(tmp_path):
     write_new(tmp_path / "a.nii", noise(), np.eye(4))
     write_new(tmp_path / "b.nii", noise((4, 5, 7)), np.eye(4))
     with pytest.raises(InputError, match=r"a\.nii is \(4, 5, 6\).*b\.nii is \(4, 5, 7"):
-        read_case({"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"})
+        read_case({"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"}, {})
 
 
 @pytest.mark.parametrize("shift, fits", [(1e-4, True), (2e-3, False)])
@@ -488,10 +488,10 @@ def test_affines_in_a_case_may_differ_by_less_than_a_part_of_a_voxel(
     write_new(tmp_path / "b.nii", noise(), moved)
     files = {"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"}
     if fits:
-        assert set(read_case(files).volumes) == {"t1", "t2"}
+        assert set(read_case(files, {}).volumes) == {"t1", "t2"}
     else:
         with pytest.raises(InputError, match=r"a\.nii.*b\.nii.*0\.002"):
-            read_case(files)
+            read_case(files, {})
 
 
 @pytest.mark.skipif(not OPEN_MS.is_dir(), reason="shared/data/open_ms is absent")

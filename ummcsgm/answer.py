@@ -28,6 +28,7 @@ class Trained:
     """The averaged parameters of a workdir's newest checkpoint and what they are for.
 
     `scales` has each modality's median intensity scale over the training subjects,
+    `ranges` where their scaled values lie, all but 0.1 % on either side,
     `spacing` the median size of their voxels in the plane, y and x in mm; `digest` is
     that of the parameters.
     """
@@ -38,6 +39,7 @@ class Trained:
     params: Params
     step: int
     scales: dict[str, float]
+    ranges: dict[str, tuple[float, float]]
     spacing: tuple[float, float]
     digest: str
 
@@ -60,6 +62,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         params,
         step,
         about["scales"],
+        {name: tuple(own) for name, own in about["ranges"].items()},
         tuple(about["spacing"]),
         digest.hexdigest(),
     )

@@ -17,7 +17,7 @@ from ummcsgm.answer import Trained, load_trained, make_answer, slice_addresses
 from ummcsgm.console import show_table
 from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts import Layout, Subject
-from ummcsgm.data.nifti import spacing_in_plane
+from ummcsgm.data.nifti import read_geometry, spacing_in_plane
 from ummcsgm.data.subjects import (
     Prepared,
     network_brain,
@@ -25,7 +25,7 @@ from ummcsgm.data.subjects import (
     prepare_subject,
 )
 from ummcsgm.data.window import paste
-from ummcsgm.figure import Preview, write_preview
+from ummcsgm.figure import Preview, check_preview, write_preview
 from ummcsgm.progress import counting
 from ummcsgm.results import Order, Result, finished, results_of, write_result
 from ummcsgm.types import Array, Config, Images, InputError
@@ -123,10 +123,13 @@ def _complete_one(work: Work, subject: Subject) -> str:
     trained = work.trained
     _check_modalities(subject, trained.space.modalities)
     results = results_of(trained, work.layout, subject, work.order, work.facts)
-    if finished(work.target, results, work.order.overwrite):
+    preview = work.target / "previews" / f"{subject.name}.png"
+    check_preview(preview)
+    whole = finished(work.target, results, work.order.overwrite)
+    if whole and preview.is_file():
         return "there already"
+    _check_spacing(trained, subject)
     prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
-    _check_spacing(trained, subject, prepared)
     z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
     for draw in range(work.order.draws):
         images = _answer(work, subject.name, prepared, z, draw)
@@ -136,9 +139,7 @@ def _complete_one(work: Work, subject: Subject) -> str:
                 "nothing was written; its checkpoint is of no use."
             )
         if draw == 0:
-            preview = _preview(trained, subject, prepared, images, z)
-            path = work.target / "previews" / f"{subject.name}.png"
-            write_preview(path, preview)
+            write_preview(preview, _preview(trained, subject, prepared, images, z))
         own = [result for result in results if result.draw == draw]
         _write(work, own, prepared, z, images)
     return "synthesised " + ", ".join(dict.fromkeys(r.modality for r in results))
@@ -155,10 +156,10 @@ def _write(
     units = _units(work.trained, prepared)
     for result in results:
         channel = work.trained.space.modalities.index(result.modality)
-        about = result.identity | _about(work, prepared)
-        about |= {"units": units[result.modality]}
-        scale = units[result.modality]["scale"]
-        volume = _volume(prepared, z, images[..., channel], scale)
+        own = units[result.modality]
+        about = result.identity | _about(work, prepared) | {"units": own}
+        bounded = np.clip(images[..., channel], *own["range"])
+        volume = _volume(prepared, z, bounded, own["scale"])
         path = work.target / result.path
         write_result(path, volume, prepared.case.geometry, about)
 
@@ -197,11 +198,11 @@ def _check_modalities(subject: Subject, modalities: tuple[str, ...]) -> None:
         )
 
 
-def _check_spacing(trained: Trained, subject: Subject, prepared: Prepared) -> None:
+def _check_spacing(trained: Trained, subject: Subject) -> None:
     """Voxels are as large as those trained on, where they are not resampled."""
     if trained.space.view.spacing:
         return
-    own = spacing_in_plane(prepared.case.geometry)
+    own = spacing_in_plane(read_geometry(next(iter(subject.files.values()))))
     ratios = [o / t for o, t in zip(own, trained.spacing, strict=True)]
     if max(*ratios, *(1 / ratio for ratio in ratios)) > TOLERANCE:
         raise InputError(
@@ -241,8 +242,10 @@ def _units(trained: Trained, prepared: Prepared) -> dict[str, dict]:
         name: {
             "how": "training cohort's median scale x median ratio of this subject's "
             "own scales to the cohort's; a scale is twice the median magnitude of a "
-            "volume's non-zero voxels",
+            "volume's non-zero voxels; values are bounded by the cohort's range, in "
+            "units of the scale",
             "cohort_scale": trained.scales[name],
+            "range": list(trained.ranges[name]),
             "ratios": gains,
             "scale": gain * trained.scales[name],
         }

@@ -147,7 +147,9 @@ def _gather(
         "algorithm1": _same_slices(subjects),
         **_asked(exam, names, subjects),
     }
-    return Evaluation(_summary(subjects), subjects, facts, exam.modalities, panels)
+    rows = _summary(subjects)
+    rows.sort(key=lambda row: exam.modalities.index(row["modality"]))
+    return Evaluation(rows, subjects, facts, exam.modalities, panels)
 
 
 def _asked(exam: Exam, names: list[str], subjects: list[dict]) -> dict[str, int]:

@@ -11,9 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ummcsgm.files import write_whole
-from ummcsgm.types import Array
+from ummcsgm.types import Array, InputError
 
 RESEARCH_ONLY = "For research only: not a medical device, not for clinical decisions."
+MARK = "ummcsgm"  # in a picture's metadata: it is ours to write again
 # The figure is laid out in whole pixels: a slice that is resampled is not crisp.
 DPI = 150
 TILE = 150  # a narrower slice is enlarged, by a whole factor
@@ -57,6 +58,12 @@ class Preview:
     modalities: tuple[str, ...]
     images: Array
     synthetic: tuple[bool, ...]
+
+
+def check_preview(path: Path) -> None:
+    """Raises InputError if a file is at `path` that is not one of these pictures."""
+    if path.exists() and MARK.encode() not in path.read_bytes()[:1024]:
+        raise InputError(f"{path} is there and is no preview: choose another --output.")
 
 
 def write_preview(path: Path, preview: Preview) -> None:
@@ -109,7 +116,7 @@ def write_figure(path: Path, panels: Panels) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=DPI)
+    figure.savefig(content, format="png", dpi=DPI, metadata={"Software": MARK})
     write_whole(path, content.getvalue())
 
 

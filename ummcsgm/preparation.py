@@ -1,6 +1,9 @@
 """The command that training and evaluation begin with: slices made ready to be read."""
 
 import pathlib
+import statistics
+
+import numpy as np
 
 from ummcsgm import build_data
 from ummcsgm.data.cohort import Cohort
@@ -30,3 +33,26 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, St
     )
     print(f"prepared: {counts}", flush=True)
     return cohort, stores
+
+
+def normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
+    """What undoes the scaling of a scan that is not there.
+
+    Medians over the training subjects of each modality's scale, and of the size of a
+    voxel in the plane, in mm; and the range of all their scaled values, but for the
+    0.1 % on either side of each.
+    """
+    ranges = {
+        name: [e.ranges[name] for e in store.subjects if e.ranges[name] is not None]
+        for name in modalities
+    }
+    return {
+        "scales": {
+            name: statistics.median(store.scales(name).values()) for name in modalities
+        },
+        "ranges": {
+            name: (min(low for low, _ in own), max(high for _, high in own))
+            for name, own in ranges.items()
+        },
+        "spacing": np.median([e.spacing for e in store.subjects], axis=0).tolist(),
+    }

@@ -154,7 +154,8 @@ def _tables(rows: list[Row], labels: dict[str, str]) -> list[str]:
     if several:
         parts.append(
             f"More modalities missing: {CELL}; each number is the mean over the "
-            "configurations with so many missing that the column is among."
+            "configurations with so many missing that the column is among, n the "
+            "number of subjects' answers in it."
         )
         parts.append(_table(several, labels))
     return parts
@@ -176,13 +177,17 @@ def _table(rows: list[Row], labels: dict[str, str]) -> str:
 
 
 def _cell(rows: list[Row], method: str, modality: str) -> str:
-    """PSNR, SSIM global / Wang and MAE of a method, each bold where it is the best."""
+    """PSNR, SSIM global / Wang and MAE of a method, each bold where it is the best; and
+    how many answers they average, where they are of several questions."""
     of_modality = [row for row in rows if row["modality"] == modality]
     psnr, ssim_global, ssim_wang, mae = (
         _number([row for row in of_modality if row["metric"] == metric], method)
         for metric in SCALES
     )
-    return f"{psnr}<br>{ssim_global} / {ssim_wang}<br>{mae}"
+    text = f"{psnr}<br>{ssim_global} / {ssim_wang}<br>{mae}"
+    own = [r for r in of_modality if (r["method"], r["metric"]) == (method, "psnr")]
+    count = sum(row["subjects"] for row in own)
+    return f"{text}<br>n = {count}" if own and _size(own[0]) > 1 else text
 
 
 def _number(rows: list[Row], method: str) -> str:

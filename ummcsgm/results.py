@@ -10,7 +10,7 @@ import pathlib
 
 from ummcsgm.answer import Trained
 from ummcsgm.data.layouts import Layout, Subject
-from ummcsgm.data.nifti import Geometry, is_synthetic, write_like
+from ummcsgm.data.nifti import Geometry, is_synthetic, read_geometry, write_like
 from ummcsgm.data.search import file_name
 from ummcsgm.data.store import sha256
 from ummcsgm.files import read_json, write_whole
@@ -77,39 +77,49 @@ def results_of(
 def finished(target: pathlib.Path, results: list[Result], overwrite: bool) -> bool:
     """Whether all of `results` are in `target` already, made as they would be now.
 
+    An answer that is damaged, or lacks its volume or its sidecar, is not there.
+
     Raises:
         InputError: in the place of one lies something that is not synthetic, or (unless
             `overwrite`) an answer that was made otherwise.
     """
-    there = 0
-    for result in results:
-        path = target / result.path
-        others = _others(path)
-        if others:
-            raise InputError(
-                f"{others[0]} is there and is not synthetic: choose another --output."
-            )
-        if not path.is_file() or not sidecar(path).is_file() or overwrite:
-            continue
-        made = read_json(sidecar(path))
-        changed = [k for k, v in result.identity.items() if made.get(k) != v]
-        if changed:
-            raise InputError(
-                f"{path} was made with another {changed[0]}: add --overwrite to make "
-                "it again, or choose another --output."
-            )
-        there += 1
-    return there == len(results)
+    there = [_is_there(target / one.path, one.identity, overwrite) for one in results]
+    return all(there)
+
+
+def _is_there(path: pathlib.Path, identity: dict, overwrite: bool) -> bool:
+    others = _others(path)
+    if others:
+        raise InputError(
+            f"{others[0]} is there and is not synthetic: choose another --output."
+        )
+    made = _told(sidecar(path))
+    if overwrite or not made or not path.is_file():
+        return False
+    if made["volume_sha256"] != sha256(path):
+        return False
+    changed = [key for key, value in identity.items() if made.get(key) != value]
+    if changed:
+        raise InputError(
+            f"{path} was made with another {changed[0]}: add --overwrite to make it "
+            "again, or choose another --output."
+        )
+    return True
 
 
 def write_result(
     path: pathlib.Path, volume: Array, geometry: Geometry, about: dict
 ) -> None:
     """`path` holds the volume [Z, Y, X] on the grid of `geometry`, and a JSON file
-    beside it tells `about` it."""
-    about = {"synthetic": True, "note": RESEARCH} | about | {"versions": versions()}
+    beside it tells `about` it.
+
+    The sidecar has the volume's checksum and is there only when its volume is.
+    """
+    sidecar(path).unlink(missing_ok=True)
     # The volume's own header says that it is synthetic; the rest is told beside it.
     write_like(path, volume, geometry)
+    about = {"synthetic": True, "note": RESEARCH} | about
+    about |= {"versions": versions(), "volume_sha256": sha256(path)}
     write_whole(sidecar(path), json.dumps(about, indent=1))
 
 
@@ -132,19 +142,31 @@ def _numbered(path: pathlib.Path, draws: int, draw: int) -> pathlib.Path:
 def _others(path: pathlib.Path) -> list[pathlib.Path]:
     """What lies where a volume and its sidecar go, packed or not, and is not ours."""
     volumes = [sidecar(path).with_suffix(end) for end in (".nii.gz", ".nii")]
-    there = [place for place in volumes if place.exists()]
-    if there:
-        return [] if all(is_synthetic(place) for place in there) else there
-    about = sidecar(path)
-    if about.exists() and not _tells_of_an_answer(about):
-        return [about]
-    return []
+    told = _told(sidecar(path))
+    there = [
+        place
+        for place in volumes
+        if place.exists() and not is_synthetic(place) and not (told and _broken(place))
+    ]
+    if not there and sidecar(path).exists() and not told:
+        there = [] if any(map(is_synthetic, volumes)) else [sidecar(path)]
+    return there
 
 
-def _tells_of_an_answer(path: pathlib.Path) -> bool:
-    """Whether a sidecar is ours, of a volume that is gone."""
+def _broken(path: pathlib.Path) -> bool:
+    """Whether nothing can be read at `path`: with our sidecar, what is left of ours."""
+    try:
+        read_geometry(path)
+    except InputError:
+        return True
+    return False
+
+
+def _told(path: pathlib.Path) -> dict | None:
+    """What a sidecar of ours tells; None where there is none, or another's."""
     try:
         made = read_json(path)
     except InputError:
-        return False
-    return isinstance(made, dict) and {"synthetic", "parameters_sha256"} <= made.keys()
+        return None
+    ours = isinstance(made, dict) and {"synthetic", "volume_sha256"} <= made.keys()
+    return made if ours else None

@@ -8,14 +8,12 @@ import contextlib
 import functools
 import pathlib
 import signal
-import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ummcsgm import build, build_data, checkpoint, parallel
@@ -25,7 +23,7 @@ from ummcsgm.denoiser import Model
 from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Recipe
-from ummcsgm.preparation import prepare
+from ummcsgm.preparation import normaliser, prepare
 from ummcsgm.progress import TrainingLog
 from ummcsgm.schema import RUN_KEYS, check_same
 from ummcsgm.types import Array, Batch, Config, Params
@@ -232,7 +230,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     state = init_or_restore(workdir, model, recipe, plan.seed, space.grid)
     fields = build.config_to_json(config)
     write_manifest(workdir, fields, cohort.split, int(state.step))
-    about = {"config": fields, **_normaliser(store, space.modalities)}
+    about = {"config": fields, **normaliser(store, space.modalities)}
     step = make_train_step(model, build.build_objective(config), recipe)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
@@ -277,17 +275,3 @@ def _batches(store: Store, plan: Plan) -> Batches:
         process=jax.process_index(),
         processes=jax.process_count(),
     )
-
-
-def _normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
-    """What undoes the scaling of a scan that is not there.
-
-    Medians over the training subjects of each modality's scale, and of the size of a
-    voxel in the plane, in mm.
-    """
-    return {
-        "scales": {
-            name: statistics.median(store.scales(name).values()) for name in modalities
-        },
-        "spacing": np.median([e.spacing for e in store.subjects], axis=0).tolist(),
-    }

@@ -52,7 +52,7 @@ class Case:
     geometry: Geometry
 
 
-def read_case(files: dict[str, Path], volumes: Mapping[str, int] = {}) -> Case:
+def read_case(files: dict[str, Path], volumes: Mapping[str, int]) -> Case:
     """The volumes of `files` lie on one grid, and are returned with that grid.
 
     A modality in `volumes` is the volume of that number of its 4-D file. A file that
@@ -68,7 +68,7 @@ def read_case(files: dict[str, Path], volumes: Mapping[str, int] = {}) -> Case:
             read[modality] = _volume(path, *whole, volumes.get(modality))
     geometry = read[next(iter(files))][1]
     for _, other in read.values():
-        _check_same_grid(geometry, other)
+        check_same_grid(geometry, other)
     return Case({modality: read[modality][0] for modality in files}, geometry)
 
 
@@ -84,6 +84,16 @@ def read_volume(path: Path, index: int | None = None) -> tuple[np.ndarray, Geome
             NaN, infinities, zeros only or one value only.
     """
     return _volume(path, *_read_file(path), index)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """How the volumes in `path` lie, as its header tells; no voxel is read.
+
+    Raises:
+        InputError: the header is missing, damaged or does not place them in space.
+    """
+    header, dtype, start = _read_header(path)
+    return _geometry(path, header, header.get_data_shape()[:3])
 
 
 def spacing(geometry: Geometry) -> tuple[float, float, float]:
@@ -147,6 +157,22 @@ def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
 
 def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
     """The checked header in `path`, and the array it tells of, as it is stored."""
+    header, dtype, start = _read_header(path)
+    shape, size = header.get_data_shape(), header.sizeof_hdr
+    count = math.prod(shape)
+    content = read_all(path, start + count * dtype.itemsize)
+    if content[size]:
+        with _damage_named(path):
+            extensions = io.BytesIO(content[size + 4 : start])
+            swapped = not header.structarr.dtype.isnative
+            header.extensions = header.exts_klass.from_fileobj(
+                extensions, start - size - 4, swapped
+            )
+    return header, np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
+
+
+def _read_header(path: Path) -> tuple[nib.Nifti1Header, np.dtype, int]:
+    """The checked header in `path`, the type of its voxels, and where they begin."""
     head = read_head(path, HEAD)
     kind = _kind(head)
     if kind is None:
@@ -159,16 +185,7 @@ def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
         start = header.get_data_offset()
     check_claims(path, shape, dtype, start, size)
-    count = math.prod(shape)
-    content = read_all(path, start + count * dtype.itemsize)
-    if content[size]:
-        with _damage_named(path):
-            extensions = io.BytesIO(content[size + 4 : start])
-            swapped = not header.structarr.dtype.isnative
-            header.extensions = header.exts_klass.from_fileobj(
-                extensions, start - size - 4, swapped
-            )
-    return header, np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
+    return header, dtype, start
 
 
 def _kind(head: bytes) -> type[nib.Nifti1Header] | None:
@@ -237,8 +254,9 @@ def _geometry(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> G
     return Geometry(Path(path), shape, affine, header, orientation)
 
 
-def _check_same_grid(one: Geometry, other: Geometry) -> None:
-    """`one` and `other` have one shape, and affines equal to a part of a voxel."""
+def check_same_grid(one: Geometry, other: Geometry) -> None:
+    """Raises InputError unless `one` and `other` have one shape, and affines equal to a
+    part of a voxel."""
     if one.shape[:3] != other.shape[:3]:
         raise InputError(
             f"{one.path} is {one.shape[:3]} voxels but {other.path} is "

@@ -18,7 +18,7 @@ import numpy as np
 
 from ummcsgm.types import InputError
 
-LARGEST = 2**30  # voxels
+LARGEST = 2**28  # voxels, of 8 bytes at most: 640 x 640 x 640 are fewer
 LONGEST = 2**26  # bytes before the voxels: a header with its extensions
 EXCESS = 2**20  # bytes that may follow the ones that are wanted; they are not kept
 CHUNK = 2**22
@@ -33,7 +33,7 @@ def check_claims(
         InputError: they are not real numbers, not a volume, too many, or not where
             the voxels of a file can be.
     """
-    if dtype.kind not in "iuf":
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise InputError(f"{path}: holds {dtype} values, wanted real numbers")
     if len(shape) < 3 or min(shape) < 1:
         raise InputError(f"{path}: holds an array of {shape}, wanted a 3-D volume")

@@ -34,10 +34,12 @@ from ummcsgm.data.store import (
     sha256,
 )
 from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
+from ummcsgm.data.window import slices_with_brain
 from ummcsgm.data.workers import each_done
 from ummcsgm.files import read_sealed, sealed, write_whole, writing_whole
 from ummcsgm.types import InputError
 
+RANGE = (0.1, 99.9)  # percentiles
 LARGEST = float(np.finfo(STORED).max)  # a hot voxel beyond it would become infinite
 Report = Callable[[int, int], None]  # (done, of how many)
 
@@ -152,6 +154,7 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
         patient=subject.patient,
         slices=tuple(slices),
         scales={name: prepared.scales.get(name) for name in settings.modalities},
+        ranges=_ranges_of(prepared, settings.modalities),
         present=tuple(name in prepared.scales for name in settings.modalities),
         window=prepared.window,
         shape=tuple(int(size) for size in geometry.shape[:3]),
@@ -162,6 +165,17 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
     )
     write_whole(record, sealed(asdict(entry)))
     return entry
+
+
+def _ranges_of(prepared: Prepared, modalities: Sequence[str]) -> dict:
+    """Where all but 0.1 % of the brain's scaled values lie, on either side."""
+    brain, case = prepared.brain, prepared.case
+    return {
+        name: tuple((np.percentile(case.volumes[name][brain], RANGE) / scale).tolist())
+        if (scale := prepared.scales.get(name)) is not None
+        else None
+        for name in modalities
+    }
 
 
 def _source(path: Path) -> Source:
@@ -175,16 +189,10 @@ def _slices(
     subject: Subject, prepared: Prepared, settings: Settings
 ) -> tuple[np.ndarray, list[int]]:
     """The slices with enough of the brain as they are stored, and their z."""
-    step = prepared.window.step
-    grid = settings.view.grid[0] * settings.view.grid[1] * step[0] * step[1]
-    areas = prepared.brain.sum(axis=(1, 2))
-    z = np.flatnonzero(areas > settings.min_brain * grid)
-    if z.size == 0:
-        raise InputError(
-            f"subject {subject.name}: brain fills at most {areas.max() / grid:.3f} of "
-            "config.data.grid in any axial slice, wanted more than "
-            f"config.data.min_brain, which is {settings.min_brain:g}"
-        )
+    try:
+        z = slices_with_brain(prepared.brain, prepared.window, settings.min_brain)
+    except InputError as error:
+        raise InputError(f"subject {subject.name}: {error}") from None
     images = network_slices(prepared, settings.modalities, z)
     return np.clip(images, -LARGEST, LARGEST).astype(STORED), z.tolist()
 

@@ -26,7 +26,7 @@ from ummcsgm.data.window import Window
 from ummcsgm.files import read_sealed, sealed
 from ummcsgm.types import InputError
 
-FORMAT = 3  # of the files: part of every key, so that old ones are made anew
+FORMAT = 4  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
 INDEX = "index.json"
 THREADS = 4  # that check slices: checksums and reads leave Python to others
@@ -84,6 +84,7 @@ class Entry:
     patient: str
     slices: tuple[int, ...]  # the z of each kept slice, from below
     scales: dict[str, float | None]  # by modality, None where it is absent
+    ranges: dict[str, tuple[float, float] | None]  # that tissue has, scaled
     present: tuple[bool, ...]  # in the order of the modalities
     window: Window
     shape: tuple[int, int, int]  # X, Y, Z as stored in the files
@@ -262,6 +263,8 @@ def entry_from_json(fields: dict) -> Entry:
     lists = ("slices", "present", "shape", "spacing")
     changed = {name: tuple(fields[name]) for name in lists}
     changed["affine"] = tuple(map(tuple, fields["affine"]))
+    ranges = fields["ranges"].items()
+    changed["ranges"] = {k: None if v is None else tuple(v) for k, v in ranges}
     changed |= {"window": Window(**window), "sources": sources}
     return Entry(**{**fields, **changed})
 

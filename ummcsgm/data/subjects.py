@@ -10,7 +10,14 @@ import numpy as np
 
 from ummcsgm.data.intensity import fit_scale, normalise
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.nifti import Case, Geometry, read_case, spacing_in_plane
+from ummcsgm.data.nifti import (
+    Case,
+    Geometry,
+    check_same_grid,
+    read_case,
+    read_volume,
+    spacing_in_plane,
+)
 from ummcsgm.data.window import Window, brain_mask, cut, cut_mask, window_around
 from ummcsgm.types import InputError
 
@@ -60,11 +67,20 @@ def prepare_subject(
     else:
         brain = brain_mask(case.volumes.values())
     try:
-        window = window_around(brain, view.grid, _step(case.geometry, view.spacing))
+        window = view_window(brain, case.geometry, view)
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
     scales = {name: _scale(files[name], case.volumes[name]) for name in files}
     return Prepared(case, brain, window, scales)
+
+
+def view_window(brain: np.ndarray, geometry: Geometry, view: View) -> Window:
+    """The window of `view` on a volume of `geometry`, around `brain` [Z, Y, X].
+
+    Raises:
+        InputError: there is no brain, or it does not fit in the grid.
+    """
+    return window_around(brain, view.grid, _step(geometry, view.spacing))
 
 
 def network_slices(
@@ -96,9 +112,9 @@ def _masked(subject: Subject, case: Case) -> tuple[Case, np.ndarray]:
         raise InputError(
             f"subject {subject.name} has no brain mask, which config.data.mask asks for"
         )
-    first = next(iter(case.volumes))
-    both = read_case({first: case.geometry.path, "mask": subject.mask}, subject.volumes)
-    brain = both.volumes["mask"] > 0
+    mask, geometry = read_volume(subject.mask)
+    check_same_grid(case.geometry, geometry)
+    brain = mask > 0
     volumes = {name: volume * brain for name, volume in case.volumes.items()}
     return replace(case, volumes=volumes), brain
 

@@ -63,6 +63,23 @@ def window_around(
     return Window((grid[0], grid[1]), tuple(origin), frame, tuple(near))
 
 
+def slices_with_brain(brain: np.ndarray, window: Window, least: float) -> np.ndarray:
+    """The z of the slices of `brain` [Z, Y, X] that fill over `least` of the window.
+
+    Raises:
+        InputError: there is none.
+    """
+    grid = window.grid[0] * window.grid[1] * window.step[0] * window.step[1]
+    areas = brain.sum(axis=(1, 2))
+    z = np.flatnonzero(areas > least * grid)
+    if z.size == 0:
+        raise InputError(
+            f"brain fills at most {areas.max() / grid:.3f} of config.data.grid in any "
+            f"axial slice, wanted more than config.data.min_brain, which is {least:g}"
+        )
+    return z
+
+
 def cut(window: Window, volume: np.ndarray) -> np.ndarray:
     """What of `volume` [..., Y, X] lies in the window [..., H, W]; 0 off the frame.
 
@@ -142,15 +159,15 @@ def _too_large(
     if tuple(step) == CROP:
         return InputError(
             f"the brain is {brain} voxels and does not fit in config.data.grid, which "
-            f"is {grid[0]} x {grid[1]}: enlarge it"
+            f"is {grid[0]} x {grid[1]}: train with a larger one"
         )
     spans = " x ".join(
         f"{(n - 1) * s + 1:.4g}" for n, s in zip(grid, step, strict=True)
     )
     return InputError(
         f"the brain is {brain} voxels and does not fit in config.data.grid, whose "
-        f"{grid[0]} x {grid[1]} pixels span {spans} voxels: enlarge it or "
-        "config.data.spacing"
+        f"{grid[0]} x {grid[1]} pixels span {spans} voxels: train with a larger one, or "
+        "a larger config.data.spacing"
     )
 
 
