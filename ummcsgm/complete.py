@@ -18,6 +18,7 @@ from ummcsgm.console import show_table
 from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts import Layout, Subject
 from ummcsgm.data.nifti import read_geometry, spacing_in_plane
+from ummcsgm.data.search import Found
 from ummcsgm.data.subjects import (
     Prepared,
     network_brain,
@@ -78,28 +79,34 @@ def complete(
     answer = make_answer(trained, order.sampler, scoring)
     steps = 1 if order.sampler == "mean" else scoring.steps
     facts = {"steps": steps, "seed": scoring.seed}
-    layout, subjects = _find(trained, pathlib.Path(source), order)
-    work = Work(trained, answer, facts, order, layout, pathlib.Path(target))
-    rows = _complete_all(work, subjects[part[0] :: part[1]])
+    found = _find(trained, pathlib.Path(source), order)
+    work = Work(trained, answer, facts, order, found.layout, pathlib.Path(target))
+    rows = _complete_all(work, found.subjects[part[0] :: part[1]])
+    if part[0] == 0:  # what no process can complete is told by the first
+        rows += [_failed(name, "", why) for name, why in found.refused.items()]
     show_table("Completed subjects", ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
 
 
-def _find(
-    trained: Trained, source: pathlib.Path, order: Order
-) -> tuple[Layout, list[Subject]]:
+def _find(trained: Trained, source: pathlib.Path, order: Order) -> Found:
     """The subjects that lack a modality, each without what the order leaves out."""
-    layout, found = build_data.find_anywhere(trained.config, source)
+    found = build_data.find_anywhere(trained.config, source)
     left_out = (*order.missing, *order.ignored)
-    subjects = [_without(subject, left_out) for subject in found]
+    subjects = [_without(subject, left_out) for subject in found.subjects]
     modalities = set(trained.space.modalities)
     lacking = [subject for subject in subjects if modalities - set(subject.files)]
-    if not lacking:
+    if found.leftover:
+        print(
+            f"not read: {len(found.leftover)} files that are no scan of the layout "
+            f"{found.layout.name}, such as {found.leftover[0]}",
+            flush=True,
+        )
+    if not lacking and not found.refused:
         raise InputError(
             f"{source}: no modality of any subject is missing; name the ones to do "
             "without, like --missing t1c,flair."
         )
-    return layout, lacking
+    return replace(found, subjects=lacking)
 
 
 def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
@@ -107,15 +114,19 @@ def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
     rows = []
     with counting("completing") as report:
         for place, subject in enumerate(subjects):
+            own = [name for name in work.layout.words if name in subject.files]
+            given = ", ".join(own)
             try:
-                done = _complete_one(work, subject)
+                rows.append((subject.name, given, _complete_one(work, subject)))
             except (InputError, FloatingPointError, OSError) as error:
-                done = f"{FAILED}: {error}"
-                print(f"ummcsgm: {error}", file=sys.stderr, flush=True)
-            given = [name for name in work.layout.words if name in subject.files]
-            rows.append((subject.name, ", ".join(given), done))
+                rows.append(_failed(subject.name, given, str(error)))
             report(place + 1, len(subjects))
     return rows
+
+
+def _failed(name: str, given: str, why: str) -> tuple[str, str, str]:
+    print(f"ummcsgm: {why}", file=sys.stderr, flush=True)
+    return name, given, f"{FAILED}: {why}"
 
 
 def _complete_one(work: Work, subject: Subject) -> str:
