@@ -1,4 +1,4 @@
-"""Algorithm 1 to the letter, and its closed-form posterior for every SDE and question."""
+"""Algorithm 1 to the letter; its closed-form posterior for every SDE and question."""
 
 import jax
 import jax.numpy as jnp

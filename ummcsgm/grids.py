@@ -16,7 +16,11 @@ def uniform_times(steps: int) -> np.ndarray:
     """1, 1 - 1/T, ..., 1/T, 0 for T steps: the grid of Algorithm 1, [T + 1].
 
     The denoiser is called at every time but the last, so never at 0.
+
+    Raises:
+        InputError: no steps.
     """
+    _check_steps(steps)
     return (np.arange(steps, -1, -1) / steps).astype(np.float32)
 
 
@@ -28,8 +32,9 @@ def log_uniform_times(
     From `highest` to `lowest`; a step multiplies the noise by the same factor.
 
     Raises:
-        InputError: the SDE does not reach a level at a time above 0.
+        InputError: no steps, or levels that the SDE does not reach at times above 0.
     """
+    _check_levels(sde, steps, highest, lowest)
     return _times_at(sde, np.geomspace(highest, lowest, steps))
 
 
@@ -41,25 +46,42 @@ def karras_times(
     Karras et al. 2022, eq. 5.
 
     Raises:
-        InputError: the SDE does not reach a level at a time above 0.
+        InputError: no steps, or levels that the SDE does not reach at times above 0.
     """
+    _check_levels(sde, steps, highest, lowest)
     roots = np.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps)
     return _times_at(sde, roots**rho)
 
 
 def _times_at(sde: SDE, levels: np.ndarray) -> np.ndarray:
     """The times of decreasing noise levels, then 0."""
-    with jax.ensure_compile_time_eval():  # numbers also where a caller is being traced
-        least, most = (float(sde.noise_level(jnp.float32(t))) for t in (0, 1))
+    with jax.ensure_compile_time_eval():  # numbers, also where a caller is traced
         times = np.asarray(sde.time(jnp.asarray(levels, jnp.float32)))
-    if not (levels[-1] > least and levels[0] <= most * (1 + 1e-5)):
+    times = np.where(levels >= level_at(sde, 1) * (1 - 1e-5), 1, np.minimum(times, 1))
+    return np.append(times, 0).astype(np.float32)
+
+
+def level_at(sde: SDE, t: float) -> float:
+    """The noise level of time t, a number, also where a caller is being traced."""
+    with jax.ensure_compile_time_eval():
+        return float(sde.noise_level(jnp.float32(t)))
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise InputError(f"A time grid has {steps} steps; wanted 1 or more.")
+
+
+def _check_levels(sde: SDE, steps: int, highest: float, lowest: float) -> None:
+    _check_steps(steps)
+    least, most = level_at(sde, 0), level_at(sde, 1)
+    reached = least * (1 + 1e-5) < lowest <= highest <= most * (1 + 1e-5)
+    if not reached:
         raise InputError(
-            f"Noise levels from {levels[0]:.6g} to {levels[-1]:.6g} are asked for; "
-            f"wanted at most {most:.6g}, that of t = 1, and above {least:.6g}, that of "
+            f"A time grid has noise levels from {highest:g} to {lowest:g}; wanted at "
+            f"most {most:g}, that of t = 1, down to a level above {least:g}, that of "
             "t = 0, where no network is ever evaluated."
         )
-    times = np.where(levels >= most * (1 - 1e-5), 1, np.minimum(times, 1))
-    return np.append(times, 0).astype(np.float32)
 
 
 def check_times(times: np.ndarray) -> np.ndarray:
@@ -85,6 +107,7 @@ def check_times(times: np.ndarray) -> np.ndarray:
 
 
 def _uniform(sde: SDE, steps: int, highest: float, lowest: float) -> np.ndarray:
+    _check_levels(sde, steps, highest, highest)
     return _times_at(sde, np.array([highest]))[0] * uniform_times(steps)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.grids import GRIDS, check_times, uniform_times
+from ummcsgm.grids import GRIDS, check_times, level_at, uniform_times
 from ummcsgm.sde import SDE, draw_noise, per_example
 from ummcsgm.solvers import (
     Moment,
@@ -169,13 +169,8 @@ def default_times(
         InputError: no such sampler, no steps, or a level that the SDE does not reach.
     """
     sampler = find_sampler(name)
-    if steps < 1:
-        raise InputError(f"The sampler has {steps} steps; wanted 1 or more.")
-    with jax.ensure_compile_time_eval():
-        highest = float(sde.noise_level(jnp.float32(1)))
-    return GRIDS[sampler.grid](
-        sde, steps, start if sampler.from_mean else highest, lowest
-    )
+    highest = start if sampler.from_mean else level_at(sde, 1)
+    return GRIDS[sampler.grid](sde, steps, highest, lowest)
 
 
 def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
