@@ -77,13 +77,20 @@ def sample(
     return jax.lax.scan(advance, initial_state(x), grid)[0][:2]
 
 
+def cold(
+    keys: Keys, sde: SDE, denoise: Denoiser, like: Images, times: np.ndarray, step: Step
+) -> Images:
+    """A draw of all M channels that starts at the prior; `like` gives its shape."""
+    first_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+    x = draw_prior(first_keys, sde, like)
+    return sample(keys, sde, denoise, x, times, step)[0]
+
+
 def algorithm1(
     keys: Keys, sde: SDE, denoise: Denoiser, like: Images, steps: int
 ) -> Images:
     """A draw of all M channels by the paper's Algorithm 1, in `steps` steps (1000)."""
-    prior_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    x = draw_prior(prior_keys, sde, like)
-    return sample(keys, sde, denoise, x, uniform_times(steps), euler_maruyama)[0]
+    return cold(keys, sde, denoise, like, uniform_times(steps), euler_maruyama)
 
 
 def warm(
@@ -174,11 +181,11 @@ def default_times(
 
 
 def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
-    """draw(keys, denoise, missing, mean): all M channels, one draw for each key.
+    """draw(keys, denoise, missing, mean, variance=0): all M channels, a draw a key.
 
-    `mean` [B, H, W, M] is the posterior mean of a question; a sampler that starts at
-    the prior reads its shape only. Whatever is wrong is found here, before any
-    evaluation.
+    `mean` [B, H, W, M] is the posterior mean of each question, and `variance` its
+    variance if something predicts it; a sampler that starts at the prior reads but the
+    shape of the first. Whatever is wrong is found here, before any evaluation.
 
     Raises:
         InputError: no such sampler; the grid is none, does not end at 0, or does not
@@ -200,9 +207,7 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
     ) -> Images:
         if sampler.from_mean:
             return warm(keys, sde, denoise, mean, times, variance=variance)
-        first_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-        x = draw_prior(first_keys, sde, mean)
-        return sample(keys, sde, denoise, x, times, sampler.step(missing))[0]
+        return cold(keys, sde, denoise, mean, times, sampler.step(missing))
 
     return draw
 
