@@ -142,6 +142,14 @@ def test_wrong_spread_shows_in_the_coverage_as_it_should(count, spread):
     assert coverage(draws, truth, 0.9).mean() == pytest.approx(expected, abs=0.004)
 
 
+@pytest.mark.parametrize("count, ranks, student", [(8, 0.86, 0.83), (16, 0.83, 0.82)])
+def test_ranks_see_a_small_spread_less_well_at_few_draws(count, ranks, student):
+    draws, truth = _normal(count, spread=0.8)
+    counts = rank_histogram(np.random.default_rng(0), draws, truth)
+    assert coverage_of_ranks(counts, 0.9) == pytest.approx(ranks, abs=0.007)
+    assert coverage(draws, truth, 0.9).mean() == pytest.approx(student, abs=0.007)
+
+
 def test_students_interval_by_hand_and_its_ends_are_inside():
     low, high = student_interval(np.array([1.0, 3.0]), 0.5)
     assert (low, high) == pytest.approx((2 - 3**0.5, 2 + 3**0.5))  # t_1 = 1, sd sqrt 2

@@ -76,7 +76,7 @@ def test_about_the_draws_own_mean_the_factor_is_the_inverse_spread_skill():
 
 
 def test_the_factor_is_pooled_over_subjects_and_the_respread_by_hand():
-    assert recalibration_factor([1.0, 3.0], [4.0, 12.0]) == 2.0
+    assert recalibration_factor([1.0, 3.0], [12.0, 4.0]) == 2.0
     draws = np.array([[1.0, 10.0], [3.0, 10.0]])
     assert respread(draws, np.array([2.0, 11.0]), 3.0).tolist() == [[-1, 8], [5, 8]]
 

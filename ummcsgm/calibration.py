@@ -121,7 +121,8 @@ def coverage_of_ranks(counts: Array, level: float) -> Array:
     u. So `level` is met exactly at every K; at (K - 1) / (K + 1) it is the share
     between the least and the greatest draw. K < 19 draws have none beyond 90 %: the
     outermost ranks count in part, and the answer cannot fall below
-    1 - (1 - level) (K + 1) / 2.
+    1 - (1 - level) (K + 1) / 2. So it is the less sensitive: of normal draws with 0.8
+    of the spread it says 0.86 at K = 8 and 0.83 at K = 16, `coverage` 0.83 and 0.82.
     """
     _check_level(level)
     counts = np.asarray(counts, np.float64)

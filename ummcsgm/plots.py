@@ -17,9 +17,9 @@ from ummcsgm.types import Array
 
 DPI = 150
 SIDE = 3.0  # inches: a plot
-LETTERS = 20  # an inch of caption
+LETTERS = 18  # an inch of caption
 TILE = 150  # pixels: a narrower slice is enlarged, by a whole factor
-GAP, HEAD, LEFT, BAR = 4, 40, 70, 110  # pixels
+GAP, HEAD, LEFT, BAR = 4, 40, 150, 110  # pixels
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 RELIABILITY = (
     "Voxels in bins of like predicted variance, chosen by one half of the draws and "
@@ -32,7 +32,7 @@ RANKS = (
     "Bars: a bootstrap over subjects. " + RESEARCH_ONLY
 )
 UNCERTAINTY = (
-    "All images have the grey window of the truth. The standard deviation of the draws "
+    "The images of a row have one grey window. The standard deviation of the draws "
     "and |error| of their mean have one colour scale for all rows: where draws are "
     "calibrated the one is the usual size of the other. Radiological convention: the "
     "patient's right (R) is on the left. " + RESEARCH_ONLY
@@ -123,7 +123,8 @@ def write_uncertainty(path: Path, rows: Sequence[Uncertainty]) -> None:
             _show(tile, image, "gray", row.top)
         _show(tiles[-2], row.sd, "inferno", limit)
         _show(tiles[-1], np.abs(row.truth - row.mean), "inferno", limit)
-        tiles[0].set_ylabel(row.label, size=9, rotation=0, ha="right", va="center")
+        label = textwrap.fill(row.label, 12)
+        tiles[0].set_ylabel(label, size=9, rotation=0, ha="right", va="center")
     for tile, head in zip(axes[0], heads, strict=True):
         tile.set_title(head, size=9, pad=4)
     style = dict(size=7, color="w", transform=axes[0, 0].transAxes)
@@ -153,13 +154,13 @@ def _show(axes: Axes, image: Array, colours: str, top: float) -> None:
 
 def _blank_plots(count: int, words: str, side: float) -> tuple[Figure, list[Axes]]:
     """A captioned figure with `count` plots of `side` inches side by side."""
-    left, right, top, between = 0.7, 0.15, 0.35, 0.35
+    left, right, top, between, under = 0.7, 0.15, 0.35, 0.35, 0.55
     width = left + right + count * side + (count - 1) * between
-    caption = textwrap.wrap(words, int(LETTERS * width))
-    foot = 0.55 + 0.14 * len(caption) + 0.1
+    caption = textwrap.wrap(words, int(LETTERS * (width - 0.2)))
+    foot = under + 0.14 * len(caption) + 0.1
     height = top + side + foot
     figure = _figure(width * DPI, height * DPI)
-    lowest = (foot - 0.55) / height
+    lowest = (foot - under) / height
     figure.text(0.1 / width, lowest, "\n".join(caption), va="top", size=7)
     plots = []
     for place in range(count):
