@@ -612,12 +612,30 @@ def test_a_mask_file_says_what_is_brain(stand_in, tmp_path, capsys):
     assert np.count_nonzero(images[..., 1]) == inside.sum()
 
 
-def test_a_preview_shows_what_was_given_and_what_was_made(stand_in, tmp_path):
+def test_a_preview_shows_what_was_given_and_what_was_made(
+    stand_in, tmp_path, monkeypatch
+):
+    """The slice with the most brain: each modality in its place, marked if made."""
+    shown, write = {}, complete.write_preview
+
+    def note(path, preview):
+        shown[path.name] = preview
+        write(path, preview)
+
+    monkeypatch.setattr(complete, "write_preview", note)
     folder = write_subjects(tmp_path / "in", ("P1", "P2"))
     make(folder, tmp_path / "out", "t1c")
-    for name in ("P1", "P2"):
-        content = (tmp_path / "out" / "previews" / f"{name}.png").read_bytes()
+    assert sorted(shown) == ["P1.png", "P2.png"]
+    for name, preview in shown.items():
+        content = (tmp_path / "out" / "previews" / name).read_bytes()
         assert content.startswith(b"\x89PNG")
+        assert preview.modalities == MODALITIES
+        assert preview.synthetic == (False, False, True, False)
+        made = preview.images[2]
+        assert set(np.unique(made)) == {0, LEVELS[2]}
+        for channel in (0, 1, 3):
+            given = preview.images[channel]
+            assert np.array_equal(given != 0, made != 0) and len(np.unique(given)) > 50
 
 
 # From here on with the study's own network.
