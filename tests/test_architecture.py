@@ -23,7 +23,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What each module may import of the package; "data." and "baselines." stand for all in
 # them. A new file has to find its place here first.
-CORE = "types sde completion network denoiser loss sampling"
+CORE = "types sde completion network denoiser loss grids solvers sampling"
 MAY_IMPORT = {
     "types": "",
     "files": "types",
@@ -41,7 +41,9 @@ MAY_IMPORT = {
     "network": "types completion",  # for `channels`: how flags broadcast
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
-    "sampling": "types sde",
+    "grids": "types sde",
+    "solvers": "types sde completion",  # for `channels`, as network
+    "sampling": "types sde grids solvers",
     "posterior": "types sampling",
     "baselines.": CORE + " metrics files data. baselines.",
     "build": CORE + " plans posterior metrics files schema data. baselines.",

@@ -9,8 +9,9 @@ Four ideas:
 4. Randomness and data have addresses: (seed, step, example) in training, (seed,
    subject, slice, draw, step) in sampling.
 
-Read the files in this order: types, sde, completion, network, denoiser, loss, sampling,
-train, evaluate, complete; then build, which makes all of it from a config, and main.
+Read the files in this order: types, sde, completion, network, denoiser, loss, grids,
+solvers, sampling, train, evaluate, complete; then build, which makes all of it from a
+config, and main.
 
 For research only: not a medical device, not for clinical decisions.
 """
@@ -33,9 +34,14 @@ _HOMES = {
     "posterior_mean": "denoiser",
     "dsm_loss": "loss",
     "algorithm1": "sampling",
-    "euler_maruyama": "sampling",
+    "make_draw": "sampling",
+    "default_times": "sampling",
+    "evaluations": "sampling",
     "sample": "sampling",
-    "uniform_times": "sampling",
+    "euler_maruyama": "solvers",
+    "uniform_times": "grids",
+    "log_uniform_times": "grids",
+    "karras_times": "grids",
     "InputError": "types",
 }
 

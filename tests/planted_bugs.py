@@ -1,0 +1,205 @@
+"""Plants known mistakes in copies of the source and says which checks turn red.
+
+    python tests/planted_bugs.py
+
+A bug is one place of one file, rewritten. A copy of the package's core with it is
+imported in place of the real one, and a check of `solver_checks` run against it.
+"""
+
+import contextlib
+import functools
+import importlib
+import pathlib
+import sys
+import tempfile
+from typing import NamedTuple
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "ummcsgm"
+CORE = ("__init__", "types", "sde", "completion", "grids", "solvers", "sampling")
+CHECKS = ("closed_form", "solver_checks")  # they meet the copy, so are read again
+
+
+class Bug(NamedTuple):
+    file: str
+    right: str  # occurs once in the file
+    wrong: str
+    check: str  # a name in REDDENED
+
+
+@contextlib.contextmanager
+def planted(bug):
+    """`solver_checks` as it is on the package with a bug, or with None as it is."""
+    mine = [
+        name
+        for name in sys.modules
+        if name.split(".")[0] == "ummcsgm" or name in CHECKS
+    ]
+    kept, path = {name: sys.modules.pop(name) for name in mine}, list(sys.path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "ummcsgm"
+        copy.mkdir()
+        for name in CORE:
+            text = (PACKAGE / f"{name}.py").read_text()
+            if bug and bug.file == name:
+                assert text.count(bug.right) == 1, f"not once in {name}: {bug.right}"
+                text = text.replace(bug.right, bug.wrong)
+            (copy / f"{name}.py").write_text(text)
+        sys.path[:0] = [folder, str(pathlib.Path(__file__).parent)]
+        importlib.invalidate_caches()
+        try:
+            checks = importlib.import_module("solver_checks")
+            assert pathlib.Path(checks.solvers.__file__).parent == copy
+            yield checks
+        finally:
+            sys.path[:] = path
+            for name in [*sys.modules]:
+                if name.split(".")[0] == "ummcsgm" or name in CHECKS:
+                    del sys.modules[name]
+            sys.modules.update(kept)
+
+
+def vp(checks):
+    return sys.modules["closed_form"].SDES["vp"]
+
+
+# What is run; each is green where nothing is planted.
+REDDENED = {
+    "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
+    "2M": lambda c: c.assert_order(c.solvers.dpmpp2m, vp(c), 1.85, 2.15),
+    "Heun": lambda c: c.assert_order(c.solvers.heun, vp(c), 1.85, 2.15),
+    "UniPC": lambda c: c.assert_order(c.solvers.unipc2, vp(c), 2.4),
+    "SDE 2M": lambda c: c.assert_exact_moments("sde_dpmpp2m", vp(c), 60, 1e-2),
+    "warm": lambda c: c.assert_exact_moments("warm", vp(c), 16, 1e-2),
+    "churn": lambda c: c.assert_keeps_the_marginal(
+        functools.partial(c.solvers.heun, churn=0.05), vp(c)
+    ),
+    "corrector": lambda c: c.assert_real_moments(
+        "predictor_corrector", vp(c), 100, 0.02
+    ),
+    "Langevin": lambda c: c.assert_langevin(vp(c)),
+    "mixture": lambda c: c.assert_mixture("dpmpp2m", vp(c), 20, 0.02),
+    "noisy mixture": lambda c: c.assert_mixture("sde_dpmpp2m", vp(c), 50, 0.02),
+    "seen": lambda c: c.assert_seen_untouched("dpmpp2m", vp(c)),
+    "alone": lambda c: c.assert_independent("predictor_corrector", vp(c)),
+}
+
+EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
+BUGS = {
+    "half g^2": Bug(
+        "solvers",
+        "per_example(sde.diffusion(t), x)",
+        "0.5**0.5 * per_example(sde.diffusion(t), x)",
+        "Algorithm 1",
+    ),
+    "dropped sqrt(dt)": Bug(
+        "solvers",
+        "diffusion * jnp.sqrt(dt) * draw_noise",
+        "diffusion * draw_noise",
+        "Algorithm 1",
+    ),
+    "dt for sqrt(dt)": Bug(
+        "solvers",
+        "diffusion * jnp.sqrt(dt) * draw_noise",
+        "diffusion * dt * draw_noise",
+        "Algorithm 1",
+    ),
+    "score sign": Bug("solvers", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"),
+    "half the score, that of the flow": Bug(
+        "solvers", EULER, EULER.replace("score", "0.5 * score"), "Algorithm 1"
+    ),
+    "drift sign": Bug(
+        "solvers", EULER, EULER.replace("x - drift", "x + drift"), "Algorithm 1"
+    ),
+    "no drift": Bug(
+        "solvers", EULER, EULER.replace("drift * x", "0 * x"), "Algorithm 1"
+    ),
+    "no noise": Bug(
+        "solvers", "mean + diffusion *", "mean + 0 * diffusion *", "Algorithm 1"
+    ),
+    "a time off by one step": Bug(
+        "sampling", "padded[2:-1], padded[3:])", "padded[1:-2], padded[3:])", "2M"
+    ),
+    "noise on b": Bug(
+        "completion", "drawn, self.seen)", "drawn, self.seen + 0.01 * drawn)", "seen"
+    ),
+    "wrong channel drawn": Bug(
+        "completion",
+        "drawn, self.seen)",
+        "jnp.roll(drawn, 1, axis=-1), self.seen)",
+        "Algorithm 1",
+    ),
+    "wrong channel seen": Bug(
+        "completion",
+        "Completion(jnp.where(channels(missing), 0, images), missing)",
+        "Completion(jnp.roll(images, 1, axis=-1), missing)",
+        "seen",
+    ),
+    "spread x 0.9": Bug(
+        "sde",
+        "jax.random.normal(key, shape, dtype))",
+        "0.9 * jax.random.normal(key, shape, dtype))",
+        "mixture",
+    ),
+    "one noise for all steps": Bug(
+        "sampling", "(keys, index)", "(keys, 0 * index)", "noisy mixture"
+    ),
+    "2M extrapolates twice as far": Bug(
+        "solvers", "/ (2 * jnp.where(known, behind", "/ (jnp.where(known, behind", "2M"
+    ),
+    "2M extrapolates backwards": Bug(
+        "solvers", "denoised + jnp.where(known", "denoised - jnp.where(known", "2M"
+    ),
+    "Heun without the half": Bug(
+        "solvers", "y + 0.5 * (level_next", "y + (level_next", "Heun"
+    ),
+    "UniPC's parabola": Bug(
+        "solvers", "jnp.square(h) - 2 * first", "jnp.square(h) - first", "UniPC"
+    ),
+    "ancestral steps keep all of the old noise": Bug(
+        "solvers", "ratio * jnp.sqrt(1 - jnp.square(fresh)) *", "ratio *", "SDE 2M"
+    ),
+    "churn adds half its noise": Bug(
+        "solvers", "+ added * draw_noise", "+ 0.5 * added * draw_noise", "churn"
+    ),
+    "Langevin's sqrt(2)": Bug(
+        "solvers", "jnp.sqrt(2 * size)", "jnp.sqrt(size)", "corrector"
+    ),
+    "norms of the whole batch": Bug(
+        "solvers", "axis=(1, 2, 3), keepdims", "axis=(0, 1, 2, 3), keepdims", "alone"
+    ),
+    "norms of the seen": Bug(
+        "solvers",
+        "jnp.where(asked, jnp.square(images), 0)",
+        "jnp.square(images)",
+        "Langevin",
+    ),
+    "a warm start at tau^2 for tau": Bug(
+        "sampling", "jnp.square(level) + variance", "level + variance", "warm"
+    ),
+    "a warm start off the mean": Bug(
+        "sampling", "y = mean + jnp.sqrt", "y = jnp.sqrt", "warm"
+    ),
+}
+
+
+def is_red(check, bug=None):
+    """Whether a check fails with the bug planted."""
+    with planted(bug) as checks:
+        try:
+            REDDENED[check](checks)
+        except AssertionError:
+            return True
+        return False
+
+
+def main():
+    missed = [f"{check} is red with no bug" for check in REDDENED if is_red(check)]
+    for name, bug in BUGS.items():
+        red = is_red(bug.check, bug)
+        print(f"{name}: {bug.check} {'turns red' if red else 'STAYS GREEN'}")
+        missed += [] if red else [name]
+    sys.exit(f"missed: {missed}" if missed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""Checks of samplers against posteriors known in closed form: nothing is trained.
+
+`test_solvers` asserts that they hold, `planted_bugs` that a mistake breaks one of them.
+
+A sampler is affine in its noises when the denoiser is that of a Gaussian. So one run,
+in which each voxel meets a single unit of noise at a step and a modality of its own,
+gives the mean and the whole covariance of what the sampler draws, without Monte Carlo.
+"""
+
+import dataclasses
+import functools
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from closed_form import EVERY, make_gaussian_denoise, posterior
+from scipy.special import ndtr
+
+from ummcsgm import sampling, solvers
+from ummcsgm.completion import ask
+from ummcsgm.grids import log_uniform_times
+from ummcsgm.sampling import address_keys, default_times, make_draw, sample
+from ummcsgm.sde import draw_noise, score_from_denoised
+from ummcsgm.solvers import (
+    Moment,
+    euler_maruyama,
+    initial_state,
+    predictor_corrector,
+)
+
+SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
+START = 3.0  # the noise level of a warm start
+NOISY = ("euler_maruyama", "sde_dpmpp2m")  # draw at every step, not only at the first
+
+
+@functools.cache
+def _key_data(count):
+    addresses = np.stack([np.arange(count), np.zeros(count, int)], axis=1)
+    return np.asarray(jax.random.key_data(address_keys(7, addresses)))
+
+
+def keys_of(count):
+    """The keys of rows 0, 1, ... at seed 7; a new array each time: none is reused."""
+    return jax.random.wrap_key_data(_key_data(count))
+
+
+def gaussian_question(shape):
+    """(completion, posterior mean, variance): all 15 questions about SEEN."""
+    images = np.broadcast_to(SEEN, (15, *shape, 4)).astype(np.float32)
+    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    return completion, *posterior(images, EVERY)
+
+
+def numbered(step, times, unit, when):
+    """The step, whose noise at its turn n is 1 in the voxels with `when` n, else 0."""
+
+    def turn(sde, denoise, keys, state, moment):
+        now = 1 + jnp.argmin(jnp.abs(jnp.asarray(times) - moment.now[0]))
+        impulse = unit * (when == now)[:, None]
+        with mock.patch.object(solvers, "draw_noise", lambda keys, x: 0 * x + impulse):
+            return step(sde, denoise, keys, state, moment)
+
+    return turn
+
+
+def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
+    """(mean [15, 4], covariance [15, 4, 4]) of what a sampler draws, exactly.
+
+    Voxel 0 meets no noise; the others one unit, at one step (0 is the first draw) and
+    in one modality: their responses are the columns of the sampler's affine map.
+    """
+    turns = len(times) if name in NOISY else 1
+    when = np.concatenate([[-1], np.repeat(np.arange(turns), 4)])
+    where = np.concatenate([[0], np.tile(np.arange(4), turns)])
+    unit = jnp.asarray(where[:, None] == np.arange(4), jnp.float32)
+    completion, mean, variance = gaussian_question((1, len(when)))
+    denoise = change(make_gaussian_denoise(sde, mean, variance))
+    first = unit * (when == 0)[:, None]
+
+    def patched(missing):
+        plain = step if step else sampler.step(missing)
+        return numbered(plain, times, unit, when)
+
+    sampler = sampling.SAMPLERS[name]
+    table = {name: dataclasses.replace(sampler, step=patched)}
+    with (
+        mock.patch.dict(sampling.SAMPLERS, table),
+        mock.patch.object(sampling, "draw_noise", lambda keys, x: 0 * x + first),
+    ):
+        draw = make_draw(name, sde, times)
+        centre = jnp.asarray(mean, jnp.float32)
+        drawn = jax.jit(
+            lambda keys: completion.fill(
+                draw(keys, denoise, completion.missing, centre)
+            )
+        )(keys_of(15))
+    drawn = np.asarray(drawn, np.float64)[:, 0]
+    response = drawn[:, 1:] - drawn[:, :1]
+    return drawn[:, 0], np.einsum("bpi,bpj->bij", response, response)
+
+
+def defects(moments, truth):
+    """The largest errors of mean and covariance, in standard deviations of `truth`."""
+    mean = gaussian_question((1, 1))[1]
+    sd = np.sqrt(np.einsum("bii->bi", truth))
+    scale = np.where(EVERY, sd, 1)
+    drawn_mean, drawn_covariance = moments
+    off_mean = np.abs(drawn_mean - mean[:, 0, 0]) / scale
+    off = np.abs(drawn_covariance - truth) / (scale[:, :, None] * scale[:, None])
+    return off_mean.max(), off.max()
+
+
+def true_covariance(name, sde):
+    """[15, 4, 4]: the posterior's, and what a sampler is known to leave out or on.
+
+    Algorithm 1 ends at t = 0, where VE still has a noise level; the others end in
+    images. A warm start without a variance has tau^2 for the V + tau^2 at its level,
+    which the flow makes V tau^2 (V + tau^2)^-1.
+    """
+    variance = gaussian_question((1, 1))[2]
+    if name in ("euler_maruyama", "predictor_corrector"):
+        level = float(sde.noise_level(jnp.float32(0)))
+        return variance + level**2 * EVERY[:, :, None] * np.eye(4)
+    if name == "warm":
+        return variance @ np.linalg.inv(np.eye(4) + variance / START**2)
+    return variance
+
+
+def grid(name, sde, steps):
+    return default_times(name, sde, steps, lowest=0.02, start=START)
+
+
+def gaussian_defect(name, sde, steps, **planted):
+    """The larger of `defects` of a sampler's own grid, all 15 questions."""
+    moments = drawn_moments(name, sde, grid(name, sde, steps), **planted)
+    return max(defects(moments, true_covariance(name, sde)))
+
+
+def assert_exact_moments(name, sde, steps, most, **planted):
+    defect = gaussian_defect(name, sde, steps, **planted)
+    assert defect < most, f"{name}: {defect:.4f} posterior sd from a Gaussian"
+
+
+def monte_carlo_defects(name, sde, steps, shape=(30, 30)):
+    """(mean, sd) errors of real draws, the largest over the questions, in sd."""
+    completion, mean, variance = gaussian_question(shape)
+    draw = make_draw(name, sde, grid(name, sde, steps))
+    denoise = make_gaussian_denoise(sde, mean, variance)
+    centre = jnp.asarray(mean, jnp.float32)
+    drawn = jax.jit(lambda keys: draw(keys, denoise, completion.missing, centre))(
+        keys_of(15)
+    )
+    drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
+    sd = np.sqrt(np.einsum("bii->bi", true_covariance(name, sde)))[EVERY]
+    off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[EVERY] / sd
+    return off_mean.max(), np.abs(drawn.std(axis=1)[EVERY] / sd - 1).max()
+
+
+def assert_real_moments(name, sde, steps, most):
+    """Of 900 voxels a question: Monte Carlo, so loose."""
+    off_mean, off_sd = monte_carlo_defects(name, sde, steps)
+    assert off_mean < 4.5 / 30 + most, f"{name}: mean off by {off_mean:.3f} sd"
+    assert off_sd < 4.5 / np.sqrt(2 * 900) + most, f"{name}: sd off by {off_sd:.3f}"
+
+
+def draw_questions(name, sde, steps, rows, images=None):
+    """Draws for some of the fifteen questions, each under its own address."""
+    images = gaussian_question((3, 3))[0].fill(0.5) if images is None else images
+    missing = jnp.asarray(EVERY[rows])
+    completion = ask(jnp.asarray(images, jnp.float32)[rows], missing)
+    mean, variance = posterior(np.asarray(images, np.float64)[rows], EVERY[rows])
+    denoise = make_gaussian_denoise(sde, mean, variance)
+    draw = make_draw(name, sde, grid(name, sde, steps))
+    centre = jnp.asarray(mean, jnp.float32)
+    run = jax.jit(lambda keys: completion.fill(draw(keys, denoise, missing, centre)))
+    return np.asarray(run(keys_of(15)[rows]))
+
+
+def assert_seen_untouched(name, sde):
+    """What is seen comes back bit for bit, and what is missing does not."""
+    images = np.random.default_rng(5).normal(size=(15, 3, 3, 4)).astype(np.float32)
+    drawn = draw_questions(name, sde, 6, np.arange(15), images)
+    seen = np.broadcast_to(~EVERY[:, None, None], images.shape)
+    assert np.array_equal(drawn[seen].view(np.int32), images[seen].view(np.int32))
+    assert np.abs(drawn - images)[~seen].min() > 0
+    assert np.isfinite(drawn).all()
+
+
+def assert_independent(name, sde):
+    """A row is what it is alone, whatever else is in its batch."""
+    images = np.random.default_rng(6).normal(size=(15, 3, 3, 4))
+    images *= np.geomspace(0.1, 10, 15)[:, None, None, None]
+    together = draw_questions(name, sde, 6, np.arange(15), images)
+    rows = np.array([12, 0])
+    alone = draw_questions(name, sde, 6, rows, images)
+    np.testing.assert_allclose(alone, together[rows], rtol=1e-4, atol=1e-5)
+
+
+def moment(*times):
+    return Moment(*(jnp.full(2, t, jnp.float32) for t in times))
+
+
+def assert_langevin(sde):
+    """The corrector's step by hand, with norms in numpy; then Algorithm 1's."""
+    t, after = 0.3, 0.25
+    missing, keys = EVERY[[1, 8]], keys_of(2)
+    x = np.asarray(draw_noise(keys_of(4)[2:], jnp.zeros((2, 3, 3, 4))))
+    x = x * np.float32([1, 20])[:, None, None, None]
+    times = moment(t, t, t, after)
+
+    def denoise(x, t):
+        return 0.3 * x + jnp.asarray([0.1, -5.0, 0.2, 3.0])
+
+    ours = predictor_corrector(
+        sde, denoise, keys, initial_state(jnp.asarray(x)), times, missing=missing
+    )
+    first, second = (
+        jax.vmap(jax.random.fold_in, (0, None))(keys, turn) for turn in (0, 1)
+    )
+    noise = np.asarray(draw_noise(first, x))
+    score = np.asarray(score_from_denoised(sde, x, denoise(x, times.now), times.now))
+    moved = np.array(x)
+    for row, asked in enumerate(missing):
+        norms = [np.linalg.norm(part[row][..., asked]) for part in (noise, score)]
+        size = 2 * (0.16 * norms[0] / norms[1]) ** 2
+        step = size * score[row] + np.sqrt(2 * size) * noise[row]
+        moved[row][..., asked] += step[..., asked]
+    state = initial_state(jnp.asarray(moved))
+    then = euler_maruyama(sde, denoise, second, state, times)
+    np.testing.assert_allclose(ours.x, then.x, rtol=1e-4, atol=1e-4)
+
+
+# A posterior of three tissues: ten modalities of which two are seen.
+def _mixture():
+    """(weights [3], means [3, 8], covariances [3, 8, 8]) given b, by conditioning."""
+    rng = np.random.default_rng(3)
+    prior, means = np.array([0.5, 0.3, 0.2]), 0.15 * rng.normal(size=(3, 10))
+    means[:, 8:] *= 0.5  # so that b leaves all three possible
+    covariances = []
+    for _ in range(3):
+        axes = np.linalg.qr(rng.normal(size=(10, 10)))[0]
+        covariances.append(axes * np.geomspace(0.02, 0.3, 10) ** 2 @ axes.T)
+    b = prior @ means[:, 8:]
+    weights, given, left = [], [], []
+    for share, mean, covariance in zip(prior, means, covariances, strict=True):
+        gain = covariance[:8, 8:] @ np.linalg.inv(covariance[8:, 8:])
+        off = b - mean[8:]
+        density = np.exp(-0.5 * off @ np.linalg.solve(covariance[8:, 8:], off))
+        weights.append(share * density / np.sqrt(np.linalg.det(covariance[8:, 8:])))
+        given.append(mean[:8] + gain @ off)
+        left.append(covariance[:8, :8] - gain @ covariance[8:, :8])
+    return np.array(weights) / sum(weights), np.array(given), np.array(left), b
+
+
+WEIGHTS, MEANS, COVARIANCES, MIXTURE_SEEN = _mixture()
+MIXTURE_MEAN = WEIGHTS @ MEANS
+MIXTURE_VARIANCES = WEIGHTS @ (
+    np.square(MEANS - MIXTURE_MEAN) + np.einsum("kii->ki", COVARIANCES)
+)
+MIXTURE_SD = np.sqrt(MIXTURE_VARIANCES.mean())
+
+
+def make_mixture_denoise(sde, completion):
+    """denoise = sum_k r_k (m_k + V_k (V_k + tau^2)^-1 (y - m_k)), and b where seen."""
+    values, axes = np.linalg.eigh(COVARIANCES)
+    onto = jnp.asarray(np.hstack(axes), jnp.float32)  # [8, 3 * 8]
+    centres = jnp.asarray(np.einsum("ki,kij->kj", MEANS, axes), jnp.float32)
+    values, means = jnp.asarray(values, jnp.float32), jnp.asarray(MEANS, jnp.float32)
+    log_weights = jnp.asarray(np.log(WEIGHTS), jnp.float32)
+
+    def denoise(x, t):
+        y = (x / sde.mean(t)[:, None, None, None])[..., :8]
+        total = values + jnp.square(sde.noise_level(t))[0]  # all times are one
+        off = (y @ onto).reshape(*y.shape[:3], 3, 8) - centres
+        density = -0.5 * jnp.sum(jnp.square(off) / total + jnp.log(total), axis=-1)
+        shares = jax.nn.softmax(log_weights + density, axis=-1)
+        moved = (shares[..., None] * values / total * off).reshape(*y.shape[:3], 24)
+        answer = shares @ means + moved @ onto.T
+        return completion.fill(jnp.concatenate([answer, 0 * x[..., 8:]], axis=-1))
+
+    return denoise
+
+
+def mixture_draws(name, sde, times, rows=10, side=50):
+    """[rows side^2, 10] independent draws of the mixture, b included."""
+    missing = np.broadcast_to(np.arange(10) < 8, (rows, 10))
+    images = np.zeros((rows, side, side, 10), np.float32)
+    images[..., 8:] = MIXTURE_SEEN
+    completion = ask(jnp.asarray(images), jnp.asarray(missing))
+    centre = completion.fill(jnp.asarray(np.append(MIXTURE_MEAN, [0, 0]), jnp.float32))
+    denoise = make_mixture_denoise(sde, completion)
+    draw = make_draw(name, sde, times)
+    drawn = jax.jit(
+        lambda keys: completion.fill(draw(keys, denoise, completion.missing, centre))
+    )(keys_of(rows))
+    return np.asarray(drawn, np.float64).reshape(-1, 10)
+
+
+def exact_mixture_draws(count, seed=0):
+    rng = np.random.default_rng(seed)
+    which = rng.choice(3, count, p=WEIGHTS)
+    roots = np.linalg.cholesky(COVARIANCES)
+    noise = rng.normal(size=(count, 8))
+    return MEANS[which] + np.einsum("nij,nj->ni", roots[which], noise)
+
+
+def sliced_wasserstein(drawn, directions=64):
+    """The 2-Wasserstein distance of draws [N, 8+] to the mixture, over its sd.
+
+    The root of the mean square over directions, in each against the exact quantiles
+    of the mixture there: no second sample, no noise of one.
+    """
+    along = np.random.default_rng(1).normal(size=(8, directions))
+    along /= np.linalg.norm(along, axis=0)
+    ranks = (np.arange(len(drawn)) + 0.5) / len(drawn)
+    squares = []
+    drawn_along = np.sort(drawn[:, :8] @ along, axis=0).T
+    for line, values in zip(along.T, drawn_along, strict=True):
+        means = MEANS @ line
+        sds = np.sqrt(np.einsum("i,kij,j->k", line, COVARIANCES, line))
+        places = np.linspace((means - 6 * sds).min(), (means + 6 * sds).max(), 8000)
+        cumulative = WEIGHTS @ ndtr((places - means[:, None]) / sds[:, None])
+        quantiles = np.interp(ranks, cumulative, places)
+        squares.append(np.mean(np.square(values - quantiles)))
+    return np.sqrt(np.mean(squares)) / MIXTURE_SD
+
+
+def mixture_distance(name, sde, steps, **size):
+    """`sliced_wasserstein` of a sampler's draws, on its own grid down to 0.01."""
+    times = default_times(name, sde, steps, lowest=0.01, start=START)
+    return sliced_wasserstein(mixture_draws(name, sde, times, **size))
+
+
+def assert_mixture(name, sde, steps, most, **size):
+    distance = mixture_distance(name, sde, steps, **size)
+    assert distance <= most, f"{name} is {distance:.4f} posterior sd from the mixture"
+
+
+# The measured order, where the answer is one Gaussian voxel: mean 0.7, sd 0.3.
+CENTRE, SD = 0.7, 0.3
+HIGHEST, LOWEST = 20.0, 0.01
+
+
+def one_voxel_denoise(sde):
+    def denoise(x, t):
+        square = jnp.square(sde.noise_level(t))[:, None, None, None]
+        y = x / sde.mean(t)[:, None, None, None]
+        return CENTRE + SD**2 / (SD**2 + square) * (y - CENTRE)
+
+    return denoise
+
+
+def one_voxel_errors(step, sde, steps, *, noisy=False):
+    """Errors (of the mean, of the sd) at the lowest level, from the exact marginal."""
+    times = log_uniform_times(sde, steps + 1, HIGHEST, LOWEST)[:-1]
+    levels = np.asarray(sde.noise_level(jnp.asarray(times)), np.float64)
+    spread = np.sqrt(SD**2 + levels**2)
+    turns = steps + 2 if noisy else 2
+    when = np.arange(turns) - 1  # -1: no noise at all; 0: the start's
+    x = CENTRE + spread[0] * (when == 0)
+    x = jnp.asarray(x, jnp.float32).reshape(1, 1, -1, 1) * sde.mean(times[0])
+    turn = numbered(step, times, jnp.ones((turns, 1)), when)
+    drawn = jax.jit(
+        lambda keys: sample(keys, sde, one_voxel_denoise(sde), x, times, turn)[0]
+    )(keys_of(1))
+    y = np.asarray(drawn, np.float64)[0, 0, :, 0] / float(sde.mean(times[-1]))
+    sd = np.sqrt(np.sum(np.square(y[1:] - y[0])))
+    return abs(y[0] - CENTRE), abs(sd - spread[-1])
+
+
+def measured_orders(step, sde, *, noisy=False):
+    """log2 of the ratios of errors at 80 and at 160 steps."""
+    coarse, fine = (one_voxel_errors(step, sde, n, noisy=noisy) for n in (80, 160))
+    ratios = np.divide(coarse, np.maximum(fine, 1e-12))
+    return np.log2(np.maximum(ratios, 1e-12))
+
+
+def assert_order(step, sde, least, most=9.0, **noisy):
+    order = measured_orders(step, sde, **noisy)[1]
+    assert least < order < most, f"the order of the sd is {order:.2f}"
+
+
+def assert_keeps_the_marginal(step, sde):
+    """With 160 steps the sd of the voxel is right to 1e-3 of it at the lowest level."""
+    off_mean, off_sd = one_voxel_errors(step, sde, 160, noisy=True)
+    assert off_mean < 1e-3 * SD
+    assert off_sd < 1e-3 * SD
