@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "network": "types completion",  # for `channels`: how flags broadcast
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
-"grids": "types sde",
+    "grids": "types sde",
     "solvers": "types sde completion",  # for `channels`, as network
     "sampling": "types sde grids solvers",
     "posterior": "types calibration through_plane",
