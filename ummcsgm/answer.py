@@ -22,6 +22,7 @@ from ummcsgm.sampling import SAMPLERS as DRAWING
 from ummcsgm.sampling import (
     address_keys,
     default_times,
+    evaluations,
     find_sampler,
     in_microbatches,
     make_draw,
@@ -93,8 +94,8 @@ def make_answer(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
     """answer(images, missing, addresses, mean): the images with what is missing filled.
 
     Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
-    read), [R, M] missing, and addresses [R, n] that name each row's draw. `mean` is what
-    the sampler `mean`, which draws nothing, answered to the same questions: one
+    read), [R, M] missing, and addresses [R, n] that name each row's draw. `mean` is
+    what the sampler `mean`, which draws nothing, answered to the same questions: one
     evaluation that all draws share. The seen modalities come back bit for bit.
 
     Raises:
@@ -145,6 +146,14 @@ def _make_fill(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
         return completion.fill(draw(keys, denoise, missing, mean))
 
     return fill
+
+
+def sampler_facts(sampler: str, trained: Trained, scoring: Scoring) -> dict:
+    """How a sampler was run: its steps, and how often it evaluated the network."""
+    if sampler == "mean":
+        return {"steps": 1, "evaluations": 1}
+    steps = len(times_of(trained.model.sde, sampler, scoring)) - 1
+    return {"steps": steps, "evaluations": evaluations(sampler, steps)}
 
 
 def times_of(sde: SDE, sampler: str, scoring: Scoring) -> Array:
