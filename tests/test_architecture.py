@@ -72,7 +72,9 @@ MAY_IMPORT = {
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "report": "types files figure ensembles evaluate uncertainty",
     "main": "types build checkup manifest preparation train evaluate complete report",
-    "benchmarks.": CORE + " build metrics files data. baselines. parallel train",
+    "benchmarks.": CORE
+    + " plans answer build build_data calibration spread plots metrics files data."
+    + " baselines. parallel train",
 }
 
 # The only files in which a foreign world may be met.

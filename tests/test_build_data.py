@@ -9,10 +9,12 @@ from ummcsgm.build import config_from_json, config_to_json
 from ummcsgm.build_data import (
     LAYOUTS,
     build_layouts,
+    build_processes,
     check_data,
     every_layout,
     find_anywhere,
     located,
+    named_layouts,
 )
 from ummcsgm.data.layouts import KNOWN
 from ummcsgm.data.search import NoSubjectError, file_name
@@ -35,6 +37,13 @@ LACKING = {
     "ixi": f"IXI-T1/{IXI}-T1.nii.gz",
     "bids": "sub-A/ses-1/anat/sub-A_ses-1_T1w.nii.gz",
 }
+
+
+def find(config, folder):
+    """The layout and the subjects, of which none is ambiguous."""
+    found = find_anywhere(config, folder)
+    assert not found.refused
+    return found.layout, found.subjects
 
 
 def touch(folder, *names):
@@ -64,7 +73,7 @@ TRAINED = {
 @pytest.mark.parametrize("trained", TRAINED)
 def test_a_network_of_any_layout_finds_subjects_in_any_other(tmp_path, trained, folder):
     touch(tmp_path, *FOLDERS[folder])
-    layout, (subject,) = find_anywhere(config_of(**TRAINED[trained]), tmp_path)
+    layout, (subject,) = find(config_of(**TRAINED[trained]), tmp_path)
     assert layout.name == folder
     assert "t2" in subject.files and "t1" not in subject.files
     assert file_name(layout, subject, "t1") == pathlib.Path(LACKING[folder])
@@ -78,10 +87,10 @@ def test_a_network_of_any_layout_finds_subjects_in_any_other(tmp_path, trained, 
 def test_contrasts_that_are_none_of_the_networks_are_told(tmp_path, trained):
     """So that completion refuses them rather than pass them over."""
     touch(tmp_path / "brats", *FOLDERS["brats"])
-    _, (subject,) = find_anywhere(config_of(**TRAINED[trained]), tmp_path / "brats")
+    _, (subject,) = find(config_of(**TRAINED[trained]), tmp_path / "brats")
     assert set(subject.files) == {"flair", "t1c", "t2"}
     touch(tmp_path / "ixi", *FOLDERS["ixi"])
-    _, (subject,) = find_anywhere(config_of(**TRAINED[trained]), tmp_path / "ixi")
+    _, (subject,) = find(config_of(**TRAINED[trained]), tmp_path / "ixi")
     assert set(subject.files) == {"t2", "pd"}
 
 
@@ -89,7 +98,7 @@ def test_contrasts_that_are_none_of_the_networks_are_told(tmp_path, trained):
 def test_a_decathlon_tells_of_all_its_channels(tmp_path, trained):
     touch(tmp_path, "imagesTr/BRATS_001.nii.gz")
     (tmp_path / "dataset.json").write_text('{"modality": {"0": "T1w", "1": "FLAIR"}}')
-    layout, (subject,) = find_anywhere(config_of(**TRAINED[trained]), tmp_path)
+    layout, (subject,) = find(config_of(**TRAINED[trained]), tmp_path)
     assert layout.name == "msd" and subject.volumes == {"flair": 1, "t1": 0}
     assert set(subject.files) == {"flair", "t1"}
     name = file_name(layout, subject, "t2")
@@ -99,7 +108,7 @@ def test_a_decathlon_tells_of_all_its_channels(tmp_path, trained):
 def test_contrasts_have_the_names_that_the_network_has_for_them(tmp_path):
     touch(tmp_path, *FOLDERS["bids"], "sub-A/ses-1/anat/sub-A_ses-1_ce-gd_T1w.nii.gz")
     config = config_of(modalities=("T1Gd", "t2f"))
-    layout, (subject,) = find_anywhere(config, tmp_path)
+    layout, (subject,) = find(config, tmp_path)
     assert {name: path.name for name, path in subject.files.items()} == {
         "T1Gd": "sub-A_ses-1_ce-gd_T1w.nii.gz",
         "t2f": "sub-A_ses-1_FLAIR.nii.gz",
@@ -118,11 +127,11 @@ def test_a_modality_that_a_layout_does_not_know_has_its_own_name(tmp_path):
     }
     for name, expected in written.items():
         touch(tmp_path / name, *FOLDERS[name])
-        layout, (subject,) = find_anywhere(config, tmp_path / name)
+        layout, (subject,) = find(config, tmp_path / name)
         assert file_name(layout, subject, "adc") == pathlib.Path(expected)
         assert "adc" not in subject.files
         touch(tmp_path / name, expected)
-        _, (subject,) = find_anywhere(config, tmp_path / name)
+        _, (subject,) = find(config, tmp_path / name)
         assert subject.files["adc"] == tmp_path / name / expected
 
 
@@ -134,7 +143,7 @@ def test_the_networks_own_layout_comes_first(tmp_path):
         ("brats23", {"layout": "brats23"}),
     ):
         config = config_of(modalities=("t1", "t2"), **fields)
-        assert find_anywhere(config, tmp_path)[0].name == name
+        assert find(config, tmp_path)[0].name == name
     with pytest.raises(InputError, match="as the layouts brats23 and bids"):
         find_anywhere(config_of(modalities=("t1", "t2")), tmp_path)
     with pytest.raises(InputError, match="as the layouts brats23 and bids"):
@@ -154,7 +163,7 @@ def test_nothing_found_names_every_layout_once(tmp_path, trained):
 def test_a_mask_is_looked_for_in_the_other_layout_too(tmp_path):
     touch(tmp_path, *FOLDERS["brats"], "HGG/A/A_brain.nii.gz")
     config = config_of(pattern=OWN, modalities=("t1", "t2"), mask="brain")
-    _, (subject,) = find_anywhere(config, tmp_path)
+    _, (subject,) = find(config, tmp_path)
     assert subject.mask == tmp_path / "HGG/A/A_brain.nii.gz"
 
 
@@ -162,7 +171,7 @@ def test_entities_choose_in_the_other_layout_too(tmp_path):
     own = "sub-1/anat/sub-1_"
     touch(tmp_path, f"{own}run-1_T1w.nii.gz", f"{own}run-2_T1w.nii.gz")
     config = config_of(layout="brats", modalities=("t1", "t2"), entities=("run-2",))
-    _, (subject,) = find_anywhere(config, tmp_path)
+    _, (subject,) = find(config, tmp_path)
     assert subject.files["t1"].name == "sub-1_run-2_T1w.nii.gz"
 
 
@@ -183,7 +192,7 @@ def test_auto_means_every_layout_that_knows_the_modalities():
     assert names(config_of(modalities=FOUR)) == ["brats", "brats23", "msd", "bids"]
     assert names(config_of(modalities=("t1", "pd"))) == ["ixi", "bids"]
     assert names(config_of(modalities=("flair", "pd"))) == ["bids"]
-    assert set(LAYOUTS) == {*KNOWN, "flat"}
+    assert set(LAYOUTS) == set(KNOWN)
 
 
 def test_a_pattern_is_the_layout_unless_another_is_named():
@@ -222,6 +231,29 @@ def test_a_config_that_can_be_looked_for_is_taken():
 def test_every_layout_is_told_also_where_one_is_named():
     own = config_of(layout="brats", modalities=("t1", "t2"), pattern=OWN)
     assert [layout.name for layout in every_layout(own)] == list(KNOWN)
+
+
+def test_the_named_layouts_know_all_their_contrasts_without_a_config():
+    named = {layout.name: layout for layout in named_layouts()}
+    assert list(named) == list(KNOWN)
+    for name, layout in named.items():
+        assert list(layout.words) == list(KNOWN[name])
+        assert layout.mask == "" and layout.entities == ()
+
+
+def test_the_processes_are_the_configs():
+    assert build_processes(config_of(processes=3)) == 3
+
+
+def test_an_ambiguous_subject_of_the_own_layout_is_told_and_no_other_searched(
+    tmp_path,
+):
+    touch(tmp_path, "scans/S.t1.nii.gz", *FOLDERS["brats"])
+    config = config_of(pattern=OWN, modalities=("t1", "t2"))
+    touch(tmp_path, "scans/S.t1.nii")
+    found = find_anywhere(config, tmp_path)
+    assert found.layout.name == "flat" and list(found.refused) == ["S"]
+    assert found.subjects == [] and len(found.leftover) == 3
 
 
 def test_a_folder_in_a_checkpoint_is_found_from_anywhere(tmp_path, monkeypatch):

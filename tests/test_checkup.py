@@ -74,9 +74,64 @@ def test_the_config_says_what_should_be_there(healthy, tmp_path, capsys):
     for path in folder.rglob("*_t1ce.nii.gz"):
         path.unlink()
     assert doctor(capsys, folder)[0] == 0
-    file = write_config(tmp_path / "c.py", tiny_config(folder))
+    file = write_config(tmp_path / "c.py", tiny_config(folder, data__grid=(64, 64)))
     code, out, _ = doctor(capsys, folder, "--config", file)
     assert code == 1 and "t1c" in out
+
+
+def findings_of(capsys, folder, **changes):
+    """The exit code with a config, and (severity, code) of what is told with it."""
+    config = tiny_config(folder, **changes)
+    file = write_config(folder.parent / "config.py", config)
+    code, out, _ = doctor(capsys, folder, "--config", file, "--json")
+    told = json.loads(out)["findings"]
+    return code, {(one["severity"], one["code"]) for one in told}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stops"),
+    [
+        ({"grid": (16, 16)}, {("stop", "unfit")}),
+        ({"min_brain": 0.9}, {("stop", "unfit")}),
+        ({"mask": "brain"}, {("stop", "missing")}),
+        ({"spacing": 20.0}, {("stop", "unfit")}),
+        ({}, set()),
+    ],
+)
+def test_what_the_config_asks_of_every_subject_is_looked_for(
+    healthy, capsys, changes, stops
+):
+    fields = {"grid": (64, 64), "min_brain": 0.2} | changes
+    fields = {f"data__{key}": value for key, value in fields.items()}
+    assert findings_of(capsys, healthy, **fields) == (int(bool(stops)), stops)
+
+
+def test_the_quickstart_passes_its_own_phantom(healthy, capsys):
+    fields = {"data__grid": (56, 48), "data__min_brain": 0.3}
+    assert findings_of(capsys, healthy, **fields) == (0, set())
+
+
+def test_a_file_of_no_subject_is_told_and_stops_nothing(healthy, tmp_path, capsys):
+    folder = shutil.copytree(healthy, tmp_path / "odd")
+    path = first_file(folder, "t2")
+    odd = path.rename(path.with_name(path.name.replace("_t2", "_T2_new")))
+    code, out, _ = doctor(capsys, folder)
+    (row,) = (line for line in out.splitlines() if line.startswith("warn | "))
+    assert code == 0 and str(odd) in row and "no scan of the layout brats" in row
+
+
+def test_a_subject_that_is_there_twice_stops_and_the_others_are_examined(
+    healthy, tmp_path, capsys
+):
+    folder = shutil.copytree(healthy, tmp_path / "twice")
+    path = first_file(folder, "t2")
+    shutil.copy(path, path.with_suffix(""))
+    code, out, _ = doctor(capsys, folder, "--json")
+    told = json.loads(out)
+    (finding,) = told["findings"]
+    assert (code, told["subjects"]) == (1, 1)
+    assert (finding["severity"], finding["code"]) == ("stop", "ambiguous")
+    assert finding["subject"] == path.parent.name and str(path) in finding["sentence"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,25 @@ def test_a_subject_with_one_modality_is_left_out_and_named(folder):
     assert start(folder).split == cohort.split
 
 
+def test_an_ambiguous_subject_is_refused_with_both_files(folder):
+    (folder / "P03/P03_t1.nii").touch()
+    (folder / "P05/P05_t1.nii").touch()
+    with pytest.raises(InputError, match=r"P03_t1\.nii and .*P03_t1\.nii\.gz are one"):
+        start(folder)
+    assert not (folder.parent / "run").exists()
+
+
+def test_files_that_are_nobodys_are_kept_by_path(folder):
+    assert start(folder).unread == ()
+    touch(folder, "Q1", ("seg",))
+    touch(folder, "P03", ("seg", "t1gd"))
+    (folder / "scan.nii").touch()
+    own = ("P03/P03_t1gd.nii.gz", "Q1/Q1_seg.nii.gz", "scan.nii")
+    cohort = start(folder)
+    assert cohort.unread == tuple(folder / name for name in own)
+    assert len(cohort.subjects) == 12 and cohort.left_out == ()
+
+
 def test_incomplete_subjects_take_part(tmp_path):
     touch(tmp_path / "in", "A", ("flair", "t1", "t1ce", "t2"))
     touch(tmp_path / "in", "B", ("flair", "t2"))

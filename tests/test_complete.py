@@ -564,6 +564,22 @@ def test_one_bad_subject_is_reported_and_the_rest_go_on(stand_in, tmp_path, caps
     assert made == ["HGG/P1/P1_t1ce.nii.gz", "HGG/P3/P3_t1ce.nii.gz"]
 
 
+def test_an_ambiguous_subject_is_reported_and_the_rest_go_on(
+    stand_in, tmp_path, capsys
+):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    twice = path_of(folder, "P2", "t1")
+    nib.save(nib.load(twice), twice.with_suffix(""))
+    (folder / "HGG" / "P1" / "notes.nii.gz").write_bytes(b"x")
+    assert make(folder, tmp_path / "out", "t1c") is False
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "P2_t1.nii and" in said.err and "P2_t1.nii.gz" in said.err
+    assert "not read: 1 files" in said.out and "notes.nii.gz" in said.out
+    assert path_of(tmp_path / "out", "P1", "t1c").is_file()
+    assert "FAILED" in said.out.splitlines()[-1]
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_processes_divide_the_subjects_without_overlap_or_gap(
     stand_in, tmp_path, count

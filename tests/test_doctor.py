@@ -9,10 +9,15 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ummcsgm.data.doctor.cohort import of_search
 from ummcsgm.data.doctor.examine import SEVERITIES, examine_cohort, examine_subject
-from ummcsgm.data.layouts import Subject
+from ummcsgm.data.layouts import Subject, brats
 from ummcsgm.data.nifti import read_volume, write_new
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
+from ummcsgm.data.prepare import prepare
+from ummcsgm.data.store import Settings
+from ummcsgm.data.subjects import View
+from ummcsgm.types import InputError
 
 OPEN_MS = Path(__file__).parents[2] / "shared/data/open_ms"
 MODALITIES = ("flair", "t1", "t1c", "t2")
@@ -266,6 +271,40 @@ def test_a_shift_far_beyond_a_voxel_with_its_outline_is_found(tmp_path, images):
     assert ("t2", "misregistered") in found(written(tmp_path, images | {"t2": image}))
 
 
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_modality_with_left_and_right_exchanged_is_told_and_not_to_be_registered(
+    tmp_path, images, modality
+):
+    subject = written(tmp_path, images | {modality: images[modality][::-1]})
+    only(subject, modality, "mirrored", "stop", "left and right", "orientation")
+    assert "register the" not in examine_subject(subject, MODALITIES)[0].sentence
+
+
+def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
+    image = moved(images["flair"], 3.75, shift=(8, 6, 4), turn=(0, 8, 8), outline=False)
+    every = {m: own[::-1, ::-1] for m, own in (images | {"flair": image}).items()}
+    subject = written(tmp_path, every)
+    assert found(subject) == {("flair", "misregistered")}
+
+
+def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(
+    tmp_path, images
+):
+    for pair in combinations(MODALITIES, 2):
+        both = {pair[0]: images[pair[0]], pair[1]: images[pair[1]][::-1]}
+        ((_, code),) = found(written(tmp_path, both, "_".join(pair)))
+        assert code == "mirrored", pair
+
+
+def test_what_is_mirrored_and_moved_is_mirrored_and_what_all_share_is_no_fault(
+    tmp_path, images
+):
+    image = moved(images["t2"][::-1], 3.75, shift=(8, 0, 4), outline=True)
+    assert found(written(tmp_path, images | {"t2": image})) == {("t2", "mirrored")}
+    every = {m: image[::-1] for m, image in images.items()}
+    assert found(written(tmp_path, every, "every")) == set()
+
+
 def test_what_lies_nowhere_better_is_not_called_misregistered(tmp_path, two):
     waves = np.random.default_rng(3).normal(size=SHAPE)
     strange = 100 + 300 * ndimage.gaussian_filter(waves, 2)
@@ -373,6 +412,35 @@ def test_intensities_scaled_to_one_are_told(tmp_path, two, low, words):
     only(subject, "t1", "normalised", "warn", "normalised already", words)
 
 
+def bytes_of(image, largest=255):
+    return within(image, np.rint(1 + (largest - 1) * image / image.max()))
+
+
+@pytest.mark.parametrize("pick", [bytes_of, lambda image: 255 * image / image.max()])
+def test_intensities_scaled_to_255_are_told(tmp_path, two, pick):
+    subject = written(tmp_path, two | {"t1": pick(two["t1"])})
+    only(subject, "t1", "normalised", "warn", "0 ... 255", "originals")
+
+
+def test_an_image_stored_in_8_bits_is_told_and_one_in_16_is_not(tmp_path, two):
+    few = bytes_of(two["t1"], 180)
+    subject = written(tmp_path, two | {"t1": few})
+    assert found(subject) == set()
+    write_new(subject.files["t1"], few.astype(np.int16), affine_of(SHAPE))
+    assert found(subject) == set()
+    write_new(subject.files["t1"], few.astype(np.uint8), affine_of(SHAPE))
+    only(subject, "t1", "normalised", "warn", "stored in 8 bits", "180")
+
+
+def test_values_below_0_or_beyond_255_are_no_8_bits(tmp_path, two):
+    beyond = within(two["t1"], np.where(two["t1"] == two["t1"].max(), 256, 100))
+    beyond = np.where(bytes_of(two["t1"]) > 254, beyond, bytes_of(two["t1"]))
+    assert found(written(tmp_path, two | {"t1": beyond})) == set()
+    below = bytes_of(two["t1"])
+    below[tuple(np.argwhere(below > 0)[0])] = -1
+    assert found(written(tmp_path, two | {"t1": below})) == set()
+
+
 def test_an_image_without_a_positive_value_stops(tmp_path, two):
     subject = written(tmp_path, two | {"t1": two["t1"] - 30000 * (two["t1"] != 0)})
     only(subject, "t1", "negative", "stop", "no positive value")
@@ -434,11 +502,12 @@ def others():
     return [make_subject(5, index, (40, 40, 26)).images for index in range(3)]
 
 
-def examined(subjects, modalities=MODALITIES, processes=1):
+def examined(subjects, modalities=MODALITIES, processes=1, settings=None):
     steps = []
     findings = examine_cohort(
         subjects,
         modalities,
+        settings,
         processes=processes,
         progress=lambda done, total: steps.append((done, total)),
     )
@@ -504,15 +573,178 @@ def test_an_image_of_two_patients_is_a_leak_and_one_of_one_patient_is_not(
     assert "leakage" not in {f.code for f in examined([first, second, same], pair)}
 
 
-def test_a_subject_without_the_mask_that_others_have_stops(tmp_path, others):
-    mask = tmp_path / "mask.nii"
+def zoomed(affine, y, x):
+    """The affine of voxels `y` and `x` times as large as in `affine`."""
+    return affine @ np.diag([x, y, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("zoom", "told_of"), [((1.15, 1), False), ((1.25, 1), True), ((1, 0.8), True)]
+)
+def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
+    tmp_path, others, zoom, told_of
+):
+    subjects = []
+    for k, own in enumerate(others):
+        affine = zoomed(affine_of(own["t1"].shape), *(zoom if k == 1 else (1, 1)))
+        two = {m: own[m] for m in ("t1", "t2")}
+        subjects.append(written(tmp_path, two, f"s{k}", dict.fromkeys(two, affine)))
+    findings = examined(subjects, ("t1", "t2"))
+    assert told(findings) == ({("", "", "spacing", "warn")} if told_of else set())
+    if told_of:
+        odd = f"{6 * zoom[1]:.3g} x {6 * zoom[0]:.3g} mm in subject s1"
+        ends = [odd, "6 x 6 mm in subject s0"]
+        ends = ends[::-1] if max(zoom) > 1 else ends
+        assert f"from {ends[0]} to {ends[1]}" in findings[0].sentence
+        assert "config.data.spacing" in findings[0].sentence
+    # The run resamples all of them to one size.
+    settings = Settings(("t1", "t2"), View((64, 64), 6.0, masked=False), 0.0)
+    assert examined(subjects, ("t1", "t2"), settings=settings) == []
+    settings = Settings(("t1", "t2"), View((64, 64), 0.0, masked=False), 0.0)
+    assert examined(subjects, ("t1", "t2"), settings=settings) == findings
+
+
+def test_oblong_pixels_that_all_subjects_share_are_passed_in_silence(tmp_path, others):
+    subjects = []
+    for k, own in enumerate(others):
+        two = {m: own[m] for m in ("t1", "t2")}
+        affine = zoomed(affine_of(own["t1"].shape), 0.7, 1)
+        subjects.append(written(tmp_path, two, f"s{k}", dict.fromkeys(two, affine)))
+    assert examined(subjects, ("t1", "t2")) == []
+
+
+def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_path):
+    layout = brats(MODALITIES, "")
+    refused = {"a": "a.nii and A.nii are one", str(tmp_path): f"{tmp_path} is shut"}
+    paths = tuple(tmp_path / f"{k}.nii" for k in range(8))
+    for count, codes in ((0, 0), (4, 4), (5, 5), (6, 6), (8, 6)):
+        ambiguous, shut, *unknown = of_search(layout, refused, paths[:count])
+        assert told([ambiguous]) == {("a", "", "ambiguous", "stop")}
+        assert ambiguous.sentence == refused["a"]
+        assert told([shut]) == {("", "", "unreadable", "stop")}
+        assert (shut.path, shut.sentence) == (tmp_path, refused[str(tmp_path)])
+        assert len(unknown) == codes
+        assert {f.severity for f in unknown} | {"warn"} == {"warn"}
+        for finding, path in zip(unknown[:5], paths, strict=False):
+            assert finding.path == path and str(path) in finding.sentence
+            assert "no scan of the layout brats: rename it" in finding.sentence
+    assert unknown[5].path is None and unknown[5].sentence.startswith("3 more files ")
+
+
+# ------------------------------------------------------------------- a run's own view
+
+
+def settings_of(grid, *, spacing=0.0, masked=False, min_brain=0.0):
+    return Settings(("t1", "t2"), View(grid, spacing, masked), min_brain)
+
+
+def agreed(folder, subject, settings, *words):
+    """The doctor passes what `prepare` does and stops what it refuses, as it says."""
+    findings = examine_subject(subject, ("t1", "t2"), settings)
+    try:
+        prepare(
+            folder / "prepared",
+            {"train": [subject]},
+            settings,
+            processes=1,
+            report=lambda done, total: None,
+        )
+    except InputError as error:
+        (finding,) = findings
+        assert finding.severity == "stop" and finding.subject == subject.name
+        reason = str(error).removeprefix(f"subject {subject.name}")
+        reason = reason.removeprefix(": ").removeprefix(" ")
+        assert finding.sentence.startswith(f"subject {subject.name} ")
+        assert reason in finding.sentence
+        assert words, error
+        for word in words:
+            assert word in finding.sentence
+    else:
+        assert not words and findings == []
+
+
+@pytest.fixture(scope="session")
+def extent(two):
+    """Rows and columns of the healthy subject's brain."""
+    area = ((two["t1"] != 0) | (two["t2"] != 0)).any(axis=2)
+    lines = area.any(axis=0), area.any(axis=1)
+    return tuple(int(np.ptp(np.flatnonzero(line))) + 1 for line in lines)
+
+
+def test_a_brain_that_does_not_fit_in_the_grid_stops(tmp_path, two, extent):
+    subject = written(tmp_path, two)
+    agreed(tmp_path, subject, settings_of(extent))
+    words = "does not fit in config.data.grid", "cannot be prepared"
+    for grid in ((extent[0] - 1, extent[1]), (extent[0], extent[1] - 1)):
+        agreed(tmp_path, subject, settings_of(grid), *words)
+    # Twice as large a pixel needs half the grid, one a little smaller does not do.
+    half = tuple(size // 2 + 2 for size in extent)
+    agreed(tmp_path, subject, settings_of(half, spacing=7.5))
+    agreed(tmp_path, subject, settings_of(half, spacing=6.5), *words, "spacing")
+
+
+def test_a_brain_that_fills_too_little_of_every_slice_stops(tmp_path, two):
+    subject = written(tmp_path, two)
+    brain = (two["t1"] != 0) | (two["t2"] != 0)
+    share = float(np.count_nonzero(brain, axis=(0, 1)).max()) / 64**2
+    agreed(tmp_path, subject, settings_of((64, 64), min_brain=share - 1e-6))
+    enough = settings_of((64, 64), min_brain=share)
+    agreed(tmp_path, subject, enough, "config.data.min_brain", f"{share:.3f}")
+    large = settings_of((64, 64), spacing=7.5, min_brain=share / 2)
+    agreed(tmp_path, subject, large, "config.data.min_brain")
+
+
+def test_a_mask_that_the_config_asks_for_stops_each_subject_without(tmp_path, others):
+    path = tmp_path / "mask.nii"
     shape = others[0]["t1"].shape
-    write_new(mask, (others[0]["t1"] != 0).astype(np.uint8), affine_of(shape))
-    subjects = [
-        written(tmp_path, others[0], "s0", mask=mask),
-        written(tmp_path, others[1], "s1"),
-    ]
-    assert told(examined(subjects)) == {("s1", "mask", "missing", "stop")}
+    write_new(path, (others[0]["t1"] != 0).astype(np.uint8), affine_of(shape))
+    own = [{m: other[m] for m in ("t1", "t2")} for other in others]
+    bare = [written(tmp_path, two, f"s{k}") for k, two in enumerate(own)]
+    subjects = [dataclasses.replace(bare[0], mask=path), *bare[1:]]
+    pair, asked = ("t1", "t2"), settings_of(shape[:2], masked=True)
+    lacking = {(f"s{k}", "mask", "missing", "stop") for k in range(3)}
+    assert told(examined(bare, pair, settings=asked)) == lacking
+    lacking.remove(("s0", "mask", "missing", "stop"))
+    assert told(examined(subjects, pair, settings=asked)) == lacking
+    assert examined(bare, pair, settings=settings_of(shape[:2])) == []
+    assert examined(bare, pair) == []
+    agreed(tmp_path, subjects[1], asked, "no brain mask, which config.data.mask asks")
+    agreed(tmp_path, subjects[0], asked)
+
+
+def test_the_brain_is_the_masks_where_the_config_asks_for_one(tmp_path, two, extent):
+    brain, path = two["t1"] != 0, tmp_path / "mask.nii"
+    head = ndimage.binary_dilation(brain, iterations=4) & ~brain
+    heads = {m: image + head * 200 * noise(image) for m, image in two.items()}
+    write_new(path, brain.astype(np.uint8), affine_of(SHAPE))
+    subject = written(tmp_path, heads, mask=path)
+    agreed(tmp_path, subject, settings_of(extent, masked=True))
+    # A mask larger than what is not 0 counts as it is.
+    wide = ndimage.binary_dilation(brain, iterations=2)
+    write_new(path, wide.astype(np.uint8), affine_of(SHAPE))
+    subject = written(tmp_path, two, mask=path)
+    agreed(tmp_path, subject, settings_of(extent, masked=True), "does not fit")
+
+
+def test_a_brain_is_not_called_too_large_for_what_is_no_brain(tmp_path, two, extent):
+    filled = {m: np.where(im != 0, im, noise(im)) for m, im in two.items()}
+    subject = written(tmp_path, filled)
+    codes = {
+        f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))
+    }
+    assert codes == {"not_stripped"}
+    subject = written(tmp_path, two | {"t2": two["t2"] - 100}, "b")
+    codes = {
+        f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))
+    }
+    assert codes == {"background"}
+
+
+def test_what_a_run_leaves_out_does_not_stop_it(tmp_path, two):
+    subject = written(tmp_path, {"t1": two["t1"]})
+    for settings in (settings_of((8, 8)), settings_of((8, 8), masked=True)):
+        findings = examine_subject(subject, ("t1", "t2"), settings)
+        assert {f.severity for f in findings} == {"note"}
 
 
 def test_two_processes_find_what_one_finds_in_the_same_order(tmp_path, others):
@@ -584,6 +816,17 @@ def test_4_mm_and_5_degrees_between_real_scans_are_found_and_1_mm_is_not(
     clear = sum(np.abs(shift)) + sum(turn) > 1
     expected = {("flair", "misregistered")} if clear else set()
     assert found(replaced(tmp_path, two, flair=volume)) == expected
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "modality"), [("patient07", "t2"), ("patient19", "flair")]
+)
+def test_a_real_scan_with_left_and_right_exchanged_is_found(tmp_path, name, modality):
+    subject = real_subject(name)
+    volume, _ = read_volume(subject.files[modality])
+    subject = replaced(tmp_path, subject, **{modality: volume[:, :, ::-1]})
+    assert found(subject) == {(modality, "mirrored")}
 
 
 @real

@@ -10,11 +10,11 @@ from ummcsgm.data.layouts import (
     brats23,
     check_entities,
     contrast_of,
-    fields_of,
     flat,
     ixi,
     msd,
 )
+from ummcsgm.data.patterns import fields_of
 from ummcsgm.types import InputError
 
 FLAT = "{subject}/{subject}-{modality}.nii.gz"
@@ -240,7 +240,9 @@ def test_the_word_of_a_mask_is_the_users():
     assert {layout.mask for layout in layouts} == {"brain"}
 
 
-@pytest.mark.parametrize("entity", ["run", "run-", "-1", "run_1", "run-1_acq-2", ""])
+@pytest.mark.parametrize(
+    "entity", ["run", "-", "-1", "run_1", "run-1_acq-2", "r--", ""]
+)
 def test_an_entity_is_a_key_and_a_value(entity):
     for check in (check_entities, lambda given: bids(["t1"], "", given)):
         with pytest.raises(InputError, match="wanted key-value, like run-1") as error:
@@ -250,6 +252,7 @@ def test_an_entity_is_a_key_and_a_value(entity):
 
 def test_entities_are_kept_in_the_layout():
     assert bids(["t1"], "", ["run-1", "acq-3D"]).entities == ("run-1", "acq-3D")
+    assert bids(["t1"], "", ("desc-", "run-1")).entities == ("desc-", "run-1")
     assert bids(["t1"], "", ()).entities == ()
 
 

@@ -100,9 +100,8 @@ def test_questions_with_more_missing_are_averaged_in_a_second_table(tmp_path):
     assert list(first) == [(ridge,)] and list(first[ridge,]) == ["T1"]
     assert first[ridge,]["T1"].startswith("30.00 ± 0.50<br>")
     assert list(second) == [("2", mean), ("2", ridge), ("3", ridge)]
-    assert (
-        second["2", ridge]["T1"] == "**21.50**<br>60.00 / **50.00**<br>8.00<br>n = 24"
-    )
+    cell = "**21.50**<br>60.00 / **50.00**<br>8.00<br>n = 24"
+    assert second["2", ridge]["T1"] == cell
     assert second["2", mean]["T1"].startswith("21.00 ± 0.50<br>**70.00 ± ")
     assert second["2", ridge]["T2"].startswith("11.00 ± 0.50<br>")
     assert second["2", mean]["T2"] == "–<br>– / –<br>–"

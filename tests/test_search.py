@@ -1,6 +1,8 @@
 """Subjects are found wherever one points, in each layout, and nothing else is."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +34,26 @@ def touch_brats(folder, name, words=OLD, ending="nii.gz", divider="_"):
 
 
 def find(folder, layout):
-    found, subjects = find_subjects(folder, [layout])
-    assert found.name == layout.name
-    return subjects
+    """The subjects, of which none is ambiguous."""
+    found = find_subjects(folder, [layout])
+    assert found.layout.name == layout.name and not found.refused
+    return found.subjects
+
+
+def left(folder, *layouts):
+    """What is nobody's, relative to the folder."""
+    leftover = find_subjects(folder, layouts).leftover
+    assert list(leftover) == sorted(leftover)
+    return [str(path.relative_to(folder)) for path in leftover]
+
+
+def refuse(folder, layout, *refused):
+    """The sentence on the names that are refused, and on no others."""
+    found = find_subjects(folder, [layout])
+    assert list(found.refused) == list(refused)
+    assert not {one.name for one in found.subjects} & set(refused)
+    (sentence,) = set(found.refused.values())
+    return sentence
 
 
 def names(subjects):
@@ -249,10 +268,10 @@ def test_the_decathlons_channels_are_flair_t1_t1gd_t2_also_undescribed(decathlon
 @pytest.mark.parametrize("below", ["", "imagesTr", "imagesTs"])
 def test_another_order_of_the_channels_is_read_from_the_description(decathlon, below):
     describe(decathlon, "T1w", "T2w", "FLAIR", "T1gd")
-    layout, found = find_subjects(decathlon / below, [msd(FOUR, "")])
+    found = find_subjects(decathlon / below, [msd(FOUR, "")])
     swapped = {"flair": 2, "t1": 0, "t1c": 3, "t2": 1}
-    assert layout.volumes == swapped
-    assert all(subject.volumes == swapped for subject in found)
+    assert found.layout.volumes == swapped
+    assert all(subject.volumes == swapped for subject in found.subjects)
 
 
 def test_a_channel_that_is_described_as_absent_is_absent(decathlon):
@@ -284,8 +303,7 @@ def test_a_description_of_something_else_says_nothing(decathlon, content):
 
 def test_a_description_beside_data_of_another_layout_is_not_looked_at(grouped):
     (grouped / "dataset.json").write_text('{"modality": {"0": "CT"}}')
-    layout, _ = find_subjects(grouped, every_layout())
-    assert layout.name == "brats"
+    assert find_subjects(grouped, every_layout()).layout.name == "brats"
     (grouped / "dataset.json").write_text("damaged")
     assert find(grouped, brats(FOUR, "")) and find_subjects(grouped, every_layout())
 
@@ -299,8 +317,8 @@ def test_files_of_one_channel_each_are_no_decathlon(tmp_path):
 
 def test_a_decathlon_subject_in_train_and_test_is_refused_with_both_files(decathlon):
     touch(decathlon, "imagesTs/BRATS_001.nii.gz")
-    with pytest.raises(InputError, match=r"imagesTr/BRATS_001.*imagesTs/BRATS_001"):
-        find(decathlon, msd(FOUR, ""))
+    told = refuse(decathlon, msd(FOUR, ""), "BRATS_001")
+    assert re.search(r"imagesTr/BRATS_001.*imagesTs/BRATS_001", told)
 
 
 def test_what_the_decathlon_lacks_is_written_as_a_file_of_its_own(decathlon):
@@ -364,8 +382,7 @@ def test_a_contrast_in_the_folder_of_another_is_not_taken(tmp_path):
 def test_one_contrast_of_ixi_in_two_places_is_refused_with_both(tmp_path):
     touch(tmp_path, f"IXI-T1/{IXI[0]}-T1.nii.gz", f"{IXI[0]}-T1.nii.gz")
     told = rf"IXI-T1/{IXI[0]}-T1\.nii\.gz and .*/{IXI[0]}-T1\.nii\.gz are one image"
-    with pytest.raises(InputError, match=told):
-        find(tmp_path, ixi(("t1", "t2"), ""))
+    assert re.search(told, refuse(tmp_path, ixi(("t1", "t2"), ""), IXI[0]))
 
 
 ALL_BIDS = ("t1", "t1c", "t2", "flair", "pd")
@@ -457,10 +474,9 @@ def runs(tmp_path):
 
 
 def test_two_runs_are_refused_with_both_files_and_what_chooses(runs):
-    with pytest.raises(InputError) as error:
-        find(runs, bids(ALL_BIDS, "", ()))
+    sentence = refuse(runs, bids(ALL_BIDS, "", ()), "sub-1")
     for told in ("run-1_T1w.nii.gz and", "run-2_T1w.nii.gz", "config.data.entities"):
-        assert told in str(error.value)
+        assert told in sentence
 
 
 @pytest.mark.parametrize("run", ["run-1", "run-2"])
@@ -481,10 +497,51 @@ def test_every_entity_must_fit_and_one_that_fits_none_is_told(runs):
         find(runs, bids(ALL_BIDS, "", ("run-01", "acq-2D")))
 
 
-def test_a_run_and_a_file_without_one_are_ambiguous(runs):
-    touch(runs, "sub-1/anat/sub-1_T1w.nii.gz")
-    with pytest.raises(InputError, match=r"sub-1_T1w.nii.gz and .*run-1|run-1.* and"):
-        find(runs, bids(ALL_BIDS, "", ("run-1",)))
+@pytest.mark.parametrize("value", ["brain", "preproc"])
+def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(
+    tmp_path, value
+):
+    own = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-{value}_T1w.nii.gz")
+    touch(tmp_path, f"{own}_T2w.nii.gz", f"{own}_desc-other_T2w.nii.gz")
+    touch(tmp_path, "sub-2/anat/sub-2_T1w.nii.gz")
+    first, second = find(tmp_path, bids(ALL_BIDS, "", (f"desc-{value}",)))
+    assert {name: path.name for name, path in first.files.items()} == {
+        "t1": f"sub-1_desc-{value}_T1w.nii.gz",
+        "t2": "sub-1_T2w.nii.gz",
+    }
+    assert second.files["t1"].name == "sub-2_T1w.nii.gz"
+    assert left(tmp_path, bids(ALL_BIDS, "", (f"desc-{value}",))) == []
+    assert "one image" in refuse(tmp_path, bids(ALL_BIDS, "", ()), "sub-1")
+
+
+def test_a_bare_key_chooses_the_files_without_it(tmp_path):
+    own = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-brain_T1w.nii.gz")
+    touch(tmp_path, f"{own}_desc-brain_T2w.nii.gz", f"{own}_run-1_FLAIR.nii.gz")
+    (subject,) = find(tmp_path, bids(ALL_BIDS, "", ("desc-",)))
+    assert {name: path.name for name, path in subject.files.items()} == {
+        "t1": "sub-1_T1w.nii.gz",
+        "flair": "sub-1_run-1_FLAIR.nii.gz",
+    }
+    assert left(tmp_path, bids(ALL_BIDS, "", ("desc-",))) == []
+
+
+def test_the_first_of_two_entities_decides_first(tmp_path):
+    own = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{own}_run-1_T1w.nii.gz", f"{own}_acq-3D_T1w.nii.gz")
+    touch(tmp_path, f"{own}_run-1_acq-2D_T1w.nii.gz")
+    for entities in (("run-1", "acq-3D"), ("acq-3D", "run-1")):
+        (subject,) = find(tmp_path, bids(ALL_BIDS, "", entities))
+        assert subject.files["t1"].name == f"sub-1_{entities[0]}_T1w.nii.gz"
+
+
+@pytest.mark.parametrize("entity", ["desc-preproc", "desc-"])
+def test_what_says_which_mask_it_is_chooses_no_mask(tmp_path, entity):
+    own = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-brain_mask.nii.gz")
+    (subject,) = find(tmp_path, bids(["t1"], "brain_mask", (entity,)))
+    assert subject.mask == tmp_path / f"{own}_desc-brain_mask.nii.gz"
 
 
 def test_segmentation_and_mask_of_bids(tmp_path):
@@ -623,10 +680,16 @@ def test_a_pattern_for_each_modality_and_what_else_there_is(tmp_path):
 )
 def test_a_file_that_two_patterns_claim_is_refused(tmp_path, pattern):
     touch(tmp_path, "S.nii.gz", "S_t2.nii.gz")
-    with pytest.raises(InputError) as error:
-        find(tmp_path, flat(["t1", "t2"], pattern, ""))
+    touch(tmp_path, "Q.nii.gz")
+    layout = flat(["t1", "t2"], pattern, "")
+    both = "{subject}.nii.gz" in pattern
+    sentence = refuse(tmp_path, layout, *(["S", "S_t2"] if both else ["S"]))
     for told in ("S_t2.nii.gz reads as", "t1 of ", "t2 of ", "config.data.pattern"):
-        assert told in str(error.value)
+        assert told in sentence
+    found = find_subjects(tmp_path, [layout])
+    assert names(found.subjects) == ([("", "Q")] if both else [])
+    left_over = [] if both else [tmp_path / "Q.nii.gz", tmp_path / "S.nii.gz"]
+    assert list(found.leftover) == left_over
 
 
 # Whichever folder one points at, and whatever else lies there.
@@ -674,9 +737,9 @@ def test_a_plain_nii_is_taken_and_two_of_one_image_are_refused(tmp_path):
     layout = flat(["t1"], FLAT, "")
     assert find(tmp_path, layout)[0].files["t1"].name == "S-t1.nii"
     touch(tmp_path, "S/S-t1.nii.gz")
-    with pytest.raises(InputError, match=r"S-t1\.nii and .*S-t1\.nii\.gz") as error:
-        find(tmp_path, layout)
-    assert "entities" not in str(error.value)
+    sentence = refuse(tmp_path, layout, "S")
+    assert re.search(r"S-t1\.nii and .*S-t1\.nii\.gz", sentence)
+    assert "entities" not in sentence
 
 
 def test_a_pattern_without_gz_takes_no_compressed_file(tmp_path):
@@ -690,22 +753,21 @@ def test_two_segmentations_and_two_masks_are_refused_too(tmp_path):
         root = tmp_path / word
         touch_brats(root, "S", ("t1", "t2", word))
         touch(root, f"S/S_{word}.nii")
-        with pytest.raises(InputError, match=rf"S_{word}\.nii and .*are one image"):
-            find(root, brats(FOUR, "brain"))
+        sentence = refuse(root, brats(FOUR, "brain"), "S")
+        assert re.search(rf"S_{word}\.nii and .*are one image", sentence)
 
 
 def test_one_name_in_two_groups_is_refused_with_both_files(grouped):
     touch_brats(grouped, "LGG/BraTS19_Z_1", ("t2",))
-    with pytest.raises(InputError, match=r"HGG/BraTS19_Z_1/.*LGG/BraTS19_Z_1/"):
-        find(grouped, brats(FOUR, ""))
+    sentence = refuse(grouped, brats(FOUR, ""), "BraTS19_Z_1")
+    assert re.search(r"HGG/BraTS19_Z_1/.*LGG/BraTS19_Z_1/", sentence)
 
 
 def test_one_name_within_and_outside_a_group_is_refused_with_both_files(grouped):
     touch_brats(grouped, "BraTS19_Z_1", ("t2",))
-    with pytest.raises(InputError) as error:
-        find(grouped, brats(FOUR, ""))
-    assert f"{grouped}/BraTS19_Z_1/" in str(error.value)
-    assert f"{grouped}/HGG/BraTS19_Z_1/" in str(error.value)
+    sentence = refuse(grouped, brats(FOUR, ""), "BraTS19_Z_1")
+    assert f"{grouped}/BraTS19_Z_1/" in sentence
+    assert f"{grouped}/HGG/BraTS19_Z_1/" in sentence
 
 
 @pytest.mark.parametrize("words", [("t1",), ("t2",)])
@@ -713,24 +775,29 @@ def test_names_that_differ_in_case_only_are_one_subject_twice(tmp_path, words):
     """Whether or not they have the same modalities: their results would collide."""
     touch_brats(tmp_path, "Brats_A", ("t1",))
     touch_brats(tmp_path, "BRATS_a", words)
-    with pytest.raises(InputError, match="is there twice") as error:
-        find(tmp_path, brats(FOUR, ""))
-    assert "Brats_A/Brats_A_t1.nii.gz" in str(error.value)
-    assert f"BRATS_a/BRATS_a_{words[0]}.nii.gz" in str(error.value)
+    sentence = refuse(tmp_path, brats(FOUR, ""), "BRATS_a", "Brats_A")
+    assert "is there twice" in sentence
+    assert "Brats_A/Brats_A_t1.nii.gz" in sentence
+    assert f"BRATS_a/BRATS_a_{words[0]}.nii.gz" in sentence
 
 
 def test_a_patient_whose_name_differs_in_case_only_is_one_patient_twice(tmp_path):
     own = "sub-{0}/ses-{1}/anat/sub-{0}_ses-{1}_T1w.nii.gz"
     touch(tmp_path, own.format("A", 1), own.format("a", 2))
-    with pytest.raises(InputError, match=r"sub-A_ses-1_.*sub-a_ses-2_"):
-        find(tmp_path, bids(["t1"], "", ()))
+    touch(tmp_path, own.format("B", 1))
+    found = find_subjects(tmp_path, [bids(["t1"], "", ())])
+    assert names(found.subjects) == [("", "sub-B_ses-1")]
+    assert list(found.refused) == ["sub-A_ses-1", "sub-a_ses-2"]
+    for sentence in found.refused.values():
+        assert re.search(r"sub-A_ses-1_.*sub-a_ses-2_", sentence)
 
 
 def test_sessions_that_differ_in_case_only_are_one_session_twice(tmp_path):
     own = "sub-1/ses-{0}/anat/sub-1_ses-{0}_{1}.nii.gz"
     touch(tmp_path, own.format("A", "T1w"), own.format("a", "T2w"))
-    with pytest.raises(InputError, match=r"sub-1_ses-A_T1w.*sub-1_ses-a_T2w"):
-        find(tmp_path, bids(["t1", "t2"], "", ()))
+    layout = bids(["t1", "t2"], "", ())
+    sentence = refuse(tmp_path, layout, "sub-1_ses-A", "sub-1_ses-a")
+    assert re.search(r"sub-1_ses-A_T1w.*sub-1_ses-a_T2w", sentence)
 
 
 def test_a_stray_file_in_a_folder_of_subjects_makes_no_subject_of_it(tmp_path):
@@ -744,16 +811,17 @@ def test_a_stray_file_in_a_folder_of_subjects_makes_no_subject_of_it(tmp_path):
 def test_scans_of_two_patients_under_one_name_are_refused_with_both_files(tmp_path):
     pattern = "{modality}/{subject}/{session}.nii.gz"
     touch(tmp_path, "t1/P/1_2.nii.gz", "t1/P_1/2.nii.gz")
-    with pytest.raises(InputError, match=r"t1/P/1_2\.nii\.gz and .*t1/P_1/2\.nii\.gz"):
-        find(tmp_path, flat(["t1"], pattern, ""))
+    sentence = refuse(tmp_path, flat(["t1"], pattern, ""), "P_1_2")
+    assert re.search(r"t1/P/1_2\.nii\.gz and .*t1/P_1/2\.nii\.gz", sentence)
 
 
 def test_a_segmentation_alone_is_no_subject(tmp_path):
     touch(tmp_path, "A/A-seg.nii.gz")
     with pytest.raises(NoSubjectError, match="no subject found"):
         find(tmp_path, flat(["t1"], FLAT, ""))
-    touch(tmp_path, "B/B-t1.nii.gz")
+    touch(tmp_path, "B/B-t1.nii.gz", "B/B-seg.nii.gz", "A/A-seg.nii")
     assert names(find(tmp_path, flat(["t1"], FLAT, ""))) == [("", "B")]
+    assert left(tmp_path, flat(["t1"], FLAT, "")) == ["A/A-seg.nii", "A/A-seg.nii.gz"]
 
 
 def test_no_folder_and_no_subject_are_told_apart_and_say_what_was_seen(tmp_path):
@@ -780,6 +848,141 @@ def test_a_file_in_the_place_of_the_folder_is_no_folder(tmp_path):
         find(tmp_path / "S.nii.gz", brats(FOUR, ""))
 
 
+# What one ambiguous subject, or a folder that cannot be read, leaves of the others.
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """A function after which no one may look into a folder; root could always."""
+    closed, scan = [], os.scandir
+
+    def scandir(folder):
+        if Path(folder) in closed:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    return closed.append
+
+
+def test_an_ambiguous_subject_leaves_the_others_and_its_files_are_not_nobodys(grouped):
+    layout = brats(FOUR, "")
+    before = find(grouped, layout)
+    touch_brats(grouped, "HGG/BraTS19_C_1")
+    touch_brats(grouped, "HGG/BraTS19_C_1", ending="nii")
+    touch_brats(grouped, "HGG/BraTS19_D_1")
+    touch_brats(grouped, "LGG/BraTS19_D_1")
+    for layouts in ([layout], every_layout()):
+        found = find_subjects(grouped, layouts)
+        assert [one.name for one in found.subjects] == [one.name for one in before]
+        assert list(found.refused) == ["BraTS19_C_1", "BraTS19_D_1"]
+        assert found.layout.name == "brats"
+    found = find_subjects(grouped, [layout])
+    assert found.subjects == before and found.leftover == ()
+    own = "BraTS19_C_1_flair.nii"
+    assert f"/{own} and " in found.refused["BraTS19_C_1"]
+    assert f"/{own}.gz are one image" in found.refused["BraTS19_C_1"]
+
+
+def test_a_folder_of_ambiguous_subjects_only_has_none_and_says_why(tmp_path):
+    touch(tmp_path, "S/S_t1.nii", "S/S_t1.nii.gz")
+    found = find_subjects(tmp_path, every_layout())
+    assert found.layout.name == "brats" and found.subjects == []
+    assert list(found.refused) == ["S"] and found.leftover == ()
+
+
+def test_a_layout_of_ambiguous_subjects_is_one_of_two_layouts(tmp_path):
+    touch(tmp_path, *EXAMPLES["brats"], "B/B-t1n.nii", "B/B-t1n.nii.gz")
+    with pytest.raises(InputError, match="layouts brats and brats23, as .*B-t1n.nii"):
+        find_subjects(tmp_path, every_layout())
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over_and_told(grouped, unreadable):
+    layout = brats(FOUR, "")
+    before = find(grouped, layout)
+    unreadable(grouped / "HGG/BraTS19_B_1")
+    found = find_subjects(grouped, [layout])
+    assert found.subjects == [before[0], before[2]]
+    closed = str(grouped / "HGG/BraTS19_B_1")
+    assert found.refused == {closed: f"{closed} cannot be read (Permission denied)"}
+
+
+def test_where_nothing_could_be_read_that_is_what_is_told(tmp_path, unreadable):
+    touch(tmp_path, "A/A_t1.nii.gz", "scan.nii.gz")
+    unreadable(tmp_path / "A")
+    found = find_subjects(tmp_path, every_layout())
+    assert found.subjects == [] and list(found.refused) == [str(tmp_path / "A")]
+    assert found.leftover == (tmp_path / "scan.nii.gz",)
+    unreadable(tmp_path)
+    with pytest.raises(InputError, match="cannot be read .Permission denied") as error:
+        find_subjects(tmp_path, every_layout())
+    assert not isinstance(error.value, NoSubjectError)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    touch(tmp_path, "A/A_t1.nii.gz")
+    (tmp_path / "loop").symlink_to("loop")
+    assert names(find(tmp_path, brats(FOUR, ""))) == [("", "A")]
+
+
+# What is nobody's.
+
+
+def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_told(tmp_path):
+    touch_brats(tmp_path, "A")
+    touch_brats(tmp_path, "B", ("t1", "t1gd", "brain", "dwi"))
+    touch_brats(tmp_path, "C", ("seg",))
+    touch(tmp_path, "A/A_flair_old.nii", "scan.nii.gz", "A/deep/er/A_t1.nii.gz")
+    touch(tmp_path, "A/._A_t1x.nii.gz", "A/notes.txt")
+    lost = ["A/A_flair_old.nii", "B/B_brain.nii.gz", "B/B_dwi.nii.gz"]
+    lost += ["B/B_t1gd.nii.gz", "C/C_seg.nii.gz", "scan.nii.gz"]
+    assert left(tmp_path, brats(FOUR, "")) == lost
+    assert list(find(tmp_path, brats(FOUR, ""))[1].files) == ["t1"]
+    lost.remove("B/B_brain.nii.gz")
+    assert left(tmp_path, brats(FOUR, "brain")) == lost
+    fewer = left(tmp_path, brats(("t1", "flair", "t2"), "brain"))
+    assert fewer == sorted([*lost, "A/A_t1ce.nii.gz"])
+
+
+def test_a_brats23_word_in_a_brats_folder_is_nobodys_also_where_both_are_tried(
+    tmp_path,
+):
+    touch(tmp_path, *EXAMPLES["brats"], "A/A_t1n.nii.gz", "A/A-seg.nii.gz")
+    own = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
+    assert left(tmp_path, *every_layout()) == own
+    assert left(tmp_path, brats(("t1", "t2"), "")) == own
+
+
+def test_an_earlier_answer_is_not_nobodys(tmp_path):
+    touch(tmp_path, "S/S-t1.nii.gz")
+    scan = tmp_path / "scan.nii.gz"
+    write_new(scan, np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
+    values, geometry = read_volume(scan)
+    for name in ("S/S-t2.nii.gz", "S/S-pd.nii.gz", "preview.nii.gz"):
+        write_like(tmp_path / name, values, geometry)
+    assert left(tmp_path, flat(["t1", "t2"], FLAT, "")) == ["scan.nii.gz"]
+
+
+def test_what_entities_leave_aside_and_masks_are_not_nobodys(tmp_path):
+    own = "sub-1/anat/sub-1"
+    touch(tmp_path, *(f"{own}_run-{run}_T1w.nii.gz" for run in (1, 2)))
+    touch(tmp_path, f"{own}_run-2_FLAIR.nii.gz", "sub-2/anat/sub-2_run-2_T1w.nii.gz")
+    for word in ("dseg", "label-lesion_mask", "label-eye_mask", "desc-brain_mask"):
+        touch(tmp_path, f"{own}_{word}.nii.gz")
+    nobodys = [f"{own}_PDw.nii.gz", f"{own}_ce-gd_T1w.nii.gz"]
+    nobodys += ["sub-1/func/sub-1_bold.nii.gz", "sub-3/anat/sub-3_dseg.nii.gz"]
+    touch(tmp_path, *nobodys)
+    layout = bids(["t1", "t2"], "", ("run-1",))
+    assert left(tmp_path, layout) == nobodys
+    assert names(find(tmp_path, layout)) == [("", "sub-1")]
+
+
+def test_channels_in_files_of_their_own_are_none_of_a_decathlon(decathlon):
+    touch(decathlon, "imagesTr/BRATS_001_0000.nii.gz", "labelsTr/BRATS_009.nii.gz")
+    lost = ["imagesTr/BRATS_001_0000.nii.gz", "labelsTr/BRATS_009.nii.gz"]
+    assert left(decathlon, msd(FOUR, "")) == lost
+
+
 # Whichever layout there is.
 
 EXAMPLES = {
@@ -795,9 +998,9 @@ EXAMPLES = {
 def test_the_one_layout_that_a_folder_has_is_found(tmp_path, name):
     touch(tmp_path, *EXAMPLES[name])
     for layouts in (every_layout(), every_layout()[::-1]):
-        layout, subjects = find_subjects(tmp_path, layouts)
-        assert layout.name == name and len(subjects) == 1
-        assert list(subjects[0].files) == ["t1", "t2"]
+        found = find_subjects(tmp_path, layouts)
+        assert found.layout.name == name and len(found.subjects) == 1
+        assert list(found.subjects[0].files) == ["t1", "t2"]
 
 
 @pytest.mark.parametrize("first", EXAMPLES)
@@ -817,6 +1020,15 @@ def test_two_layouts_at_once_are_refused_with_a_file_of_each(tmp_path, first, se
             assert find(tmp_path, layout)
 
 
+def test_others_count_where_nothing_reads_as_the_first(tmp_path, unreadable):
+    touch(tmp_path, *EXAMPLES["brats"], "S/S-t1n.nii", "S/S-t1n.nii.gz", "closed/x")
+    unreadable(tmp_path / "closed")
+    first, second, *_ = every_layout()
+    for own, others in ((first, second), (second, first)):
+        assert find_subjects(tmp_path, [own], [others]).layout == own
+        assert find_subjects(tmp_path, [msd(FOUR, "")], [own]).layout == own
+
+
 def test_no_layout_is_refused_with_all_that_were_looked_for(tmp_path):
     touch(tmp_path, "S/scan.nii.gz")
     with pytest.raises(NoSubjectError) as error:
@@ -833,8 +1045,7 @@ def test_no_layout_is_refused_with_all_that_were_looked_for(tmp_path):
     reason="the real subjects of shared/data/open_ms are absent",
 )
 def test_real_open_ms_subjects_are_found_as_brats23():
-    layout, subjects = find_subjects(OPEN_MS, every_layout())
-    assert layout.name == "brats23"
+    assert find_subjects(OPEN_MS, every_layout()).layout.name == "brats23"
     own = brats23(("t1n", "t1c", "t2w", "t2f"), "")
     subjects = find(OPEN_MS, own)
     assert [subject.name for subject in subjects] == ["patient07", "patient19"]

@@ -45,7 +45,7 @@ def write_three(folder: pathlib.Path) -> pathlib.Path:
 
 def look(folder: pathlib.Path, mask: str = "") -> list:
     """The subjects in `folder`, by name."""
-    return find_subjects(folder, [flat(MODALITIES, PATTERN, mask)])[1]
+    return find_subjects(folder, [flat(MODALITIES, PATTERN, mask)]).subjects
 
 
 def made(folder, splits, settings=SETTINGS, processes=1):

@@ -2,16 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
 from ummcsgm.build import build_space, check_config, config_to_json
 from ummcsgm.data import layouts, prepare, store
 from ummcsgm.data.cohort import SPLITS, Cohort, open_cohort
-from ummcsgm.data.layouts import Layout, Subject
+from ummcsgm.data.layouts import Layout
 from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.data.search import NoSubjectError, find_subjects
+from ummcsgm.data.search import Found, find_subjects
 from ummcsgm.schema import NETWORK_KEYS, check_fields, check_same
 from ummcsgm.types import InputError
 
@@ -26,16 +26,16 @@ def build_layouts(config: ConfigDict) -> list[Layout]:
     """The layouts that the data may have: the one of config.data.layout, or all that
     know its modalities."""
     fields = config.data
-    if fields.layout not in ("auto", *LAYOUTS):
+    if fields.layout not in ("auto", *LAYOUTS, "flat"):
         raise InputError(
             f"config.data.layout is {fields.layout!r}; wanted one of auto, "
-            f"{', '.join(LAYOUTS)}."
+            f"{', '.join(LAYOUTS)}, flat."
         )
     layouts.check_entities(fields.entities)
-    if fields.layout != "auto":
-        return [LAYOUTS[fields.layout](fields)]
-    if fields.pattern:
-        return [LAYOUTS["flat"](fields)]
+    if fields.layout in LAYOUTS:
+        return [_named(config, fields.layout, fields.modalities)]
+    if fields.layout == "flat" or fields.pattern:
+        return [layouts.flat(fields.modalities, fields.pattern, fields.mask)]
     return every_layout(config)
 
 
@@ -46,9 +46,9 @@ def every_layout(config: ConfigDict) -> list[Layout]:
         InputError: there is none.
     """
     possible, reasons = [], []
-    for name in layouts.KNOWN:
+    for name in LAYOUTS:
         try:
-            possible.append(LAYOUTS[name](config.data))
+            possible.append(_named(config, name, config.data.modalities))
         except InputError as error:
             reasons.append(str(error))
     if not possible:
@@ -56,10 +56,13 @@ def every_layout(config: ConfigDict) -> list[Layout]:
     return possible
 
 
-def find_anywhere(
-    config: ConfigDict, folder: pathlib.Path
-) -> tuple[Layout, list[Subject]]:
-    """The subjects in `folder`, in the layout of the config or in any named one.
+def named_layouts() -> list[Layout]:
+    """Every layout that has a name, with all contrasts that it knows and no mask."""
+    return [make(tuple(layouts.KNOWN[name]), "", ()) for name, make in LAYOUTS.items()]
+
+
+def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> Found:
+    """The subjects in `folder`, in the layout of the config or else in any named one.
 
     In a named layout they have all contrasts that it knows, also those that are none of
     config.data.modalities.
@@ -67,15 +70,15 @@ def find_anywhere(
     Raises:
         InputError: as `find_subjects`.
     """
-    named = {name: _widened(config, name) for name in layouts.KNOWN}
+    named = {name: _widened(config, name) for name in LAYOUTS}
     own = [named.get(layout.name, layout) for layout in build_layouts(config)]
     others = [layout for layout in named.values() if layout not in own]
-    try:
-        return find_subjects(folder, own)
-    except NoSubjectError:
-        if not others:
-            raise
-        return find_subjects(folder, [*own, *others])
+    return find_subjects(folder, own, others)
+
+
+def _named(config: ConfigDict, name: str, modalities: Sequence[str]) -> Layout:
+    """The named layout of these modalities, with the config's mask and entities."""
+    return LAYOUTS[name](modalities, config.data.mask, config.data.entities)
 
 
 def _widened(config: ConfigDict, name: str) -> Layout:
@@ -83,13 +86,16 @@ def _widened(config: ConfigDict, name: str) -> Layout:
 
     Those that it does not know are written under their own names.
     """
-    known = layouts.KNOWN[name]
     contrasts = {layouts.contrast_of(one): one for one in config.data.modalities}
-    fields = config.data.copy_and_resolve_references()
-    fields.modalities = tuple(contrasts.get(contrast, contrast) for contrast in known)
-    layout = LAYOUTS[name](fields)
+    known = [contrasts.get(contrast, contrast) for contrast in layouts.KNOWN[name]]
+    layout = _named(config, name, known)
     own = {one: layout.words.get(one, one) for one in config.data.modalities}
     return dataclasses.replace(layout, words=own | layout.words)
+
+
+def build_processes(config: ConfigDict) -> int:
+    """How many processes read scans: config.data.processes."""
+    return config.data.processes
 
 
 def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
@@ -120,6 +126,12 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
     return open_cohort(folder, possible, path, tuple(fields.split), config.seed)
 
 
+def build_settings(config: ConfigDict) -> store.Settings:
+    """What the prepared slices depend on, beside the images."""
+    space = build_space(config)
+    return store.Settings(space.modalities, space.view, config.data.min_brain)
+
+
 def build_stores(
     config: ConfigDict, workdir: pathlib.Path, cohort: Cohort, report: prepare.Report
 ) -> dict[str, store.Store]:
@@ -127,14 +139,12 @@ def build_stores(
 
     `report(done, of)` is called for each subject that is made.
     """
-    fields, space = config.data, build_space(config)
-    settings = store.Settings(space.modalities, space.view, fields.min_brain)
     members = {split: cohort.members(split) for split in SPLITS}
     return prepare.prepare(
         workdir / "prepared",
         members,
-        settings,
-        processes=fields.processes,
+        build_settings(config),
+        processes=build_processes(config),
         report=report,
     )
 
@@ -160,13 +170,11 @@ def located(config: ConfigDict) -> ConfigDict:
     return config
 
 
-LAYOUTS: dict[str, Callable[[ConfigDict], Layout]] = {
-    "brats": lambda fields: layouts.brats(fields.modalities, fields.mask),
-    "brats23": lambda fields: layouts.brats23(fields.modalities, fields.mask),
-    "msd": lambda fields: layouts.msd(fields.modalities, fields.mask),
-    "ixi": lambda fields: layouts.ixi(fields.modalities, fields.mask),
-    "bids": lambda fields: layouts.bids(
-        fields.modalities, fields.mask, fields.entities
-    ),
-    "flat": lambda fields: layouts.flat(fields.modalities, fields.pattern, fields.mask),
+# Of modalities, mask and entities, of which only BIDS has some; `flat` has a pattern.
+LAYOUTS: dict[str, Callable[[Sequence[str], str, Sequence[str]], Layout]] = {
+    "brats": lambda modalities, mask, _: layouts.brats(modalities, mask),
+    "brats23": lambda modalities, mask, _: layouts.brats23(modalities, mask),
+    "msd": lambda modalities, mask, _: layouts.msd(modalities, mask),
+    "ixi": lambda modalities, mask, _: layouts.ixi(modalities, mask),
+    "bids": layouts.bids,
 }

@@ -6,11 +6,10 @@ import dataclasses
 import json
 import os
 import pathlib
-import types
 
 from ummcsgm import build_data
 from ummcsgm.console import show_table
-from ummcsgm.data import layouts
+from ummcsgm.data.doctor.cohort import of_search
 from ummcsgm.data.doctor.examine import Finding, examine_cohort
 from ummcsgm.data.layouts import Layout
 from ummcsgm.data.search import find_subjects
@@ -21,24 +20,31 @@ from ummcsgm.types import Config, InputError
 def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
     """Prints what is wrong with the scans in `source`; whether nothing stops a run.
 
-    Their layout and modalities are those of `config`, or else whatever is found.
+    Their layout and modalities are those of `config`, whose run they must fit, or else
+    whatever is found.
 
     Raises:
         InputError: there is no such folder, or nothing in it that reads as a layout.
     """
     if not source:
         raise InputError("--input is missing: name a folder of subjects.")
-    possible = _named_layouts() if config is None else build_data.build_layouts(config)
-    layout, subjects = find_subjects(pathlib.Path(source), possible)
+    known = config is not None
+    possible = build_data.build_layouts(config) if known else build_data.named_layouts()
+    found = find_subjects(pathlib.Path(source), possible)
+    layout, subjects = found.layout, found.subjects
     modalities = tuple(layout.words)
-    if config is None:
+    if not known:
         scanned = {name for subject in subjects for name in subject.files}
         modalities = tuple(name for name in modalities if name in scanned)
-    processes = os.cpu_count() if config is None else config.data.processes
+    findings = list(of_search(layout, found.refused, found.leftover))
     quiet = contextlib.nullcontext(lambda done, total: None)
     with quiet if as_json else counting("examining") as report:
-        findings = examine_cohort(
-            subjects, modalities, processes=processes, progress=report
+        findings += examine_cohort(
+            subjects,
+            modalities,
+            build_data.build_settings(config) if known else None,
+            processes=build_data.build_processes(config) if known else os.cpu_count(),
+            progress=report,
         )
     counts = collections.Counter(finding.severity for finding in findings)
     if as_json:
@@ -54,17 +60,6 @@ def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
         f"run, {counts['warn']} are warnings, {counts['note']} notes."
     )
     return not counts["stop"]
-
-
-def _named_layouts() -> list[Layout]:
-    """Every layout that has a name, with all contrasts that it knows."""
-    fields = {"pattern": "", "mask": "", "entities": ()}
-    return [
-        build_data.LAYOUTS[name](
-            types.SimpleNamespace(modalities=tuple(known), **fields)
-        )
-        for name, known in layouts.KNOWN.items()
-    ]
 
 
 def _as_json(

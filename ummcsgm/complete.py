@@ -23,6 +23,7 @@ from ummcsgm.calibration import quantile
 from ummcsgm.console import show_table
 from ummcsgm.data.layouts import Layout, Subject
 from ummcsgm.data.nifti import read_geometry, spacing_in_plane
+from ummcsgm.data.search import Found
 from ummcsgm.data.subjects import (
     Prepared,
     network_slices,
@@ -34,6 +35,7 @@ from ummcsgm.progress import counting
 from ummcsgm.results import (
     Order,
     Result,
+    check_order,
     draw_kinds,
     finished,
     quantile_kind,
@@ -87,33 +89,40 @@ def complete(
     if not source or not target:
         raise InputError(f"--{'output' if source else 'input'} is missing.")
     trained = load_trained(workdir)
-    _check_order(order, trained.space.modalities)
+    check_order(order, trained.space.modalities)
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
     answer = make_answer(trained, order.sampler, scoring)
     mean = make_answer(trained, "mean", scoring)
     facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
-    layout, subjects = _find(trained, pathlib.Path(source), order)
-    work = Work(trained, mean, answer, facts, order, layout, pathlib.Path(target))
-    rows = _complete_all(work, subjects[part[0] :: part[1]])
+    found = _find(trained, pathlib.Path(source), order)
+    target = pathlib.Path(target)
+    work = Work(trained, mean, answer, facts, order, found.layout, target)
+    rows = _complete_all(work, found.subjects[part[0] :: part[1]])
+    if part[0] == 0:  # what no process can complete is told by the first
+        rows += [_failed(name, "", why) for name, why in found.refused.items()]
     show_table("Completed subjects", ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
 
 
-def _find(
-    trained: Trained, source: pathlib.Path, order: Order
-) -> tuple[Layout, list[Subject]]:
+def _find(trained: Trained, source: pathlib.Path, order: Order) -> Found:
     """The subjects that lack a modality, each without what the order leaves out."""
-    layout, found = build_data.find_anywhere(trained.config, source)
+    found = build_data.find_anywhere(trained.config, source)
     left_out = (*order.missing, *order.ignored)
-    subjects = [_without(subject, left_out) for subject in found]
+    subjects = [_without(subject, left_out) for subject in found.subjects]
     modalities = set(trained.space.modalities)
     lacking = [subject for subject in subjects if modalities - set(subject.files)]
-    if not lacking:
+    if found.leftover:
+        print(
+            f"not read: {len(found.leftover)} files that are no scan of the layout "
+            f"{found.layout.name}, such as {found.leftover[0]}",
+            flush=True,
+        )
+    if not lacking and not found.refused:
         raise InputError(
             f"{source}: no modality of any subject is missing; name the ones to do "
             "without, like --missing t1c,flair."
         )
-    return layout, lacking
+    return replace(found, subjects=lacking)
 
 
 def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
@@ -121,15 +130,19 @@ def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
     rows = []
     with counting("completing") as report:
         for place, subject in enumerate(subjects):
+            own = [name for name in work.layout.words if name in subject.files]
+            given = ", ".join(own)
             try:
-                done = _complete_one(work, subject)
+                rows.append((subject.name, given, _complete_one(work, subject)))
             except (InputError, FloatingPointError, OSError) as error:
-                done = f"{FAILED}: {error}"
-                print(f"ummcsgm: {error}", file=sys.stderr, flush=True)
-            given = [name for name in work.layout.words if name in subject.files]
-            rows.append((subject.name, ", ".join(given), done))
+                rows.append(_failed(subject.name, given, str(error)))
             report(place + 1, len(subjects))
     return rows
+
+
+def _failed(name: str, given: str, why: str) -> tuple[str, str, str]:
+    print(f"ummcsgm: {why}", file=sys.stderr, flush=True)
+    return name, given, f"{FAILED}: {why}"
 
 
 def _complete_one(work: Work, subject: Subject) -> str:
@@ -228,30 +241,6 @@ def _write(
         volume = volume_of(prepared, z, slices, own["scale"])
         path = work.target / result.path
         write_result(path, volume, prepared.case.geometry, about)
-
-
-def _check_order(order: Order, modalities: tuple[str, ...]) -> None:
-    for name in order.missing:
-        if name not in modalities:
-            raise InputError(
-                f"--missing names {name!r}; this network knows {', '.join(modalities)}."
-            )
-    if set(order.missing) == set(modalities):
-        raise InputError(
-            "--missing names every modality: at least one must be given to complete "
-            "from."
-        )
-    if order.draws < 1:
-        raise InputError(f"--draws is {order.draws}; wanted at least 1.")
-    if order.draws > 1 and order.sampler == "mean":
-        raise InputError(
-            f"--draws is {order.draws}, and the mean is not drawn: add --sampler warm."
-        )
-    for level in order.levels:
-        if not 0 < level < 1:
-            raise InputError(
-                f"--quantiles has {level:g}; wanted numbers above 0 and below 1."
-            )
 
 
 def _check_modalities(subject: Subject, modalities: tuple[str, ...]) -> None:

@@ -25,6 +25,12 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, St
             f"left out, with fewer than two modalities: {', '.join(cohort.left_out)}",
             flush=True,
         )
+    if cohort.unread:
+        print(
+            f"not read: {len(cohort.unread)} files that are no scan of the layout, "
+            f"such as {cohort.unread[0]}",
+            flush=True,
+        )
     with counting("preparing") as report:
         stores = build_data.build_stores(config, workdir, cohort, report)
     counts = ", ".join(

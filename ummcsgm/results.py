@@ -42,6 +42,31 @@ class Result:
     identity: dict
 
 
+def check_order(order: Order, modalities: tuple[str, ...]) -> None:
+    """Raises InputError, naming the flag, unless a network of these can do `order`."""
+    for name in order.missing:
+        if name not in modalities:
+            raise InputError(
+                f"--missing names {name!r}; this network knows {', '.join(modalities)}."
+            )
+    if set(order.missing) == set(modalities):
+        raise InputError(
+            "--missing names every modality: at least one must be given to complete "
+            "from."
+        )
+    if order.draws < 1:
+        raise InputError(f"--draws is {order.draws}; wanted at least 1.")
+    if order.draws > 1 and order.sampler == "mean":
+        raise InputError(
+            f"--draws is {order.draws}, and the mean is not drawn: add --sampler warm."
+        )
+    for level in order.levels:
+        if not 0 < level < 1:
+            raise InputError(
+                f"--quantiles has {level:g}; wanted numbers above 0 and below 1."
+            )
+
+
 def results_of(
     trained: Trained, layout: Layout, subject: Subject, order: Order, facts: dict
 ) -> list[Result]:

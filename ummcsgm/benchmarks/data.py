@@ -138,7 +138,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
         seed=0,
         processes=flags.processes,
     )
-    _, subjects = find_subjects(folder / "phantom", [brats(MODALITIES, "")])
+    subjects = find_subjects(folder / "phantom", [brats(MODALITIES, "")]).subjects
     written = time.perf_counter()
     view = View(tuple(flags.grid), 0.0, masked=False)
     store = prepare(

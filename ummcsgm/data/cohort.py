@@ -20,12 +20,14 @@ SPLITS = ("train", "validation", "test")
 class Cohort:
     """The subjects of a run by name, and the names in train, validation and test.
 
-    Each has two modalities or more; `left_out` names those that have fewer.
+    Each has two modalities or more; `left_out` names those that have fewer. `unread`
+    are the NIfTI files of the folder that are nobody's (see `data.search.Found`).
     """
 
     subjects: dict[str, Subject]
     split: dict[str, list[str]]
     left_out: tuple[str, ...]
+    unread: tuple[Path, ...]
 
     def members(self, split: str) -> list[Subject]:
         """The subjects of a split, in its order."""
@@ -46,23 +48,26 @@ def open_cohort(
     do other scans of the same patients.
 
     Raises:
-        InputError: `folder` has no such subject, or others than `split`; or a modality
-            is in none of the training subjects.
+        InputError: a subject of `folder` is ambiguous, or a folder in it cannot be
+            read; it has no such subject, or others than `split`; or a modality is in
+            none of the training subjects.
     """
-    layout, found = find_subjects(folder, layouts)
-    subjects = {one.name: one for one in found if len(one.files) > 1}
-    left_out = tuple(one.name for one in found if len(one.files) < 2)
+    found = find_subjects(folder, layouts)
+    for sentence in found.refused.values():
+        raise InputError(sentence)
+    subjects = {one.name: one for one in found.subjects if len(one.files) > 1}
+    left_out = tuple(one.name for one in found.subjects if len(one.files) < 2)
     if not subjects:
         raise InputError(
-            f"{folder}: no subject has two of {', '.join(layout.words)}; training "
-            "needs some to be seen and some to be missing"
+            f"{folder}: no subject has two of {', '.join(found.layout.words)}; "
+            "training needs some to be seen and some to be missing"
         )
     if not split.is_file():
         patients = {name: one.patient for name, one in subjects.items()}
         drawn = split_subjects(patients, fractions, seed)
         write_whole(split, json.dumps(drawn, indent=1))
-    cohort = Cohort(subjects, _read_split(split), left_out)
-    _check(cohort, layout, split, folder)
+    cohort = Cohort(subjects, _read_split(split), left_out, found.leftover)
+    _check(cohort, found.layout, split, folder)
     return cohort
 
 

@@ -1,21 +1,19 @@
 """How data sets name their files: BraTS, MSD, IXI, BIDS, and patterns of one's own.
 
-A pattern is a relative path with the fields {group}, {subject}, {session} and
-{modality}; a file belongs to a subject when its whole path reads as a pattern does.
-`data.search` looks for the files.
+A layout is patterns (see `data.patterns`) and what their fields may be; a file belongs
+to a subject when its whole path reads as a pattern does. `data.search` looks for them.
 """
 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ummcsgm.data.patterns import own_patterns
 from ummcsgm.types import InputError
 
-FIELDS = ("group", "subject", "session", "modality")
 SEGMENTATION = "seg"
 ANY_NAME = r"[^/.][^/]*?"
 FOUR_D = "4-D"  # the word of a file that holds every modality
@@ -61,7 +59,7 @@ class Layout:
     mask: str  # the word of a brain mask, "" where there is none
     volumes: dict[str, int]  # modality to volume, where one 4-D file has them all
     visit: str  # expression of what a name has beyond its patient's, "" for nothing
-    entities: tuple[str, ...]  # key-value: files with another value are not read
+    entities: tuple[str, ...]  # key-value wanted; "key-" wants files without it
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,15 @@ def ixi(modalities: Sequence[str], mask: str) -> Layout:
 def bids(modalities: Sequence[str], mask: str, entities: Sequence[str]) -> Layout:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,PDw}.nii[.gz]; T1w with ce- is T1c.
 
-    Of two runs, or acquisitions, of one contrast, `entities` such as ("run-1",) choose.
+    Of several files of one contrast, `entities` choose: those with run-1 where
+    ("run-1",) is asked for, else those without any run, never those of another run.
+    ("desc-",) chooses those without any desc. The first named decides first.
     The segmentation is *_dseg or *_label-lesion_mask; a brain mask has the word
     brain_mask, for *_desc-brain_mask.
 
     Raises:
-        InputError: a modality is none of these contrasts, or an entity is no key-value.
+        InputError: a modality is none of these contrasts, or an entity is neither
+            key-value nor key-.
     """
     check_entities(entities)
     words = _words("bids", modalities)
@@ -179,23 +180,13 @@ def flat(modalities: Sequence[str], pattern: str, mask: str) -> Layout:
     "t1=anat/{subject}_T1.nii.gz; pd=pd/{subject}.nii.gz".
 
     Raises:
-        InputError: a pattern lacks {subject} or {modality}, has an unknown field, does
-            not end in .nii or .nii.gz, or is given for no modality or twice.
+        InputError: as `own_patterns`; or the modalities are none.
     """
     _check_modalities(modalities)
-    patterns = _own_patterns(pattern, tuple(modalities), mask)
-    for one, _ in patterns:
-        _check_pattern(one)
-    levels = [{"group", "session"} & set(fields_of(one)) for one, _ in patterns]
-    if any(level != levels[0] for level in levels):
-        raise InputError(
-            f"config.data.pattern {pattern!r}: all of its patterns need the same of "
-            "{group} and {session}"
-        )
-    ungrouped = tuple((_ungrouped(one), word) for one, word in patterns)
+    others = (SEGMENTATION, mask) if mask else (SEGMENTATION,)
+    patterns = own_patterns(pattern, modalities, others)
     words = {name: name for name in modalities}
     fields = {"group": r"[^/.][^/]*", "session": ANY_NAME, "subject": ANY_NAME}
-    patterns = tuple(dict.fromkeys([*patterns, *ungrouped]))
     return _plain("flat", patterns, words, fields, mask)
 
 
@@ -244,57 +235,11 @@ def _check_modalities(modalities: Sequence[str]) -> None:
             )
 
 
-def _own_patterns(pattern: str, modalities: tuple[str, ...], mask: str) -> tuple:
-    """The user's patterns, each with its word for {modality}."""
-    if "{modality}" in pattern or "=" not in pattern:
-        if "{modality}" not in pattern and "{subject}" in pattern:
-            raise InputError(f"config.data.pattern {pattern!r} lacks {{modality}}")
-        return ((pattern, ""),)
-    pairs = [part.partition("=") for part in pattern.split(";") if part.strip()]
-    patterns = {name.strip(): own.strip() for name, _, own in pairs}
-    wanted = {*modalities, SEGMENTATION, *([mask] if mask else [])}
-    odd = [name for name in modalities if name not in patterns]
-    odd += [name for name in patterns if name not in wanted]
-    if odd or len(patterns) < len(pairs):
-        raise InputError(
-            f"config.data.pattern {pattern!r}: wanted one name=pattern for each of "
-            f"{', '.join(modalities)}, divided by ';'"
-        )
-    return tuple((own, name) for name, own in patterns.items())
-
-
-def _check_pattern(pattern: str) -> None:
-    fields = fields_of(pattern)
-    for field in fields:
-        if field not in FIELDS:
-            raise InputError(
-                f"config.data.pattern {pattern!r} has the field {{{field}}}; it may "
-                "have {group}, {subject}, {session} and {modality}"
-            )
-    if "subject" not in fields:
-        raise InputError(f"config.data.pattern {pattern!r} lacks {{subject}}")
-    if not pattern.endswith((".nii", ".nii.gz")):
-        raise InputError(f"config.data.pattern {pattern!r} must end in .nii.gz or .nii")
-
-
 def check_entities(entities: Sequence[str]) -> None:
-    """Raises InputError unless each of config.data.entities is a key-value."""
+    """Raises InputError unless each of config.data.entities is key-value or key-."""
     for entity in entities:
-        if not re.fullmatch(r"[A-Za-z]+-[A-Za-z0-9+]+", entity):
+        if not re.fullmatch(r"[A-Za-z]+-[A-Za-z0-9+]*", entity):
             raise InputError(
-                f"config.data.entities has {entity!r}; wanted key-value, like run-1"
+                f"config.data.entities has {entity!r}; wanted key-value, like run-1, "
+                "or key- for files without it, like desc-"
             )
-
-
-def fields_of(pattern: str) -> list[str]:
-    """The names of the fields of `pattern`, as often as they stand in it."""
-    try:
-        parsed = list(string.Formatter().parse(pattern))
-    except ValueError as error:
-        raise InputError(f"config.data.pattern {pattern!r}: {error}") from None
-    return [field for _, field, _, _ in parsed if field is not None]
-
-
-def _ungrouped(pattern: str) -> str:
-    """`pattern` without the folder of the group."""
-    return "/".join(part for part in pattern.split("/") if part != "{group}")

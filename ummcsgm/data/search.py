@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ummcsgm.data.layouts import FOUR_D, Layout, Subject, contrast_of, fields_of
+from ummcsgm.data.layouts import FOUR_D, Layout, Subject, contrast_of
 from ummcsgm.data.nifti import is_synthetic
+from ummcsgm.data.patterns import fields_of
+from ummcsgm.data.readings import (
+    Reading,
+    chosen,
+    is_image,
+    is_meant,
+    is_wanted,
+    read_paths,
+)
 from ummcsgm.files import read_json
 from ummcsgm.types import InputError
 
@@ -20,50 +28,60 @@ class NoSubjectError(InputError):
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A file whose path reads as a pattern of the layout does."""
+class Found:
+    """The subjects in a folder, and all else that lies there.
 
-    path: Path
-    word: str  # what stands for {modality}
-    name: str  # of the subject
-    home: tuple[str, str, str]  # group, patient and session
+    `refused` has a sentence for each subject that is none of `subjects` because it is
+    ambiguous, by name, and for each folder that cannot be read, by path. `leftover` are
+    the NIfTI files that are nobody's: they read as no pattern, are of a modality that
+    the layout has not, or a segmentation or mask without images. Neither earlier
+    answers are among them, nor what the layout's entities did not choose.
+    """
+
+    layout: Layout
+    subjects: list[Subject]  # by name
+    refused: dict[str, str]
+    leftover: tuple[Path, ...]  # sorted
 
 
 def find_subjects(
-    folder: Path, layouts: Sequence[Layout]
-) -> tuple[Layout, list[Subject]]:
+    folder: Path, layouts: Sequence[Layout], others: Sequence[Layout] = ()
+) -> Found:
     """Which of `layouts` the `folder` has, and its subjects by name with their files.
 
     `folder` may hold the groups, one group, subjects, or be one subject's own folder:
-    what a pattern wants above is then read from the folder's own path.
+    what a pattern wants above is then read from the folder's own path. `others` count
+    where nothing reads as any of `layouts`.
 
     Raises:
-        NoSubjectError: nothing reads as any of the layouts.
-        InputError: there is no such folder; it reads as several
-            layouts; one name stands for two subjects; or one modality lies there twice.
+        NoSubjectError: nothing reads as any of the layouts, and all could be read.
+        InputError: there is no such folder, it cannot be read, or it reads as several
+            layouts.
     """
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    files = list(_walk(folder, _depth(layouts), ()))
-    found = []
-    for layout in layouts:
-        readings = _readings(folder, files, layout)
-        if any(reading.word == FOUR_D for reading in readings):
-            layout = _as_described(layout, folder)
-        subjects = _subjects(readings, layout)
-        if subjects:
-            found.append((layout, subjects))
-    if not found:
-        raise NoSubjectError(_nothing_found(folder, layouts))
+    unreadable: dict[str, str] = {}
+    walked = list(_walk(folder, _depth([*layouts, *others]), (), unreadable))
+    if str(folder) in unreadable:
+        raise InputError(unreadable[str(folder)])
+    # An earlier answer is not a scan.
+    files = [path for path in walked if not is_synthetic(folder.joinpath(*path))]
+    found = _found(folder, files, layouts) or _found(folder, files, others)
     if len(found) > 1:
-        names = " and ".join(layout.name for layout, _ in found)
-        files = " and ".join(str(_first(subjects)) for _, subjects in found)
+        names = " and ".join(one.layout.name for one, _ in found)
+        examples = " and ".join(str(example) for _, example in found)
         raise InputError(
-            f"{folder} reads as the layouts {names}, as {files} show: name one with "
+            f"{folder} reads as the layouts {names}, as {examples} show: name one with "
             "config.data.layout"
         )
-    return found[0]
+    if found:
+        whole, _ = found[0]
+        return replace(whole, refused=whole.refused | unreadable)
+    if not unreadable:
+        raise NoSubjectError(_nothing_found(folder, [*layouts, *others]))
+    paths = tuple(sorted(folder.joinpath(*path) for path in files))
+    return Found(layouts[0], [], unreadable, paths)
 
 
 def file_name(layout: Layout, subject: Subject, modality: str) -> Path:
@@ -87,139 +105,113 @@ def _depth(layouts: Sequence[Layout]) -> int:
     return max(p.count("/") + 1 for layout in layouts for p, _ in layout.patterns)
 
 
-def _walk(folder: Path, depth: int, above: tuple[str, ...]) -> Iterator[tuple]:
-    """The paths below `folder` of its NIfTI files, `depth` parts at most, in order."""
+def _walk(
+    folder: Path, depth: int, above: tuple[str, ...], unreadable: dict[str, str]
+) -> Iterator[tuple[str, ...]]:
+    """The paths below `folder` of its NIfTI files, `depth` parts at most, in order.
+
+    A folder that cannot be read is told of in `unreadable`.
+    """
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise InputError(f"{folder} cannot be read ({error.strerror})") from None
+        unreadable[str(folder)] = f"{folder} cannot be read ({error.strerror})"
+        return
     for entry in entries:
         path = (*above, entry.name)
         if entry.name.startswith("."):
             continue  # also what macOS leaves beside each file, ._NAME
-        if entry.is_dir() and depth > 1:
-            yield from _walk(Path(entry.path), depth - 1, path)
-        elif entry.name.endswith((".nii", ".nii.gz")) and not entry.is_dir():
+        below = os.path.isdir(entry.path)
+        if below and depth > 1:
+            yield from _walk(Path(entry.path), depth - 1, path, unreadable)
+        elif entry.name.endswith((".nii", ".nii.gz")) and not below:
             yield path  # a link to nothing too: reading it will say so
 
 
-def _readings(folder: Path, files: list[tuple], layout: Layout) -> list[_Reading]:
-    """The files that read as a pattern does, each as the first such pattern says.
+def _found(
+    folder: Path, files: list[tuple[str, ...]], layouts: Sequence[Layout]
+) -> list[tuple[Found, Path]]:
+    """What there is in each of the layouts that there are, and a file that shows it."""
+    found = []
+    for layout in layouts:
+        readings, refused = read_paths(folder, files, layout)
+        picked = chosen([one for one in readings if is_meant(one, layout)], layout)
+        if any(one.word == FOUR_D for one in picked):
+            layout = _as_described(layout, folder)
+        subjects, ambiguous = _subjects(picked, layout, refused)
+        names = {one.name for one in subjects} | set(ambiguous)
+        if names:
+            own = [one for one in readings if one.name in names]
+            example = next(one.path for one in own if is_image(one, layout))
+            leftover = _leftover(folder, files, own, layout)
+            found.append((Found(layout, subjects, ambiguous, leftover), example))
+    return found
 
-    What a pattern wants above `folder` is read from its own path, where the pattern
-    finds nothing otherwise.
+
+def _leftover(
+    folder: Path, files: list[tuple[str, ...]], own: list[Reading], layout: Layout
+) -> tuple[Path, ...]:
+    """The files that are none of the subjects' `own`, nor left aside by entities."""
+    used = {one.path for one in own if is_meant(one, layout)}
+    used |= {one.path for one in own if one.word.endswith("mask")}  # of something else
+    paths = sorted(folder.joinpath(*path) for path in files)
+    return tuple(p for p in paths if p not in used and is_wanted(p, "", layout))
+
+
+def _subjects(
+    readings: list[Reading], layout: Layout, refused: dict[str, str]
+) -> tuple[list[Subject], dict[str, str]]:
+    """The subjects of `readings` that have an image, by name.
+
+    Also why others have none, by name: those of `refused`, and who is there twice.
     """
-    found: dict[Path, _Reading] = {}
-    for pattern, word in layout.patterns:
-        expression = _expression(pattern, word, layout)
-        depth = pattern.count("/") + 1
-        for above in range(min(depth, len(folder.parts))):
-            own = folder.parts[len(folder.parts) - above :]
-            matches = {
-                folder.joinpath(*path): match
-                for path in files
-                if len(path) == depth - above
-                and (match := expression.fullmatch("/".join([*own, *path])))
-            }
-            for path, match in matches.items():
-                reading = _reading(match, path, word, layout)
-                _check_clear(found.setdefault(path, reading), reading, layout)
-            if matches:
-                break
-    meant = {*layout.words.values(), *layout.segmentation, layout.mask, FOUR_D}
-    readings = [found[path] for path in sorted(found)]
-    return [one for one in readings if one.word in meant and _chosen(one.path, layout)]
-
-
-def _reading(match: re.Match, path: Path, word: str, layout: Layout) -> _Reading:
-    fields = {field: value or "" for field, value in match.groupdict().items()}
-    group, session = fields.get("group", ""), fields.get("session", "")
-    name = patient = fields["subject"]
-    if session:
-        name = f"{patient}_{session}"
-    if layout.visit:
-        patient = re.sub(layout.visit, "", patient)
-    word = word if word else _word(fields["modality"], fields.get("entities", ""))
-    return _Reading(path, word, name, (group, patient, session))
-
-
-def _check_clear(one: _Reading, other: _Reading, layout: Layout) -> None:
-    """The readings of a file agree on whose it is, and which modality."""
-    images = {one.word, other.word} <= set(layout.words.values())
-    if images and (one.name, one.word) != (other.name, other.word):
-        raise InputError(
-            f"{one.path} reads as {one.word} of subject {one.name} and as {other.word} "
-            f"of {other.name}: make config.data.pattern tell them apart"
-        )
-
-
-def _word(suffix: str, entities: str) -> str:
-    """What stands for the modality; in BIDS some entities are part of it."""
-    values = dict(part.split("-", 1) for part in entities.split("_") if part)
-    if suffix == "mask":
-        kinds = [values[key] for key in ("label", "desc") if key in values]
-        return "_".join([*kinds, suffix])
-    return f"ce-gadolinium_{suffix}" if "ce" in values else suffix
-
-
-def _chosen(path: Path, layout: Layout) -> bool:
-    """Whether the file has none of the layout's entities with another value."""
-    parts = path.name.split(".")[0].split("_")
-    wanted = dict(entity.split("-", 1) for entity in layout.entities)
-    values = dict(part.split("-", 1) for part in parts if "-" in part)
-    return all(values.get(key, value) == value for key, value in wanted.items())
-
-
-def _expression(pattern: str, word: str, layout: Layout) -> re.Pattern:
-    """What matches the paths that `pattern` stands for; a field is the same twice."""
-    # The longest first: a file is never taken for a modality whose name ends another.
-    words = {*layout.words.values(), *layout.segmentation, layout.mask} - {""}
-    bids = layout.name == "bids"
-    suffixes = {one.rsplit("_", 1)[-1] if bids else one for one in words}
-    choices = layout.fields | {
-        "modality": "|".join(map(re.escape, sorted(suffixes, key=len)[::-1]))
-    }
-    stem = pattern.removesuffix(".gz")
-    text, seen = "", set()
-    for literal, field, _, _ in string.Formatter().parse(stem):
-        text += re.escape(literal)
-        if field is not None:
-            again = field in seen
-            text += f"(?P={field})" if again else f"(?P<{field}>{choices[field]})"
-            seen.add(field)
-    return re.compile(text + (r"(?:\.gz)?" if stem != pattern else ""))
-
-
-def _subjects(readings: list[_Reading], layout: Layout) -> list[Subject]:
-    """The subjects of `readings` that have an image, each once, by name."""
-    own: dict[str, dict[str, _Reading]] = {}
-    patients: dict[str, _Reading] = {}
+    own: dict[str, list[Reading]] = {}
+    patients: dict[str, list[Reading]] = {}
     for reading in readings:
-        if is_synthetic(reading.path):
-            continue  # an earlier answer is not a scan
-        files = own.setdefault(reading.name.casefold(), {})
-        other = patients.setdefault(reading.home[1].casefold(), reading)
-        unlike = [other] if other.home[1] != reading.home[1] else []
-        mark = (reading.name, reading.home)
-        unlike += [one for one in files.values() if (one.name, one.home) != mark]
-        if unlike:
-            raise InputError(
-                f"subject {reading.name} is there twice: {unlike[0].path} and "
-                f"{reading.path}"
-            )
-        if reading.word in files:
-            raise InputError(
-                f"{files[reading.word].path} and {reading.path} are one image of "
-                f"subject {reading.name}; keep one of them"
+        own.setdefault(reading.name.casefold(), []).append(reading)
+        patients.setdefault(reading.home[1].casefold(), []).append(reading)
+    subjects, ambiguous = [], dict(refused)
+    for key in sorted(own):
+        names = {one.name for one in own[key]}
+        if names & set(refused):
+            ambiguous |= dict.fromkeys(names, refused[min(names & set(refused))])
+        elif any(is_image(one, layout) for one in own[key]):
+            patient = patients[own[key][0].home[1].casefold()]
+            sentence = _quarrel(own[key], patient, layout)
+            ambiguous |= dict.fromkeys(sorted(names), sentence) if sentence else {}
+            subjects += [] if sentence else [_subject(own[key], layout)]
+    return [one for one in subjects if one.files], dict(sorted(ambiguous.items()))
+
+
+def _quarrel(
+    readings: list[Reading], patient: list[Reading], layout: Layout
+) -> str | None:
+    """Why one name stands for two subjects, or one image lies there twice.
+
+    `readings` are of one name, `patient` those of all that are one patient's, but for
+    upper and lower case.
+    """
+    first = readings[0]
+    unlike = [one for one in patient if one.home[1] != first.home[1]]
+    mark = (first.name, first.home)
+    unlike += [one for one in readings if (one.name, one.home) != mark]
+    if unlike:
+        paths = sorted([first.path, unlike[0].path])
+        return f"subject {first.name} is there twice: {paths[0]} and {paths[1]}"
+    files: dict[str, Reading] = {}
+    for reading in readings:
+        other = files.setdefault(reading.word, reading)
+        if other is not reading:
+            return (
+                f"{other.path} and {reading.path} are one image of subject "
+                f"{reading.name}; keep one of them"
                 + ", or choose with config.data.entities"
                 * (layout.name == "bids")
             )
-        files[reading.word] = reading
-    subjects = [_subject(list(own[key].values()), layout) for key in sorted(own)]
-    return [subject for subject in subjects if subject.files]
+    return None
 
 
-def _subject(readings: list[_Reading], layout: Layout) -> Subject:
+def _subject(readings: list[Reading], layout: Layout) -> Subject:
     """The subject whose files are `readings`."""
     paths = {reading.word: reading.path for reading in readings}
     if layout.volumes:
@@ -263,13 +255,10 @@ def _as_described(layout: Layout, folder: Path) -> Layout:
     return replace(layout, volumes=volumes)
 
 
-def _first(subjects: list[Subject]) -> Path:
-    return next(iter(subjects[0].files.values()))
-
-
 def _nothing_found(folder: Path, layouts: Sequence[Layout]) -> str:
     """A sentence on what was looked for in `folder`, and what lies there."""
-    files = (path for path in folder.rglob("*") if path.is_file())
+    walked = os.walk(folder)  # which passes over what it cannot read
+    files = (Path(place, name) for place, _, names in walked for name in names)
     example = next(files, None)
     seen = f"for example {example.relative_to(folder)}" if example else "no files"
     if len(layouts) > 1:

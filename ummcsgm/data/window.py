@@ -166,8 +166,8 @@ def _too_large(
     )
     return InputError(
         f"the brain is {brain} voxels and does not fit in config.data.grid, whose "
-        f"{grid[0]} x {grid[1]} pixels span {spans} voxels: train with a larger one, or "
-        "a larger config.data.spacing"
+        f"{grid[0]} x {grid[1]} pixels span {spans} voxels: train with a larger one, "
+        "or with a larger config.data.spacing"
     )
 
 

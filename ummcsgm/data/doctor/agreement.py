@@ -35,7 +35,7 @@ def of_modalities(scans: Mapping[str, Scan]) -> Iterator[tuple[str, Symptom]]:
     single = {name: tissue for name, tissue in tissues.items() if name not in twice}
     moved = _misplaced(single, _voxel(scans))
     for name, (other, move) in moved.items():
-        yield name, _misregistered(other, move)
+        yield name, (_mirrored(other) if move.mirrored else _misregistered(other, move))
     doubtful = {*twice.values(), *moved}
     sound = {name: tissue for name, tissue in single.items() if name not in doubtful}
     for name, seen in true_names(sound).items():
@@ -103,6 +103,14 @@ def _misregistered(other: str, move: Move) -> Symptom:
         f"{move.angle:.0f} degrees): register the modalities to one another"
     )
     return Symptom("stop", "misregistered", what)
+
+
+def _mirrored(other: str) -> Symptom:
+    what = (
+        f"has left and right exchanged against {other}: correct the orientation in the "
+        "header of the wrong one, or convert it again; no registration mends it"
+    )
+    return Symptom("stop", "mirrored", what)
 
 
 def _duplicate(other: str) -> Symptom:

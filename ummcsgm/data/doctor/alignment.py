@@ -3,10 +3,15 @@
 The mutual information of the two at random points of the brain is climbed over shifts
 and turns, from where they are. Only points inside both brains count: an outline that
 does not show the fault, as under a shared mask, does not hide it.
+
+Left and right are told apart by the same measure, climbed from the mirror image too.
+Brains are not so symmetric that this is close: in six phantoms and two patients, each
+pair of contrasts has 1.5 to 9 times as much information as with one of them mirrored.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +29,7 @@ ROUNDS = 6  # through all shifts and turns at most, with each step
 OVERLAP = 0.6  # of what overlaps at first must overlap always
 FAR = 4.0  # mm between the centres of two brains
 NEAR = 2.0  # mm: no misregistration below, nor below one voxel
+TURN = 10.0  # mm at the ARM, about each axis: where a climb begins again
 RATIO, GAIN = 1.3, 0.04  # by which mutual information must grow, in nats the second
 
 
@@ -34,25 +40,51 @@ class Move:
     distance: float  # mm, the mean over the brain
     shift: tuple[float, float, float]  # mm to the right, to the front and up
     angle: float  # degrees
+    mirrored: bool  # left is right, after which the others are not told
+
+
+TURNED = tuple(map(tuple, (TURN * np.eye(6)[3:]).tolist()))
+MIRRORED = Move(0.0, (0.0, 0.0, 0.0), 0.0, mirrored=True)
 
 
 def misplacement(one: Tissue, other: Tissue, voxel: float) -> Move | None:
     """How `other` is moved against `one`; None where it is not, or it is not clear.
 
     Clear is a mean distance over 2 mm and over a `voxel` (mm), by whose undoing the
-    mutual information grows by a third and by 0.04.
+    mutual information grows by a third and by 0.04; or that it grows so once more in
+    the mirror.
     """
     pair = _Pair(one, other)
-    information, move = max(pair.climb(start) for start in pair.starts())
-    before = max(pair.information((0.0,) * 6), 0.0)
+    best = pair.best(pair.starts())
+    mirror = _Pair(one, _mirrored(other))
+    reflected, _ = mirror.best(mirror.starts())
+    if _grown(reflected, best[0]):
+        # A turn that the climb did not undo is none: it is tried from turns as well.
+        best = max(best, pair.best(TURNED))
+        if _grown(reflected, best[0]):
+            return MIRRORED
+    information, move = best
     points = pair.moved(move)
     distance = float(np.linalg.norm(points - pair.points, axis=1).mean())
-    grown = information > max(RATIO * before, before + GAIN)
-    if distance <= max(NEAR, voxel) or not grown:
+    near = distance <= max(NEAR, voxel)
+    if near or not _grown(information, pair.information((0.0,) * 6)):
         return None
     up, front, right = (points - pair.points).mean(axis=0).tolist()
     angle = np.rad2deg(np.linalg.norm(move[3:]) / ARM)
-    return Move(distance, (right, front, up), float(angle))
+    return Move(distance, (right, front, up), float(angle), mirrored=False)
+
+
+def _grown(information: float, before: float) -> bool:
+    """Whether there is clearly more `information` than `before`, -1 where too few
+    points overlap."""
+    before = max(before, 0.0)
+    return information > max(RATIO * before, before + GAIN)
+
+
+def _mirrored(tissue: Tissue) -> Tissue:
+    """The tissue with left and right exchanged."""
+    flipped = tissue.values[:, :, ::-1], tissue.brain[:, :, ::-1]
+    return Tissue(*map(np.ascontiguousarray, flipped), tissue.spacing)
 
 
 class _Pair:
@@ -77,6 +109,10 @@ class _Pair:
         """Where to climb from: as they are, and one centre on the other if far."""
         centred = (*self.apart.tolist(), 0.0, 0.0, 0.0)
         return [(0.0,) * 6] + [centred] * bool(np.linalg.norm(self.apart) > FAR)
+
+    def best(self, starts: Iterable[tuple]) -> tuple[float, tuple]:
+        """The most information that is reached from `starts`, and the move there."""
+        return max(self.climb(start) for start in starts)
 
     def moved(self, move: tuple) -> np.ndarray:
         """The points after `move`: shifts along z, y, x and turns about them, in mm."""

@@ -3,6 +3,13 @@
 Fluid is bright on T2 and dark on T1, T1c and FLAIR; T1 and T1c are nearly one image,
 but for vessels and tumours that are brighter on T1c; and what is bright on T2 is dark
 on both of them. The names that fit these facts best are the likely ones.
+
+With three or four of FLAIR, T1, T1c and T2 any exchange is told, but for that of a T1c
+without enhancement and its T1. With only two, one of which is T2: FLAIR, T1 and T1c are
+told from it. T1 and T1c alone are told apart where enough takes up gadolinium (seven of
+ten brains that were tried). Of FLAIR with only T1 or T1c nothing is said: in real scans
+their tails are alike, they go together here and not there, and neither depth nor grey
+and white matter set them apart safely. PD is judged beside T2 with T1 or T1c only.
 """
 
 from __future__ import annotations

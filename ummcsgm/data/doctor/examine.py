@@ -1,24 +1,27 @@
 """What is wrong with the input, before any minute of training: one sentence each.
 
-A finding says what was seen, where, and what to do. On sound data there is none.
+A finding says what was seen, where, and what to do. On sound data there is none. What
+is not told, as no measure of it was safe: volumes under each other's names where only
+two modalities are there that look alike (`contrast` lists the pairs), and scans upside
+down or back to front.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from ummcsgm.data.doctor.agreement import of_modalities
+from ummcsgm.data.doctor.cohort import of_cohort
+from ummcsgm.data.doctor.findings import FEWEST, SEVERITIES, Examination, Finding
 from ummcsgm.data.doctor.scans import (
     MASK,
     SEGMENTATION,
     Scan,
+    Told,
     masked,
     of_segmentation,
     on_one_grid,
@@ -26,43 +29,30 @@ from ummcsgm.data.doctor.scans import (
 )
 from ummcsgm.data.doctor.symptoms import Symptom, empty_slices, of_grid, of_volume
 from ummcsgm.data.layouts import Subject
+from ummcsgm.data.nifti import spacing_in_plane
+from ummcsgm.data.store import Settings
+from ummcsgm.data.subjects import view_window
+from ummcsgm.data.window import slices_with_brain
 from ummcsgm.data.workers import each_in_order
+from ummcsgm.types import InputError
 
-SEVERITIES = ("stop", "warn", "note")  # would stop or poison a run; may; is to know
-FEWEST = 2  # modalities with which a subject can be trained on
+__all__ = ["SEVERITIES", "Finding", "examine_cohort", "examine_subject"]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, and what to do about it.
+def examine_subject(
+    subject: Subject, modalities: Sequence[str], settings: Settings | None = None
+) -> list[Finding]:
+    """What is wrong with the files of `subject`, each of which is read once.
 
-    `subject`, `modality` are "" and `path` is None where it is not about one of these.
+    With the `settings` of a run, also what would keep it from preparing the subject.
     """
-
-    severity: str  # one of SEVERITIES
-    subject: str
-    modality: str  # or "mask" or "segmentation"
-    path: Path | None
-    code: str
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Examination:
-    """What was found in one subject, and what it is compared with others by."""
-
-    findings: list[Finding]
-    digests: dict[str, str]  # by modality, for those that can be trained on
-
-
-def examine_subject(subject: Subject, modalities: Sequence[str]) -> list[Finding]:
-    """What is wrong with the files of `subject`, each of which is read once."""
-    return _examine(modalities, subject).findings
+    return _examine(modalities, settings, subject).findings
 
 
 def examine_cohort(
     subjects: Sequence[Subject],
     modalities: Sequence[str],
+    settings: Settings | None = None,
     *,
     processes: int,
     progress: Callable[[int, int], None],
@@ -70,21 +60,22 @@ def examine_cohort(
     """What is wrong with the subjects, each by itself and all of them together.
 
     The findings are in the order of the subjects, whatever the number of processes;
-    `progress(done, total)` is called after each subject.
+    `progress(done, total)` is called after each subject. `settings` are those of the
+    run that is to be.
     """
     examinations = []
-    examine = partial(_examine, tuple(modalities))
+    examine = partial(_examine, tuple(modalities), settings)
     for examination in each_in_order(examine, subjects, processes):
         examinations.append(examination)
         progress(len(examinations), len(subjects))
     findings = [finding for each in examinations for finding in each.findings]
-    findings += _lacking(subjects, modalities)
-    findings += _without_mask(subjects)
-    findings += _untrainable(subjects, examinations)
-    return findings + list(_leaks(subjects, examinations))
+    spacing = 0.0 if settings is None else settings.view.spacing
+    return findings + list(of_cohort(subjects, examinations, modalities, spacing))
 
 
-def _examine(modalities: Sequence[str], subject: Subject) -> Examination:
+def _examine(
+    modalities: Sequence[str], settings: Settings | None, subject: Subject
+) -> Examination:
     """All that is wrong with one subject; a file that fails is judged no further."""
     told = [(name, _missing(name)) for name in modalities if name not in subject.files]
     scans, unreadable = read_scans(subject, modalities)
@@ -97,14 +88,53 @@ def _examine(modalities: Sequence[str], subject: Subject) -> Examination:
         told += [(name, symptom) for symptom in own]
     for scan in list(scans.values())[:1]:
         told += [("", symptom) for symptom in of_grid(scan.geometry)]
+    told += _unfit(subject, scans, settings, told)
+    told += _between(scans, told)
+    findings = [_finding(subject, name, symptom) for name, symptom in told]
+    digests = {name: _digest(scan) for name, scan in scans.items()}
+    pixels = [spacing_in_plane(scan.geometry) for scan in scans.values()]
+    return Examination(findings, digests, pixels[0] if pixels else None)
+
+
+def _between(scans: dict[str, Scan], told: Told) -> Told:
+    """What is wrong between those of `scans` that show a brain, by what was told."""
     blank = {name for name, s in told if s.code in ("constant", "not_stripped")}
     brains = {name: scan for name, scan in scans.items() if name not in blank}
     between = list(of_modalities(brains))
-    moved = {name for name, symptom in between if symptom.code == "misregistered"}
-    told += _empty({name: scan for name, scan in brains.items() if name not in moved})
-    told += between
-    findings = [_finding(subject, name, symptom) for name, symptom in told]
-    return Examination(findings, {name: _digest(scan) for name, scan in scans.items()})
+    moved = {n for n, s in between if s.code in ("misregistered", "mirrored")}
+    still = {name: scan for name, scan in brains.items() if name not in moved}
+    return _empty(still) + between
+
+
+def _unfit(
+    subject: Subject, scans: dict[str, Scan], settings: Settings | None, told: Told
+) -> Told:
+    """What keeps a run with `settings` from preparing a subject that it would train on.
+
+    Nothing where it was told already why the brain is not where it seems to be.
+    """
+    if settings is None or len(subject.files) < FEWEST:
+        return []
+    if settings.view.masked and subject.mask is None:
+        what = (
+            "has no brain mask, which config.data.mask asks for: add it, or leave "
+            'config.data.mask "" if what is not brain is 0 in all scans'
+        )
+        return [(MASK, Symptom("stop", "missing", what))]
+    vague = any(
+        name == MASK or s.code in ("background", "not_stripped") for name, s in told
+    )
+    if not scans or vague:
+        return []
+    brain = np.logical_or.reduce([scan.inside for scan in scans.values()])
+    geometry = next(iter(scans.values())).geometry
+    try:
+        window = view_window(brain, geometry, settings.view)
+        slices_with_brain(brain, window, settings.min_brain)
+    except InputError as error:
+        what = f"cannot be prepared with this config: {error}"
+        return [("", Symptom("stop", "unfit", what))]
+    return []
 
 
 def _missing(modality: str) -> Symptom:
@@ -112,7 +142,7 @@ def _missing(modality: str) -> Symptom:
     return Symptom("note", "missing", what)
 
 
-def _empty(scans: dict[str, Scan]) -> list[tuple[str, Symptom]]:
+def _empty(scans: dict[str, Scan]) -> Told:
     """Which of `scans`, on one grid, have empty slices amid the brain."""
     if not scans:
         return []
@@ -142,81 +172,3 @@ def _digest(scan: Scan) -> str:
     box = tuple(slice(first, last + 1) for first, last in ends)
     image = np.ascontiguousarray(scan.volume[box])
     return hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-
-
-def _lacking(subjects: Sequence[Subject], modalities: Sequence[str]) -> list[Finding]:
-    """One finding for each modality that some or all of the subjects lack."""
-    findings = []
-    for name in modalities:
-        lacking = [s.name for s in subjects if name not in s.files]
-        if len(lacking) == len(subjects):
-            sentence = (
-                f"no subject has {name}: correct config.data.modalities or the layout"
-            )
-            findings.append(Finding("stop", "", name, None, "missing", sentence))
-        elif lacking:
-            sentence = (
-                f"{len(lacking)} of {len(subjects)} subjects have no {name}, the first "
-                f"is {lacking[0]}; they train with what they have"
-            )
-            findings.append(Finding("note", "", name, None, "missing", sentence))
-    return findings
-
-
-def _without_mask(subjects: Sequence[Subject]) -> list[Finding]:
-    """A finding for each subject without a mask where others have one."""
-    if not any(subject.mask for subject in subjects):
-        return []
-    sentence = "subject {} has no brain mask, and others have: add it, or remove all"
-    return [
-        Finding("stop", s.name, MASK, None, "missing", sentence.format(s.name))
-        for s in subjects
-        if s.mask is None
-    ]
-
-
-def _untrainable(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> list[Finding]:
-    """The subjects with too few modalities to learn one from another."""
-    few = [
-        (subject, len(examination.digests))
-        for subject, examination in zip(subjects, examinations, strict=True)
-        if len(examination.digests) < FEWEST
-    ]
-    findings = [
-        Finding(
-            "warn",
-            subject.name,
-            "",
-            None,
-            "too_few",
-            f"subject {subject.name} has {count} usable modalities and cannot be "
-            f"trained on, wanted {FEWEST} or more: repair or remove it",
-        )
-        for subject, count in few
-    ]
-    if len(few) == len(subjects):
-        sentence = f"none of the {len(subjects)} subjects can be trained on: see above"
-        findings.append(Finding("stop", "", "", None, "unusable", sentence))
-    return findings
-
-
-def _leaks(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
-    """One finding for each image that two patients have."""
-    owners: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
-    for subject, examination in zip(subjects, examinations, strict=True):
-        for name, digest in examination.digests.items():
-            owners[digest].append((subject, name))
-    for (first, own), *others in owners.values():
-        for subject, name in others:
-            if subject.patient != first.patient:
-                sentence = (
-                    f"{subject.files[name]}: is the same image as {first.files[own]}, "
-                    "of another patient, so one may be tested on what it was trained "
-                    "on: remove one of them, or give both one patient"
-                )
-                path = subject.files[name]
-                yield Finding("stop", subject.name, name, path, "leakage", sentence)

@@ -25,6 +25,7 @@ class Scan:
 
     volume: np.ndarray
     brain: np.ndarray
+    inside: np.ndarray  # the brain as a run takes it: the mask's, or what is not 0
     background: float
     geometry: Geometry
 
@@ -82,7 +83,10 @@ def masked(subject: Subject, scans: dict[str, Scan]) -> tuple[dict[str, Scan], T
     if symptom is not None:
         return scans, [(MASK, symptom)]
     inside = found[0] > 0
-    scans = {n: _scan(scan.volume * inside, scan.geometry) for n, scan in scans.items()}
+    scans = {
+        name: replace(_scan(scan.volume * inside, scan.geometry), inside=inside)
+        for name, scan in scans.items()
+    }
     bare = [name for name, scan in scans.items() if not scan.brain.any()]
     what = f"holds nothing of {', '.join(bare)}: give the mask of this subject's brain"
     told = [(MASK, Symptom("stop", "empty", what))] if bare else []
@@ -113,7 +117,9 @@ def _read(
 
 
 def _scan(volume: np.ndarray, geometry: Geometry) -> Scan:
-    return Scan(volume, *foreground(volume), geometry)
+    brain, background = foreground(volume)
+    inside = brain if background == 0 else volume != 0
+    return Scan(volume, brain, inside, background, geometry)
 
 
 def _off_grid(own: Geometry, other: Geometry) -> Symptom:

@@ -14,9 +14,11 @@ FRAME, FULL = 1800.0, 0.85  # ml of a frame, and its share, that no brain fills
 CONSTANT = 0.5  # share of the frame's faces that has one value in a background
 NEGATIVE = 0.1  # share of the brain; filters ring around 0, in hardly any of it
 ONE = 1.001  # the end of a scale of -1 or 0 to 1, rounding included
+BYTE = 255.0  # the end of the other usual scale
 SATURATED = 0.005  # share of the brain that is exactly as bright as its maximum
 THICK = 0.1  # of the largest slice of the brain: one that must not be empty
 TILT, STRETCH = 15.0, 3.0  # degrees; longest edge of a voxel by the shortest
+ADVICE = "intensities are scaled once more here; give the originals if you can"
 WORDS = {  # in what reading a file says of it, and the code of that
     "there is no such file": "unreadable",
     "volumes, an array of": "four_d",
@@ -88,6 +90,7 @@ def of_volume(
     checks = (
         _bare_skull(brain, float(np.prod(spacing(geometry))) / 1000),
         _scaled(volume, values, low, high),
+        _eight_bits(low, high, geometry.header.get_data_dtype()),
         _saturated(values, high),
     )
     yield from filter(None, checks)
@@ -145,16 +148,24 @@ def _bare_skull(brain: np.ndarray, voxel: float) -> Symptom | None:
     return Symptom("stop", "not_stripped", what)
 
 
+def _eight_bits(low: float, high: float, dtype: np.dtype) -> Symptom | None:
+    """The intensities are those of a picture: bytes, or scaled to what bytes hold."""
+    if high <= ONE or not (dtype == np.uint8 or (low >= 0 and high == BYTE)):
+        return None
+    kind = "is stored in 8 bits" if dtype == np.uint8 else "is scaled to 0 ... 255"
+    what = f"{kind}, its brain {low:.3g} ... {high:.3g}: it is a picture; {ADVICE}"
+    return Symptom("warn", "normalised", what)
+
+
 def _scaled(
     volume: np.ndarray, values: np.ndarray, low: float, high: float
 ) -> Symptom | None:
     """The intensities are no longer those of a scanner."""
-    advice = "intensities are scaled once more here; give the originals if you can"
     if high <= 0:
         what = f"has no positive value in the brain, at most {high:g}: add an offset"
         return Symptom("stop", "negative", what)
     if high <= ONE and low >= -ONE:
-        what = f"is normalised already, to {low:.3g} ... {high:.3g}; {advice}"
+        what = f"is normalised already, to {low:.3g} ... {high:.3g}; {ADVICE}"
         return Symptom("warn", "normalised", what)
     negative = np.count_nonzero(values < 0) / values.size
     whole = abs(volume.mean()) < 0.01 and abs(volume.std() - 1) < 0.01
@@ -162,7 +173,7 @@ def _scaled(
     if negative > NEGATIVE or whole or (abs(mean) < 0.1 and abs(sd - 1) < 0.1):
         what = (
             f"looks z-scored: {negative:.0%} of the brain are negative, its mean is "
-            f"{mean:.3g} and its sd {sd:.3g}; {advice}"
+            f"{mean:.3g} and its sd {sd:.3g}; {ADVICE}"
         )
         return Symptom("warn", "normalised", what)
     return None

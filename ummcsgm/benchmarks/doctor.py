@@ -1,0 +1,57 @@
+"""How long the doctor takes for one subject, in one process.
+
+    python -m ummcsgm.benchmarks.doctor [--shape X Y Z] [--repeats R]
+
+Makes a sound phantom subject of four modalities in a temporary folder, as gzipped
+files, and examines it `repeats` times, reading included.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from ummcsgm.data.doctor.examine import examine_subject
+from ummcsgm.data.layouts import brats
+from ummcsgm.data.phantom.make import write_phantom
+from ummcsgm.data.search import find_subjects
+
+MODALITIES = ("flair", "t1", "t1c", "t2")
+
+
+def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
+    """What is printed; `folder` is filled."""
+    shape = tuple(flags.shape)
+    write_phantom(folder, subjects=1, shape=shape, seed=flags.seed, processes=1)
+    (subject,) = find_subjects(folder, [brats(MODALITIES, "")]).subjects
+    seconds = []
+    for _ in range(flags.repeats):
+        start = time.perf_counter()
+        findings = examine_subject(subject, MODALITIES)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "shape": flags.shape,
+        "findings": len(findings),
+        "seconds": [round(each, 2) for each in seconds],
+        "median_seconds": round(statistics.median(seconds), 2),
+        "cores": os.cpu_count(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }
+
+
+def main() -> None:
+    """Measures, and prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", type=int, nargs=3, default=[240, 240, 155])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the phantom")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(measure(Path(folder), flags)))
+
+
+if __name__ == "__main__":
+    main()
