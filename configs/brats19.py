@@ -86,6 +86,12 @@ def get_config() -> ConfigDict:
             },
             "evaluate": {
                 "steps": 1000,
+                "few": 12,
+                "lowest": 0.01,
+                "start": 3.0,
+                "draws": 16,
+                "draw_subjects": 20,
+                "draw_slices": 8,
                 "microbatch": 64,
                 "algorithm1_subjects": 0,  # all
                 "algorithm1_slices": 0,  # all

@@ -86,6 +86,12 @@ def get_config() -> ConfigDict:
             },
             "evaluate": {
                 "steps": 1000,  # of Algorithm 1
+                "few": 12,  # steps of the samplers that need few
+                "lowest": 0.01,  # noise level at which they end
+                "start": 3.0,  # noise level at which `warm` begins, from the mean
+                "draws": 16,  # of a question, to measure the posterior's spread
+                "draw_subjects": 10,  # test subjects so measured; 0: all
+                "draw_slices": 4,  # of each; 0: all scored slices
                 "microbatch": 8,  # slices in one network evaluation
                 "algorithm1_subjects": 3,  # 0: all test subjects
                 "algorithm1_slices": 2,  # of each; 0: all scored slices

@@ -13,8 +13,9 @@ from ummcsgm.answer import load_trained, make_answer, slice_addresses
 from ummcsgm.completion import Completion
 from ummcsgm.data.store import open_store
 from ummcsgm.denoiser import make_denoise
+from ummcsgm.grids import log_uniform_times
 from ummcsgm.plans import Scoring
-from ummcsgm.sampling import address_keys, algorithm1
+from ummcsgm.sampling import address_keys, algorithm1, warm
 from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
@@ -23,7 +24,20 @@ QUESTIONS = np.array([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]], b
 
 
 def scoring(microbatch=4, seed=0):
-    return Scoring(seed, 3, microbatch, 0, 0, 1e-4)
+    return Scoring(
+        seed=seed,
+        steps=3,
+        few=2,
+        lowest=0.01,
+        start=3.0,
+        draws=4,
+        draw_subjects=0,
+        draw_slices=0,
+        microbatch=microbatch,
+        algorithm1_subjects=0,
+        algorithm1_slices=0,
+        penalty=1e-4,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +113,21 @@ def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, ima
     )()
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_warm_draw_starts_at_the_mean_that_it_is_given(trained, answers, images):
+    mean = answers("mean")(images, QUESTIONS, ADDRESSES)
+    filled = answers("warm")(images, QUESTIONS, ADDRESSES, mean)
+    missing, sde = jnp.asarray(QUESTIONS), trained.model.sde
+    seen = jnp.where(missing[:, None, None], 0, images)
+    completion = Completion(seen, missing)
+    denoise = make_denoise(trained.model, trained.params, completion)
+    keys, times = address_keys(0, ADDRESSES), log_uniform_times(sde, 2, 3.0, 0.01)
+    drawn = jax.jit(lambda: warm(keys, sde, denoise, jnp.asarray(mean), times))()
+    expected = np.where(QUESTIONS[:, None, None], drawn, images)
+    np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
+    elsewhere = answers("warm")(images, QUESTIONS, ADDRESSES, mean + 0.5)
+    assert np.abs(elsewhere - filled)[QUESTIONS[:, 2], ..., 2].mean() > 1e-4
 
 
 @pytest.mark.parametrize("sampler", ["mean", "euler_maruyama"])
@@ -179,8 +208,8 @@ def test_addresses_tell_subjects_slices_and_draws_apart():
 
 
 def test_an_unknown_sampler_is_named_with_those_there_are(trained):
-    with pytest.raises(InputError, match="--sampler is 'heun'.*mean, euler_maruyama"):
-        make_answer(trained, "heun", scoring())
+    with pytest.raises(InputError, match="--sampler is 'heum'.*mean, euler_maruyama"):
+        make_answer(trained, "heum", scoring())
 
 
 def test_the_config_travels_with_the_checkpoint(trained, study):

@@ -56,19 +56,25 @@ MAY_IMPORT = {
     "preparation": "types build_data progress data.",
     "checkup": "types build_data console progress data.",
     "answer": CORE + " plans posterior build checkpoint files data.",
-    "exam": CORE + " plans answer metrics files data. baselines.",
+    "ensembles": "types answer calibration spread metrics data.",
+    "exam": CORE + " plans answer ensembles metrics files data. baselines.",
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
     + " preparation data.",
     "evaluate": CORE
-    + " answer exam plans build build_data preparation metrics files data."
+    + " answer ensembles exam plans build build_data preparation metrics files data."
     + " baselines. manifest",
     "results": "types answer manifest files data.",
+    "outputs": "types answer figure data.",
     "complete": CORE
-    + " plans answer results build build_data console progress figure data.",
-    "report": "types files figure evaluate",
+    + " plans answer results outputs build build_data console progress figure data."
+    + " calibration",
+    "uncertainty": "types files figure plots calibration spread ensembles evaluate",
+    "report": "types files figure ensembles evaluate uncertainty",
     "main": "types build checkup manifest preparation train evaluate complete report",
-    "benchmarks.": CORE + " build metrics files data. baselines. parallel train",
+    "benchmarks.": CORE
+    + " plans answer build build_data calibration spread plots metrics files data."
+    + " baselines. parallel train",
 }
 
 # The only files in which a foreign world may be met.

@@ -9,10 +9,12 @@ import hashlib
 import json
 import os
 import shutil
+import types
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from tiny_run import (
     AFFINE,
     MODALITIES,
@@ -59,13 +61,20 @@ def stand_in(monkeypatch, tmp_path):
     def load(workdir):
         space = build.build_space(config)
         known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
-        return answer.Trained(config, space, None, None, 42, *known, "abc")
+        model = types.SimpleNamespace(sde=build.build_sde(config))
+        return answer.Trained(config, space, model, None, 42, *known, "abc")
 
     def make(trained, sampler, scoring):
-        def fill(images, missing, addresses):
-            calls.append((np.array(images), np.array(missing), np.array(addresses)))
+        def fill(images, missing, addresses, mean=None):
+            called = (np.array(images), np.array(missing), np.array(addresses))
+            if sampler == "mean":
+                calls.append(called)
+                return np.where(missing[:, None, None], LEVELS, images)
             noise = addresses[:, 2, None, None, None] / 64  # each draw its own
-            return np.where(missing[:, None, None], LEVELS + noise, images)
+            assert np.array_equal(
+                mean, np.where(missing[:, None, None], LEVELS, images)
+            )
+            return np.where(missing[:, None, None], mean + noise, images)
 
         return fill
 
@@ -85,7 +94,7 @@ def failure(capsys, *arguments, **options):
 
 
 def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
-    order = Order(missing, (), draws, sampler, False)
+    order = Order(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
     order = dataclasses.replace(order, **changes)
     return complete.complete("run", None, (str(source), str(target)), order, part)
 
@@ -260,29 +269,55 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "parameters_sha256": "abc",
         "sampler": "euler_maruyama",
         "steps": 3,
-        "draw": 2,
+        "evaluations": 3,
+        "kind": "draw-02",
+        "draws": 2,
         "seed": 0,
         "versions": versions(),
     }
     make(folder, tmp_path / "mean", "t1c")
     alone = json.loads((tmp_path / "mean/HGG/P1/P1_t1ce.json").read_text())
-    assert (alone["sampler"], alone["steps"], alone["draw"]) == ("mean", 1, 1)
+    assert (alone["sampler"], alone["kind"], alone["draws"]) == ("mean", "mean", 0)
+    assert (alone["steps"], alone["evaluations"]) == (1, 1)
 
 
 def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", "t1c", "t2", draws=3, sampler="euler_maruyama")
     images = [path for path in files_under(tmp_path / "out") if "nii" in path]
+    kinds = ("draw-01", "draw-02", "draw-03", "mean", "q05", "q50", "q95", "sd")
     assert images == [
-        f"HGG/P1/P1_{token}_draw-0{draw}.nii.gz"
-        for token in ("t1ce", "t2")
-        for draw in (1, 2, 3)
+        f"HGG/P1/P1_{token}_{kind}.nii.gz" for token in ("t1ce", "t2") for kind in kinds
     ]
     gain = gain_of("P1", ("t1c", "t2"))
     for draw in (1, 2, 3):
         stored, _ = read(tmp_path / "out" / "HGG" / "P1" / f"P1_t2_draw-0{draw}.nii.gz")
         level = LEVELS[3] + (draw - 1) / 64
         assert abs(stored.max() - level * SCALES["t2"] * gain) < 0.51
+
+
+def test_the_spread_of_the_draws_is_written_beside_them(stand_in, tmp_path):
+    """Draws are LEVEL + 0, 1, .. 3 / 64: mean, sd and quantiles follow by hand."""
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(
+        folder, tmp_path / "out", "t1c", draws=4, sampler="warm", levels=(0.2, 0.5, 0.9)
+    )
+    unit = SCALES["t1c"] * gain_of("P1", ("t1c",))
+    steps = np.arange(4) / 64
+    interval = stdtrit(3, 0.9) * np.sqrt(1 + 1 / 4) * steps.std(ddof=1)
+    expected = {
+        "mean": LEVELS[2],  # the network's own, and not that of the draws
+        "sd": steps.std(ddof=1),
+        "q20": LEVELS[2] + steps[0],  # the first of four
+        "q50": LEVELS[2] + steps.mean(),
+        "q90": LEVELS[2] + steps.mean() + interval,  # farther than four draws reach
+    }
+    for kind, value in expected.items():
+        stored, _ = read(tmp_path / "out/HGG/P1" / f"P1_t1ce_{kind}.nii.gz")
+        assert abs(stored.max() - value * unit) < 0.51, kind
+        assert np.array_equal(stored != 0, brain())
+    about = tmp_path / "out/HGG/P1/P1_t1ce_sd.json"
+    assert json.loads(about.read_text())["kind"] == "sd"
 
 
 @pytest.mark.parametrize("kind", ["volume", "sidecar"])
@@ -375,7 +410,7 @@ def test_an_answer_that_is_not_finite_is_not_written(
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def broken(trained, sampler, scoring):
-        return lambda images, missing, addresses: np.full_like(images, np.nan)
+        return lambda images, *others: np.full_like(images, np.nan)
 
     monkeypatch.setattr(complete, "make_answer", broken)
     assert "not finite" in failure(capsys, folder, tmp_path / "out", "t1c")
@@ -670,10 +705,9 @@ def test_draws_differ_are_the_same_again_and_do_not_depend_on_the_microbatch(
     study, tmp_path
 ):
     first = completed(study, tmp_path, "a", *DRAWN, "--draws", "2")
+    kinds = ("draw-01", "draw-02", "mean", "q05", "q50", "q95", "sd")
     assert sorted(first) == [
-        f"P1_{token}_draw-0{draw}.nii.gz"
-        for token in ("flair", "t1ce")
-        for draw in (1, 2)
+        f"P1_{token}_{kind}.nii.gz" for token in ("flair", "t1ce") for kind in kinds
     ]
     assert files_under(tmp_path / "a")
     again = completed(study, tmp_path, "b", *DRAWN, "--draws", "2")

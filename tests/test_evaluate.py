@@ -73,7 +73,10 @@ def stand_in(monkeypatch, world, fill, **changes):
         )
 
     def make(trained, sampler, scoring):
-        def ask(images, missing, addresses):
+        def ask(images, missing, addresses, mean=None):
+            if sampler == "warm":  # all draws share the network's mean
+                own = fill("mean", images, missing, addresses)
+                np.testing.assert_array_equal(mean, own)
             calls.append((sampler, missing, addresses))
             return fill(sampler, images, missing, addresses)
 
@@ -94,10 +97,12 @@ def darker(sampler, images, missing, addresses):
     return images - factor * PEAK * ERRORS * missing[:, None, None] * (images > 0)
 
 
-def evaluated(world, tmp_path, every=False):
+def evaluated(world, tmp_path, every=False, split=None):
     workdir = tmp_path / "run"
     if not workdir.exists():
         shutil.copytree(world / "run", workdir)
+        if split is not None:
+            (workdir / "split.json").write_text(json.dumps(split))
     return evaluate.evaluate(workdir, None, every)
 
 
@@ -171,7 +176,7 @@ def test_rows_have_every_method_modality_and_metric_once(world, tmp_path, monkey
     assert len(set(asked)) == len(asked)
     assert set(asked) == {
         (method, name, name, metric)
-        for method in ("ridge", "ridge2", "mean", "algorithm1")
+        for method in ("ridge", "ridge2", "mean", "algorithm1", "warm")
         for name in MODALITIES
         for metric in METRICS
     }
@@ -337,11 +342,15 @@ def test_what_is_written_is_whole_and_json_has_no_nan(
     assert content["facts"]["test_subjects"] == 2
     assert (folder / "figure.png").read_bytes().startswith(PNG)
     assert sorted(files_under(folder)) == [
+        "calibration.csv",
+        "calibration.md",
         "figure.png",
         "metrics.json",
+        "ranks.png",  # without a curve of reliability, as nothing is spread
         "subjects.csv",
         "table.csv",
         "table.md",
+        "uncertainty.png",
     ]
 
 

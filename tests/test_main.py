@@ -432,12 +432,12 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
         ["--draws is 0", "at least 1"],
     ),
     "draws of the mean": (
-        "--input {0}/subjects --output {1}/out --missing t2 --draws 2",
-        ["--draws is 2", "--sampler euler_maruyama"],
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 2 --sampler mean",
+        ["--draws is 2", "--sampler warm"],
     ),
     "sampler": (
-        "--input {0}/subjects --output {1}/out --missing t2 --sampler heun",
-        ["--sampler is 'heun'", "mean, euler_maruyama"],
+        "--input {0}/subjects --output {1}/out --missing t2 --sampler huen",
+        ["--sampler is 'huen'", "mean, euler_maruyama", "warm"],
     ),
 }
 

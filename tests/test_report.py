@@ -15,7 +15,7 @@ from ummcsgm.types import InputError
 
 COLUMNS = ["method", "missing", "modality", "profile"]
 COLUMNS += ["metric", "mean", "sd", "subjects"]
-LABELS = method_labels(1000)
+LABELS = method_labels(1000, 12)
 
 
 def _row(method, missing, modality, metric, mean, sd=0.5, profile="p", subjects=12):
@@ -74,11 +74,12 @@ def test_the_best_of_each_column_is_bold_high_but_low_for_mae(tmp_path):
 
 
 def test_methods_are_labelled_and_in_the_labels_order_with_unknown_ones_last(tmp_path):
-    methods = ["other", "ridge", "ridge2", "mean", "algorithm1"]
+    methods = ["other", "ridge", "ridge2", "mean", "warm", "algorithm1"]
     rows = [_row(method, "T1", "T1", "psnr", 20.0) for method in methods]
-    write_table_markdown(tmp_path / "t.md", rows, method_labels(50), [])
+    write_table_markdown(tmp_path / "t.md", rows, method_labels(50, 9), [])
     assert [method for (method,) in _table(tmp_path / "t.md", 0)] == [
         "mm-CSN Algorithm 1, 50 evaluations",
+        "mm-CSN warm start, 1 + 9 evaluations",
         "mm-CSN mean, 1 evaluation",
         "ridge, quadratic (floor)",
         "ridge, linear (floor)",

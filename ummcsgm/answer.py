@@ -16,11 +16,21 @@ import numpy as np
 from ummcsgm import build, checkpoint
 from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, posterior_mean
+from ummcsgm.grids import level_at
 from ummcsgm.plans import Scoring, Space
-from ummcsgm.sampling import address_keys, algorithm1, in_microbatches
+from ummcsgm.sampling import SAMPLERS as DRAWING
+from ummcsgm.sampling import (
+    address_keys,
+    default_times,
+    evaluations,
+    find_sampler,
+    in_microbatches,
+    make_draw,
+)
+from ummcsgm.sde import SDE
 from ummcsgm.types import Array, Config, Images, InputError, Missing, Params
 
-SAMPLERS = ("mean", "euler_maruyama")
+SAMPLERS = ("mean", *DRAWING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,39 +90,80 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
     )
 
 
-def make_answer(
-    trained: Trained, sampler: str, scoring: Scoring
-) -> Callable[[Images, Missing, Array], Images]:
-    """answer(images, missing, addresses): the images with what is missing filled in.
+def make_answer(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
+    """answer(images, missing, addresses, mean): the images with what is missing filled.
 
     Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
-    read), [R, M] missing, and addresses [R, n] that name each row's draw (`mean` draws
-    nothing). The seen modalities come back bit for bit.
+    read), [R, M] missing, and addresses [R, n] that name each row's draw. `mean` is
+    what the sampler `mean`, which draws nothing, answered to the same questions: one
+    evaluation that all draws share. The seen modalities come back bit for bit.
 
     Raises:
-        InputError: there is no such sampler.
+        InputError: there is no such sampler, or its grid cannot be.
     """
     if sampler not in SAMPLERS:
         raise InputError(
             f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
         )
+    fill = (
+        _make_mean(trained)
+        if sampler == "mean"
+        else _make_fill(trained, sampler, scoring)
+    )
 
-    @jax.jit
-    def fill(params: Params, images: Images, missing: Missing, addresses: Array):
-        sde, completion = trained.model.sde, ask(images, missing)
-        denoise = make_denoise(trained.model, params, completion)
-        if sampler == "mean":
-            return posterior_mean(sde, denoise, completion)
-        keys = address_keys(scoring.seed, addresses)
-        return completion.fill(algorithm1(keys, sde, denoise, images, scoring.steps))
-
-    def answer(images: Images, missing: Missing, addresses: Array) -> Images:
+    def answer(
+        images: Images, missing: Missing, addresses: Array, mean: Images | None = None
+    ) -> Images:
         rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
+        rows += (images if mean is None else mean,)
         return in_microbatches(
             lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
         )
 
     return answer
+
+
+def _make_mean(trained: Trained) -> Callable:
+    @jax.jit
+    def fill(params: Params, images: Images, missing: Missing, *unused: Array):
+        completion = ask(images, missing)
+        denoise = make_denoise(trained.model, params, completion)
+        return posterior_mean(trained.model.sde, denoise, completion)
+
+    return fill
+
+
+def _make_fill(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
+    sde = trained.model.sde
+    times = times_of(sde, sampler, scoring)
+    draw = make_draw(sampler, sde, times)
+
+    @jax.jit
+    def fill(params: Params, images: Images, missing: Missing, addresses, mean):
+        completion = ask(images, missing)
+        denoise = make_denoise(trained.model, params, completion)
+        keys = address_keys(scoring.seed, addresses)
+        return completion.fill(draw(keys, denoise, missing, mean))
+
+    return fill
+
+
+def sampler_facts(sampler: str, trained: Trained, scoring: Scoring) -> dict:
+    """How a sampler was run: its steps, and how often it evaluated the network."""
+    if sampler == "mean":
+        return {"steps": 1, "evaluations": 1}
+    steps = len(times_of(trained.model.sde, sampler, scoring)) - 1
+    return {"steps": steps, "evaluations": evaluations(sampler, steps)}
+
+
+def times_of(sde: SDE, sampler: str, scoring: Scoring) -> Array:
+    """The grid of a sampler: of scoring.steps if it is a uniform one, as Algorithm 1's,
+    which wants many, else of scoring.few."""
+    uniform = find_sampler(sampler).grid == "uniform"
+    steps = scoring.steps if uniform else scoring.few
+    lowest = max(scoring.lowest, 1.05 * level_at(sde, 0))
+    start = min(scoring.start, level_at(sde, 1))
+    return default_times(sampler, sde, steps, lowest=lowest, start=start)
 
 
 def slice_addresses(name: str, z: Array, *, draw: int) -> Array:

@@ -183,6 +183,22 @@ def quantiles(draws: Array, levels: Sequence[float]) -> Array:
     return np.quantile(draws, levels, axis=0, method="weibull")
 
 
+def quantile(draws: Array, level: float) -> Array:
+    """[...]: the truth is below with probability `level`.
+
+    That of `quantiles` where so many draws reach it, else the end of the prediction
+    interval of `student_interval`, which is right for a normal law.
+
+    Raises:
+        InputError: there are fewer than 2 draws, or `level` is outside (0, 1).
+    """
+    _check_level(level)
+    if 1 / min(level, 1 - level) <= len(draws) + 1 + 1e-9:
+        return quantiles(draws, [level])[0]
+    low, high = student_interval(draws, abs(2 * level - 1))
+    return low if level < 0.5 else high
+
+
 def subject_interval(
     generator: np.random.Generator,
     statistic: Callable[[Array], Array],

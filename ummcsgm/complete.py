@@ -5,33 +5,47 @@ go on; one that is finished is not made again.
 """
 
 import pathlib
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ummcsgm import build, build_data
-from ummcsgm.answer import Trained, load_trained, make_answer, slice_addresses
+from ummcsgm.answer import (
+    Trained,
+    load_trained,
+    make_answer,
+    sampler_facts,
+    slice_addresses,
+)
+from ummcsgm.calibration import quantile
 from ummcsgm.console import show_table
-from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts import Layout, Subject
 from ummcsgm.data.nifti import read_geometry, spacing_in_plane
 from ummcsgm.data.search import Found
 from ummcsgm.data.subjects import (
     Prepared,
-    network_brain,
     network_slices,
     prepare_subject,
 )
-from ummcsgm.data.window import paste
-from ummcsgm.figure import Preview, check_preview, write_preview
+from ummcsgm.figure import check_preview, write_preview
+from ummcsgm.outputs import preview_of, units_of, volume_of
 from ummcsgm.progress import counting
-from ummcsgm.results import Order, Result, finished, results_of, write_result
+from ummcsgm.results import (
+    Order,
+    Result,
+    check_order,
+    draw_kinds,
+    finished,
+    quantile_kind,
+    results_of,
+    write_result,
+)
 from ummcsgm.types import Array, Config, Images, InputError
 
 FAILED = "FAILED"
+SLAB = 8  # slices that are summarised at a time, in double precision
 TOLERANCE = 1.2  # between the voxels trained on and those completed
 
 
@@ -40,6 +54,7 @@ class Work:
     """All that completing one subject after another needs."""
 
     trained: Trained
+    mean: Callable  # the network's mean
     answer: Callable  # of the order's sampler
     facts: dict  # of the sampler: steps and seed
     order: Order
@@ -74,13 +89,14 @@ def complete(
     if not source or not target:
         raise InputError(f"--{'output' if source else 'input'} is missing.")
     trained = load_trained(workdir)
-    _check_order(order, trained.space.modalities)
+    check_order(order, trained.space.modalities)
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
     answer = make_answer(trained, order.sampler, scoring)
-    steps = 1 if order.sampler == "mean" else scoring.steps
-    facts = {"steps": steps, "seed": scoring.seed}
+    mean = make_answer(trained, "mean", scoring)
+    facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
     found = _find(trained, pathlib.Path(source), order)
-    work = Work(trained, answer, facts, order, found.layout, pathlib.Path(target))
+    target = pathlib.Path(target)
+    work = Work(trained, mean, answer, facts, order, found.layout, target)
     rows = _complete_all(work, found.subjects[part[0] :: part[1]])
     if part[0] == 0:  # what no process can complete is told by the first
         rows += [_failed(name, "", why) for name, why in found.refused.items()]
@@ -142,18 +158,69 @@ def _complete_one(work: Work, subject: Subject) -> str:
     _check_spacing(trained, subject)
     prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
     z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
-    for draw in range(work.order.draws):
-        images = _answer(work, subject.name, prepared, z, draw)
-        if not np.isfinite(images).all():
-            raise FloatingPointError(
-                f"subject {subject.name}: the network's answer is not finite, so "
-                "nothing was written; its checkpoint is of no use."
-            )
-        if draw == 0:
-            write_preview(preview, _preview(trained, subject, prepared, images, z))
-        own = [result for result in results if result.draw == draw]
+    shown = False
+    for kind, images in _answers(work, subject.name, prepared, z):
+        if not shown:
+            write_preview(preview, preview_of(trained, subject, prepared, images, z))
+            shown = True
+        own = [result for result in results if result.kind == kind]
         _write(work, own, prepared, z, images)
     return "synthesised " + ", ".join(dict.fromkeys(r.modality for r in results))
+
+
+def _answers(
+    work: Work, name: str, prepared: Prepared, z: Array
+) -> Iterator[tuple[str, Images]]:
+    """The slices `z` of each kind of result, [S, H, W, M]: what is shown comes first.
+
+    All draws share one evaluation of the network for the mean.
+    """
+    order, modalities = work.order, work.trained.space.modalities
+    images = network_slices(prepared, modalities, z)
+    absent = np.array([name not in prepared.scales for name in modalities])
+    missing = np.tile(absent, (len(z), 1))
+    mean = _finite(name, work.mean(images, missing, slice_addresses(name, z, draw=0)))
+    if order.sampler == "mean":
+        yield "", mean
+        return
+    draws = []
+    for draw, kind in enumerate(draw_kinds(order)):
+        addresses = slice_addresses(name, z, draw=draw)
+        drawn = _finite(name, work.answer(images, missing, addresses, mean))
+        yield kind, drawn
+        draws.append(drawn[..., absent])
+    if order.draws > 1:
+        yield "mean", mean
+        for kind, values in _spread(np.stack(draws), order.levels).items():
+            summary = np.zeros_like(images)
+            summary[..., absent] = values
+            yield kind, summary
+
+
+def _spread(draws: Array, levels: tuple[float, ...]) -> dict[str, Array]:
+    """Standard deviation and quantiles of draws [K, S, ...], each [S, ...], by kind.
+
+    A quantile that so few draws do not reach is that of Student's prediction interval.
+    """
+    kinds = ["sd", *map(quantile_kind, levels)]
+    slabs = [
+        _of_slab(draws[:, z : z + SLAB], levels) for z in range(0, draws.shape[1], SLAB)
+    ]
+    return dict(zip(kinds, np.concatenate(slabs, axis=1), strict=True))
+
+
+def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:
+    sd = np.std(draws, axis=0, ddof=1, dtype=np.float64)
+    return np.stack([sd, *(quantile(draws, level) for level in levels)])
+
+
+def _finite(name: str, images: Images) -> Images:
+    if not np.isfinite(images).all():
+        raise FloatingPointError(
+            f"subject {name}: the network's answer is not finite, so nothing was "
+            "written; its checkpoint is of no use."
+        )
+    return images
 
 
 def _write(
@@ -164,35 +231,16 @@ def _write(
     images: Images,
 ) -> None:
     """The target holds the `results` that the slices [S, H, W, M] at `z` are."""
-    units = _units(work.trained, prepared)
+    units = units_of(work.trained, prepared)
     for result in results:
         channel = work.trained.space.modalities.index(result.modality)
-        own = units[result.modality]
+        own, slices = units[result.modality], images[..., channel]
         about = result.identity | _about(work, prepared) | {"units": own}
-        bounded = np.clip(images[..., channel], *own["range"])
-        volume = _volume(prepared, z, bounded, own["scale"])
+        if result.kind != "sd":
+            slices = np.clip(slices, *own["range"])
+        volume = volume_of(prepared, z, slices, own["scale"])
         path = work.target / result.path
         write_result(path, volume, prepared.case.geometry, about)
-
-
-def _check_order(order: Order, modalities: tuple[str, ...]) -> None:
-    for name in order.missing:
-        if name not in modalities:
-            raise InputError(
-                f"--missing names {name!r}; this network knows {', '.join(modalities)}."
-            )
-    if set(order.missing) == set(modalities):
-        raise InputError(
-            "--missing names every modality: at least one must be given to complete "
-            "from."
-        )
-    if order.draws < 1:
-        raise InputError(f"--draws is {order.draws}; wanted at least 1.")
-    if order.draws > 1 and order.sampler == "mean":
-        raise InputError(
-            f"--draws is {order.draws}, and the mean is not drawn: add --sampler "
-            "euler_maruyama."
-        )
 
 
 def _check_modalities(subject: Subject, modalities: tuple[str, ...]) -> None:
@@ -230,48 +278,6 @@ def _without(subject: Subject, missing: Sequence[str]) -> Subject:
     return replace(subject, files=files)
 
 
-def _answer(work: Work, name: str, prepared: Prepared, z: Array, draw: int) -> Images:
-    """The slices `z` with all M modalities, [S, H, W, M]."""
-    modalities = work.trained.space.modalities
-    images = network_slices(prepared, modalities, z)
-    missing = np.array([name not in prepared.scales for name in modalities])
-    addresses = slice_addresses(name, z, draw=draw)
-    return work.answer(images, np.tile(missing, (len(z), 1)), addresses)
-
-
-def _units(trained: Trained, prepared: Prepared) -> dict[str, dict]:
-    """For each missing modality, what its scale is and how it came about.
-
-    Units that a scanner could have used: the training cohort's median scale of the
-    modality, times how this subject's own scans compare with the cohort's.
-    """
-    gains = {
-        name: scale / trained.scales[name] for name, scale in prepared.scales.items()
-    }
-    gain = statistics.median(gains.values())
-    return {
-        name: {
-            "how": "training cohort's median scale x median ratio of this subject's "
-            "own scales to the cohort's; a scale is twice the median magnitude of a "
-            "volume's non-zero voxels; values are bounded by the cohort's range, in "
-            "units of the scale",
-            "cohort_scale": trained.scales[name],
-            "range": list(trained.ranges[name]),
-            "ratios": gains,
-            "scale": gain * trained.scales[name],
-        }
-        for name in trained.space.modalities
-        if name not in prepared.scales
-    }
-
-
-def _volume(prepared: Prepared, z: Array, slices: Array, scale: float) -> Array:
-    """The answer [S, H, W] as a volume [Z, Y, X] in units, 0 outside the brain."""
-    volume = np.zeros(prepared.brain.shape, np.float32)
-    volume[z] = paste(prepared.window, slices * network_brain(prepared, z))
-    return np.where(prepared.brain, denormalise(volume, scale), 0)
-
-
 def _about(work: Work, prepared: Prepared) -> dict:
     step = prepared.window.step
     return {
@@ -280,15 +286,3 @@ def _about(work: Work, prepared: Prepared) -> dict:
         "grid_of": prepared.case.geometry.path.name,
         "voxels_per_pixel": list(step),  # 1, 1: not resampled
     }
-
-
-def _preview(
-    trained: Trained, subject: Subject, prepared: Prepared, images: Images, z: Array
-) -> Preview:
-    """The axial slice with the most brain, of all modalities."""
-    most = int(np.argmax(prepared.brain[z].sum(axis=(1, 2))))
-    brain = network_brain(prepared, z[most : most + 1])[0]
-    shown = np.moveaxis(images[most] * brain[..., None], -1, 0)
-    synthetic = [name not in prepared.scales for name in trained.space.modalities]
-    title = f"{subject.name}, axial slice {z[most]}"
-    return Preview(title, trained.space.modalities, shown, tuple(synthetic))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ummcsgm import ensembles
 from ummcsgm.answer import slice_addresses
 from ummcsgm.baselines.ridge import Moments, moments_having, ridge
 from ummcsgm.data.layouts import Subject
@@ -20,7 +21,8 @@ from ummcsgm.plans import Scoring, Space
 from ummcsgm.types import Array, InputError
 
 FLOORS = ("ridge", "ridge2")
-METHODS = (*FLOORS, "mean", "algorithm1")
+METHODS = (*FLOORS, "mean", "algorithm1", ensembles.SAMPLER)
+SHOWN = 3  # draws of a picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Exam:
     questions: Array  # [Q, M] bool
     moments: dict[tuple[bool, ...], Moments]  # by what was scanned
     answers: dict[str, Callable]  # by sampler; each compiled once
+    factors: dict[str, dict]  # that respread draws, by modality: `fit_factors`
     key: str  # changes when any of this does
 
     @property
@@ -58,32 +61,54 @@ def asked_of(questions: Array, present: Array) -> Asked:
     return Asked(questions[possible] | ~present, questions[possible])
 
 
-def examine(
-    exam: Exam, subject: Subject, drawn: bool, shown: bool
-) -> tuple[list[dict], dict[str, Array]]:
-    """One subject's rows, and its panels if it is to be shown.
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """What one subject's answers are worth, and what is shown of them.
 
-    A row has subject, group, method, missing, modality, slices and the metrics.
-    `mean_same_slices` is `mean` on the slices that Algorithm 1 answered for. A floor
-    has no row where no training subject was scanned with all that it needs.
+    A row has subject, group, method, missing, modality, slices and the metrics; a
+    record `ensembles.judge`'s numbers and draws for `method`. `panels` are by method,
+    `pictures` by what they show, [M, ...] each; empty if nothing is shown.
     """
-    prepared = prepare_subject(subject, exam.modalities, exam.space.view)
-    present = np.array([name in prepared.scales for name in exam.modalities])
-    asked = asked_of(exam.questions, present)
-    try:
-        z = scored_slices(prepared.brain, TABLE1)
-    except InputError as error:
-        raise InputError(f"subject {subject.name}: {error}") from None
-    few = _spread(z, exam.scoring.algorithm1_slices) if drawn else z[:0]
+
+    rows: list[dict]
+    records: list[dict]
+    panels: dict[str, Array]
+    pictures: dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one subject is asked beside the mean and the floors."""
+
+    drawn: bool  # Algorithm 1
+    measured: bool  # K draws
+    shown: bool
+
+
+def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
+    """One test subject's marks.
+
+    `mean_same_slices` is `mean` on the slices that Algorithm 1 answered for, and
+    `mean_of_draw_slices` on those of the K draws; `warm` is one of these draws,
+    `warm_mean` the mean of all. A floor has no row where no training subject was
+    scanned with all that it needs.
+    """
+    prepared, asked, z = _called(exam, subject)
+    few = _spread(z, exam.scoring.algorithm1_slices) if share.drawn else z[:0]
+    mean = _network(exam, asked, subject, prepared, z, "mean")
     estimates = {
         "ridge": (z, _floor(exam, asked, prepared, z, 1)),
         "ridge2": (z, _floor(exam, asked, prepared, z, 2)),
-        "mean": (z, _network(exam, asked, subject, prepared, z, "mean")),
+        "mean": (z, mean),
     }
-    if drawn:
-        same = estimates["mean"][1][:, np.isin(z, few)]
+    if share.drawn:
         draw = _network(exam, asked, subject, prepared, few, "euler_maruyama")
+        same = mean[:, np.isin(z, few)]
         estimates |= {"mean_same_slices": (few, same), "algorithm1": (few, draw)}
+    records, pictures = [], {}
+    if share.measured:
+        own, records, pictures = _measure(exam, asked, subject, prepared, (z, mean))
+        estimates |= own
     rows = [
         {"subject": subject.name, "group": subject.group, "method": method}
         | _score(exam, prepared, slices, asked.missing[q], channel, images[q])
@@ -91,9 +116,94 @@ def examine(
         for q, channel in np.argwhere(asked.scored)
         if method not in FLOORS or np.isfinite(images[q, ..., channel]).all()
     ]
-    shown_z = _spread(few if drawn else z, 1)[0]
-    panels = _panels(exam, asked, prepared, estimates, shown_z) if shown else {}
-    return rows, panels
+    if not share.shown:
+        return Marks(rows, records, {}, {})
+    shown_z = _spread(few if share.drawn else z, 1)[0]
+    if share.measured:
+        at = (z[z == shown_z], mean[:, z == shown_z])
+        estimates[ensembles.SAMPLER] = at[0], _draw(exam, asked, subject, prepared, at)
+    panels = _panels(exam, asked, prepared, estimates, shown_z)
+    return Marks(rows, records, panels, pictures)
+
+
+def rehearse(exam: Exam, subject: Subject) -> Marks:
+    """The records alone, of a subject on which the factors are fitted."""
+    prepared, asked, z = _called(exam, subject)
+    z = _spread(z, exam.scoring.draw_slices)
+    mean = _network(exam, asked, subject, prepared, z, "mean")
+    _, records, _ = _measure(exam, asked, subject, prepared, (z, mean))
+    return Marks([], records, {}, {})
+
+
+def _called(exam: Exam, subject: Subject) -> tuple[Prepared, Asked, Array]:
+    """The subject, its questions, and the slices that are scored."""
+    prepared = prepare_subject(subject, exam.modalities, exam.space.view)
+    present = np.array([name in prepared.scales for name in exam.modalities])
+    try:
+        z = scored_slices(prepared.brain, TABLE1)
+    except InputError as error:
+        raise InputError(f"subject {subject.name}: {error}") from None
+    return prepared, asked_of(exam.questions, present), z
+
+
+def _draw(
+    exam: Exam,
+    asked: Asked,
+    subject: Subject,
+    prepared: Prepared,
+    mean: tuple[Array, Array],
+) -> Array:
+    """One draw of each question, [Q, S, H, W, M], about (z, the network's means)."""
+    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, mean[0])
+    answer, images = exam.answers[ensembles.SAMPLER], mean[1].copy()
+    for q, missing in enumerate(asked.missing):
+        images[q] = ensembles.draw(answer, slices, missing, mean[1][q], 1)[0]
+    return images
+
+
+def _measure(
+    exam: Exam,
+    asked: Asked,
+    subject: Subject,
+    prepared: Prepared,
+    mean: tuple[Array, Array],
+) -> tuple[dict, list[dict], dict[str, Array]]:
+    """Estimates of K draws by method, their records, and the pictures of a slice.
+
+    `mean` is (z, the network's means) of the slices among which some are chosen.
+    """
+    z = _spread(mean[0], exam.scoring.draw_slices)
+    means = mean[1][:, np.isin(mean[0], z)]
+    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, z)
+    factors = {
+        exam.modalities.index(name): fit["factor"] for name, fit in exam.factors.items()
+    }
+    first, average, records, tiles = means.copy(), means.copy(), [], {}
+    facts = {"subject": subject.name, "group": subject.group, "slices": len(z)}
+    facts |= {"method": ensembles.SAMPLER, "draws": exam.scoring.draws}
+    for q, missing in enumerate(asked.missing):
+        answer, count = exam.answers[ensembles.SAMPLER], exam.scoring.draws
+        draws = ensembles.draw(answer, slices, missing, means[q], count)
+        first[q], average[q] = draws[0], np.mean(draws, axis=0)
+        question = asked.scored[q], means[q], draws, factors, exam.scoring.seed
+        told = ensembles.judge(slices, *question)
+        names = {"missing": _named(exam, missing)}
+        for channel, numbers in told.items():
+            modality = {"modality": exam.modalities[channel]}
+            records.append(facts | names | modality | numbers)
+            if len(told) == 1:
+                tiles[channel] = ensembles.picture(slices, channel, draws, SHOWN)
+    estimates = {
+        "mean_of_draw_slices": (z, means),
+        "warm": (z, first),
+        "warm_mean": (z, average),
+    }
+    return estimates, records, ensembles.stacked(tiles, len(exam.modalities))
+
+
+def _named(exam: Exam, missing: Array) -> str:
+    """The modalities of `missing` [M], joined by "+"."""
+    return "+".join(np.array(exam.modalities)[missing])
 
 
 def _spread(z: Array, count: int) -> Array:
@@ -155,8 +265,7 @@ def _score(
     slices = images[..., channel] * network_brain(prepared, z)
     estimate = paste(prepared.window, slices) * prepared.scales[name]
     truth = prepared.case.volumes[name]
-    asked = "+".join(np.array(exam.modalities)[missing])
-    facts = {"missing": asked, "modality": name, "slices": len(z)}
+    facts = {"missing": _named(exam, missing), "modality": name, "slices": len(z)}
     return facts | score(truth, estimate, prepared.brain, z, TABLE1)
 
 

@@ -31,8 +31,11 @@ INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a fol
 OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
+LEVELS = flags.DEFINE_list("quantiles", ["0.05", "0.5", "0.95"], "complete: levels.")
 DRAWS = flags.DEFINE_integer("draws", 1, "complete: draws of each missing modality.")
-SAMPLER = flags.DEFINE_string("sampler", "mean", "complete: mean or euler_maruyama.")
+SAMPLER = flags.DEFINE_string(
+    "sampler", None, "complete: mean, warm, ...; warm with several draws, else mean."
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", "1/1", "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
@@ -106,8 +109,10 @@ def _command(mode: str) -> bool:
 
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if mode == "complete":
-        flag = (tuple(MISSING.value), tuple(IGNORE.value), DRAWS.value, SAMPLER.value)
-        order = complete.Order(*flag, OVERWRITE.value)
+        sampler = SAMPLER.value or ("mean" if DRAWS.value == 1 else "warm")
+        left_out = (tuple(MISSING.value), tuple(IGNORE.value))
+        levels = _levels(LEVELS.value)
+        order = complete.Order(*left_out, DRAWS.value, levels, sampler, OVERWRITE.value)
         folders = (INPUT.value, OUTPUT.value)
         return complete.complete(workdir, config, folders, order, _part(PART.value))
     if mode in ("study", "train", "prepare"):
@@ -118,6 +123,13 @@ def _command(mode: str) -> bool:
         measured = evaluate.evaluate(workdir, CONFIG.value, ALL.value)
         report.write(measured, workdir / "evaluation")
     return True
+
+
+def _levels(words: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, words))
+    except ValueError:
+        raise InputError(f"--quantiles is {','.join(words)}; wanted numbers.") from None
 
 
 def _part(text: str) -> tuple[int, int]:

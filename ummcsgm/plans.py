@@ -48,7 +48,13 @@ class Scoring:
     """What evaluation asks and how much of it; 0 means all."""
 
     seed: int
-    steps: int  # of Algorithm 1
+    steps: int  # of Algorithm 1, and of every sampler on a uniform grid
+    few: int  # steps of the other samplers
+    lowest: float  # the noise level at which they end
+    start: float  # the one at which `warm` begins
+    draws: int  # of each question, to measure what is not known
+    draw_subjects: int  # that are so measured
+    draw_slices: int  # of each of these subjects
     microbatch: int  # examples in one network evaluation
     algorithm1_subjects: int
     algorithm1_slices: int  # of each of these subjects

@@ -37,6 +37,12 @@ UNCERTAINTY = (
     "calibrated the one is the usual size of the other. Radiological convention: the "
     "patient's right (R) is on the left. " + RESEARCH_ONLY
 )
+DIAL = (
+    "What more evaluations buy, on one network's weights and the same questions, "
+    "within the brain. Of CRPS less is better, of PSNR more; a draw that is right has "
+    "3 dB less PSNR than the mean. What is far worse is beyond the edge. "
+    + RESEARCH_ONLY
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,36 @@ def write_uncertainty(path: Path, rows: Sequence[Uncertainty]) -> None:
     axes[0, 0].text(0.03, 0.92, "R", **style)
     axes[0, 0].text(0.97, 0.92, "L", ha="right", **style)
     _add_colour_bar(figure, axes[:, -1])
+    _save(figure, path)
+
+
+def write_dial(path: Path, curves: dict[str, Array], draws: int) -> None:
+    """`path` holds a PNG: scores over evaluations a draw, a curve a sampler.
+
+    Each curve is [n, 4]: evaluations, PSNR of a draw, PSNR of the mean of `draws`
+    draws, CRPS. A curve of one point is a level to compare with, a dotted line.
+    """
+    figure, row = _blank_plots(3, DIAL, 1.2 * SIDE)
+    heads = ("CRPS, grey levels", "PSNR of a draw, dB")
+    heads += (f"PSNR of the mean of {draws} draws, dB",)
+    for axes, head, column in zip(row, heads, (3, 1, 2), strict=True):
+        for place, (label, points) in enumerate(curves.items()):
+            style = dict(color=f"C{place}", label=label, lw=1.2)
+            x, y = points[:, 0], points[:, column]
+            if len(points) == 1:
+                axes.axhline(y[0], ls=":", **style)
+            else:
+                axes.plot(x, y, marker="ov^s<D>pP*"[place % 10], ms=4, **style)
+        values = np.concatenate([points[:, column] for points in curves.values()])
+        least, most = float(np.min(values)), float(np.max(values))
+        ends = (max(least, most - 6) - 0.3, most + 0.3)
+        if column == 3:
+            ends = (0.95 * least, 1.05 * min(most, 1.6 * least))
+        axes.set(xscale="log", ylim=ends)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_title(head, size=10)
+        axes.set_xlabel("network evaluations of a draw", size=9)
+    row[0].legend(fontsize=7, edgecolor="none", framealpha=0.9, loc="upper right")
     _save(figure, path)
 
 

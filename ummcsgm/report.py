@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ummcsgm import uncertainty
+from ummcsgm.ensembles import SCALARS, VERSIONS
 from ummcsgm.evaluate import Evaluation
 from ummcsgm.figure import RESEARCH_ONLY, Panels, write_figure
 from ummcsgm.files import write_whole
@@ -24,17 +26,21 @@ Row = dict[str, str | float | int]
 COLUMNS = "method missing modality profile metric mean sd subjects".split()
 SUBJECT_COLUMNS = "subject group method missing modality slices".split()
 SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
+RECORD_COLUMNS = "subject group method draws slices missing modality voxels".split()
+RECORD_COLUMNS += ["mae_of_mean", "mse_of_mean", "version", *SCALARS]
 SCALES = {"psnr": 1, "ssim_global": 100, "ssim_wang": 100, "mae": 1}  # as printed
 CELL = "PSNR in dB, SSIM global / Wang in %, MAE in grey levels of 0 to 255"
 
 
-def method_labels(evaluations: int) -> dict[str, str]:
+def method_labels(evaluations: int, few: int) -> dict[str, str]:
     """What a reader is shown for each method, in the order of a table's rows.
 
-    `evaluations` is the number of network evaluations that Algorithm 1 was run with.
+    `evaluations` is the number of network evaluations that Algorithm 1 was run with,
+    `few` that of a warm start's steps.
     """
     return {
         "algorithm1": f"mm-CSN Algorithm 1, {evaluations} evaluations",
+        "warm": f"mm-CSN warm start, 1 + {few} evaluations",
         "mean": "mm-CSN mean, 1 evaluation",
         "ridge2": "ridge, quadratic (floor)",
         "ridge": "ridge, linear (floor)",
@@ -42,8 +48,9 @@ def method_labels(evaluations: int) -> dict[str, str]:
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """`folder` holds table.md, table.csv, subjects.csv, metrics.json and figure.png."""
-    labels = method_labels(evaluation.facts["evaluations"])
+    """`folder` holds table.md, table.csv, subjects.csv, metrics.json and figure.png;
+    calibration.csv, and what `uncertainty.write` writes, where draws were measured."""
+    labels = method_labels(evaluation.facts["evaluations"], evaluation.facts["few"])
     write_csv(folder / "table.csv", evaluation.rows, COLUMNS)
     write_csv(folder / "subjects.csv", evaluation.subjects, SUBJECT_COLUMNS)
     write_table_markdown(
@@ -52,6 +59,20 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     content = _without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
     write_whole(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
+    if evaluation.records:
+        lines = _record_lines(evaluation.records)
+        write_csv(folder / "calibration.csv", lines, RECORD_COLUMNS)
+    uncertainty.write(evaluation, folder)
+
+
+def _record_lines(records: list[dict]) -> list[Row]:
+    """A line for each record and version of its draws."""
+    return [
+        record | {"version": version} | record[version]
+        for record in records
+        for version in VERSIONS
+        if record[version] is not None
+    ]
 
 
 def notes(facts: dict) -> list[str]:
@@ -69,18 +90,21 @@ def notes(facts: dict) -> list[str]:
             f"other {unscored} a subject lacks the truth, or all else. What a subject "
             "was never scanned with is missing in each of its questions."
         )
-    drawn = facts["algorithm1"]
-    if drawn["subjects"]:
-        draw, mean = (
-            np.mean(list(drawn[k].values())) for k in ("psnr", "psnr_of_mean")
-        )
-        lines.append(
-            f"Algorithm 1 answers for {drawn['slices']} slices of "
-            f"{drawn['subjects']} subjects. There, over the single questions, its PSNR "
-            f"is {draw:.2f} dB and that of the mean on the same slices {mean:.2f} dB; "
-            "a perfect sampler's draw is 3.01 dB below a perfect mean."
-        )
+    for key, title in (("algorithm1", "Algorithm 1"), ("warm", "The warm start")):
+        drawn = facts[key]
+        if drawn["subjects"]:
+            lines.append(_same_slices(title, drawn))
     return lines
+
+
+def _same_slices(title: str, drawn: dict) -> str:
+    draw, mean = (np.mean(list(drawn[k].values())) for k in ("psnr", "psnr_of_mean"))
+    return (
+        f"{title} answers for {drawn['slices']} slices of "
+        f"{drawn['subjects']} subjects. There, over the single questions, its PSNR "
+        f"is {draw:.2f} dB and that of the mean on the same slices {mean:.2f} dB; "
+        "a perfect sampler's draw is 3.01 dB below a perfect mean."
+    )
 
 
 def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:

@@ -27,6 +27,7 @@ class Order:
     missing: tuple[str, ...]  # besides those whose files are absent
     ignored: tuple[str, ...]  # modalities of the subjects that are not read
     draws: int
+    levels: tuple[float, ...]  # of the quantiles, where there are several draws
     sampler: str
     overwrite: bool  # answers that are there already
 
@@ -37,8 +38,33 @@ class Result:
 
     path: pathlib.Path
     modality: str
-    draw: int  # counted from 0
+    kind: str  # what of the posterior: "" for the one answer, else in the name
     identity: dict
+
+
+def check_order(order: Order, modalities: tuple[str, ...]) -> None:
+    """Raises InputError, naming the flag, unless a network of these can do `order`."""
+    for name in order.missing:
+        if name not in modalities:
+            raise InputError(
+                f"--missing names {name!r}; this network knows {', '.join(modalities)}."
+            )
+    if set(order.missing) == set(modalities):
+        raise InputError(
+            "--missing names every modality: at least one must be given to complete "
+            "from."
+        )
+    if order.draws < 1:
+        raise InputError(f"--draws is {order.draws}; wanted at least 1.")
+    if order.draws > 1 and order.sampler == "mean":
+        raise InputError(
+            f"--draws is {order.draws}, and the mean is not drawn: add --sampler warm."
+        )
+    for level in order.levels:
+        if not 0 < level < 1:
+            raise InputError(
+                f"--quantiles has {level:g}; wanted numbers above 0 and below 1."
+            )
 
 
 def results_of(
@@ -59,16 +85,17 @@ def results_of(
         "inputs": inputs,
         "parameters_sha256": trained.digest,
         "sampler": order.sampler,
+        "draws": 0 if order.sampler == "mean" else order.draws,
         **facts,
     }
     return [
         Result(
-            _numbered(file_name(layout, subject, name), order.draws, draw),
+            _named(file_name(layout, subject, name), kind),
             name,
-            draw,
-            identity | {"modality": name, "draw": draw + 1},
+            kind,
+            identity | {"modality": name, "kind": kind if kind else order.sampler},
         )
-        for draw in range(order.draws)
+        for kind in kinds_of(order)
         for name in trained.space.modalities
         if name not in subject.files
     ]
@@ -132,11 +159,28 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _numbered(path: pathlib.Path, draws: int, draw: int) -> pathlib.Path:
-    """With several draws their number is part of the name."""
-    if draws == 1:
-        return path
-    return path.with_name(f"{_stem(path)}_draw-{draw + 1:02d}.nii.gz")
+def kinds_of(order: Order) -> list[str]:
+    """What an order wants of each missing modality, "" for the one answer."""
+    if order.draws == 1:
+        return [""]
+    return [*draw_kinds(order), "mean", "sd", *map(quantile_kind, order.levels)]
+
+
+def draw_kinds(order: Order) -> list[str]:
+    """The kinds that are draws, in their order."""
+    if order.draws == 1:
+        return [""]
+    return [f"draw-{draw + 1:02d}" for draw in range(order.draws)]
+
+
+def quantile_kind(level: float) -> str:
+    """q05 for 0.05, q2p5 for 0.025: what stands in the name of a quantile's file."""
+    return f"q{100 * level:04.1f}".replace(".0", "").replace(".", "p")
+
+
+def _named(path: pathlib.Path, kind: str) -> pathlib.Path:
+    """With several results of a modality their kind is part of the name."""
+    return path.with_name(f"{_stem(path)}_{kind}.nii.gz") if kind else path
 
 
 def _others(path: pathlib.Path) -> list[pathlib.Path]:
