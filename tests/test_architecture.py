@@ -66,12 +66,18 @@ MAY_IMPORT = {
     + " baselines. manifest",
     "results": "types answer manifest files data.",
     "outputs": "types answer figure data.",
+    "recalibration": "types answer plans files",
+    "intake": "types answer results build_data data.",
+    "synthesis": "types answer calibration results data.",
+    "budget": "types answer plans results intake synthesis data.",
+    "advice": "types synthesis data.",
     "complete": CORE
-    + " plans answer results outputs build build_data console progress figure data."
-    + " calibration",
+    + " plans answer results outputs build build_data console progress figure files"
+    + " data. recalibration intake synthesis budget advice",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "report": "types files figure ensembles evaluate uncertainty",
-    "main": "types build checkup manifest preparation train evaluate complete report",
+    "main": "types build checkup manifest preparation train evaluate complete report"
+    + " results",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
     + " baselines. parallel train",

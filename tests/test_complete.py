@@ -4,11 +4,14 @@ The answers come from a stand-in for the network: on missing channel c it is (c 
 everywhere, so that a modality in another's place, or a voxel outside the brain, shows.
 """
 
+import csv
 import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import shutil
+import tracemalloc
 import types
 
 import nibabel as nib
@@ -29,11 +32,12 @@ from tiny_run import (
     write_subjects,
 )
 
-from ummcsgm import answer, build, complete, files, results
+from ummcsgm import answer, build, complete, files, intake, results, synthesis
 from ummcsgm.complete import Order
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import is_synthetic, write_new
 from ummcsgm.manifest import versions
+from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
 
@@ -81,7 +85,7 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setattr(complete, "load_trained", load)
     monkeypatch.setattr(complete, "make_answer", make)
     # Voxels of any size: what is refused of them has a test of its own.
-    monkeypatch.setattr(complete, "TOLERANCE", 100.0)
+    monkeypatch.setattr(intake, "TOLERANCE", 100.0)
     return calls
 
 
@@ -96,7 +100,8 @@ def failure(capsys, *arguments, **options):
 def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
     order = Order(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
     order = dataclasses.replace(order, **changes)
-    return complete.complete("run", None, (str(source), str(target)), order, part)
+    run = pathlib.Path(source).parent / "run"
+    return complete.complete(run, None, (str(source), str(target)), order, part)
 
 
 def read(path):
@@ -272,6 +277,7 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "evaluations": 3,
         "kind": "draw-02",
         "draws": 2,
+        "recalibration": None,
         "seed": 0,
         "versions": versions(),
     }
@@ -618,7 +624,7 @@ def test_other_modalities_than_those_trained_on_are_named_with_them(
 def test_voxels_of_another_size_are_refused_unless_they_are_resampled(
     stand_in, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(complete, "TOLERANCE", 1.2)
+    monkeypatch.setattr(intake, "TOLERANCE", 1.2)
     folder = write_subjects(tmp_path / "in", ("P1",))
     assert make(folder, tmp_path / "a", "t1c") is True
     affine = AFFINE @ np.diag([2.0, 1, 1, 1])
@@ -733,3 +739,126 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
     for name, values in written.items():
         assert np.array_equal(values, again[name])
         assert not values[~brain()].any()
+
+
+def fitted(folder, **changes):
+    """A workdir whose draws of t1c were found to spread half as far as they should."""
+    told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
+    fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
+    told |= {"fits": {"t1c": fit}} | changes
+    (folder / "run").mkdir()
+    (folder / "run" / "calibration.json").write_text(json.dumps(told))
+    return fit
+
+
+def spread_of(folder, name):
+    """The sd of the draws and the first of them, in steps of 1 / 64 of the mean."""
+    unit = SCALES[name] * gain_of("P1", ("t1c", "t2")) / 64
+    level = LEVELS[MODALITIES.index(name)] * 64
+    token = TOKENS[name]
+    found = [
+        read(folder / f"out/HGG/P1/P1_{token}_{kind}.nii.gz")[0].max() / unit
+        for kind in ("sd", "draw-02")
+    ]
+    return found[0], found[1] - level
+
+
+def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(
+    stand_in, tmp_path
+):
+    """Draws differ from the mean by 0, 1, 2 and 3 steps, whose sd is 1.29 steps."""
+    fit = fitted(tmp_path)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c", "t2", draws=4, sampler="warm")
+    sd = np.arange(4).std(ddof=1)
+    assert spread_of(tmp_path, "t1c") == pytest.approx((2 * sd, 2), abs=0.1)
+    assert spread_of(tmp_path, "t2") == pytest.approx((sd, 1), abs=0.1)
+    told = [
+        json.loads((tmp_path / f"out/HGG/P1/P1_{token}_q95.json").read_text())
+        for token in ("t1ce", "t2")
+    ]
+    assert [one["recalibration"] for one in told] == [fit, None]
+
+
+@pytest.mark.parametrize(
+    "other", [{"parameters_sha256": "abd"}, {"sampler": "ddim"}, {"few": 3}]
+)
+def test_a_factor_of_other_draws_is_not_used(stand_in, tmp_path, other):
+    fitted(tmp_path, **other)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c", "t2", draws=4, sampler="warm")
+    sd = np.arange(4).std(ddof=1)
+    assert spread_of(tmp_path, "t1c") == pytest.approx((sd, 1), abs=0.1)
+    about = json.loads((tmp_path / "out/HGG/P1/P1_t1ce_sd.json").read_text())
+    assert about["recalibration"] is None
+
+
+def test_an_answer_made_before_the_factor_was_fitted_is_not_taken_for_it(
+    stand_in, tmp_path, capsys
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
+    fitted(tmp_path)
+    said = failure(capsys, folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
+    assert "another recalibration" in said and "--overwrite" in said
+
+
+def test_a_damaged_calibration_is_told_and_not_passed_over(stand_in, tmp_path):
+    fitted(tmp_path, fits=None)
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    with pytest.raises(InputError, match=r"calibration.json is damaged"):
+        make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
+
+
+def test_draws_need_not_be_kept(stand_in, tmp_path):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    options = {"draws": 4, "sampler": "warm"}
+    make(folder, tmp_path / "all", "t1c", **options)
+    make(folder, tmp_path / "few", "t1c", **options, keep=False)
+    kinds = ("mean", "q05", "q50", "q95", "sd")
+    names = [f"HGG/P1/P1_t1ce_{kind}.nii.gz" for kind in kinds]
+    few = files_under(tmp_path / "few")
+    assert [path for path in few if "nii" in path] == names
+    for name in names:
+        assert np.array_equal(read(tmp_path / "few" / name)[0],
+                              read(tmp_path / "all" / name)[0])  # fmt: skip
+
+
+def test_memory_does_not_grow_with_the_number_of_draws():
+    def peak(draws):
+        order = Order((), (), draws, (0.05, 0.5, 0.95), "warm", False, keep=False)
+        images = np.zeros((40, 64, 64, 4), np.float32)
+        question = synthesis.Question(
+            "P1", np.arange(40), images, np.array([False, False, True, True])
+        )
+        posterior = synthesis.Posterior(
+            lambda images, missing, addresses: images,
+            lambda images, missing, addresses, mean: mean + addresses[0, 2],
+            np.ones(4),
+        )
+        tracemalloc.start()
+        for _ in synthesis.answers(posterior, question, order):
+            pass
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(32) < 1.1 * peak(4)
+
+
+def test_advice_tells_what_to_acquire_and_writes_no_volume(stand_in, tmp_path, capsys):
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    path_of(folder, "P1", "t1c").unlink()
+    path_of(folder, "P1", "t2").unlink()
+    path_of(folder, "P2", "t2").unlink()
+    options = {"draws": 3, "sampler": "warm", "advise": True}
+    assert make(folder, tmp_path / "out", **options)
+    assert files_under(tmp_path / "out").keys() == {"advice/P1.csv"}
+    with (tmp_path / "out" / "advice" / "P1.csv").open() as file:
+        titles, *rows = csv.reader(file)
+    assert titles == ["acquire", "all", "t1c", "t2"]
+    # The stand-in's mean is the same whatever is seen: a scan tells of itself alone.
+    assert sorted(rows) == [["t1c", "0.500", "1.000", "0.000"],
+                            ["t2", "0.500", "0.000", "1.000"]]  # fmt: skip
+    said = capsys.readouterr().out
+    assert "P2" in said and "t2 alone is missing" in said

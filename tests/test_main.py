@@ -435,6 +435,31 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
         "--input {0}/subjects --output {1}/out --missing t2 --draws 2 --sampler mean",
         ["--draws is 2", "--sampler warm"],
     ),
+    "quantiles of one": (
+        "--input {0}/subjects --output {1}/out --missing t2 --quantiles 0.1",
+        ["--quantiles wants at least 2 draws", "--draws 8"],
+    ),
+    "quantile beyond": (
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 --quantiles 1.0",
+        ["--quantiles has 1", "above 0 and below 1"],
+    ),
+    "budget and draws": (
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 "
+        "--budget-seconds 9",
+        ["--budget-seconds chooses", "leave out"],
+    ),
+    "negative budget": (
+        "--input {0}/subjects --output {1}/out --missing t2 --budget-seconds=-1",
+        ["--budget-seconds is -1", "above 0"],
+    ),
+    "budget too small": (
+        "--input {0}/subjects --output {1}/out --missing t2 --budget-seconds=1e-9",
+        ["--budget-seconds is 1e-09", "wanted at least that"],
+    ),
+    "advice of one draw": (
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 1 --advise",
+        ["--draws is 1", "--advise wants at least 2"],
+    ),
     "sampler": (
         "--input {0}/subjects --output {1}/out --missing t2 --sampler huen",
         ["--sampler is 'huen'", "mean, euler_maruyama", "warm"],

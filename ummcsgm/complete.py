@@ -4,49 +4,41 @@ Every subject stands for itself: one that cannot be completed is reported and th
 go on; one that is finished is not made again.
 """
 
+import csv
+import io
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ummcsgm import build, build_data
-from ummcsgm.answer import (
-    Trained,
-    load_trained,
-    make_answer,
-    sampler_facts,
-    slice_addresses,
-)
-from ummcsgm.calibration import quantile
+from ummcsgm.advice import expected_gains, told
+from ummcsgm.answer import Trained, load_trained, make_answer, sampler_facts
+from ummcsgm.budget import within_budget
 from ummcsgm.console import show_table
 from ummcsgm.data.layouts import Layout, Subject
-from ummcsgm.data.nifti import read_geometry, spacing_in_plane
-from ummcsgm.data.search import Found
-from ummcsgm.data.subjects import (
-    Prepared,
-    network_slices,
-    prepare_subject,
-)
+from ummcsgm.data.subjects import Prepared, prepare_subject
 from ummcsgm.figure import check_preview, write_preview
+from ummcsgm.files import write_whole
+from ummcsgm.intake import check_modalities, check_spacing, find_lacking
 from ummcsgm.outputs import preview_of, units_of, volume_of
+from ummcsgm.plans import Scoring
 from ummcsgm.progress import counting
+from ummcsgm.recalibration import read_fits
 from ummcsgm.results import (
     Order,
     Result,
     check_order,
-    draw_kinds,
     finished,
-    quantile_kind,
     results_of,
     write_result,
 )
-from ummcsgm.types import Array, Config, Images, InputError
+from ummcsgm.synthesis import Posterior, Question, answers, question_of
+from ummcsgm.types import Config, Images, InputError
 
 FAILED = "FAILED"
-SLAB = 8  # slices that are summarised at a time, in double precision
-TOLERANCE = 1.2  # between the voxels trained on and those completed
 
 
 @dataclass(frozen=True)
@@ -54,9 +46,9 @@ class Work:
     """All that completing one subject after another needs."""
 
     trained: Trained
-    mean: Callable  # the network's mean
-    answer: Callable  # of the order's sampler
-    facts: dict  # of the sampler: steps and seed
+    posterior: Posterior
+    facts: dict  # of the sampler: its steps, the seed
+    fits: dict[str, dict]  # by modality: the factor on the spread of its draws
     order: Order
     layout: Layout  # of the subjects
     target: pathlib.Path
@@ -77,7 +69,11 @@ def complete(
     `order.missing`. Each is written on the input's grid, with its affine, header and
     type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
     The seed and the steps of a draw are told by `config`, if it is given, else by the
-    config in the checkpoint.
+    config in the checkpoint. Draws are respread by the factors that `evaluate` fitted
+    for this checkpoint, if it did.
+
+    Where `order.advise`, nothing is drawn for keeps: a table, and advice.csv in the
+    target, tell what acquiring each missing modality is expected to do.
 
     Returns whether every subject has what it should; a table tells which have not.
 
@@ -91,41 +87,39 @@ def complete(
     trained = load_trained(workdir)
     check_order(order, trained.space.modalities)
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
-    answer = make_answer(trained, order.sampler, scoring)
-    mean = make_answer(trained, "mean", scoring)
-    facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
-    found = _find(trained, pathlib.Path(source), order)
-    target = pathlib.Path(target)
-    work = Work(trained, mean, answer, facts, order, found.layout, target)
-    rows = _complete_all(work, found.subjects[part[0] :: part[1]])
+    found = find_lacking(trained, pathlib.Path(source), order)
+    subjects = found.subjects[part[0] :: part[1]]
+    if order.seconds is not None and subjects:
+        order = within_budget(order, trained, scoring, subjects)
+    work = _set_to(workdir, trained, scoring, order, found.layout, pathlib.Path(target))
+    rows = _all(_advise_one if order.advise else _complete_one, work, subjects)
     if part[0] == 0:  # what no process can complete is told by the first
         rows += [_failed(name, "", why) for name, why in found.refused.items()]
     show_table("Completed subjects", ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
 
 
-def _find(trained: Trained, source: pathlib.Path, order: Order) -> Found:
-    """The subjects that lack a modality, each without what the order leaves out."""
-    found = build_data.find_anywhere(trained.config, source)
-    left_out = (*order.missing, *order.ignored)
-    subjects = [_without(subject, left_out) for subject in found.subjects]
-    modalities = set(trained.space.modalities)
-    lacking = [subject for subject in subjects if modalities - set(subject.files)]
-    if found.leftover:
-        print(
-            f"not read: {len(found.leftover)} files that are no scan of the layout "
-            f"{found.layout.name}, such as {found.leftover[0]}",
-            flush=True,
-        )
-    if not lacking and not found.refused:
-        raise InputError(
-            f"{source}: no modality of any subject is missing; name the ones to do "
-            "without, like --missing t1c,flair."
-        )
-    return replace(found, subjects=lacking)
+def _set_to(
+    workdir: pathlib.Path,
+    trained: Trained,
+    scoring: Scoring,
+    order: Order,
+    layout: Layout,
+    target: pathlib.Path,
+) -> Work:
+    fits = read_fits(workdir, trained, order.sampler, scoring)
+    factors = [
+        fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities
+    ]
+    mean, draw = (make_answer(trained, n, scoring) for n in ("mean", order.sampler))
+    facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
+    posterior = Posterior(mean, draw, np.array(factors))
+    return Work(trained, posterior, facts, fits, order, layout, target)
 
 
-def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
+def _all(
+    do: Callable[[Work, Subject], str], work: Work, subjects: Sequence[Subject]
+) -> list[tuple]:
     """Name, what was given and what came of it, of each subject."""
     rows = []
     with counting("completing") as report:
@@ -133,7 +127,7 @@ def _complete_all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
             own = [name for name in work.layout.words if name in subject.files]
             given = ", ".join(own)
             try:
-                rows.append((subject.name, given, _complete_one(work, subject)))
+                rows.append((subject.name, given, do(work, subject)))
             except (InputError, FloatingPointError, OSError) as error:
                 rows.append(_failed(subject.name, given, str(error)))
             report(place + 1, len(subjects))
@@ -148,89 +142,41 @@ def _failed(name: str, given: str, why: str) -> tuple[str, str, str]:
 def _complete_one(work: Work, subject: Subject) -> str:
     """What was done for `subject`, in a few words: its answers are in the target."""
     trained = work.trained
-    _check_modalities(subject, trained.space.modalities)
-    results = results_of(trained, work.layout, subject, work.order, work.facts)
+    check_modalities(trained, subject)
+    facts = (work.facts, work.fits)
+    results = results_of(trained, work.layout, subject, work.order, *facts)
     preview = work.target / "previews" / f"{subject.name}.png"
     check_preview(preview)
     whole = finished(work.target, results, work.order.overwrite)
     if whole and preview.is_file():
         return "there already"
-    _check_spacing(trained, subject)
-    prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
-    z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
+    prepared, question = _asked(work, subject)
     shown = False
-    for kind, images in _answers(work, subject.name, prepared, z):
+    for kind, images in answers(work.posterior, question, work.order):
         if not shown:
-            write_preview(preview, preview_of(trained, subject, prepared, images, z))
+            about = (trained, subject, prepared, images, question.z)
+            write_preview(preview, preview_of(*about))
             shown = True
         own = [result for result in results if result.kind == kind]
-        _write(work, own, prepared, z, images)
+        _write(work, own, prepared, question, images)
     return "synthesised " + ", ".join(dict.fromkeys(r.modality for r in results))
 
 
-def _answers(
-    work: Work, name: str, prepared: Prepared, z: Array
-) -> Iterator[tuple[str, Images]]:
-    """The slices `z` of each kind of result, [S, H, W, M]: what is shown comes first.
-
-    All draws share one evaluation of the network for the mean.
-    """
-    order, modalities = work.order, work.trained.space.modalities
-    images = network_slices(prepared, modalities, z)
-    absent = np.array([name not in prepared.scales for name in modalities])
-    missing = np.tile(absent, (len(z), 1))
-    mean = _finite(name, work.mean(images, missing, slice_addresses(name, z, draw=0)))
-    if order.sampler == "mean":
-        yield "", mean
-        return
-    draws = []
-    for draw, kind in enumerate(draw_kinds(order)):
-        addresses = slice_addresses(name, z, draw=draw)
-        drawn = _finite(name, work.answer(images, missing, addresses, mean))
-        yield kind, drawn
-        draws.append(drawn[..., absent])
-    if order.draws > 1:
-        yield "mean", mean
-        for kind, values in _spread(np.stack(draws), order.levels).items():
-            summary = np.zeros_like(images)
-            summary[..., absent] = values
-            yield kind, summary
-
-
-def _spread(draws: Array, levels: tuple[float, ...]) -> dict[str, Array]:
-    """Standard deviation and quantiles of draws [K, S, ...], each [S, ...], by kind.
-
-    A quantile that so few draws do not reach is that of Student's prediction interval.
-    """
-    kinds = ["sd", *map(quantile_kind, levels)]
-    slabs = [
-        _of_slab(draws[:, z : z + SLAB], levels) for z in range(0, draws.shape[1], SLAB)
-    ]
-    return dict(zip(kinds, np.concatenate(slabs, axis=1), strict=True))
-
-
-def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:
-    sd = np.std(draws, axis=0, ddof=1, dtype=np.float64)
-    return np.stack([sd, *(quantile(draws, level) for level in levels)])
-
-
-def _finite(name: str, images: Images) -> Images:
-    if not np.isfinite(images).all():
-        raise FloatingPointError(
-            f"subject {name}: the network's answer is not finite, so nothing was "
-            "written; its checkpoint is of no use."
-        )
-    return images
+def _asked(work: Work, subject: Subject) -> tuple[Prepared, Question]:
+    trained = work.trained
+    check_spacing(trained, subject)
+    prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
+    return prepared, question_of(subject.name, prepared, trained.space.modalities)
 
 
 def _write(
     work: Work,
     results: Sequence[Result],
     prepared: Prepared,
-    z: Array,
+    question: Question,
     images: Images,
 ) -> None:
-    """The target holds the `results` that the slices [S, H, W, M] at `z` are."""
+    """The target holds the `results` that the answers [S, H, W, M] are."""
     units = units_of(work.trained, prepared)
     for result in results:
         channel = work.trained.space.modalities.index(result.modality)
@@ -238,44 +184,9 @@ def _write(
         about = result.identity | _about(work, prepared) | {"units": own}
         if result.kind != "sd":
             slices = np.clip(slices, *own["range"])
-        volume = volume_of(prepared, z, slices, own["scale"])
+        volume = volume_of(prepared, question.z, slices, own["scale"])
         path = work.target / result.path
         write_result(path, volume, prepared.case.geometry, about)
-
-
-def _check_modalities(subject: Subject, modalities: tuple[str, ...]) -> None:
-    """The subject has something that the network knows, and nothing else."""
-    strange = [name for name in subject.files if name not in modalities]
-    known = [name for name in subject.files if name in modalities]
-    if strange or not known:
-        files = ", ".join(subject.files) if subject.files else "nothing to go by"
-        raise InputError(
-            f"subject {subject.name} has {files}, and this network was trained on "
-            f"{', '.join(modalities)}"
-            + (f": leave the rest out with --ignore {','.join(strange)}" * bool(known))
-            + "."
-        )
-
-
-def _check_spacing(trained: Trained, subject: Subject) -> None:
-    """Voxels are as large as those trained on, where they are not resampled."""
-    if trained.space.view.spacing:
-        return
-    own = spacing_in_plane(read_geometry(next(iter(subject.files.values()))))
-    ratios = [o / t for o, t in zip(own, trained.spacing, strict=True)]
-    if max(*ratios, *(1 / ratio for ratio in ratios)) > TOLERANCE:
-        raise InputError(
-            f"subject {subject.name} has axial pixels of {own[0]:.3g} x {own[1]:.3g} "
-            f"mm, and this network was trained on {trained.spacing[0]:.3g} x "
-            f"{trained.spacing[1]:.3g} mm: train with config.data.spacing, which "
-            "resamples."
-        )
-
-
-def _without(subject: Subject, missing: Sequence[str]) -> Subject:
-    """The subject without these modalities."""
-    files = {name: path for name, path in subject.files.items() if name not in missing}
-    return replace(subject, files=files)
 
 
 def _about(work: Work, prepared: Prepared) -> dict:
@@ -286,3 +197,22 @@ def _about(work: Work, prepared: Prepared) -> dict:
         "grid_of": prepared.case.geometry.path.name,
         "voxels_per_pixel": list(step),  # 1, 1: not resampled
     }
+
+
+def _advise_one(work: Work, subject: Subject) -> str:
+    """Which scan to acquire: advice/SUBJECT.csv in the target has a row for each."""
+    modalities = work.trained.space.modalities
+    check_modalities(work.trained, subject)
+    prepared, question = _asked(work, subject)
+    if question.missing.sum() < 2:
+        (only,) = set(modalities) - set(prepared.scales)
+        return f"{only} alone is missing: nothing to choose from"
+    known = (work.posterior, question, prepared, modalities)
+    gains = expected_gains(*known, work.order.draws)
+    text = io.StringIO()
+    csv.writer(text).writerows(told(gains))
+    write_whole(work.target / "advice" / f"{subject.name}.csv", text.getvalue())
+    title, *rows = told(gains)
+    show_table(f"What acquiring one tells of {subject.name}", title, rows)
+    best = gains[0]
+    return f"{best.acquired} first: {best.share:.0%} of the variance is expected to go"

@@ -16,6 +16,7 @@ import runpy
 import signal
 import sys
 import traceback
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -31,11 +32,18 @@ INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a fol
 OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
-LEVELS = flags.DEFINE_list("quantiles", ["0.05", "0.5", "0.95"], "complete: levels.")
-DRAWS = flags.DEFINE_integer("draws", 1, "complete: draws of each missing modality.")
+LEVELS = flags.DEFINE_list(
+    "quantiles", None, "complete: of several draws; 0.05,0.5,0.95 if not given."
+)
+DRAWS = flags.DEFINE_integer("draws", None, "complete: draws of what is missing; 1.")
+KEEP = flags.DEFINE_bool("keep_draws", True, "complete: several draws, each a file.")
 SAMPLER = flags.DEFINE_string(
     "sampler", None, "complete: mean, warm, ...; warm with several draws, else mean."
 )
+SECONDS = flags.DEFINE_float(
+    "budget-seconds", None, "complete: for each subject; chooses sampler and draws."
+)
+ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help most.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", "1/1", "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
@@ -109,12 +117,8 @@ def _command(mode: str) -> bool:
 
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if mode == "complete":
-        sampler = SAMPLER.value or ("mean" if DRAWS.value == 1 else "warm")
-        left_out = (tuple(MISSING.value), tuple(IGNORE.value))
-        levels = _levels(LEVELS.value)
-        order = complete.Order(*left_out, DRAWS.value, levels, sampler, OVERWRITE.value)
-        folders = (INPUT.value, OUTPUT.value)
-        return complete.complete(workdir, config, folders, order, _part(PART.value))
+        folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
+        return complete.complete(workdir, config, folders, _order(), part)
     if mode in ("study", "train", "prepare"):
         if config is None:
             config = build.config_from_json(manifest.config_of_run(workdir))
@@ -123,6 +127,37 @@ def _command(mode: str) -> bool:
         measured = evaluate.evaluate(workdir, CONFIG.value, ALL.value)
         report.write(measured, workdir / "evaluation")
     return True
+
+
+def _order() -> Any:
+    """What the flags of `complete` want of every subject."""
+    from ummcsgm.results import Order
+
+    draws, sampler = DRAWS.value, SAMPLER.value
+    if SECONDS.value is not None and (draws is not None or sampler or ADVISE.value):
+        raise InputError(
+            "--budget-seconds chooses sampler and draws itself: leave out --sampler, "
+            "--draws and --advise."
+        )
+    if draws is None:
+        draws = 8 if ADVISE.value else 1
+    several = draws > 1 or SECONDS.value is not None
+    if LEVELS.value is not None and not several:
+        raise InputError(
+            f"--quantiles wants at least 2 draws, and --draws is {draws}: "
+            "add --draws 8."
+        )
+    return Order(
+        tuple(MISSING.value),
+        tuple(IGNORE.value),
+        draws,
+        _levels(LEVELS.value or ["0.05", "0.5", "0.95"]),
+        sampler or ("warm" if draws > 1 else "mean"),
+        OVERWRITE.value,
+        KEEP.value,
+        SECONDS.value,
+        ADVISE.value,
+    )
 
 
 def _levels(words: list[str]) -> tuple[float, ...]:

@@ -30,6 +30,9 @@ class Order:
     levels: tuple[float, ...]  # of the quantiles, where there are several draws
     sampler: str
     overwrite: bool  # answers that are there already
+    keep: bool = True  # several draws, beside what is told of them
+    seconds: float | None = None  # a subject, for which to choose sampler and draws
+    advise: bool = False  # which scan to acquire, instead of answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +63,14 @@ def check_order(order: Order, modalities: tuple[str, ...]) -> None:
         raise InputError(
             f"--draws is {order.draws}, and the mean is not drawn: add --sampler warm."
         )
+    if order.advise and order.draws < 2:
+        raise InputError(
+            f"--draws is {order.draws}, and --advise wants at least 2: add --draws 8."
+        )
+    if order.seconds is not None and not order.seconds > 0:
+        raise InputError(
+            f"--budget-seconds is {order.seconds:g}; wanted a number above 0."
+        )
     for level in order.levels:
         if not 0 < level < 1:
             raise InputError(
@@ -68,12 +79,18 @@ def check_order(order: Order, modalities: tuple[str, ...]) -> None:
 
 
 def results_of(
-    trained: Trained, layout: Layout, subject: Subject, order: Order, facts: dict
+    trained: Trained,
+    layout: Layout,
+    subject: Subject,
+    order: Order,
+    facts: dict,
+    fits: dict[str, dict],
 ) -> list[Result]:
     """The answers that `order` wants of `subject`, relative to the target folder.
 
     They lie where the modality would in a data folder of the layout. `facts` are those
-    of the sampler: its steps and the seed.
+    of the sampler: its steps and the seed; `fits` are, by modality, the factor that the
+    spread of its draws was multiplied with.
     """
     inputs = {
         name: {"file": path.name, "sha256": sha256(path)}
@@ -93,7 +110,9 @@ def results_of(
             _named(file_name(layout, subject, name), kind),
             name,
             kind,
-            identity | {"modality": name, "kind": kind if kind else order.sampler},
+            identity
+            | {"modality": name, "kind": kind if kind else order.sampler}
+            | {"recalibration": fits.get(name)},
         )
         for kind in kinds_of(order)
         for name in trained.space.modalities
@@ -163,7 +182,8 @@ def kinds_of(order: Order) -> list[str]:
     """What an order wants of each missing modality, "" for the one answer."""
     if order.draws == 1:
         return [""]
-    return [*draw_kinds(order), "mean", "sd", *map(quantile_kind, order.levels)]
+    draws = draw_kinds(order) if order.keep else []
+    return ["mean", *draws, "sd", *map(quantile_kind, order.levels)]
 
 
 def draw_kinds(order: Order) -> list[str]:

@@ -1,0 +1,95 @@
+"""What a number of seconds buys: by arithmetic, and of a network at a known rate."""
+
+import types
+
+import numpy as np
+import pytest
+from tiny_run import tiny_config, write_subjects
+
+from ummcsgm import budget
+from ummcsgm.budget import MOST, affordable, evaluations_a_second, within_budget
+from ummcsgm.build_data import find_anywhere
+from ummcsgm.data.subjects import View
+from ummcsgm.results import Order
+from ummcsgm.synthesis import Question
+from ummcsgm.types import InputError
+
+ORDER = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=10.0)
+SCORING = types.SimpleNamespace(few=12, microbatch=8)
+
+
+@pytest.mark.parametrize(
+    "seconds, draws",
+    [
+        (0.999, None),  # 100 slices at 100 a second: the mean takes one second
+        (1.0, 0),
+        (24.99, 0),  # one draw alone would be worse than the mean
+        (25.0, 2),
+        (36.99, 2),
+        (37.0, 3),
+        (1 + 12 * MOST, MOST),
+        (1e6, MOST),
+    ],
+)
+def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
+    assert affordable(seconds, 100, 100.0, 12) == draws
+
+
+def trained():
+    view = View((16, 16), 0.0, False)
+    space = types.SimpleNamespace(modalities=("flair", "t1", "t1c", "t2"), view=view)
+    return types.SimpleNamespace(space=space)
+
+
+def subjects_in(folder):
+    write_subjects(folder, ("P1",))
+    found = find_anywhere(tiny_config(folder), folder)
+    return list(found.subjects)
+
+
+@pytest.mark.parametrize(
+    "seconds, sampler, draws", [(2.0, "mean", 1), (5.0, "warm", 4), (1.0, None, None)]
+)
+def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
+    tmp_path, monkeypatch, capsys, seconds, sampler, draws
+):
+    """5 slices of brain at 49 / 5 a second, 0.51 s each: 49 evaluations are 5 s."""
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 49.0)
+    order = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=seconds)
+    if sampler is None:
+        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 4.9)
+        with pytest.raises(InputError, match=r"budget-seconds is 1, .* takes 1.02 s"):
+            within_budget(order, trained(), SCORING, subjects_in(tmp_path))
+        return
+    chosen = within_budget(order, trained(), SCORING, subjects_in(tmp_path))
+    assert (chosen.sampler, chosen.draws) == (sampler, draws)
+    said = capsys.readouterr().out
+    assert f"--sampler {sampler} --draws {draws}" in said
+
+
+def test_a_subject_that_cannot_be_read_is_passed_over_for_the_rate(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 1000.0)
+    (good,) = subjects_in(tmp_path / "good")
+    (bad,) = subjects_in(tmp_path / "bad")
+    next(iter(bad.files.values())).write_bytes(b"damaged")
+    both = [bad, good]
+    assert within_budget(ORDER, trained(), SCORING, both).draws == MOST
+    with pytest.raises(InputError, match="bad"):
+        within_budget(ORDER, trained(), SCORING, [bad])
+
+
+def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
+    clock, calls = [0.0], []
+
+    def answer(images, missing, addresses):
+        clock[0] += 0.25
+        calls.append((images.shape, missing.shape, addresses.shape))
+
+    monkeypatch.setattr(budget, "make_answer", lambda *which: answer)
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
+    images = np.zeros((3, 4, 4, 2), np.float32)
+    question = Question("P1", np.arange(3), images, np.array([True, False]))
+    assert evaluations_a_second(None, SCORING, question) == 8 / 0.25
+    assert set(calls) == {((8, 4, 4, 2), (8, 2), (8, 3))}

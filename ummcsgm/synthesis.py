@@ -1,0 +1,138 @@
+"""One subject's question and the posterior that answers it: mean, draws, their spread.
+
+Memory does not grow with the number of draws: one is in memory at a time, all of them
+lie in a file that has no name, and their spread is taken some slices at a time.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from ummcsgm.answer import slice_addresses
+from ummcsgm.calibration import quantile
+from ummcsgm.data.subjects import Prepared, network_slices
+from ummcsgm.results import Order, draw_kinds, quantile_kind
+from ummcsgm.types import Array, Images
+
+DRAWN = 64  # slices of draws that are summarised at a time, in double precision
+
+
+class Question(NamedTuple):
+    """What is seen of one subject, and what of it is missing."""
+
+    name: str
+    z: Array  # [S] the slices with brain
+    images: Images  # [S, H, W, M], 0 where missing
+    missing: Array  # [M] bool
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Who answers: `answer`s of the network's mean, and of draws about it."""
+
+    mean: Callable
+    draw: Callable  # of the order's sampler
+    factors: Array  # [M]: a draw's difference from the mean is multiplied with it
+
+
+def question_of(name: str, prepared: Prepared, modalities: tuple[str, ...]) -> Question:
+    """All that is missing of a subject, asked in each slice that has brain."""
+    z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
+    absent = np.array([name not in prepared.scales for name in modalities])
+    return Question(name, z, network_slices(prepared, modalities, z), absent)
+
+
+def mean_of(posterior: Posterior, question: Question) -> Images:
+    """[S, H, W, M]: the network's mean, one evaluation a slice.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    name, z, images, missing = question
+    rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=0))
+    return _finite(name, posterior.mean(*rows))
+
+
+def draw_of(
+    posterior: Posterior, question: Question, mean: Images, draw: int
+) -> Images:
+    """[S, H, W, M]: draw number `draw` of all that is missing, respread about the
+    `mean` that all draws share.
+
+    Raises:
+        FloatingPointError: it is not finite.
+    """
+    name, z, images, missing = question
+    rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=draw))
+    drawn = _finite(name, posterior.draw(*rows, mean))
+    if (posterior.factors == 1).all():
+        return drawn
+    return mean + posterior.factors.astype(np.float32) * (drawn - mean)
+
+
+def answers(
+    posterior: Posterior, question: Question, order: Order
+) -> Iterator[tuple[str, Images]]:
+    """Each kind of result [S, H, W, M] that `order` wants: what is shown comes first.
+
+    Several modalities that are missing are drawn together.
+    """
+    mean = mean_of(posterior, question)
+    if order.sampler == "mean":
+        yield "", mean
+        return
+    if order.draws > 1:
+        yield "mean", mean
+    missing = question.missing
+    kept = (order.draws, *mean.shape[:-1], int(missing.sum()))
+    with tempfile.TemporaryFile() as file:
+        for draw, kind in enumerate(draw_kinds(order)):
+            drawn = draw_of(posterior, question, mean, draw)
+            if order.draws > 1:
+                file.write(np.ascontiguousarray(drawn[..., missing], np.float32))
+            if order.draws == 1 or order.keep:
+                yield kind, drawn
+        if order.draws == 1:
+            return
+        file.flush()
+        spread = _spread(file, kept, order.levels)
+    for kind, values in spread.items():
+        summary = np.zeros_like(mean)
+        summary[..., missing] = values
+        yield kind, summary
+
+
+def _spread(
+    file: BinaryIO,
+    shape: tuple[int, ...],
+    levels: tuple[float, ...],
+) -> dict[str, Array]:
+    """Standard deviation and quantiles of the draws [K, S, ...] that `file` holds, each
+    [S, ...], by kind.
+
+    A quantile that so few draws do not reach is that of Student's prediction interval.
+    """
+    kinds = ["sd", *map(quantile_kind, levels)]
+    slabs, slab = [], max(1, DRAWN // shape[0])
+    for z in range(0, shape[1], slab):
+        draws = np.memmap(file, np.float32, "r", shape=shape)
+        slabs.append(_of_slab(np.array(draws[:, z : z + slab]), levels))
+    return dict(zip(kinds, np.concatenate(slabs, axis=1), strict=True))
+
+
+def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:
+    sd = np.std(draws, axis=0, ddof=1, dtype=np.float64)
+    found = [sd, *(quantile(draws, level) for level in levels)]
+    return np.stack(found).astype(np.float32)
+
+
+def _finite(name: str, images: Images) -> Images:
+    if not np.isfinite(images).all():
+        raise FloatingPointError(
+            f"subject {name}: the network's answer is not finite, so nothing was "
+            "written; its checkpoint is of no use."
+        )
+    return images
