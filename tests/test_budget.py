@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 import pytest
-from tiny_run import tiny_config, write_subjects
+from tiny_run import files_under, run_main, tiny_config, write_subjects
 
 from ummcsgm import budget
 from ummcsgm.budget import MOST, affordable, evaluations_a_second, within_budget
@@ -13,6 +13,8 @@ from ummcsgm.data.subjects import View
 from ummcsgm.results import Order
 from ummcsgm.synthesis import Question
 from ummcsgm.types import InputError
+
+pytest_plugins = ["tiny_study"]
 
 ORDER = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=10.0)
 SCORING = types.SimpleNamespace(few=12, microbatch=8)
@@ -93,3 +95,23 @@ def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
     question = Question("P1", np.arange(3), images, np.array([True, False]))
     assert evaluations_a_second(None, SCORING, question) == 8 / 0.25
     assert set(calls) == {((8, 4, 4, 2), (8, 2), (8, 3))}
+
+
+def test_by_the_command_line_a_budget_and_then_the_same_draws_again(
+    study, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 35.0)
+    order = ("--workdir", study / "run", "--mode", "complete", "--missing", "t2,t1c")
+    order += ("--input", study / "subjects/HGG/P1")
+    assert run_main(*order, "--output", tmp_path / "a", "--budget-seconds", "1") == 0
+    said = capsys.readouterr().out
+    assert "--sampler warm --draws 3" in said  # 7 evaluations a slice, 2 a draw
+    options = ("--sampler", "warm", "--draws", "3")
+    assert run_main(*order, "--output", tmp_path / "b", *options) == 0
+    made = files_under(tmp_path / "a")
+    assert made == files_under(tmp_path / "b")
+    assert sum(name.endswith("draw-03.nii.gz") for name in made) == 2
+    assert run_main(*order, "--output", tmp_path / "c", "--advise", "--draws", "2") == 0
+    (advice,) = files_under(tmp_path / "c").items()
+    assert advice[0] == "advice/P1.csv"
+    assert advice[1].decode().splitlines()[0] == "acquire,all,t1c,t2"
