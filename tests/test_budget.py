@@ -86,7 +86,7 @@ def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
     clock, calls = [0.0], []
 
     def answer(images, missing, addresses):
-        clock[0] += 0.25
+        clock[0] += 0.25 if calls else 60  # the first call compiles
         calls.append((images.shape, missing.shape, addresses.shape))
 
     monkeypatch.setattr(budget, "make_answer", lambda *which: answer)

@@ -56,11 +56,10 @@ def expected_gains(
     before = drawn.mean()
     gains = []
     for channel, told in informed.items():
-        drop = told.mean()
-        drop[channel] = before[channel]
+        # The acquired one is its own draw there: all of its variance goes.
         named = [
             {modalities[c]: float(values[c]) for c in missing}
-            for values in (before, drop)
+            for values in (before, told.mean())
         ]
         gains.append(Gain(modalities[channel], *named))
     return sorted(gains, key=lambda gain: -gain.share)
