@@ -62,13 +62,14 @@ def get_config() -> ConfigDict:
                 "dtype": "bfloat16",
             },
             "loss": {
-                "weighting": "edm",
+                "weighting": "conditional",
+                "posterior_std": 0.08,
                 "uniform": 0.2,
                 "centre": -1.2,
                 "width": 1.4,
                 "noise_level_min": 0.003,
                 "token": 0.1,
-                "token_weight": 1.0,
+                "token_weight": 10.0,
             },
             "train": {
                 "steps": 150_000,

@@ -62,13 +62,15 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",  # of activations: or bfloat16
             },
             "loss": {
-                "weighting": "edm",  # paper, std2, likelihood, edm or min_snr
+                # paper, std2, likelihood, edm, conditional or min_snr
+                "weighting": "conditional",
+                "posterior_std": 0.08,  # of what is missing, for conditional
                 "uniform": 0.2,  # share of times uniform in t; 1.0 is the paper
                 "centre": -1.2,  # of ln(noise level) of the other times
                 "width": 1.4,  # its standard deviation
                 "noise_level_min": 0.003,
                 "token": 0.5,  # share of rows that ask for the mean
-                "token_weight": 8.0,  # of their loss
+                "token_weight": 10.0,  # of their loss
             },
             "train": {
                 "steps": 7500,

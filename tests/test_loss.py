@@ -20,6 +20,7 @@ from ummcsgm.loss import (
     draw_questions,
     dsm_loss,
     losses,
+    make_weigh_conditional,
     times_from_uniform,
     weigh_edm,
     weigh_likelihood,
@@ -92,6 +93,7 @@ def test_each_weighting_is_its_definition_on_the_score_error(sde):
         weigh_likelihood: diffusion**2,
         weigh_edm: std**4 / (mean**2 * out2),
         weigh_min_snr: std**4 / mean**2 * np.minimum(tau**-2, 5),
+        make_weigh_conditional(0.1): std**4 / mean**2 * (tau**-2 + 0.1**-2),
     }
     for weigh, expected in on_score.items():
         ours = weigh(sde, jnp.asarray(t), s) * (std**2 / mean) ** 2

@@ -87,7 +87,7 @@ def build_objective(config: ConfigDict) -> loss.Objective:
         )
     fields = config.loss
     proposal = loss.Proposal(*(fields[name] for name in loss.Proposal._fields))
-    weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)
+    weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
     weights = completion.probabilities(table, sizes)
     summed = fields.weighting == "paper"
     return loss.Objective(table, weights, proposal, weighting, summed)
@@ -199,12 +199,13 @@ SDES: dict[str, Callable] = {
     "cosine": lambda fields: sde.Cosine(fields.noise_level_max),
 }
 
-WEIGHTINGS: dict[str, loss.Weighting] = {
-    "paper": loss.weigh_paper,
-    "std2": loss.weigh_std2,
-    "likelihood": loss.weigh_likelihood,
-    "edm": loss.weigh_edm,
-    "min_snr": loss.weigh_min_snr,
+WEIGHTINGS: dict[str, Callable] = {
+    "paper": lambda fields: loss.weigh_paper,
+    "std2": lambda fields: loss.weigh_std2,
+    "likelihood": lambda fields: loss.weigh_likelihood,
+    "edm": lambda fields: loss.weigh_edm,
+    "conditional": lambda fields: loss.make_weigh_conditional(fields.posterior_std),
+    "min_snr": lambda fields: loss.weigh_min_snr,
 }
 
 SCHEDULES: dict[str, Callable] = {

@@ -49,6 +49,16 @@ def weigh_edm(sde: SDE, t: Times, data_std: float) -> Times:
     return (level + data_std**2) / (level * data_std**2)
 
 
+def make_weigh_conditional(posterior_std: float) -> Weighting:
+    """`weigh_edm` for images known to within `posterior_std`, given what is seen.
+
+    Noise levels far above it teach one thing, the mean, and count alike. With data_std
+    in its place, those that are between the two count less by up to the square of their
+    ratio, and draws are not centred on the mean.
+    """
+    return lambda sde, t, data_std: weigh_edm(sde, t, posterior_std)
+
+
 def weigh_min_snr(sde: SDE, t: Times, data_std: float) -> Times:
     """min(signal to noise, 5) on the denoised image (Hang et al. 2023)."""
     return jnp.minimum(sde.noise_level(t) ** -2.0, 5.0)

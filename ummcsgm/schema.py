@@ -42,6 +42,7 @@ SCHEMA: dict[str, Rule] = {
     "network.conditioning": (str, ANY, ANY),
     "network.dtype": (str, ANY, ANY),
     "loss.weighting": (str, ANY, ANY),
+    "loss.posterior_std": (float, 1e-4, ANY),
     "loss.uniform": (float, 0, 1),
     "loss.centre": (float, ANY, ANY),
     "loss.width": (float, 1e-3, ANY),
