@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import types
 
@@ -45,11 +46,13 @@ MEAN = {"draws": 1, "sampler": "mean"}
 
 
 class Calls(list):
-    """What the network was asked, and the config that it was trained with."""
+    """What the network was asked, the config that it was trained with, and the answers
+    that were made of it."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.made = []
 
 
 @pytest.fixture
@@ -64,7 +67,9 @@ def stand_in(monkeypatch, tmp_path):
         model = types.SimpleNamespace(sde=build.build_sde(config))
         return answer.Trained(config, space, model, None, 42, *known, "abc")
 
-    def make(trained, sampler, scoring):
+    def make(trained, sampler, scoring, rho=0.0):
+        calls.made.append(types.SimpleNamespace(sampler=sampler, rho=rho))
+
         def fill(images, missing, addresses, mean=None):
             called = (np.array(images), np.array(missing), np.array(addresses))
             if sampler == "mean":
@@ -96,7 +101,8 @@ def failure(capsys, *arguments, **options):
 def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
     order = Order(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
     order = dataclasses.replace(order, **changes)
-    return complete.complete("run", None, (str(source), str(target)), order, part)
+    workdir = pathlib.Path(target).parent / "run"
+    return complete.complete(workdir, None, (str(source), str(target)), order, part)
 
 
 def read(path):
@@ -270,6 +276,7 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "sampler": "euler_maruyama",
         "steps": 3,
         "evaluations": 3,
+        "rho": 0.0,
         "kind": "draw-02",
         "draws": 2,
         "seed": 0,
@@ -279,6 +286,31 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
     alone = json.loads((tmp_path / "mean/HGG/P1/P1_t1ce.json").read_text())
     assert (alone["sampler"], alone["kind"], alone["draws"]) == ("mean", "mean", 0)
     assert (alone["steps"], alone["evaluations"]) == (1, 1)
+
+
+def test_slices_go_together_as_calibrated_and_the_sidecar_tells(
+    stand_in, tmp_path, capsys
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+
+    def calibrate(rho):
+        told = {"parameters_sha256": "abc", "rho": rho}
+        files.write_whole(tmp_path / "run" / "calibration.json", json.dumps(told))
+
+    calibrate(0.625)
+    make(folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
+    drawn = {call.sampler: call.rho for call in stand_in.made}
+    assert drawn == {"warm": 0.625, "mean": 0.0}
+    make(folder, tmp_path / "mean", "t1c")
+    for kind in ("draw-01", "sd", "mean"):
+        about = tmp_path / f"out/HGG/P1/P1_t1ce_{kind}.json"
+        assert json.loads(about.read_text())["rho"] == 0.625
+    about = tmp_path / "mean/HGG/P1/P1_t1ce.json"
+    assert "rho" not in json.loads(about.read_text())
+    calibrate(0.5)
+    assert make(folder, tmp_path / "mean", "t1c")
+    said = failure(capsys, folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
+    assert "was made with another rho" in said
 
 
 def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
@@ -409,7 +441,7 @@ def test_an_answer_that_is_not_finite_is_not_written(
 ):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
-    def broken(trained, sampler, scoring):
+    def broken(trained, sampler, scoring, rho=0.0):
         return lambda images, *others: np.full_like(images, np.nan)
 
     monkeypatch.setattr(complete, "make_answer", broken)

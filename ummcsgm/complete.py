@@ -16,6 +16,7 @@ from ummcsgm.answer import (
     Trained,
     load_trained,
     make_answer,
+    read_rho,
     sampler_facts,
     slice_addresses,
 )
@@ -77,7 +78,7 @@ def complete(
     `order.missing`. Each is written on the input's grid, with its affine, header and
     type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
     The seed and the steps of a draw are told by `config`, if it is given, else by the
-    config in the checkpoint.
+    config in the checkpoint; how its slices go together by calibration.json, if any.
 
     Returns whether every subject has what it should; a table tells which have not.
 
@@ -91,9 +92,11 @@ def complete(
     trained = load_trained(workdir)
     check_order(order, trained.space.modalities)
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
-    answer = make_answer(trained, order.sampler, scoring)
+    rho = read_rho(workdir, trained)
+    answer = make_answer(trained, order.sampler, scoring, rho=rho)
     mean = make_answer(trained, "mean", scoring)
-    facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
+    own = sampler_facts(order.sampler, trained, scoring, rho)
+    facts = {"seed": scoring.seed, **own}
     found = _find(trained, pathlib.Path(source), order)
     target = pathlib.Path(target)
     work = Work(trained, mean, answer, facts, order, found.layout, target)
