@@ -42,6 +42,8 @@ def scoring(microbatch=4, seed=0):
         draws=4,
         draw_subjects=0,
         draw_slices=0,
+        slab=4,
+        slab_subjects=0,
         microbatch=microbatch,
         algorithm1_subjects=0,
         algorithm1_slices=0,

@@ -57,20 +57,24 @@ MAY_IMPORT = {
     "checkup": "types build_data console progress data.",
     "answer": CORE + " plans posterior build checkpoint files data.",
     "ensembles": "types answer calibration spread metrics data.",
-    "exam": CORE + " plans answer ensembles metrics files data. baselines.",
+    "marks": "types files data.",
+    "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
+    "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
     + " preparation data.",
+    "rehearsal": "types answer ensembles exam marks slabs files data.",
     "evaluate": CORE
-    + " answer ensembles exam plans build build_data preparation metrics files data."
-    + " baselines. manifest",
+    + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
+    + " metrics data. baselines.",
     "results": "types answer manifest files data.",
     "outputs": "types answer figure data.",
     "complete": CORE
     + " plans answer results outputs build build_data console progress figure data."
     + " calibration",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
-    "report": "types files figure ensembles evaluate uncertainty",
+    "coherence": "types files figure plots slabs evaluate",
+    "report": "types files figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
