@@ -39,9 +39,9 @@ UNCERTAINTY = (
 )
 CORONAL = (
     "A coronal plane through neighbouring slices, each of which the network drew by "
-    "itself: a row of an image is a slice. That row's modality is missing. One grey "
-    "window, 0 to 255 of the truth. Superior is up, the patient's right (R) is on the "
-    "left. " + RESEARCH_ONLY
+    "itself: a line of an image is a slice. The modality on the left is missing. One "
+    "grey window, 0 to 255 of the truth. Superior is up, the patient's right (R) is "
+    "on the left. " + RESEARCH_ONLY
 )
 DIAL = (
     "What more evaluations buy, on one network's weights and the same questions, "
