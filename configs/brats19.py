@@ -93,6 +93,8 @@ def get_config() -> ConfigDict:
                 "draws": 16,
                 "draw_subjects": 20,
                 "draw_slices": 8,
+                "slab": 16,
+                "slab_subjects": 5,
                 "microbatch": 64,
                 "algorithm1_subjects": 0,  # all
                 "algorithm1_slices": 0,  # all

@@ -94,6 +94,8 @@ def get_config() -> ConfigDict:
                 "draws": 16,  # of a question, to measure the posterior's spread
                 "draw_subjects": 10,  # test subjects so measured; 0: all
                 "draw_slices": 4,  # of each; 0: all scored slices
+                "slab": 12,  # neighbouring slices, to see how they go together
+                "slab_subjects": 3,  # test subjects so measured; 0: all
                 "microbatch": 8,  # slices in one network evaluation
                 "algorithm1_subjects": 3,  # 0: all test subjects
                 "algorithm1_slices": 2,  # of each; 0: all scored slices

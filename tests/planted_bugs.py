@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ummcsgm"
 CORE = ("__init__", "types", "sde", "completion", "grids", "solvers", "sampling")
+CORE += ("metrics", "through_plane", "calibration", "posterior")
 CHECKS = ("closed_form", "solver_checks")  # they meet the copy, so are read again
 
 
@@ -48,7 +49,7 @@ def planted(bug):
         importlib.invalidate_caches()
         try:
             checks = importlib.import_module("solver_checks")
-            assert pathlib.Path(checks.solvers.__file__).parent == copy
+            assert pathlib.Path(checks.sampling.__file__).parent == copy
             yield checks
         finally:
             sys.path[:] = path
@@ -65,13 +66,13 @@ def vp(checks):
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
-    "2M": lambda c: c.assert_order(c.solvers.dpmpp2m, vp(c), 1.85, 2.15),
-    "Heun": lambda c: c.assert_order(c.solvers.heun, vp(c), 1.85, 2.15),
-    "UniPC": lambda c: c.assert_order(c.solvers.unipc2, vp(c), 2.4),
+    "2M": lambda c: c.assert_order(c.sampling.dpmpp2m, vp(c), 1.85, 2.15),
+    "Heun": lambda c: c.assert_order(c.sampling.heun, vp(c), 1.85, 2.15),
+    "UniPC": lambda c: c.assert_order(c.sampling.unipc2, vp(c), 2.4),
     "SDE 2M": lambda c: c.assert_exact_moments("sde_dpmpp2m", vp(c), 60, 1e-2),
     "warm": lambda c: c.assert_exact_moments("warm", vp(c), 16, 1e-2),
     "churn": lambda c: c.assert_keeps_the_marginal(
-        functools.partial(c.solvers.heun, churn=0.05), vp(c)
+        functools.partial(c.sampling.heun, churn=0.05), vp(c)
     ),
     "corrector": lambda c: c.assert_real_moments(
         "predictor_corrector", vp(c), 100, 0.02
@@ -81,6 +82,9 @@ REDDENED = {
     "noisy mixture": lambda c: c.assert_mixture("sde_dpmpp2m", vp(c), 50, 0.02),
     "seen": lambda c: c.assert_seen_untouched("dpmpp2m", vp(c)),
     "alone": lambda c: c.assert_independent("predictor_corrector", vp(c)),
+    "coherent": lambda c: c.assert_coherent("sde_dpmpp2m", vp(c), 30),
+    "coherent start": lambda c: c.assert_coherent("warm", vp(c), 12),
+    "slices alone": lambda c: c.assert_slices_alone("sde_dpmpp2m", vp(c)),
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -93,14 +97,14 @@ BUGS = {
     ),
     "dropped sqrt(dt)": Bug(
         "solvers",
-        "diffusion * jnp.sqrt(dt) * draw_noise",
-        "diffusion * draw_noise",
+        "diffusion * jnp.sqrt(dt) * noise",
+        "diffusion * noise",
         "Algorithm 1",
     ),
     "dt for sqrt(dt)": Bug(
         "solvers",
-        "diffusion * jnp.sqrt(dt) * draw_noise",
-        "diffusion * dt * draw_noise",
+        "diffusion * jnp.sqrt(dt) * noise",
+        "diffusion * dt * noise",
         "Algorithm 1",
     ),
     "score sign": Bug("solvers", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"),
@@ -141,7 +145,7 @@ BUGS = {
         "mixture",
     ),
     "one noise for all steps": Bug(
-        "sampling", "(keys, index)", "(keys, 0 * index)", "noisy mixture"
+        "sampling", "noise(like, index", "noise(like, 0 * index", "noisy mixture"
     ),
     "2M extrapolates twice as far": Bug(
         "solvers", "/ (2 * jnp.where(known, behind", "/ (jnp.where(known, behind", "2M"
@@ -159,7 +163,7 @@ BUGS = {
         "solvers", "ratio * jnp.sqrt(1 - jnp.square(fresh)) *", "ratio *", "SDE 2M"
     ),
     "churn adds half its noise": Bug(
-        "solvers", "+ added * draw_noise", "+ 0.5 * added * draw_noise", "churn"
+        "solvers", "+ added * noise", "+ 0.5 * added * noise", "churn"
     ),
     "Langevin's sqrt(2)": Bug(
         "solvers", "jnp.sqrt(2 * size)", "jnp.sqrt(size)", "corrector"
@@ -178,6 +182,36 @@ BUGS = {
     ),
     "a warm start off the mean": Bug(
         "sampling", "y = mean + jnp.sqrt", "y = jnp.sqrt", "warm"
+    ),
+    "coherent noise whose variance is not 1": Bug(
+        "posterior",
+        "np.sqrt((1 - r**2) / (1 + r**2))",
+        "np.sqrt(1 - r**2)",
+        "coherent",
+    ),
+    "neighbours that go together too little": Bug(
+        "posterior",
+        "weight, std = r / (1 + r**2)",
+        "weight, std = r**2 / (1 + r**2)",
+        "coherent start",
+    ),
+    "steps whose noise is not coherent": Bug(
+        "sampling",
+        "return noise(like, index, *turn)",
+        "return jax.random.normal(jax.random.key(index), like.shape)",
+        "coherent",
+    ),
+    "a start whose noise is not coherent": Bug(
+        "sampling",
+        "variance) * noise(mean, 0)",
+        "variance) * draw_noise(jax.random.split(jax.random.key(0), len(mean)), mean)",
+        "coherent start",
+    ),
+    "noise by the place in a batch": Bug(
+        "posterior",
+        "(keys, jnp.asarray(slices, jnp.int32))",
+        "(keys, jnp.arange(len(slices)))",
+        "slices alone",
     ),
 }
 

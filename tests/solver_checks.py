@@ -17,10 +17,17 @@ import numpy as np
 from closed_form import EVERY, make_gaussian_denoise, posterior
 from scipy.special import ndtr
 
-from ummcsgm import sampling, solvers
+from ummcsgm import sampling
 from ummcsgm.completion import ask
 from ummcsgm.grids import log_uniform_times
-from ummcsgm.sampling import address_keys, default_times, make_draw, sample
+from ummcsgm.posterior import coherent_noise
+from ummcsgm.sampling import (
+    address_keys,
+    default_times,
+    make_draw,
+    noise_of,
+    sample,
+)
 from ummcsgm.sde import draw_noise, score_from_denoised
 from ummcsgm.solvers import (
     Moment,
@@ -28,6 +35,7 @@ from ummcsgm.solvers import (
     initial_state,
     predictor_corrector,
 )
+from ummcsgm.through_plane import lag_one, neighbour_sums
 
 SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
 START = 3.0  # the noise level of a warm start
@@ -55,11 +63,10 @@ def gaussian_question(shape):
 def numbered(step, times, unit, when):
     """The step, whose noise at its turn n is 1 in the voxels with `when` n, else 0."""
 
-    def turn(sde, denoise, keys, state, moment):
+    def turn(sde, denoise, noise, state, moment):
         now = 1 + jnp.argmin(jnp.abs(jnp.asarray(times) - moment.now[0]))
         impulse = unit * (when == now)[:, None]
-        with mock.patch.object(solvers, "draw_noise", lambda keys, x: 0 * x + impulse):
-            return step(sde, denoise, keys, state, moment)
+        return step(sde, denoise, lambda x: 0 * x + impulse, state, moment)
 
     return turn
 
@@ -84,15 +91,16 @@ def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
 
     sampler = sampling.SAMPLERS[name]
     table = {name: dataclasses.replace(sampler, step=patched)}
-    with (
-        mock.patch.dict(sampling.SAMPLERS, table),
-        mock.patch.object(sampling, "draw_noise", lambda keys, x: 0 * x + first),
-    ):
+    with mock.patch.dict(sampling.SAMPLERS, table):
         draw = make_draw(name, sde, times)
         centre = jnp.asarray(mean, jnp.float32)
+
+        def noise(keys, x):
+            return 0 * x + first
+
         drawn = jax.jit(
             lambda keys: completion.fill(
-                draw(keys, denoise, completion.missing, centre)
+                draw(keys, denoise, completion.missing, centre, noise=noise)
             )
         )(keys_of(15))
     drawn = np.asarray(drawn, np.float64)[:, 0]
@@ -213,7 +221,12 @@ def assert_langevin(sde):
         return 0.3 * x + jnp.asarray([0.1, -5.0, 0.2, 3.0])
 
     ours = predictor_corrector(
-        sde, denoise, keys, initial_state(jnp.asarray(x)), times, missing=missing
+        sde,
+        denoise,
+        noise_of(keys),
+        initial_state(jnp.asarray(x)),
+        times,
+        missing=missing,
     )
     first, second = (
         jax.vmap(jax.random.fold_in, (0, None))(keys, turn) for turn in (0, 1)
@@ -227,7 +240,7 @@ def assert_langevin(sde):
         step = size * score[row] + np.sqrt(2 * size) * noise[row]
         moved[row][..., asked] += step[..., asked]
     state = initial_state(jnp.asarray(moved))
-    then = euler_maruyama(sde, denoise, second, state, times)
+    then = euler_maruyama(sde, denoise, noise_of(second), state, times)
     np.testing.assert_allclose(ours.x, then.x, rtol=1e-4, atol=1e-4)
 
 
@@ -362,7 +375,9 @@ def one_voxel_errors(step, sde, steps, *, noisy=False):
     x = jnp.asarray(x, jnp.float32).reshape(1, 1, -1, 1) * sde.mean(times[0])
     turn = numbered(step, times, jnp.ones((turns, 1)), when)
     drawn = jax.jit(
-        lambda keys: sample(keys, sde, one_voxel_denoise(sde), x, times, turn)[0]
+        lambda keys: sample(
+            noise_of(keys), sde, one_voxel_denoise(sde), x, times, turn
+        )[0]
     )(keys_of(1))
     y = np.asarray(drawn, np.float64)[0, 0, :, 0] / float(sde.mean(times[-1]))
     sd = np.sqrt(np.sum(np.square(y[1:] - y[0])))
@@ -386,3 +401,59 @@ def assert_keeps_the_marginal(step, sde):
     off_mean, off_sd = one_voxel_errors(step, sde, 160, noisy=True)
     assert off_mean < 1e-3 * SD
     assert off_sd < 1e-3 * SD
+
+
+# Slices of one draw: coherent noise through every sampler, by keys without the slice.
+RHO, SLICES = 0.7, 24
+
+
+def volume_keys(count):
+    """The key of one (subject, draw), `count` times."""
+    return jnp.broadcast_to(keys_of(1), (count,))
+
+
+@functools.cache
+def _slab_draw(name, sde, steps, rho, shape):
+    draw = make_draw(name, sde, grid(name, sde, steps))
+    mean, missing = jnp.full(shape, CENTRE), jnp.ones((shape[0], 1), bool)
+
+    def run(keys, slices):
+        noise = functools.partial(coherent_noise, slices=slices, rho=rho)
+        return draw(keys, one_voxel_denoise(sde), missing, mean, noise=noise)
+
+    return jax.jit(run)
+
+
+def slab_draws(name, sde, steps, rho, slices, side=16):
+    """[Z, side, side] of a draw at the z in `slices`, of one Gaussian voxel's law."""
+    run = _slab_draw(name, sde, steps, rho, (len(slices), side, side, 1))
+    drawn = run(volume_keys(len(slices)), jnp.asarray(slices))
+    return np.asarray(drawn, np.float64)[..., 0]
+
+
+def assert_coherent(name, sde, steps, rho=RHO):
+    """Each slice has the posterior's mean and sd, and neighbours correlate by rho.
+
+    Monte Carlo: 5 standard errors and 2 %. Of the corrector, whose step size is drawn
+    too, rho is what its neighbours have but for a little.
+    """
+    drawn = slab_draws(name, sde, steps, rho, np.arange(SLICES) + 40)
+    count = drawn[0].size
+    off = (drawn - CENTRE) / SD
+    in_slice = 5 / np.sqrt(count) + 0.02
+    assert np.abs(off.mean(axis=(1, 2))).max() < in_slice, f"{name}: a mean is off"
+    spread = np.sqrt(np.mean(np.square(off), axis=(1, 2)))
+    assert np.abs(spread - 1).max() < in_slice, f"{name}: the sd of a slice is off"
+    whole = np.sqrt(np.mean(np.square(off)))
+    effective = off.size * (1 - rho**2) / (1 + rho**2)
+    most = 4 / np.sqrt(2 * effective) + 0.02
+    assert abs(whole - 1) < most, f"{name}: the sd is {whole:.3f} of the posterior's"
+    lag = lag_one(neighbour_sums(off, np.ones(off.shape, bool)))
+    assert abs(lag - rho) < 0.03, f"{name}: neighbours correlate by {lag:.3f}"
+
+
+def assert_slices_alone(name, sde):
+    """A slice of a draw is the same image whichever others are drawn beside it."""
+    one, other = np.array([5, 9, 12]), np.array([12, 30, 9])
+    images, again = (slab_draws(name, sde, 6, RHO, z, side=4) for z in (one, other))
+    np.testing.assert_allclose(again[[2, 0]], images[1:], rtol=1e-4, atol=1e-5)

@@ -1,5 +1,6 @@
 """A trained network answers the question that it is asked, and nothing else matters."""
 
+import functools
 import shutil
 
 import jax
@@ -9,13 +10,19 @@ import pytest
 from tiny_run import MODALITIES
 
 from ummcsgm import build, checkpoint
-from ummcsgm.answer import load_trained, make_answer, slice_addresses
+from ummcsgm.answer import (
+    load_trained,
+    make_answer,
+    sampler_facts,
+    slice_addresses,
+)
 from ummcsgm.completion import Completion
 from ummcsgm.data.store import open_store
 from ummcsgm.denoiser import make_denoise
 from ummcsgm.grids import log_uniform_times
 from ummcsgm.plans import Scoring
-from ummcsgm.sampling import address_keys, algorithm1, warm
+from ummcsgm.posterior import coherent_noise
+from ummcsgm.sampling import address_keys, algorithm1, noise_of, warm
 from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
@@ -33,6 +40,8 @@ def scoring(microbatch=4, seed=0):
         draws=4,
         draw_subjects=0,
         draw_slices=0,
+        slab=4,
+        slab_subjects=0,
         microbatch=microbatch,
         algorithm1_subjects=0,
         algorithm1_slices=0,
@@ -64,6 +73,11 @@ def images(study):
 
 
 ADDRESSES = slice_addresses("P3", np.arange(4), draw=0)
+
+
+def noise_at(rho):
+    """The noise of ADDRESSES."""
+    return functools.partial(coherent_noise, slices=ADDRESSES[:, 1], rho=rho)
 
 
 def test_what_is_loaded_is_the_newest_average_and_its_config(trained, study):
@@ -107,10 +121,10 @@ def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, ima
     seen = jnp.where(missing[:, None, None], 0, images)
     completion = Completion(seen, missing)
     denoise = make_denoise(trained.model, trained.params, completion)
-    keys = address_keys(0, ADDRESSES)
+    keys, sde, like = address_keys(0, ADDRESSES[:, [0, 2]]), trained.model.sde, images
     drawn = jax.jit(
-        lambda: algorithm1(keys, trained.model.sde, denoise, jnp.asarray(images), 3)
-    )()
+        lambda like: algorithm1(keys, sde, denoise, like, 3, noise=noise_at(0))
+    )(like)
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
 
@@ -122,8 +136,9 @@ def test_a_warm_draw_starts_at_the_mean_that_it_is_given(trained, answers, image
     seen = jnp.where(missing[:, None, None], 0, images)
     completion = Completion(seen, missing)
     denoise = make_denoise(trained.model, trained.params, completion)
-    keys, times = address_keys(0, ADDRESSES), log_uniform_times(sde, 2, 3.0, 0.01)
-    drawn = jax.jit(lambda: warm(keys, sde, denoise, jnp.asarray(mean), times))()
+    noise = noise_of(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
+    times = log_uniform_times(sde, 2, 3.0, 0.01)
+    drawn = jax.jit(lambda: warm(noise, sde, denoise, jnp.asarray(mean), times))()
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
     elsewhere = answers("warm")(images, QUESTIONS, ADDRESSES, mean + 0.5)
@@ -184,6 +199,58 @@ def test_the_microbatch_does_not_matter(trained, answers, images, sampler):
         whole(rows, missing, addresses),
         atol=1e-4,
     )
+
+
+@pytest.fixture(scope="module")
+def volume(images):
+    """(images, missing, addresses) of 7 neighbouring slices, which are all alike."""
+    missing = np.tile(QUESTIONS[:1], (7, 1))
+    addresses = slice_addresses("P3", np.arange(30, 37), draw=1)
+    return np.repeat(images[:1], 7, axis=0), missing, addresses
+
+
+@pytest.fixture(scope="module")
+def coherent(trained):
+    return make_answer(trained, "euler_maruyama", scoring(), rho=0.9)
+
+
+def steps_between(drawn):
+    """How far neighbouring slices are apart, beside slices 4 apart, in channel 2."""
+    near = np.abs(np.diff(drawn[..., 2], axis=0)).mean()
+    return near / np.abs(drawn[4:, ..., 2] - drawn[:-4, ..., 2]).mean()
+
+
+def test_with_rho_neighbouring_slices_of_a_draw_go_together(answers, coherent, volume):
+    together = steps_between(coherent(*volume))
+    assert together < 0.75  # of a normal law, sqrt((1 - .9) / (1 - .9^4)) = 0.54
+    assert steps_between(answers("euler_maruyama")(*volume)) > 0.85
+
+
+def test_a_slice_of_a_coherent_draw_is_the_same_beside_any_others(coherent, volume):
+    whole = coherent(*volume)
+    for rows in ([5], [6, 0, 3], [4, 5, 6, 3, 2]):
+        own = coherent(*(array[rows] for array in volume))
+        np.testing.assert_allclose(own, whole[rows], atol=1e-4)
+
+
+def test_rho_changes_a_draw_and_not_the_mean(trained, answers, coherent, volume):
+    independent = answers("euler_maruyama")(*volume)
+    assert np.abs(coherent(*volume) - independent)[..., 2].mean() > 0.1
+    mean = make_answer(trained, "mean", scoring(), rho=0.9)
+    assert np.array_equal(mean(*volume), answers("mean")(*volume))
+
+
+@pytest.mark.parametrize("rho", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("sampler", ["mean", "warm"])
+def test_a_rho_that_is_no_correlation_is_refused(trained, sampler, rho):
+    with pytest.raises(InputError, match="rho wants to be between 0 and 1"):
+        make_answer(trained, sampler, scoring(), rho=rho)
+
+
+def test_the_facts_of_a_sampler_name_rho_if_it_draws(trained):
+    told = sampler_facts("warm", trained, scoring(), 0.5)
+    assert told == {"steps": 2, "evaluations": 3, "rho": 0.5}
+    assert "rho" not in sampler_facts("mean", trained, scoring(), 0.5)
 
 
 def test_the_mean_draws_nothing(answers, images):

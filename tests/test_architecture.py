@@ -57,16 +57,19 @@ MAY_IMPORT = {
     "checkup": "types build_data console progress data.",
     "answer": CORE + " plans posterior build checkpoint files data.",
     "ensembles": "types answer calibration spread metrics data.",
-    "exam": CORE + " plans answer ensembles metrics files data. baselines.",
+    "marks": "types files data.",
+    "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
+    "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
     + " preparation data.",
+    "rehearsal": "types answer ensembles exam marks slabs files data.",
     "evaluate": CORE
-    + " answer ensembles exam plans build build_data preparation metrics files data."
-    + " baselines. manifest",
+    + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
+    + " metrics data. baselines.",
     "results": "types answer manifest files data.",
     "outputs": "types answer figure data.",
-    "recalibration": "types answer plans files",
+    "recalibration": "types answer plans posterior files",
     "intake": "types answer results build_data data.",
     "synthesis": "types answer calibration results data.",
     "budget": "types answer plans results intake synthesis data.",
@@ -75,7 +78,8 @@ MAY_IMPORT = {
     + " plans answer results outputs build build_data console progress figure files"
     + " data. recalibration intake synthesis budget advice",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
-    "report": "types files figure ensembles evaluate uncertainty",
+    "coherence": "types files figure plots slabs evaluate",
+    "report": "types files figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report"
     + " results",
     "benchmarks.": CORE

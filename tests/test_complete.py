@@ -49,11 +49,13 @@ MEAN = {"draws": 1, "sampler": "mean"}
 
 
 class Calls(list):
-    """What the network was asked, and the config that it was trained with."""
+    """What the network was asked, the config that it was trained with, and the answers
+    that were made of it."""
 
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.made = []
 
 
 @pytest.fixture
@@ -68,7 +70,9 @@ def stand_in(monkeypatch, tmp_path):
         model = types.SimpleNamespace(sde=build.build_sde(config))
         return answer.Trained(config, space, model, None, 42, *known, "abc")
 
-    def make(trained, sampler, scoring):
+    def make(trained, sampler, scoring, rho=0.0):
+        calls.made.append(types.SimpleNamespace(sampler=sampler, rho=rho))
+
         def fill(images, missing, addresses, mean=None):
             called = (np.array(images), np.array(missing), np.array(addresses))
             if sampler == "mean":
@@ -100,7 +104,7 @@ def failure(capsys, *arguments, **options):
 def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
     order = Order(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
     order = dataclasses.replace(order, **changes)
-    run = pathlib.Path(source).parent / "run"
+    run = pathlib.Path(target).parent / "run"
     return complete.complete(run, None, (str(source), str(target)), order, part)
 
 
@@ -275,6 +279,7 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "sampler": "euler_maruyama",
         "steps": 3,
         "evaluations": 3,
+        "rho": 0.0,
         "kind": "draw-02",
         "draws": 2,
         "recalibration": None,
@@ -285,6 +290,32 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
     alone = json.loads((tmp_path / "mean/HGG/P1/P1_t1ce.json").read_text())
     assert (alone["sampler"], alone["kind"], alone["draws"]) == ("mean", "mean", 0)
     assert (alone["steps"], alone["evaluations"]) == (1, 1)
+
+
+def test_slices_go_together_as_calibrated_and_the_sidecar_tells(
+    stand_in, tmp_path, capsys
+):
+    folder = write_subjects(tmp_path / "in", ("P1",))
+
+    def calibrate(rho):
+        told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
+        told |= {"fits": {}, "rho": rho}
+        files.write_whole(tmp_path / "run" / "calibration.json", json.dumps(told))
+
+    calibrate(0.625)
+    make(folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
+    drawn = {call.sampler: call.rho for call in stand_in.made}
+    assert drawn == {"warm": 0.625, "mean": 0.0}
+    make(folder, tmp_path / "mean", "t1c")
+    for kind in ("draw-01", "sd", "mean"):
+        about = tmp_path / f"out/HGG/P1/P1_t1ce_{kind}.json"
+        assert json.loads(about.read_text())["rho"] == 0.625
+    about = tmp_path / "mean/HGG/P1/P1_t1ce.json"
+    assert "rho" not in json.loads(about.read_text())
+    calibrate(0.5)
+    assert make(folder, tmp_path / "mean", "t1c")
+    said = failure(capsys, folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
+    assert "was made with another rho" in said
 
 
 def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
@@ -415,7 +446,7 @@ def test_an_answer_that_is_not_finite_is_not_written(
 ):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
-    def broken(trained, sampler, scoring):
+    def broken(trained, sampler, scoring, rho=0.0):
         return lambda images, *others: np.full_like(images, np.nan)
 
     monkeypatch.setattr(complete, "make_answer", broken)
@@ -745,7 +776,7 @@ def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
     told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
-    told |= {"fits": {"t1c": fit}} | changes
+    told |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
     (folder / "run").mkdir()
     (folder / "run" / "calibration.json").write_text(json.dumps(told))
     return fit
@@ -803,8 +834,11 @@ def test_an_answer_made_before_the_factor_was_fitted_is_not_taken_for_it(
     assert "another recalibration" in said and "--overwrite" in said
 
 
-def test_a_damaged_calibration_is_told_and_not_passed_over(stand_in, tmp_path):
-    fitted(tmp_path, fits=None)
+@pytest.mark.parametrize(
+    "damage", [{"fits": None}, {"fits": {"t1c": {}}}, {"rho": None}, {"rho": 1.5}]
+)
+def test_a_damaged_calibration_is_told_and_not_passed_over(stand_in, tmp_path, damage):
+    fitted(tmp_path, **damage)
     folder = write_subjects(tmp_path / "in", ("P1",))
     with pytest.raises(InputError, match=r"calibration.json is damaged"):
         make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")

@@ -187,7 +187,7 @@ def test_scores_are_those_by_hand_and_of_the_brain_alone(contest):
 def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
     events = []
 
-    def make(trained, sampler, scoring):
+    def make(trained, sampler, scoring, rho=0.0):
         def answer(images, *rows):
             events.append((sampler, len(images)))
             return np.array(images)

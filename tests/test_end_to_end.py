@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from ummcsgm.answer import load_trained
 pytest_plugins = ["tiny_study"]
 
 TABLES = ("table.csv", "subjects.csv", "metrics.json", "table.md", "figure.png")
+TABLES += ("coherence.csv", "coherence.json", "coherence.md", "coherence.png")
 
 
 def state_bits(workdir):
@@ -63,7 +65,8 @@ def test_a_study_leaves_all_that_it_promises(study):
     assert lines[0].startswith("preparing: 5/5")
     assert lines[1].startswith("prepared: 15 train slices of 3 subjects, 10 test")
     assert lines[2].startswith("step 25/150: loss ")
-    assert lines[-1].startswith("evaluated 2/2: P")
+    assert lines[-2].startswith("evaluated 2/2: P")
+    assert lines[-1].startswith("slab 1/1, rho 0: P")
     assert not [p for p in files_under(run) if "tmp" in p or "/." in f"/{p}"]
 
 
@@ -103,8 +106,7 @@ def test_a_second_study_retrains_nothing_and_writes_the_same_tables(
 def test_evaluate_needs_only_the_workdir_and_gives_the_studys_tables(own_study):
     run = own_study / "run"
     tables = files_under(run / "evaluation")
-    for path in (run / "evaluation" / "parts").iterdir():
-        path.unlink()
+    shutil.rmtree(run / "evaluation" / "parts")
     assert run_main("--workdir", run, "--mode", "evaluate") == 0
     again = files_under(run / "evaluation")
     for name in TABLES:

@@ -62,7 +62,10 @@ def world(tmp_path_factory):
 
 
 def stand_in(monkeypatch, world, fill, **changes):
-    """evaluate() asks fill(sampler, images, missing, addresses); returns its calls."""
+    """evaluate() asks fill(sampler, images, missing, addresses); returns its calls.
+
+    A `rho` that is not 0 is told it too.
+    """
     config = tiny_config(world / "subjects", **changes)
     calls = []
 
@@ -72,13 +75,15 @@ def stand_in(monkeypatch, world, fill, **changes):
             config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest"
         )
 
-    def make(trained, sampler, scoring):
+    def make(trained, sampler, scoring, rho=0.0):
+        told = {"rho": rho} if rho else {}
+
         def ask(images, missing, addresses, mean=None):
             if sampler == "warm":  # all draws share the network's mean
                 own = fill("mean", images, missing, addresses)
                 np.testing.assert_array_equal(mean, own)
             calls.append((sampler, missing, addresses))
-            return fill(sampler, images, missing, addresses)
+            return fill(sampler, images, missing, addresses, **told)
 
         return ask
 

@@ -9,6 +9,7 @@ from ummcsgm.figure import RESEARCH_ONLY
 from ummcsgm.plots import (
     Curve,
     Uncertainty,
+    write_coronal,
     write_rank_histograms,
     write_reliability,
     write_uncertainty,
@@ -97,13 +98,31 @@ def test_sd_and_error_have_one_scale_for_all_rows(saved):
     assert axes[0].get_ylabel() == "T1" and axes[7].get_ylabel() == "T2"
 
 
+def test_a_coronal_row_has_superior_up_and_right_on_the_left(saved):
+    images = np.random.default_rng(0).uniform(0, 300, (3, 6, 20))  # [n, Z, X] in RAS
+    write_coronal("unused", {"T1": images, "T2": 2 * images}, ["a", "b", "c"], 2.5)
+    axes = saved[0].axes
+    assert len(axes) == 6 and [tile.get_title() for tile in axes[:3]] == ["a", "b", "c"]
+    for tile, image in zip(axes[:3], images, strict=True):
+        np.testing.assert_array_equal(tile.images[0].get_array(), image[::-1, ::-1])
+    assert {tile.images[0].get_clim() for tile in axes} == {(0, 255)}
+    assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["T1", "T2"]
+    box = axes[0].get_window_extent()
+    assert box.width / 20 * 2.5 == pytest.approx(box.height / 6, rel=1e-3)
+    assert [(t.get_text(), t.xy[0] < 0.5) for t in axes[0].texts] == [
+        ("R", True),
+        ("L", False),
+    ]
+
+
 def test_pictures_are_files_that_say_they_are_for_research(tmp_path, monkeypatch):
     figures, save = [], plots._save
     monkeypatch.setattr(plots, "_save", lambda *a: (figures.append(a[0]), save(*a)))
     write_reliability(tmp_path / "a.png", {"T1": CURVE}, "grey levels")
     write_rank_histograms(tmp_path / "b.png", {"T1": SHARES})
     write_uncertainty(tmp_path / "new" / "c.png", [_uncertainty()])
-    paths = ["a.png", "b.png", "new/c.png"]
+    write_coronal(tmp_path / "d.png", {"T1": np.ones((4, 12, 20))}, [*"abcd"], 1.0)
+    paths = ["a.png", "b.png", "new/c.png", "d.png"]
     for path, figure in zip(paths, figures, strict=True):
         pixels = imread(tmp_path / path)
         size = figure.bbox.height, figure.bbox.width

@@ -11,12 +11,8 @@ from ummcsgm import posterior
 from ummcsgm.posterior import coherent_noise, fit_rho, summarise
 from ummcsgm.sampling import (
     address_keys,
-    euler_maruyama,
     in_microbatches,
-    sample,
-    uniform_times,
 )
-from ummcsgm.sde import VP
 from ummcsgm.through_plane import neighbour_sums
 from ummcsgm.types import InputError
 
@@ -122,32 +118,6 @@ def test_the_dtype_of_the_images_is_kept():
 def test_a_correlation_outside_0_and_1_is_refused(rho):
     with pytest.raises(InputError, match="rho wants to be between 0 and 1"):
         coherent_noise(_keys(1), jnp.zeros((1, 2)), slices=[0], rho=rho)
-
-
-@pytest.mark.parametrize("rho", [0.0, 0.8])
-def test_draws_of_a_normal_posterior_are_as_coherent_as_their_noise(rho):
-    """Algorithm 1 with this noise: per slice the sd of the posterior, along z rho."""
-    sde, slices, sd = VP(0.1, 20.0), jnp.arange(12) + 70, 0.5
-    draw = functools.partial(coherent_noise, slices=slices, rho=rho)
-
-    def denoise(x, t):
-        tau = sde.noise_level(t)[:, None, None]
-        clean = x / sde.mean(t)[:, None, None]
-        return 2 + sd**2 / (sd**2 + tau**2) * (clean - 2)
-
-    def step(sde, denoise, keys, state, times):
-        new = euler_maruyama(sde, denoise, keys, state, times)
-        dt = (times.now - times.next)[:, None, None]
-        spread = sde.diffusion(times.now)[:, None, None] * jnp.sqrt(dt)
-        return new._replace(x=new.mean + spread * draw(keys, state.x))
-
-    keys, like = _keys(12), jnp.zeros((12, 32, 32))
-    x = sde.prior_std() * draw(jax.vmap(jax.random.fold_in, (0, None))(keys, 0), like)
-    draws = np.asarray(sample(keys, sde, denoise, x, uniform_times(100), step)[0])
-    assert draws.mean() == pytest.approx(2, abs=0.03)
-    np.testing.assert_allclose(draws.std((1, 2)), sd, rtol=0.13)
-    sums = neighbour_sums((draws - 2) / sd, np.ones(draws.shape, bool))
-    assert fit_rho(sums) == pytest.approx(rho, abs=0.04)
 
 
 def _residuals(rho, seed):

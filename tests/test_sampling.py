@@ -28,9 +28,9 @@ from ummcsgm.sampling import (
     algorithm1,
     draw_prior,
     in_microbatches,
+    noise_of,
     sample,
 )
-from ummcsgm.sde import draw_noise
 from ummcsgm.solvers import euler_maruyama
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -59,10 +59,10 @@ def test_the_last_mean_is_the_draw_without_its_last_noise():
     sde = SDES["vp"]
     images, completion, mean, variance = every_question(0, (4, 4))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    start = draw_prior(keys_of(15), sde, completion.seen)
+    start = draw_prior(noise_of(keys_of(15)), sde, completion.seen)
     noisy, clean = jax.jit(
         lambda keys: sample(
-            keys, sde, denoise, start, uniform_times(20), euler_maruyama
+            noise_of(keys), sde, denoise, start, uniform_times(20), euler_maruyama
         )
     )(keys_of(15))
     last = jax.vmap(lambda key: jax.random.fold_in(key, 20))(keys_of(15))
@@ -185,13 +185,13 @@ def test_the_noises_of_all_steps_and_examples_are_independent():
     steps, like = 25, jnp.zeros((6, 32, 32, 4))
     noises = []
 
-    def recording(sde, denoise, keys, state, times):
-        noise = draw_noise(keys, state.x)
-        jax.debug.callback(lambda n: noises.append(np.array(n)), noise, ordered=True)
-        return state._replace(x=state.x + noise)
+    def recording(sde, denoise, noise, state, times):
+        drawn = noise(state.x)
+        jax.debug.callback(lambda n: noises.append(np.array(n)), drawn, ordered=True)
+        return state._replace(x=state.x + drawn)
 
     drawn, _ = sample(
-        keys_of(6), SDES["ve"], None, like, uniform_times(steps), recording
+        noise_of(keys_of(6)), SDES["ve"], None, like, uniform_times(steps), recording
     )
     jax.effects_barrier()
     rows = np.array(noises).reshape(steps * 6, -1)
@@ -203,8 +203,7 @@ def test_the_noises_of_all_steps_and_examples_are_independent():
 def test_the_prior_is_not_the_noise_of_any_step():
     like = jnp.zeros((3, 16, 16, 4))
     still = algorithm1(keys_of(3), SDES["ve"], lambda x, t: x, like, 1)
-    prior = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_of(3))
-    start = draw_prior(prior, SDES["ve"], like)
+    start = draw_prior(noise_of(keys_of(3)), SDES["ve"], like)
     step = np.asarray(still - start).ravel()
     assert abs(np.corrcoef(step, np.asarray(start).ravel())[0, 1]) < 4 / np.sqrt(
         step.size

@@ -10,6 +10,7 @@ import pytest
 from closed_form import EVERY, SDES, each_sde, make_gaussian_denoise, posterior
 from solver_checks import (
     START,
+    assert_coherent,
     assert_exact_moments,
     assert_independent,
     assert_keeps_the_marginal,
@@ -18,6 +19,7 @@ from solver_checks import (
     assert_order,
     assert_real_moments,
     assert_seen_untouched,
+    assert_slices_alone,
     defects,
     drawn_moments,
     gaussian_question,
@@ -39,6 +41,7 @@ from ummcsgm.sampling import (
     draw_around,
     evaluations,
     make_draw,
+    noise_of,
     sample,
     warm,
 )
@@ -100,7 +103,7 @@ def test_a_flow_is_the_exact_flow_of_a_gaussian(step):
     y = mean + 20 * np.random.default_rng(0).normal(size=mean.shape)
     x = jnp.asarray(y * float(sde.mean(times[0])), jnp.float32)
     denoise = make_gaussian_denoise(sde, mean, variance)
-    run = jax.jit(lambda keys: sample(keys, sde, denoise, x, times, step)[0])
+    run = jax.jit(lambda keys: sample(noise_of(keys), sde, denoise, x, times, step)[0])
     ours = np.asarray(run(keys_of(15)), np.float64) / float(sde.mean(times[-1]))
     values, axes = np.linalg.eigh(variance)
     shrink = np.sqrt((values + 0.05**2) / (values + 20.0**2))
@@ -214,6 +217,22 @@ def test_the_seen_comes_back_bit_for_bit(name):
 
 
 @each_sampler
+def test_slices_of_a_volume_go_together_and_each_is_drawn_as_ever(name):
+    """A Gaussian posterior and coherent noise: its sd in each slice, along z rho."""
+    many = {"euler_maruyama": 100, "predictor_corrector": 100, "ddim": 100}
+    assert_coherent(name, VP_SDE, many.get(name, 40))
+
+
+def test_without_rho_the_slices_are_independent():
+    assert_coherent("sde_dpmpp2m", VP_SDE, 40, rho=0.0)
+
+
+@pytest.mark.parametrize("name", ["warm", "sde_dpmpp2m", "predictor_corrector"])
+def test_a_slice_of_a_draw_does_not_depend_on_the_slices_beside_it(name):
+    assert_slices_alone(name, VP_SDE)
+
+
+@each_sampler
 def test_two_keys_are_two_draws(name):
     images = np.repeat(gaussian_question((3, 3))[0].fill(0.5)[:1], 2, axis=0)
     completion = ask(jnp.asarray(images), jnp.asarray(EVERY[[14, 14]]))
@@ -231,7 +250,7 @@ def test_a_solver_without_noise_does_not_use_its_keys(step):
     x = 20 * draw_noise(keys_of(2), jnp.zeros((2, 3, 3, 1)))
     times = log_uniform_times(VP_SDE, 8, 20.0, 0.01)
     one, other = (
-        sample(keys, VP_SDE, one_voxel_denoise(VP_SDE), x, times, step)
+        sample(noise_of(keys), VP_SDE, one_voxel_denoise(VP_SDE), x, times, step)
         for keys in (keys_of(2), keys_of(4)[2:])
     )
     for image in (*one, *other):
@@ -242,7 +261,7 @@ def voxel_draw(step, steps=40):
     x = draw_noise(keys_of(3), jnp.zeros((3, 4, 4, 1)))
     times = log_uniform_times(VP_SDE, steps, 100.0, 0.01)
     denoise = one_voxel_denoise(VP_SDE)
-    return np.asarray(sample(keys_of(3), VP_SDE, denoise, x, times, step)[0])
+    return np.asarray(sample(noise_of(keys_of(3)), VP_SDE, denoise, x, times, step)[0])
 
 
 @pytest.mark.parametrize("step, option", [(ddim, "eta"), (heun, "churn")])
@@ -268,7 +287,7 @@ def test_churn_never_raises_the_noise_above_that_of_time_1():
     x = draw_noise(keys_of(1), jnp.zeros((1, 2, 2, 1)))
     times = log_uniform_times(VP_SDE, 6, 152.0, 0.01)
     step = functools.partial(heun, churn=0.4)
-    jax.block_until_ready(sample(keys_of(1), VP_SDE, denoise, x, times, step))
+    jax.block_until_ready(sample(noise_of(keys_of(1)), VP_SDE, denoise, x, times, step))
     jax.effects_barrier()
     assert len(asked) == 11 and np.max(asked) <= 1
     np.testing.assert_allclose(
@@ -282,7 +301,7 @@ def test_ddim_with_eta_1_is_the_ancestral_step():
     t, later = jnp.float32(0.4), jnp.float32(0.6)
     denoise = one_voxel_denoise(VP_SDE)
     times, state = moment(later, later, later, t), initial_state(x)
-    ours = ancestral(VP_SDE, denoise, keys_of(4)[2:], state, times)
+    ours = ancestral(VP_SDE, denoise, noise_of(keys_of(4)[2:]), state, times)
     scale = VP_SDE.mean(later) / VP_SDE.mean(t)
     added = (
         VP_SDE.std(later) ** 2 - scale**2 * VP_SDE.std(t) ** 2
@@ -300,7 +319,7 @@ def test_the_first_steps_of_multistep_solvers_are_those_of_one_step():
     denoise, first = one_voxel_denoise(VP_SDE), moment(0.6, 0.6, 0.6, 0.4)
     for one, many in ((ddim, dpmpp2m), (ddim, unipc2), (ancestral, sde_dpmpp2m)):
         single, multi = (
-            step(VP_SDE, denoise, keys_of(2), initial_state(x), first)
+            step(VP_SDE, denoise, noise_of(keys_of(2)), initial_state(x), first)
             for step in (one, many)
         )
         np.testing.assert_allclose(single.x, multi.x, atol=1e-6)
@@ -328,7 +347,7 @@ def test_a_network_of_vp_is_sampled_along_ve(step):
     for process, answer in ((VP_SDE, denoise_vp), (sde, denoise)):
         times = log_uniform_times(process, 15, 40.0, 0.01)
         x = y * process.mean(jnp.asarray(times[0]))
-        drawn.append(sample(keys_of(2), process, answer, x, times, step)[0])
+        drawn.append(sample(noise_of(keys_of(2)), process, answer, x, times, step)[0])
     np.testing.assert_allclose(*drawn, atol=5e-4)
 
 
@@ -353,7 +372,11 @@ def test_a_warm_start_with_its_variance_has_the_exact_marginal():
     single = EVERY.sum(axis=1) == 1
     spread = np.einsum("bii->bi", variance)[:, None, None]
     x = draw_around(
-        keys_of(15), VP_SDE, 0.3, jnp.asarray(mean, jnp.float32), jnp.asarray(spread)
+        noise_of(keys_of(15)),
+        VP_SDE,
+        0.3,
+        jnp.asarray(mean, jnp.float32),
+        jnp.asarray(spread),
     )
     t = jnp.float32(0.3)
     level = float(VP_SDE.noise_level(t))
@@ -370,12 +393,15 @@ def test_warm_draws_are_2m_from_the_mean_with_its_variance():
     times = grid("warm", VP_SDE, 5)
     draw = make_draw("warm", VP_SDE, times)
     ours = draw(keys_of(15), denoise, completion.missing, centre, spread)
-    public = warm(keys_of(15), VP_SDE, denoise, centre, times, variance=spread)
+    noise = noise_of(keys_of(15))
+    public = warm(noise, VP_SDE, denoise, centre, times, variance=spread)
     np.testing.assert_array_equal(ours, public)
     first = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_of(15))
-    x = draw_around(first, VP_SDE, times[0], centre, spread)
-    by_hand = sample(keys_of(15), VP_SDE, denoise, x, times, dpmpp2m)[0]
-    np.testing.assert_array_equal(ours, by_hand)
+    level = VP_SDE.noise_level(jnp.float32(times[0]))
+    y = centre + np.sqrt(np.square(level) + 0.3) * draw_noise(first, centre)
+    x = VP_SDE.mean(jnp.float32(times[0])) * y
+    by_hand = sample(noise, VP_SDE, denoise, x, times, dpmpp2m)[0]
+    np.testing.assert_allclose(ours, by_hand, rtol=1e-5, atol=1e-5)
 
 
 def never(x, t):
@@ -397,7 +423,7 @@ def test_a_grid_that_reaches_0_is_refused_before_any_evaluation(step):
     times = np.array([1.0, 0.5, 0.0, 0.0], np.float32)
     x = jnp.zeros((2, 3, 3, 4))
     with pytest.raises(InputError, match="reaches 0 before its end"):
-        sample(keys_of(2), VP_SDE, never, x, times, step)
+        sample(noise_of(keys_of(2)), VP_SDE, never, x, times, step)
     with pytest.raises(InputError, match="reaches 0 before its end"):
         make_draw("dpmpp2m", VP_SDE, times)
 

@@ -45,6 +45,8 @@ TINY = {
     "evaluate.draws": 4,
     "evaluate.draw_subjects": 1,
     "evaluate.draw_slices": 2,
+    "evaluate.slab": 4,
+    "evaluate.slab_subjects": 1,
     "evaluate.microbatch": 8,
     "evaluate.algorithm1_subjects": 1,
     "evaluate.algorithm1_slices": 2,

@@ -7,7 +7,7 @@ Four ideas:
 3. A denoiser is `denoise(images, t)`; score, noise and eq. 5 are views of it
    (`denoiser`). Losses and samplers meet nothing else.
 4. Randomness and data have addresses: (seed, step, example) in training, (seed,
-   subject, slice, draw, step) in sampling.
+   subject, draw, step, slice) in sampling.
 
 Read the files in this order: types, sde, completion, network, denoiser, loss, grids,
 solvers, sampling, train, evaluate, complete; then build, which makes all of it from a

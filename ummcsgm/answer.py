@@ -4,6 +4,7 @@ Everything needed lies in the workdir: the config travels in the checkpoint.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import zlib
@@ -18,6 +19,7 @@ from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, posterior_mean
 from ummcsgm.grids import level_at
 from ummcsgm.plans import Scoring, Space
+from ummcsgm.posterior import check_rho, coherent_noise
 from ummcsgm.sampling import SAMPLERS as DRAWING
 from ummcsgm.sampling import (
     address_keys,
@@ -90,17 +92,26 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
     )
 
 
-def make_answer(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
+def make_answer(
+    trained: Trained, sampler: str, scoring: Scoring, *, rho: float = 0.0
+) -> Callable:
     """answer(images, missing, addresses, mean): the images with what is missing filled.
 
     Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
-    read), [R, M] missing, and addresses [R, n] that name each row's draw. `mean` is
-    what the sampler `mean`, which draws nothing, answered to the same questions: one
-    evaluation that all draws share. The seen modalities come back bit for bit.
+    read), [R, M] missing, and addresses [R, 3] of each row's draw, `slice_addresses`.
+    `mean` is what the sampler `mean`, which draws nothing, answered to the same
+    questions: one evaluation that all draws share. The seen modalities come back bit
+    for bit.
+
+    The noise of a draw correlates by rho^|dz| along its slices, see `coherent_noise`;
+    each slice by itself is drawn from the same law at any rho, and is the same image
+    whichever of its neighbours are computed beside it.
 
     Raises:
-        InputError: there is no such sampler, or its grid cannot be.
+        InputError: there is no such sampler, its grid cannot be, or rho is no
+            correlation from 0 to 1.
     """
+    check_rho(rho)
     if sampler not in SAMPLERS:
         raise InputError(
             f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
@@ -108,7 +119,7 @@ def make_answer(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
     fill = (
         _make_mean(trained)
         if sampler == "mean"
-        else _make_fill(trained, sampler, scoring)
+        else _make_fill(trained, sampler, scoring, rho)
     )
 
     def answer(
@@ -133,7 +144,9 @@ def _make_mean(trained: Trained) -> Callable:
     return fill
 
 
-def _make_fill(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
+def _make_fill(
+    trained: Trained, sampler: str, scoring: Scoring, rho: float
+) -> Callable:
     sde = trained.model.sde
     times = times_of(sde, sampler, scoring)
     draw = make_draw(sampler, sde, times)
@@ -142,18 +155,21 @@ def _make_fill(trained: Trained, sampler: str, scoring: Scoring) -> Callable:
     def fill(params: Params, images: Images, missing: Missing, addresses, mean):
         completion = ask(images, missing)
         denoise = make_denoise(trained.model, params, completion)
-        keys = address_keys(scoring.seed, addresses)
-        return completion.fill(draw(keys, denoise, missing, mean))
+        subject, z, number = addresses.T
+        keys = address_keys(scoring.seed, jnp.stack([subject, number], axis=1))
+        noise = functools.partial(coherent_noise, slices=z, rho=rho)
+        return completion.fill(draw(keys, denoise, missing, mean, noise=noise))
 
     return fill
 
 
-def sampler_facts(sampler: str, trained: Trained, scoring: Scoring) -> dict:
-    """How a sampler was run: its steps, and how often it evaluated the network."""
+def sampler_facts(sampler: str, trained: Trained, scoring: Scoring, rho: float) -> dict:
+    """How a sampler was run: its steps, how often it evaluated the network, and how its
+    noise correlates along z, if it drew any."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
     steps = len(times_of(trained.model.sde, sampler, scoring)) - 1
-    return {"steps": steps, "evaluations": evaluations(sampler, steps)}
+    return {"steps": steps, "evaluations": evaluations(sampler, steps), "rho": rho}
 
 
 def times_of(sde: SDE, sampler: str, scoring: Scoring) -> Array:

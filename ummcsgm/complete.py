@@ -26,7 +26,7 @@ from ummcsgm.intake import check_modalities, check_spacing, find_lacking
 from ummcsgm.outputs import preview_of, units_of, volume_of
 from ummcsgm.plans import Scoring
 from ummcsgm.progress import counting
-from ummcsgm.recalibration import read_fits
+from ummcsgm.recalibration import read_calibration
 from ummcsgm.results import (
     Order,
     Result,
@@ -69,11 +69,11 @@ def complete(
     `order.missing`. Each is written on the input's grid, with its affine, header and
     type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
     The seed and the steps of a draw are told by `config`, if it is given, else by the
-    config in the checkpoint. Draws are respread by the factors that `evaluate` fitted
-    for this checkpoint, if it did.
+    config in the checkpoint. Draws are respread by the factors, and their slices go
+    together by the rho, that `evaluate` fitted for this checkpoint, if it did.
 
-    Where `order.advise`, nothing is drawn for keeps: a table, and advice.csv in the
-    target, tell what acquiring each missing modality is expected to do.
+    Where `order.advise`, nothing is drawn for keeps: a table, and advice/SUBJECT.csv in
+    the target, tell what acquiring each missing modality is expected to do.
 
     Returns whether every subject has what it should; a table tells which have not.
 
@@ -107,12 +107,14 @@ def _set_to(
     layout: Layout,
     target: pathlib.Path,
 ) -> Work:
-    fits = read_fits(workdir, trained, order.sampler, scoring)
+    fits, rho = read_calibration(workdir, trained, order.sampler, scoring)
     factors = [
         fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities
     ]
-    mean, draw = (make_answer(trained, n, scoring) for n in ("mean", order.sampler))
-    facts = {"seed": scoring.seed, **sampler_facts(order.sampler, trained, scoring)}
+    mean = make_answer(trained, "mean", scoring)
+    draw = make_answer(trained, order.sampler, scoring, rho=rho)
+    own = sampler_facts(order.sampler, trained, scoring, rho)
+    facts = {"seed": scoring.seed, **own}
     posterior = Posterior(mean, draw, np.array(factors))
     return Work(trained, posterior, facts, fits, order, layout, target)
 

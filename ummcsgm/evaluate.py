@@ -1,32 +1,26 @@
-"""Checkpoint + split -> rows of numbers, and the slices of a figure.
-
-Each subject's numbers are kept in the workdir as soon as they are there, under a key of
-what they depend on: an evaluation that was stopped continues where it was.
-"""
+"""Checkpoint + split -> rows of numbers, and the slices of a figure."""
 
 import dataclasses
 import functools
-import hashlib
-import io
-import json
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 
-from ummcsgm import build, build_data
+from ummcsgm import build, build_data, slabs
 from ummcsgm.answer import Trained, load_trained, make_answer
 from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.store import Store
-from ummcsgm.ensembles import SAMPLER, fit_factors, summaries
-from ummcsgm.exam import METHODS, Exam, Marks, Share, examine, rehearse
-from ummcsgm.files import write_whole
+from ummcsgm.ensembles import SAMPLER, summaries
+from ummcsgm.exam import METHODS, Exam, Share, examine
+from ummcsgm.marks import Marks, digest_of, kept
 from ummcsgm.metrics import TABLE1
 from ummcsgm.plans import Scoring
 from ummcsgm.preparation import prepare
+from ummcsgm.rehearsal import calibrated, examine_slabs
 from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
@@ -41,7 +35,8 @@ class Evaluation:
     `subjects` are dicts, one a subject, method and predicted modality; `facts` say what
     was scored. `records` are those of `ensembles.judge`, one a subject and predicted
     modality. `panels` has, for up to two subjects, truth and estimates [M, H, W] in
-    grey levels, by method, and `pictures` what is known of their uncertainty.
+    grey levels, by method, and `pictures` what is known of their uncertainty. `slabs`
+    are the marks of `slabs.examine_slab`, by subject.
     """
 
     rows: list[dict]
@@ -51,6 +46,7 @@ class Evaluation:
     modalities: tuple[str, ...]
     panels: dict[str, dict[str, Array]]
     pictures: dict[str, dict[str, Array]]
+    slabs: dict[str, Marks]
 
 
 def evaluate(
@@ -65,9 +61,9 @@ def evaluate(
     left out, or every configuration that leaves something seen. What a subject was
     never scanned with is missing too, and has no truth to be scored. `mean` and the
     floors answer for all scored slices; Algorithm 1, and the draws that measure the
-    posterior, for config.evaluate's shares of subjects and slices. The spread of the
-    draws is recalibrated by factors fitted on validation subjects alone, if there are
-    any: workdir/calibration.json tells them.
+    posterior, for config.evaluate's shares of subjects and slices. On validation
+    subjects alone, if there are any, factors are fitted that recalibrate the spread of
+    draws, and how their noise is to correlate along z: workdir/calibration.json.
 
     Raises:
         InputError: there is no checkpoint or no test subject.
@@ -85,20 +81,34 @@ def evaluate(
     table = configurations(len(trained.space.modalities), proper=True)
     single = table[table.sum(axis=1) == 1]
     exam = _set_exam(trained, scoring, single, stores["train"])
-    exam = _calibrated(workdir, exam, cohort, trained)
-    exam = _asking(exam, table if all_configurations else single)
     parts = workdir / "evaluation" / "parts"
-    drawn = scoring.algorithm1_subjects or len(names)
-    measured = scoring.draw_subjects or len(names)
-    marks = []
-    for place, name in enumerate(names):
+    drawing = _make_drawing(trained, exam)
+    inside = [cohort.subjects[name] for name in _interleaved(cohort, "validation")]
+    inside = inside[: scoring.draw_subjects or None]
+    exam = calibrated(workdir, exam, inside, trained, drawing)
+    exam = _asking(exam, table if all_configurations else single)
+    subjects = [cohort.subjects[name] for name in names]
+    marks = _examine_all(parts, exam, subjects)
+    answers = {rho: drawing(rho) for rho in (0.0, exam.coherence.get("rho", 0.0))}
+    some = subjects[: scoring.slab_subjects or None]
+    coherence = examine_slabs(parts / "slabs", exam, some, answers)
+    return _gather(exam, trained.step, marks, coherence)
+
+
+def _examine_all(
+    folder: pathlib.Path, exam: Exam, subjects: list[Subject]
+) -> dict[str, Marks]:
+    drawn = exam.scoring.algorithm1_subjects or len(subjects)
+    measured = exam.scoring.draw_subjects or len(subjects)
+    marks = {}
+    for place, subject in enumerate(subjects):
         share = Share(place < drawn, place < measured, place < 2)
-        subject = cohort.subjects[name]
         key = [exam.key, dataclasses.astuple(share)]
         ask = functools.partial(examine, exam, subject, share)
-        marks.append(_kept(parts / f"{name}.npz", key, subject, ask))
-        print(f"evaluated {place + 1}/{len(names)}: {name}", flush=True)
-    return _gather(exam, trained.step, names, marks)
+        path = folder / f"{subject.name}.npz"
+        marks[subject.name] = kept(path, key, subject, ask)
+        print(f"evaluated {place + 1}/{len(subjects)}: {subject.name}", flush=True)
+    return marks
 
 
 def _set_exam(
@@ -108,56 +118,30 @@ def _set_exam(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
     )
     answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}
-    key = _digest(
+    key = digest_of(
         trained.digest,
         dataclasses.asdict(scoring),
         questions.tolist(),
         [[entry.name, entry.crc] for entry in store.subjects],
     )
-    return Exam(trained.space, scoring, questions, moments, answers, {}, key)
+    return Exam(trained.space, scoring, questions, moments, answers, {}, {}, key)
 
 
-def _calibrated(
-    workdir: pathlib.Path, exam: Exam, cohort: Cohort, trained: Trained
-) -> Exam:
-    """The exam with factors fitted on validation subjects, told in calibration.json;
-    as it is where there is none that can be asked."""
-    names = _interleaved(cohort, "validation")
-    names = names[: exam.scoring.draw_subjects or len(names)]
-    records = []
-    for name in names:
-        subject = cohort.subjects[name]
-        path = workdir / "evaluation" / "parts" / "validation" / f"{name}.npz"
-        ask = functools.partial(rehearse, exam, subject)
-        records += _kept(path, [exam.key], subject, ask).records
-        print(f"calibrated on {name}", flush=True)
-    fitted = fit_factors(records)
-    if not fitted:
-        return exam
-    factors = {modality: own["factor"] for modality, own in fitted.items()}
-    told = {
-        "step": trained.step,
-        "parameters_sha256": trained.digest,
-        "sampler": SAMPLER,
-        **{
-            k: getattr(exam.scoring, k) for k in ("few", "draws", "draw_slices", "seed")
-        },
-        "subjects": names,
-        "factors": factors,
-        "fits": fitted,
-    }
-    write_whole(workdir / "calibration.json", json.dumps(told, indent=1))
-    key = _digest(exam.key, fitted)
-    return dataclasses.replace(exam, factors=fitted, key=key)
+def _make_drawing(trained: Trained, exam: Exam) -> Callable[[float], Callable]:
+    """drawing(rho): SAMPLER's answer with noise of this rho, compiled once for each."""
+
+    @functools.cache
+    def drawing(rho: float) -> Callable:
+        if rho == 0:
+            return exam.answers[SAMPLER]
+        return make_answer(trained, SAMPLER, exam.scoring, rho=rho)
+
+    return drawing
 
 
 def _asking(exam: Exam, questions: Array) -> Exam:
-    key = _digest(exam.key, questions.tolist())
+    key = digest_of(exam.key, questions.tolist())
     return dataclasses.replace(exam, questions=questions, key=key)
-
-
-def _digest(*depends: object) -> str:
-    return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
 
 def _interleaved(cohort: Cohort, split: str) -> list[str]:
@@ -170,45 +154,17 @@ def _interleaved(cohort: Cohort, split: str) -> list[str]:
     return [q[i] for i in range(longest) for q in queues if i < len(q)]
 
 
-def _kept(
-    path: pathlib.Path, key: list, subject: Subject, ask: Callable[[], Marks]
-) -> Marks:
-    """The subject's marks: those at `path` if they answer the same, else what `ask`
-    gives, which is then kept there."""
-    times = [file.stat().st_mtime_ns for file in subject.files.values()]
-    key = json.dumps([*key, subject.name, times])
-    if path.is_file():
-        with np.load(path) as kept:
-            if str(kept["key"]) == key:
-                return Marks(
-                    json.loads(str(kept["rows"])),
-                    json.loads(str(kept["records"])),
-                    {n[6:]: kept[n] for n in kept.files if n.startswith("panel_")},
-                    {n[8:]: kept[n] for n in kept.files if n.startswith("picture_")},
-                )
-    marks = ask()
-    content = io.BytesIO()
-    np.savez_compressed(
-        content,
-        key=key,
-        rows=json.dumps(marks.rows),
-        records=json.dumps(marks.records),
-        **{f"panel_{name}": array for name, array in marks.panels.items()},
-        **{f"picture_{name}": array for name, array in marks.pictures.items()},
-    )
-    write_whole(path, content.getvalue())
-    return marks
-
-
-def _gather(exam: Exam, step: int, names: list[str], marks: list[Marks]) -> Evaluation:
-    subjects = [row for one in marks for row in one.rows]
-    records = [record for one in marks for record in one.records]
-    shown = dict(zip(names, marks, strict=True))
+def _gather(
+    exam: Exam, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]
+) -> Evaluation:
+    subjects = [row for one in marks.values() for row in one.rows]
+    records = [record for one in marks.values() for record in one.records]
+    along = [record for one in coherence.values() for record in one.records]
     scoring = exam.scoring
     facts = {
         "step": step,
         "profile": TABLE1.name,
-        "test_subjects": len(names),
+        "test_subjects": len(marks),
         "evaluations": scoring.steps,
         "few": scoring.few,
         "algorithm1": _same_slices(subjects, "algorithm1", "mean_same_slices"),
@@ -220,21 +176,23 @@ def _gather(exam: Exam, step: int, names: list[str], marks: list[Marks]) -> Eval
             "fits": exam.factors,
             "summaries": summaries(records),
         },
-        **_asked(exam, names, subjects),
+        "coherence": exam.coherence | {"summaries": slabs.summaries(along)},
+        **_asked(exam, len(marks), subjects),
     }
     rows = _summary(subjects)
     rows.sort(key=lambda row: exam.modalities.index(row["modality"]))
-    panels = {name: one.panels for name, one in shown.items() if one.panels}
-    pictures = {name: one.pictures for name, one in shown.items() if one.pictures}
-    return Evaluation(rows, subjects, records, facts, exam.modalities, panels, pictures)
+    panels = {name: one.panels for name, one in marks.items() if one.panels}
+    pictures = {name: one.pictures for name, one in marks.items() if one.pictures}
+    own = exam.modalities, panels, pictures, coherence
+    return Evaluation(rows, subjects, records, facts, *own)
 
 
-def _asked(exam: Exam, names: list[str], subjects: list[dict]) -> dict[str, int]:
+def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:
     """How many of the questions could be scored: the others have no truth."""
     rows = {
         (row["subject"], row["missing"]) for row in subjects if row["method"] == "mean"
     }
-    return {"questions": len(exam.questions) * len(names), "scored": len(rows)}
+    return {"questions": len(exam.questions) * number, "scored": len(rows)}
 
 
 def _summary(subjects: list[dict]) -> list[dict]:

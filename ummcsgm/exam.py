@@ -16,6 +16,7 @@ from ummcsgm.data.subjects import (
     prepare_subject,
 )
 from ummcsgm.data.window import paste
+from ummcsgm.marks import Marks
 from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.plans import Scoring, Space
 from ummcsgm.types import Array, InputError
@@ -35,6 +36,7 @@ class Exam:
     moments: dict[tuple[bool, ...], Moments]  # by what was scanned
     answers: dict[str, Callable]  # by sampler; each compiled once
     factors: dict[str, dict]  # that respread draws, by modality: `fit_factors`
+    coherence: dict  # of draws along z, and the rho of their noise: `slabs.fit`
     key: str  # changes when any of this does
 
     @property
@@ -59,21 +61,6 @@ def asked_of(questions: Array, present: Array) -> Asked:
     something of it to be seen."""
     possible = ~(questions & ~present).any(axis=1) & (present & ~questions).any(axis=1)
     return Asked(questions[possible] | ~present, questions[possible])
-
-
-@dataclasses.dataclass(frozen=True)
-class Marks:
-    """What one subject's answers are worth, and what is shown of them.
-
-    A row has subject, group, method, missing, modality, slices and the metrics; a
-    record `ensembles.judge`'s numbers and draws for `method`. `panels` are by method,
-    `pictures` by what they show, [M, ...] each; empty if nothing is shown.
-    """
-
-    rows: list[dict]
-    records: list[dict]
-    panels: dict[str, Array]
-    pictures: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Scoring:
     draws: int  # of each question, to measure what is not known
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
+    slab: int  # neighbouring slices, to measure how they go together
+    slab_subjects: int  # that are so measured
     microbatch: int  # examples in one network evaluation
     algorithm1_subjects: int
     algorithm1_slices: int  # of each of these subjects

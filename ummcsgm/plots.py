@@ -37,6 +37,12 @@ UNCERTAINTY = (
     "calibrated the one is the usual size of the other. Radiological convention: the "
     "patient's right (R) is on the left. " + RESEARCH_ONLY
 )
+CORONAL = (
+    "A coronal plane through neighbouring slices, each of which the network drew by "
+    "itself: a line of an image is a slice. The modality on the left is missing. One "
+    "grey window, 0 to 255 of the truth. Superior is up, the patient's right (R) is "
+    "on the left. " + RESEARCH_ONLY
+)
 DIAL = (
     "What more evaluations buy, on one network's weights and the same questions, "
     "within the brain. Of CRPS less is better, of PSNR more; a draw that is right has "
@@ -123,20 +129,35 @@ def write_uncertainty(path: Path, rows: Sequence[Uncertainty]) -> None:
     heads = ["truth", "mean of draws"]
     heads += [f"draw {i + 1}" for i in range(len(rows[0].draws))]
     heads += ["sd of draws", "|error| of mean"]
-    figure, axes = _blank_tiles(len(rows), len(heads), rows[0].truth.shape)
+    shape = rows[0].truth.shape
+    figure, axes = _blank_tiles(len(rows), len(heads), shape, UNCERTAINTY)
     for tiles, row in zip(axes, rows, strict=True):
         for tile, image in zip(tiles, [row.truth, row.mean, *row.draws], strict=False):
             _show(tile, image, "gray", row.top)
         _show(tiles[-2], row.sd, "inferno", limit)
         _show(tiles[-1], np.abs(row.truth - row.mean), "inferno", limit)
-        label = textwrap.fill(row.label, 12)
-        tiles[0].set_ylabel(label, size=9, rotation=0, ha="right", va="center")
-    for tile, head in zip(axes[0], heads, strict=True):
-        tile.set_title(head, size=9, pad=4)
-    style = dict(size=7, color="w", transform=axes[0, 0].transAxes)
-    axes[0, 0].text(0.03, 0.92, "R", **style)
-    axes[0, 0].text(0.97, 0.92, "L", ha="right", **style)
+        _label(tiles[0], row.label)
+    _head(axes[0], heads)
     _add_colour_bar(figure, axes[:, -1])
+    _save(figure, path)
+
+
+def write_coronal(
+    path: Path, rows: dict[str, Array], heads: Sequence[str], flatness: float
+) -> None:
+    """`path` holds a PNG: a row of images [n, Z, X] under each label, as `heads` name.
+
+    In grey levels and RAS order. A slice is as thick as `flatness` pixels are wide.
+    """
+    _, depth, width = next(iter(rows.values())).shape
+    factor = max(1, round(2 * TILE / width))
+    shape = (max(1, round(factor * depth * flatness)), factor * width)
+    figure, axes = _blank_tiles(len(rows), len(heads), shape, CORONAL)
+    for tiles, (label, images) in zip(axes, rows.items(), strict=True):
+        for tile, image in zip(tiles, images, strict=True):
+            _show(tile, image, "gray", 255.0)
+        _label(tiles[0], label)
+    _head(axes[0], heads)
     _save(figure, path)
 
 
@@ -168,6 +189,22 @@ def write_dial(path: Path, curves: dict[str, Array], draws: int) -> None:
         axes.set_xlabel("network evaluations of a draw", size=9)
     row[0].legend(fontsize=7, edgecolor="none", framealpha=0.9, loc="upper right")
     _save(figure, path)
+
+
+def _label(tile: Axes, label: str) -> None:
+    """The name of a row, left of its first tile."""
+    style = dict(size=9, rotation=0, ha="right", va="center")
+    tile.set_ylabel(textwrap.fill(label, 12), **style)
+
+
+def _head(tiles: Array, heads: Sequence[str]) -> None:
+    """The names of columns above their first tiles, and the sides of the first."""
+    for tile, head in zip(tiles, heads, strict=True):
+        tile.set_title(head, size=9, pad=4)
+    style = dict(size=7, color="w", xycoords="axes fraction")
+    style |= dict(xytext=(0, -9), textcoords="offset points")
+    tiles[0].annotate("R", (0.03, 1), **style)
+    tiles[0].annotate("L", (0.97, 1), ha="right", **style)
 
 
 def _root(values: Array) -> Array:
@@ -210,13 +247,13 @@ def _blank_plots(count: int, words: str, side: float) -> tuple[Figure, list[Axes
 
 
 def _blank_tiles(
-    rows: int, columns: int, shape: tuple[int, int]
+    rows: int, columns: int, shape: tuple[int, int], words: str
 ) -> tuple[Figure, Array]:
     """A captioned figure and axes [rows, columns] for images of `shape` in pixels."""
     factor = max(1, round(TILE / shape[1]))
     tall, wide = factor * shape[0], factor * shape[1]
     width = LEFT + columns * (wide + GAP) + BAR
-    caption = textwrap.wrap(UNCERTAINTY, width // 8)
+    caption = textwrap.wrap(words, width // 8)
     foot = 20 + 19 * len(caption)
     height = HEAD + rows * (tall + GAP) + foot
     figure = _figure(width, height)

@@ -54,14 +54,19 @@ def coherent_noise(keys: Keys, like: Images, *, slices: Array, rho: float) -> Im
     Raises:
         InputError: rho is not inside [0, 1].
     """
-    if not 0 <= rho <= 1:
-        raise InputError(f"rho wants to be between 0 and 1, and this is {rho:g}.")
+    check_rho(rho)
     shape, dtype = like.shape[1:], like.dtype
 
     def of_slice(key: jax.Array, z: Array) -> Array:
         return _noise_of_slice(key, z, rho, jax.ShapeDtypeStruct(shape, dtype))
 
     return jax.vmap(of_slice)(keys, jnp.asarray(slices, jnp.int32))
+
+
+def check_rho(rho: float) -> None:
+    """Raises InputError unless `rho` is a correlation from 0 to 1."""
+    if not 0 <= rho <= 1:
+        raise InputError(f"rho wants to be between 0 and 1, and this is {rho:g}.")
 
 
 def _noise_of_slice(
@@ -88,7 +93,8 @@ def _nodes(rho: float) -> tuple[int, tuple[Array, Array, Array, Array]]:
     """The span, and for each node on the way to a slice: its distance from the nearest
     node below, its weights of the nodes below and above, and of its own innovation.
 
-    First the two ends of the span, which hardly remember one another, then halvings.
+    First the two ends of the span, which hardly remember one another, then halvings;
+    a span of 1 is a slice by itself, and has one node.
     """
     span = 1
     while span < SPAN and rho**span > FORGOTTEN:
@@ -96,12 +102,13 @@ def _nodes(rho: float) -> tuple[int, tuple[Array, Array, Array, Array]]:
     half = 2 ** np.arange(int(math.log2(span)))[::-1]
     link, r = rho**span, rho ** half.astype(np.float64)
     weight, std = r / (1 + r**2), np.sqrt((1 - r**2) / (1 + r**2))
-    return span, (
+    nodes = (
         np.array([0, span, *half], np.int32),
         np.array([0, link, *weight]),
         np.array([0, 0, *weight]),
         np.array([1, math.sqrt(1 - link**2), *std]),
     )
+    return span, tuple(node[: 1 if span == 1 else None] for node in nodes)
 
 
 def fit_rho(sums: Array) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ummcsgm import uncertainty
+from ummcsgm import coherence, uncertainty
 from ummcsgm.ensembles import SCALARS, VERSIONS
 from ummcsgm.evaluate import Evaluation
 from ummcsgm.figure import RESEARCH_ONLY, Panels, write_figure
@@ -49,7 +49,8 @@ def method_labels(evaluations: int, few: int) -> dict[str, str]:
 
 def write(evaluation: Evaluation, folder: Path) -> None:
     """`folder` holds table.md, table.csv, subjects.csv, metrics.json and figure.png;
-    calibration.csv, and what `uncertainty.write` writes, where draws were measured."""
+    calibration.csv and coherence.csv, and what `uncertainty.write` and
+    `coherence.write` write, where draws were measured."""
     labels = method_labels(evaluation.facts["evaluations"], evaluation.facts["few"])
     write_csv(folder / "table.csv", evaluation.rows, COLUMNS)
     write_csv(folder / "subjects.csv", evaluation.subjects, SUBJECT_COLUMNS)
@@ -63,6 +64,10 @@ def write(evaluation: Evaluation, folder: Path) -> None:
         lines = _record_lines(evaluation.records)
         write_csv(folder / "calibration.csv", lines, RECORD_COLUMNS)
     uncertainty.write(evaluation, folder)
+    rows = evaluation.facts["coherence"]["summaries"]
+    if rows:
+        write_csv(folder / "coherence.csv", rows, coherence.COLUMNS)
+    coherence.write(evaluation, folder)
 
 
 def _record_lines(records: list[dict]) -> list[Row]:
@@ -94,6 +99,8 @@ def notes(facts: dict) -> list[str]:
         drawn = facts[key]
         if drawn["subjects"]:
             lines.append(_same_slices(title, drawn))
+    if facts["coherence"]["summaries"]:
+        lines.append(coherence.sentence(facts))
     return lines
 
 

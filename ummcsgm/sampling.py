@@ -28,16 +28,31 @@ from ummcsgm.solvers import (
     sde_dpmpp2m,
     unipc2,
 )
-from ummcsgm.types import Array, Denoiser, Images, InputError, Keys, Missing
+from ummcsgm.types import Array, Denoiser, Images, InputError, Keys, Missing, Noise
+
+Draw = Callable[[Keys, Images], Images]  # standard normal, a key a row
 
 
-def draw_prior(keys: Keys, sde: SDE, like: Images) -> Images:
+def noise_of(keys: Keys, draw: Draw = draw_noise) -> Noise:
+    """noise(like, *turn): what `draw` makes of the keys with the turn's numbers folded
+    in. Turn (0,) is the start's and (i, ...) step i's."""
+
+    def noise(like: Images, *turn: int | Array) -> Images:
+        own = keys
+        for number in turn:
+            own = jax.vmap(jax.random.fold_in, (0, None))(own, number)
+        return draw(own, like)
+
+    return noise
+
+
+def draw_prior(noise: Noise, sde: SDE, like: Images) -> Images:
     """x ~ p_1, the first line of Algorithm 1, shaped like `like`."""
-    return sde.prior_std() * draw_noise(keys, like)
+    return sde.prior_std() * noise(like, 0)
 
 
 def draw_around(
-    keys: Keys, sde: SDE, t: float, mean: Images, variance: Images
+    noise: Noise, sde: SDE, t: float, mean: Images, variance: Images
 ) -> Images:
     """x at time t of the posterior N(mean, variance): y ~ N(mean, variance + tau^2).
 
@@ -46,19 +61,18 @@ def draw_around(
     """
     times = jnp.full(mean.shape[:1], t, mean.dtype)
     level = per_example(sde.noise_level(times), mean)
-    y = mean + jnp.sqrt(jnp.square(level) + variance) * draw_noise(keys, mean)
+    y = mean + jnp.sqrt(jnp.square(level) + variance) * noise(mean, 0)
     return per_example(sde.mean(times), mean) * y
 
 
 def sample(
-    keys: Keys, sde: SDE, denoise: Denoiser, x: Images, times: np.ndarray, step: Step
+    noise: Noise, sde: SDE, denoise: Denoiser, x: Images, times: np.ndarray, step: Step
 ) -> tuple[Images, Images]:
     """x at the first of the decreasing `times` brought to the last: one `lax.scan`.
 
     Returns (x, mean) of the last step: for `euler_maruyama`, x is Algorithm 1 to the
-    letter and the mean is it without its last noise. Step i of an example draws from
-    fold_in(its key, i), whatever else is in the batch. One network evaluation a time
-    but the last for a one-evaluation step.
+    letter and the mean is it without its last noise. Step i draws noise(like, i, ...).
+    One network evaluation a time but the last for a one-evaluation step.
 
     Raises:
         InputError: `times` is no grid, see `check_times`.
@@ -67,9 +81,12 @@ def sample(
 
     def advance(state: State, now: tuple[Array, Moment]) -> tuple[State, None]:
         index, moment = now
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
         moment = Moment(*(jnp.broadcast_to(t, x.shape[:1]) for t in moment))
-        return step(sde, denoise, step_keys, state, moment), None
+
+        def own(like: Images, *turn: int) -> Images:
+            return noise(like, index, *turn)
+
+        return step(sde, denoise, own, state, moment), None
 
     padded = jnp.concatenate([times[:1], times[:1], times])
     moments = Moment(padded[:-3], padded[1:-2], padded[2:-1], padded[3:])
@@ -78,23 +95,37 @@ def sample(
 
 
 def cold(
-    keys: Keys, sde: SDE, denoise: Denoiser, like: Images, times: np.ndarray, step: Step
+    noise: Noise,
+    sde: SDE,
+    denoise: Denoiser,
+    like: Images,
+    times: np.ndarray,
+    step: Step,
 ) -> Images:
     """A draw of all M channels that starts at the prior; `like` gives its shape."""
-    first_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    x = draw_prior(first_keys, sde, like)
-    return sample(keys, sde, denoise, x, times, step)[0]
+    x = draw_prior(noise, sde, like)
+    return sample(noise, sde, denoise, x, times, step)[0]
 
 
 def algorithm1(
-    keys: Keys, sde: SDE, denoise: Denoiser, like: Images, steps: int
+    keys: Keys,
+    sde: SDE,
+    denoise: Denoiser,
+    like: Images,
+    steps: int,
+    *,
+    noise: Draw = draw_noise,
 ) -> Images:
-    """A draw of all M channels by the paper's Algorithm 1, in `steps` steps (1000)."""
-    return cold(keys, sde, denoise, like, uniform_times(steps), euler_maruyama)
+    """A draw of all M channels by the paper's Algorithm 1, in `steps` steps (1000).
+
+    All its noises are drawn by `noise(keys, like)`, whose rows are to be N(0, I).
+    """
+    drawn = noise_of(keys, noise)
+    return cold(drawn, sde, denoise, like, uniform_times(steps), euler_maruyama)
 
 
 def warm(
-    keys: Keys,
+    noise: Noise,
     sde: SDE,
     denoise: Denoiser,
     mean: Images,
@@ -109,9 +140,8 @@ def warm(
     (and ten posterior standard deviations if no variance is given), are skipped: there
     the denoised images are all but the mean.
     """
-    first_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    x = draw_around(first_keys, sde, float(times[0]), mean, variance)
-    return sample(keys, sde, denoise, x, times, dpmpp2m)[0]
+    x = draw_around(noise, sde, float(times[0]), mean, variance)
+    return sample(noise, sde, denoise, x, times, dpmpp2m)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +211,8 @@ def default_times(
 
 
 def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
-    """draw(keys, denoise, missing, mean, variance=0): all M channels, a draw a key.
+    """draw(keys, denoise, missing, mean, variance=0, *, noise): all M channels, a draw
+    a key, every noise of it drawn by `noise(keys, like)`, `draw_noise` if not given.
 
     `mean` [B, H, W, M] is the posterior mean of each question, and `variance` its
     variance if something predicts it; a sampler that starts at the prior reads but the
@@ -204,10 +235,13 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
         missing: Missing,
         mean: Images,
         variance: Images | float = 0.0,
+        *,
+        noise: Draw = draw_noise,
     ) -> Images:
+        drawn = noise_of(keys, noise)
         if sampler.from_mean:
-            return warm(keys, sde, denoise, mean, times, variance=variance)
-        return cold(keys, sde, denoise, mean, times, sampler.step(missing))
+            return warm(drawn, sde, denoise, mean, times, variance=variance)
+        return cold(drawn, sde, denoise, mean, times, sampler.step(missing))
 
     return draw
 
@@ -215,7 +249,7 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
 def address_keys(seed: int, addresses: Array) -> Keys:
     """[B] keys of (seed, address), for [B, n] rows of small non-negative integers.
 
-    (subject, slice, draw) in sampling: a row's draw depends on its address alone, not
+    (subject, draw) in sampling: a row's draw depends on its address alone, not
     on the batch, the order or the number of devices.
     """
 

@@ -68,6 +68,8 @@ SCHEMA: dict[str, Rule] = {
     "evaluate.draws": (int, 2, ANY),
     "evaluate.draw_subjects": (int, 0, ANY),
     "evaluate.draw_slices": (int, 0, ANY),
+    "evaluate.slab": (int, 2, ANY),
+    "evaluate.slab_subjects": (int, 0, ANY),
     "evaluate.microbatch": (int, 1, ANY),
     "evaluate.algorithm1_subjects": (int, 0, ANY),
     "evaluate.algorithm1_slices": (int, 0, ANY),

@@ -7,8 +7,9 @@ the same one, y = images + tau n, and with D = denoise(x, t) its probability flo
     dy / d tau = (y - D) / tau.
 
 So a solver is written once, in y and in ratios of noise levels, for any SDE and any
-grid. Time 0 is clean: the step to it returns D, and nothing is ever evaluated there. A
-solver that draws no noise does not use its keys.
+grid. Time 0 is clean: the step to it returns D, and nothing is ever evaluated there.
+Noise is drawn by calling what the step is given, `noise(like)`; where it comes from,
+and how it goes along with other examples', is the caller's.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from ummcsgm.completion import channels
-from ummcsgm.sde import SDE, draw_noise, per_example, score_from_denoised
-from ummcsgm.types import Array, Denoiser, Images, Keys, Missing, Times
+from ummcsgm.sde import SDE, per_example, score_from_denoised
+from ummcsgm.types import Array, Denoiser, Images, Missing, Noise, Times
 
 SIGNAL_TO_NOISE = 0.16  # r of the corrector (Song et al. 2021, appendix G)
 
@@ -52,7 +53,7 @@ class State(NamedTuple):
     memory: Memory
 
 
-Step = Callable[[SDE, Denoiser, Keys, State, Moment], State]
+Step = Callable[[SDE, Denoiser, Noise, State, Moment], State]
 
 
 def initial_state(x: Images) -> State:
@@ -62,7 +63,7 @@ def initial_state(x: Images) -> State:
 
 
 def euler_maruyama(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
 ) -> State:
     """One step of the reverse SDE, eq. 4: on `uniform_times` it is Algorithm 1.
 
@@ -76,12 +77,12 @@ def euler_maruyama(
     dt = per_example(t - times.next, x)
     score = score_from_denoised(sde, x, denoise(x, t), t)
     mean = x - drift * x * dt + jnp.square(diffusion) * score * dt
-    x = mean + diffusion * jnp.sqrt(dt) * draw_noise(keys, x)
+    x = mean + diffusion * jnp.sqrt(dt) * noise(x)
     return State(x, mean, state.memory)
 
 
 def ddim(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment, *, eta=0.0
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment, *, eta=0.0
 ) -> State:
     """DDIM (Song, Meng and Ermon 2021, eqs. 12 and 16); eta = 1 is ancestral sampling.
 
@@ -95,12 +96,12 @@ def ddim(
     if eta == 0:
         x = mean = _flow(sde, y, denoised, times)
     else:
-        x, mean = _diffuse(sde, keys, y, denoised, times, eta)
+        x, mean = _diffuse(sde, noise, y, denoised, times, eta)
     return State(x, mean, state.memory)
 
 
 def heun(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment, *, churn=0.0
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment, *, churn=0.0
 ) -> State:
     """Heun's step of the probability flow (Karras et al. 2022, algorithm 2).
 
@@ -113,7 +114,7 @@ def heun(
     """
     x, now = state.x, times.now
     if churn != 0:
-        x, now = _raise_noise(sde, keys, x, now, churn)
+        x, now = _raise_noise(sde, noise, x, now, churn)
     level, level_next = _level(sde, now, x), _level(sde, times.next, x)
     y, denoised = _clean_scale(sde, x, now), denoise(x, now)
     euler = _flow(sde, y, denoised, times._replace(now=now))
@@ -130,7 +131,7 @@ def heun(
 
 
 def dpmpp2m(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
 ) -> State:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
@@ -145,7 +146,7 @@ def dpmpp2m(
 
 
 def sde_dpmpp2m(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
 ) -> State:
     """SDE-DPM-Solver++(2M) (Lu et al. 2022): ancestral sampling towards D_h of 2M.
 
@@ -154,12 +155,12 @@ def sde_dpmpp2m(
     One evaluation.
     """
     y, ahead, memory = _second_order(sde, denoise, state, times)
-    x, mean = _diffuse(sde, keys, y, ahead, times, 1.0)
+    x, mean = _diffuse(sde, noise, y, ahead, times, 1.0)
     return State(x, mean, memory)
 
 
 def unipc2(
-    sde: SDE, denoise: Denoiser, keys: Keys, state: State, times: Moment
+    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
 ) -> State:
     """UniPC-2 (Zhao et al. 2023): the prediction of 2M, corrected by the next D.
 
@@ -178,7 +179,7 @@ def unipc2(
 def predictor_corrector(
     sde: SDE,
     denoise: Denoiser,
-    keys: Keys,
+    noise: Noise,
     state: State,
     times: Moment,
     *,
@@ -192,13 +193,13 @@ def predictor_corrector(
     an example draws does not depend on its batch-mates, nor on b's own scores. Two
     evaluations.
     """
-    first, second = (jax.vmap(jax.random.fold_in, (0, None))(keys, n) for n in (0, 1))
     x, t, asked = state.x, times.now, channels(missing)
-    score, noise = score_from_denoised(sde, x, denoise(x, t), t), draw_noise(first, x)
-    ratio = _norm(noise, asked) / _norm(score, asked)
+    score, drawn = score_from_denoised(sde, x, denoise(x, t), t), noise(x, 0)
+    ratio = _norm(drawn, asked) / _norm(score, asked)
     size = 2 * jnp.square(SIGNAL_TO_NOISE * ratio)
-    x = jnp.where(asked, x + size * score + jnp.sqrt(2 * size) * noise, x)
-    return euler_maruyama(sde, denoise, second, state._replace(x=x), times)
+    x = jnp.where(asked, x + size * score + jnp.sqrt(2 * size) * drawn, x)
+    state = state._replace(x=x)
+    return euler_maruyama(sde, denoise, lambda like: noise(like, 1), state, times)
 
 
 def _norm(images: Images, asked: Array) -> Array:
@@ -227,7 +228,7 @@ def _flow(sde: SDE, y: Images, toward: Images, times: Moment) -> Images:
 
 
 def _diffuse(
-    sde: SDE, keys: Keys, y: Images, toward: Images, times: Moment, eta: float
+    sde: SDE, noise: Noise, y: Images, toward: Images, times: Moment, eta: float
 ) -> tuple[Images, Images]:
     """(x, mean) at `next` of DDIM's step, see there, where D is constant."""
     level_next = _level(sde, times.next, y)
@@ -235,12 +236,12 @@ def _diffuse(
     fresh = eta * jnp.sqrt(1 - jnp.square(ratio))
     y = toward + ratio * jnp.sqrt(1 - jnp.square(fresh)) * (y - toward)
     mean = _noisy_scale(sde, y, times.next)
-    noise = level_next * fresh * draw_noise(keys, y)
-    return mean + _noisy_scale(sde, noise, times.next), mean
+    added = level_next * fresh * noise(y)
+    return mean + _noisy_scale(sde, added, times.next), mean
 
 
 def _raise_noise(
-    sde: SDE, keys: Keys, x: Images, t: Times, churn: float
+    sde: SDE, noise: Noise, x: Images, t: Times, churn: float
 ) -> tuple[Images, Times]:
     """(x, t) with fresh noise, at the time whose noise level is (1 + churn) times."""
     highest = sde.noise_level(jnp.ones_like(t))
@@ -248,7 +249,7 @@ def _raise_noise(
     later = jnp.clip(sde.time(raised), t, 1)
     squares = [jnp.square(_level(sde, time, x)) for time in (later, t)]
     added = jnp.sqrt(jnp.maximum(squares[0] - squares[1], 0))
-    y = _clean_scale(sde, x, t) + added * draw_noise(keys, x)
+    y = _clean_scale(sde, x, t) + added * noise(x)
     return _noisy_scale(sde, y, later), later
 
 

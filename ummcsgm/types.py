@@ -17,6 +17,7 @@ Losses: TypeAlias = Array  # [B] float
 Params: TypeAlias = Any  # a pytree of arrays
 Config: TypeAlias = Any  # an ml_collections ConfigDict; only build reads its fields
 Denoiser: TypeAlias = Callable[[Images, Times], Images]  # E[clean | noisy, seen]
+Noise: TypeAlias = Callable[..., Images]  # noise(like, *turn): normal, each turn anew
 
 
 class Batch(NamedTuple):

@@ -1,0 +1,85 @@
+"""What evaluation fits on validation subjects, before any test subject is asked."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+from ummcsgm import slabs
+from ummcsgm.answer import Trained
+from ummcsgm.data.layouts import Subject
+from ummcsgm.ensembles import SAMPLER, fit_factors
+from ummcsgm.exam import Exam, rehearse
+from ummcsgm.files import write_whole
+from ummcsgm.marks import Marks, digest_of, kept
+
+
+def calibrated(
+    workdir: pathlib.Path,
+    exam: Exam,
+    subjects: Sequence[Subject],
+    trained: Trained,
+    drawing: Callable[[float], Callable],
+) -> Exam:
+    """The exam with what is fitted on validation subjects, told in calibration.json;
+    as it is where there is none that can be asked.
+
+    Fitted are the factors on the spread of draws, and the rho of their noise along z;
+    drawing(rho) draws with such a noise.
+    """
+    folder = workdir / "evaluation" / "parts" / "validation"
+    records = []
+    for subject in subjects:
+        ask = functools.partial(rehearse, exam, subject)
+        path = folder / f"{subject.name}.npz"
+        records += kept(path, [exam.key], subject, ask).records
+        print(f"calibrated on {subject.name}", flush=True)
+    fitted = fit_factors(records)
+    if not fitted:
+        return exam
+
+    def measured(rho: float) -> list[dict]:
+        answers = {rho: drawing(rho)}
+        marks = examine_slabs(folder / f"slabs_{rho:g}", exam, subjects, answers)
+        return [record for one in marks.values() for record in one.records]
+
+    coherence = slabs.fit(measured)
+    told = _told(exam, trained, fitted) | {
+        "subjects": [subject.name for subject in subjects],
+        "rho": coherence.get("rho", 0.0),
+        "coherence": coherence,
+    }
+    write_whole(workdir / "calibration.json", json.dumps(told, indent=1))
+    key = digest_of(exam.key, fitted, coherence)
+    return dataclasses.replace(exam, factors=fitted, coherence=coherence, key=key)
+
+
+def _told(exam: Exam, trained: Trained, fitted: dict) -> dict:
+    """What calibration.json tells of the factors, and of how they were found."""
+    scoring = dataclasses.asdict(exam.scoring)
+    return {
+        "step": trained.step,
+        "parameters_sha256": trained.digest,
+        "sampler": SAMPLER,
+        **{name: scoring[name] for name in ("few", "draws", "draw_slices", "seed")},
+        "factors": {modality: own["factor"] for modality, own in fitted.items()},
+        "fits": fitted,
+    }
+
+
+def examine_slabs(
+    folder: pathlib.Path,
+    exam: Exam,
+    subjects: Sequence[Subject],
+    answers: dict[float, Callable],
+) -> dict[str, Marks]:
+    """By subject, the marks of its slab with each of the `answers`, by rho."""
+    marks, rhos = {}, " and ".join(f"{rho:g}" for rho in answers)
+    for place, subject in enumerate(subjects):
+        ask = functools.partial(slabs.examine_slab, exam, subject, answers)
+        path, key = folder / f"{subject.name}.npz", [exam.key, list(answers)]
+        marks[subject.name] = kept(path, key, subject, ask)
+        count = f"{place + 1}/{len(subjects)}"
+        print(f"slab {count}, rho {rhos}: {subject.name}", flush=True)
+    return marks
