@@ -95,7 +95,7 @@ def get_config() -> ConfigDict:
                 "draw_subjects": 10,  # test subjects so measured; 0: all
                 "draw_slices": 4,  # of each; 0: all scored slices
                 "slab": 12,  # neighbouring slices, to see how they go together
-                "slab_subjects": 3,  # test subjects so measured; 0: all
+                "slab_subjects": 3,  # of each split so measured; 0: all
                 "microbatch": 8,  # slices in one network evaluation
                 "algorithm1_subjects": 3,  # 0: all test subjects
                 "algorithm1_slices": 2,  # of each; 0: all scored slices

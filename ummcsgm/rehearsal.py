@@ -41,7 +41,8 @@ def calibrated(
 
     def measured(rho: float) -> list[dict]:
         answers = {rho: drawing(rho)}
-        marks = examine_slabs(folder / f"slabs_{rho:g}", exam, subjects, answers)
+        some = subjects[: exam.scoring.slab_subjects or None]
+        marks = examine_slabs(folder / f"slabs_{rho:g}", exam, some, answers)
         return [record for one in marks.values() for record in one.records]
 
     coherence = slabs.fit(measured)
