@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
                 "pixel_layers": 2,
                 "context": 16,
                 "conditioning": "both",
+                "variance": True,  # predicted too, beside the mean
                 "dtype": "bfloat16",
             },
             "loss": {

@@ -31,6 +31,7 @@ SMALL = {
     "pixel_layers": 1,
     "context": 2,
     "conditioning": "both",
+    "variance": False,
     "dtype": jnp.float32,
 }
 

@@ -7,6 +7,7 @@ import pytest
 
 from ummcsgm.advice import expected_gains, told
 from ummcsgm.synthesis import Posterior, Question
+from ummcsgm.types import Estimate
 
 NAMES = ("flair", "t1", "t1c", "t2")
 MEAN = np.array([0.5, 0.6, 0.4, 0.7])
@@ -36,15 +37,15 @@ def mean_answer(images, missing, addresses, mean=None):
     answer = images.astype(np.float64).copy()
     seen = images[..., ~absent] - MEAN[~absent]
     answer[..., absent] = MEAN[absent] + seen @ weights.T
-    return answer
+    return Estimate(answer, None)
 
 
-def draw_answer(images, missing, addresses, mean):
+def draw_answer(images, missing, addresses, told):
     (absent,) = np.unique(missing, axis=0)
     _, covariance = conditional(absent)
     generator = np.random.default_rng(int(addresses[0, 2]))
     noise = generator.normal(size=(*images.shape[:3], int(absent.sum())))
-    answer = mean.copy()
+    answer = told.mean.copy()
     answer[..., absent] += noise @ np.linalg.cholesky(covariance).T
     return answer
 

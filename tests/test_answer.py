@@ -23,7 +23,7 @@ from ummcsgm.grids import log_uniform_times
 from ummcsgm.plans import Scoring
 from ummcsgm.posterior import coherent_noise
 from ummcsgm.sampling import address_keys, algorithm1, noise_of, warm
-from ummcsgm.types import InputError
+from ummcsgm.types import Estimate, InputError
 
 pytest_plugins = ["tiny_study"]
 
@@ -104,7 +104,7 @@ def test_the_digest_is_that_of_the_parameters(trained, study, tmp_path):
 
 def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
     """A row alone, by hand: t = 1, a_t = 0, the averaged parameters."""
-    filled = answers("mean")(images, QUESTIONS, ADDRESSES)
+    filled = answers("mean")(images, QUESTIONS, ADDRESSES).mean
     for row in range(len(images)):
         missing = QUESTIONS[row : row + 1]
         seen = np.where(missing[:, None, None], 0, images[row : row + 1])
@@ -129,32 +129,40 @@ def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, ima
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_warm_draw_starts_at_the_mean_that_it_is_given(trained, answers, images):
-    mean = answers("mean")(images, QUESTIONS, ADDRESSES)
-    filled = answers("warm")(images, QUESTIONS, ADDRESSES, mean)
+def test_a_warm_draw_starts_at_the_moments_that_it_is_given(trained, answers, images):
+    told = answers("mean")(images, QUESTIONS, ADDRESSES)
+    # As much as the first noise level's own: it shows.
+    wide = told._replace(variance=9 + told.variance)
+    filled = answers("warm")(images, QUESTIONS, ADDRESSES, wide)
     missing, sde = jnp.asarray(QUESTIONS), trained.model.sde
     seen = jnp.where(missing[:, None, None], 0, images)
     completion = Completion(seen, missing)
     denoise = make_denoise(trained.model, trained.params, completion)
     noise = noise_of(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
-    times = log_uniform_times(sde, 2, 3.0, 0.01)
-    drawn = jax.jit(lambda: warm(noise, sde, denoise, jnp.asarray(mean), times))()
+    times, (mean, variance) = log_uniform_times(sde, 2, 3.0, 0.01), wide
+    mean, variance = jnp.asarray(mean), jnp.asarray(variance)
+    drawn = jax.jit(lambda: warm(noise, sde, denoise, mean, times, variance=variance))()
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
-    elsewhere = answers("warm")(images, QUESTIONS, ADDRESSES, mean + 0.5)
-    assert np.abs(elsewhere - filled)[QUESTIONS[:, 2], ..., 2].mean() > 1e-4
+    for other in (wide._replace(mean=wide.mean + 0.5), wide._replace(variance=None)):
+        elsewhere = answers("warm")(images, QUESTIONS, ADDRESSES, other)
+        assert np.abs(elsewhere - filled)[QUESTIONS[:, 2], ..., 2].mean() > 1e-4
 
 
 @pytest.mark.parametrize("sampler", ["mean", "euler_maruyama"])
 def test_the_seen_comes_back_bit_for_bit_and_the_missing_is_not_read(
     answers, images, sampler
 ):
-    answer = answers(sampler)
-    filled = answer(images, QUESTIONS, ADDRESSES)
+    def answer(images):
+        told = answers(sampler)(images, QUESTIONS, ADDRESSES)
+        return told if sampler == "mean" else Estimate(told, np.zeros(images.shape))
+
+    filled, variance = answer(images)
     seen = np.broadcast_to(~QUESTIONS[:, None, None], images.shape)
-    assert np.array_equal(filled[seen], images[seen])
+    assert np.array_equal(filled[seen], images[seen]) and not variance[seen].any()
     spoiled = np.where(seen, images, np.nan)
-    assert np.array_equal(answer(spoiled, QUESTIONS, ADDRESSES), filled)
+    for one, other in zip(answer(spoiled), (filled, variance), strict=True):
+        assert np.array_equal(one, other)
     assert np.abs(filled - images)[~seen].min() > 0
     assert np.isfinite(filled).all()
 
@@ -194,11 +202,13 @@ def test_the_microbatch_does_not_matter(trained, answers, images, sampler):
     missing = np.tile(QUESTIONS, (2, 1))[:7]
     addresses = slice_addresses("P3", np.arange(7), draw=0)
     whole = make_answer(trained, sampler, scoring(microbatch=7))
-    np.testing.assert_allclose(
-        answers(sampler)(rows, missing, addresses),
-        whole(rows, missing, addresses),
-        atol=1e-4,
+    one, other = (
+        jax.tree.leaves(answer(rows, missing, addresses))
+        for answer in (answers(sampler), whole)
     )
+    assert len(one) == (2 if sampler == "mean" else 1)
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -255,10 +265,12 @@ def test_the_facts_of_a_sampler_name_rho_if_it_draws(trained):
 
 def test_the_mean_draws_nothing(answers, images):
     elsewhere = slice_addresses("P9", np.arange(4), draw=7)
-    assert np.array_equal(
+    for one, other in zip(
         answers("mean")(images, QUESTIONS, ADDRESSES),
         answers("mean")(images, QUESTIONS, elsewhere),
-    )
+        strict=True,
+    ):
+        assert np.array_equal(one, other)
 
 
 def test_addresses_tell_subjects_slices_and_draws_apart():

@@ -23,7 +23,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What each module may import of the package; "data." and "baselines." stand for all in
 # them. A new file has to find its place here first.
-CORE = "types sde completion network denoiser loss grids solvers sampling"
+CORE = "types sde completion patches network denoiser loss grids solvers sampling"
 MAY_IMPORT = {
     "types": "",
     "files": "types",
@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "plans": "data.",
     "console": "",
     "data.": "types files data.",
-    "network": "types completion",  # for `channels`: how flags broadcast
+    "patches": "types",
+    "network": "types completion patches",  # for `channels`: how flags broadcast
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
     "grids": "types sde",

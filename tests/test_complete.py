@@ -37,7 +37,7 @@ from ummcsgm.complete import Order
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import is_synthetic, write_new
 from ummcsgm.manifest import versions
-from ummcsgm.types import InputError
+from ummcsgm.types import Estimate, InputError
 
 pytest_plugins = ["tiny_study"]
 
@@ -56,6 +56,7 @@ class Calls(list):
         super().__init__()
         self.config = config
         self.made = []
+        self.network = types.SimpleNamespace(variance=False)
 
 
 @pytest.fixture
@@ -67,22 +68,25 @@ def stand_in(monkeypatch, tmp_path):
     def load(workdir):
         space = build.build_space(config)
         known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
-        model = types.SimpleNamespace(sde=build.build_sde(config))
+        sde = build.build_sde(config)
+        model = types.SimpleNamespace(sde=sde, network=calls.network)
         return answer.Trained(config, space, model, None, 42, *known, "abc")
 
     def make(trained, sampler, scoring, rho=0.0):
         calls.made.append(types.SimpleNamespace(sampler=sampler, rho=rho))
 
-        def fill(images, missing, addresses, mean=None):
+        def fill(images, missing, addresses, told=None):
             called = (np.array(images), np.array(missing), np.array(addresses))
             if sampler == "mean":
                 calls.append(called)
-                return np.where(missing[:, None, None], LEVELS, images)
+                filled = np.where(missing[:, None, None], LEVELS, images)
+                variance = np.where(missing[:, None, None], LEVELS**4, 0 * images)
+                return Estimate(filled, variance if calls.network.variance else None)
             noise = addresses[:, 2, None, None, None] / 64  # each draw its own
             assert np.array_equal(
-                mean, np.where(missing[:, None, None], LEVELS, images)
+                told.mean, np.where(missing[:, None, None], LEVELS, images)
             )
-            return np.where(missing[:, None, None], mean + noise, images)
+            return np.where(missing[:, None, None], told.mean + noise, images)
 
         return fill
 
@@ -447,7 +451,7 @@ def test_an_answer_that_is_not_finite_is_not_written(
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def broken(trained, sampler, scoring, rho=0.0):
-        return lambda images, *others: np.full_like(images, np.nan)
+        return lambda images, *others: Estimate(np.full_like(images, np.nan), None)
 
     monkeypatch.setattr(complete, "make_answer", broken)
     assert "not finite" in failure(capsys, folder, tmp_path / "out", "t1c")
@@ -710,6 +714,25 @@ def test_a_preview_shows_what_was_given_and_what_was_made(
             assert np.array_equal(given != 0, made != 0) and len(np.unique(given)) > 50
 
 
+def test_a_predicted_sd_lies_beside_the_mean(stand_in, tmp_path):
+    stand_in.network.variance = True
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    assert make(folder, tmp_path / "out", "t1c", "flair")
+    files = files_under(tmp_path / "out")
+    for channel, name in ((0, "flair"), (2, "t1c")):
+        path = path_of(tmp_path / "out", "P1", name)
+        sd, _ = read(path.with_name(path.name.replace(".nii", "_sd.nii")))
+        scale = SCALES[name] * gain_of("P1", ("flair", "t1c"))
+        assert np.all(np.abs(sd[brain()] - LEVELS[channel] ** 2 * scale) < 0.51)
+        assert not sd[~brain()].any()
+        told = path.name.replace(".nii.gz", "_sd.json")
+        (about,) = (json.loads(v) for k, v in files.items() if k.endswith(told))
+        assert (about["kind"], about["sampler"], about["draws"]) == ("sd", "mean", 0)
+    before = len(stand_in)
+    assert make(folder, tmp_path / "out", "t1c", "flair")
+    assert len(stand_in) == before == 1  # one evaluation, which is there already
+
+
 # From here on with the study's own network.
 
 
@@ -764,7 +787,9 @@ def test_draws_differ_are_the_same_again_and_do_not_depend_on_the_microbatch(
 
 def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
     written = completed(study, tmp_path, "a", "--missing", "flair,t1,t2")
-    assert sorted(written) == [f"P1_{TOKENS[m]}.nii.gz" for m in ("flair", "t1", "t2")]
+    made = [TOKENS[m] for m in ("flair", "t1", "t2")]
+    names = [f"P1_{token}{end}.nii.gz" for token in made for end in ("", "_sd")]
+    assert sorted(written) == names
     shutil.rmtree(tmp_path / "a")
     again = completed(study, tmp_path, "a", "--missing", "t2,flair,t1")
     for name, values in written.items():
@@ -868,8 +893,8 @@ def test_memory_does_not_grow_with_the_number_of_draws():
             "P1", np.arange(40), images, np.array([False, False, True, True])
         )
         posterior = synthesis.Posterior(
-            lambda images, missing, addresses: images,
-            lambda images, missing, addresses, mean: mean + addresses[0, 2],
+            lambda images, missing, addresses: Estimate(images, None),
+            lambda images, missing, addresses, told: told.mean + addresses[0, 2],
             np.ones(4),
         )
         tracemalloc.start()

@@ -310,6 +310,52 @@ def test_files_hold_the_numbers_and_the_pictures(world, tmp_path, monkeypatch): 
     assert files["uncertainty.png"].startswith(PNG)
 
 
+def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Four times the error where x is even, a quarter of it where odd."""
+
+    def variance(mean):
+        known = np.where(np.arange(mean.shape[2]) % 2, 0.25, 4)[:, None]
+        return np.float32(known * (PEAK * ERROR) ** 2) * np.ones_like(mean)
+
+    stand_in(monkeypatch, world, posterior(calibrated), variance=variance, **ALL)
+    result = evaluated(world, tmp_path, split=split_of(world))
+    whole = np.sqrt((4 + 0.25) / 2)
+    rows = result.facts["calibration"]["predicted"]
+    assert [(r["missing"], r["modality"]) for r in rows] == [(m, m) for m in MODALITIES]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(whole, rel=0.06) and row["subjects"] == 2
+        assert row["error"] == pytest.approx(GREY**2, rel=0.1)
+    told = [r["predicted"]["reliability"] for r in result.records]
+    sums = np.sum(told, axis=0)
+    assert sums[:, 0].sum() == sum(r["voxels"] for r in result.records)
+    bins = sums[sums[:, 0] > 0]
+    bins = bins[:, 1:] / bins[:, :1] / GREY**2
+    np.testing.assert_allclose(bins, [[0.25, 1], [4, 1]], rtol=0.06)
+    report.write(result, tmp_path / "out")
+    page = (tmp_path / "out" / "calibration.md").read_text()
+    for row in rows:
+        name, sd, error = row["modality"], row["variance"] ** 0.5, row["error"] ** 0.5
+        line = f"| {name} | {name} | {sd:.2f} | {error:.2f} | {row['ratio']:.3f} ("
+        assert line in page
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["facts"]["calibration"]["predicted"] == rows
+    files = files_under(tmp_path / "out")
+    assert files["reliability_predicted.png"].startswith(PNG)
+
+
+def test_without_a_head_nothing_is_said_of_its_variance(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path)
+    assert result.facts["calibration"]["predicted"] == []
+    report.write(result, tmp_path / "out")
+    assert "redicted variance" not in (tmp_path / "out" / "calibration.md").read_text()
+    assert "reliability_predicted.png" not in files_under(tmp_path / "out")
+
+
 def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path, monkeypatch):  # noqa: F811
     changes = ALL | {"evaluate__draws": 4}
     stand_in(monkeypatch, world, posterior(calibrated), **changes)

@@ -27,7 +27,7 @@ from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import open_store
 from ummcsgm.preparation import prepare
-from ummcsgm.types import InputError
+from ummcsgm.types import Estimate, InputError
 
 PEAKS = {"flair": 512, "t1": 1024, "t1c": 2048, "t2": 256}
 ERRORS = np.array([0.05, 0.1, 0.15, 0.2], np.float32)  # by channel, of the peak
@@ -61,10 +61,11 @@ def world(tmp_path_factory):
     return root
 
 
-def stand_in(monkeypatch, world, fill, **changes):
+def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
     """evaluate() asks fill(sampler, images, missing, addresses); returns its calls.
 
-    A `rho` that is not 0 is told it too.
+    A `rho` that is not 0 is told it too. `variance(mean)` is the variance that is
+    predicted, if any.
     """
     config = tiny_config(world / "subjects", **changes)
     calls = []
@@ -76,14 +77,19 @@ def stand_in(monkeypatch, world, fill, **changes):
         )
 
     def make(trained, sampler, scoring, rho=0.0):
-        told = {"rho": rho} if rho else {}
+        along = {"rho": rho} if rho else {}
 
-        def ask(images, missing, addresses, mean=None):
-            if sampler == "warm":  # all draws share the network's mean
+        def ask(images, missing, addresses, told=None):
+            if sampler == "warm":  # all draws share what the network told
                 own = fill("mean", images, missing, addresses)
-                np.testing.assert_array_equal(mean, own)
+                np.testing.assert_array_equal(told.mean, own)
+                if variance is not None:
+                    np.testing.assert_array_equal(told.variance, variance(own))
             calls.append((sampler, missing, addresses))
-            return fill(sampler, images, missing, addresses, **told)
+            filled = fill(sampler, images, missing, addresses, **along)
+            if sampler != "mean":
+                return filled
+            return Estimate(filled, None if variance is None else variance(filled))
 
         return ask
 

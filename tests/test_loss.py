@@ -112,7 +112,7 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
     model = Model(Network(), sde, s)
     questions = questions_of(EVERY, TIMES, noise)
-    ours = losses(model, None, objective, jnp.asarray(images), questions)
+    ours, _ = losses(model, None, objective, jnp.asarray(images), questions)
     tau = np.asarray(sde.noise_level(TIMES), np.float64)[:, None, None, None]
     y = images + tau * noise
     total = tau**2 + s**2
@@ -135,7 +135,8 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     t, token = np.full(len(EVERY), 0.5, np.float32), np.zeros(len(EVERY), bool)
     questions = Questions(EVERY, EVERY, t, np.zeros(images.shape), token)
     objective = Objective(EVERY, None, PLAIN, weigh_paper, True)
-    ours = losses(Model(Network(), SDES["vp"], 0.4), None, objective, images, questions)
+    model = Model(Network(), SDES["vp"], 0.4)
+    ours, _ = losses(model, None, objective, images, questions)
     np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
 
 
@@ -151,7 +152,7 @@ def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
     def values(weighting, weight):
         proposal = PLAIN._replace(token_weight=weight)
         objective = Objective(EVERY, None, proposal, weighting, False)
-        return losses(model, None, objective, images, Questions(*rows))
+        return losses(model, None, objective, images, Questions(*rows))[0]
 
     np.testing.assert_allclose(values(weigh_edm, 1.0), 1, rtol=1e-4)  # F* = 0, F = 1
     np.testing.assert_allclose(values(weigh_paper, 5.0), 5, rtol=1e-4)
@@ -203,9 +204,9 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(
     @jax.jit
     def gradient(scored, images):
         questions = Questions(scored, EVERY[:2], TIMES[:2], noise, np.zeros(2, bool))
-        return jax.grad(lambda p: losses(model, p, objective, images, questions).sum())(
-            params
-        )
+        return jax.grad(
+            lambda p: losses(model, p, objective, images, questions)[0].sum()
+        )(params)
 
     nothing = gradient(np.zeros((2, 4), bool), images)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(nothing))

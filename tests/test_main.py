@@ -502,7 +502,7 @@ def test_a_subject_with_nothing_left_to_complete_from_is_named(study, tmp_path, 
     words = ["subject P2", "nothing to go by", "trained on flair, t1, t1c, t2"]
     assert_says(sentence(capsys, code, wanted=1), words)
     written = [name for name in files_under(tmp_path / "out") if "nii" in name]
-    assert written == ["HGG/P1/P1_flair.nii.gz"]
+    assert written == [f"HGG/P1/P1_flair{end}.nii.gz" for end in ("", "_sd")]
 
 
 def test_a_process_of_its_own_ends_with_2_and_one_line_on_stderr(study, tmp_path):

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ummcsgm.network import (
-    CONDITIONINGS,
-    STEMS,
-    from_patches,
-    haar_matrix,
-    in_patches,
-    products,
-    to_patches,
-)
+from ummcsgm.network import CONDITIONINGS, products
+from ummcsgm.patches import STEMS, from_patches, haar_matrix, in_patches, to_patches
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -127,7 +120,7 @@ def test_only_the_decoder_is_told_time_and_code_when_the_paper_says_so(
         else:
             assert not any(np.array_equal(asked[n], other[n]) for n in blocks)
         # The decoder is told in either case.
-        for name in ("up1_0/__call__", "up0_0/__call__", "pixels/__call__"):
+        for name in ("up1_0/__call__", "up0_0/__call__", "pixels/image/__call__"):
             assert np.max(np.abs(asked[name] - other[name])) > 1e-2
 
 

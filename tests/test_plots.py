@@ -7,6 +7,7 @@ from matplotlib.image import imread
 from ummcsgm import plots
 from ummcsgm.figure import RESEARCH_ONLY
 from ummcsgm.plots import (
+    RELIABILITY,
     Curve,
     Uncertainty,
     write_coronal,
@@ -37,7 +38,7 @@ def _uncertainty(label="T1", error=2.0):
 
 
 def test_reliability_is_of_roots_with_the_diagonal_to_compare_with(saved):
-    write_reliability("unused", {"T1": CURVE}, "grey levels")
+    write_reliability("unused", {"T1": CURVE}, "grey levels", RELIABILITY)
     (axes,) = saved[0].axes
     (container,) = axes.containers
     line, _, (bars,) = container.lines
@@ -53,7 +54,7 @@ def test_reliability_is_of_roots_with_the_diagonal_to_compare_with(saved):
 
 def test_a_bin_whose_error_is_below_0_is_drawn_at_0(saved):
     below = Curve(CURVE.expected, np.array([-1.0, 4.0]), *[np.array([-2.0, 4.0])] * 2)
-    write_reliability("unused", {"T1": below}, "grey levels")
+    write_reliability("unused", {"T1": below}, "grey levels", RELIABILITY)
     assert saved[0].axes[0].containers[0].lines[0].get_ydata().tolist() == [0, 2]
 
 
@@ -118,7 +119,7 @@ def test_a_coronal_row_has_superior_up_and_right_on_the_left(saved):
 def test_pictures_are_files_that_say_they_are_for_research(tmp_path, monkeypatch):
     figures, save = [], plots._save
     monkeypatch.setattr(plots, "_save", lambda *a: (figures.append(a[0]), save(*a)))
-    write_reliability(tmp_path / "a.png", {"T1": CURVE}, "grey levels")
+    write_reliability(tmp_path / "a.png", {"T1": CURVE}, "grey levels", RELIABILITY)
     write_rank_histograms(tmp_path / "b.png", {"T1": SHARES})
     write_uncertainty(tmp_path / "new" / "c.png", [_uncertainty()])
     write_coronal(tmp_path / "d.png", {"T1": np.ones((4, 12, 20))}, [*"abcd"], 1.0)

@@ -32,6 +32,8 @@ _HOMES = {
     "make_denoise": "denoiser",
     "mm_csn": "denoiser",
     "posterior_mean": "denoiser",
+    "make_estimate": "denoiser",
+    "posterior_moments": "denoiser",
     "dsm_loss": "loss",
     "algorithm1": "sampling",
     "make_draw": "sampling",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ummcsgm.data.subjects import Prepared, network_brain
-from ummcsgm.synthesis import Posterior, Question, draw_of, mean_of
+from ummcsgm.synthesis import Posterior, Question, draw_of, estimate_of
 from ummcsgm.types import Array
 
 
@@ -46,10 +46,10 @@ def expected_gains(
     """
     missing = np.flatnonzero(question.missing)
     brain = network_brain(prepared, question.z)
-    mean = mean_of(posterior, question)
+    estimate = estimate_of(posterior, question)
     drawn, informed = _Variance(), {channel: _Variance() for channel in missing}
     for draw in range(draws):
-        one = draw_of(posterior, question, mean, draw)
+        one = draw_of(posterior, question, estimate, draw)
         drawn.add(one[brain])
         for channel, told in informed.items():
             told.add(_mean_given(posterior, question, one, channel)[brain])
@@ -71,7 +71,8 @@ def _mean_given(
     """The mean of what is missing, as if `channel` had been seen as it was `drawn`."""
     images, missing = question.images.copy(), question.missing.copy()
     images[..., channel], missing[channel] = drawn[..., channel], False
-    return mean_of(posterior, question._replace(images=images, missing=missing))
+    other = question._replace(images=images, missing=missing)
+    return estimate_of(posterior, other).mean
 
 
 class _Variance:

@@ -9,6 +9,7 @@ import hashlib
 import pathlib
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,12 @@ import numpy as np
 
 from ummcsgm import build, checkpoint
 from ummcsgm.completion import ask
-from ummcsgm.denoiser import Model, make_denoise, posterior_mean
+from ummcsgm.denoiser import (
+    Model,
+    make_denoise,
+    make_estimate,
+    posterior_moments,
+)
 from ummcsgm.grids import level_at
 from ummcsgm.plans import Scoring, Space
 from ummcsgm.posterior import check_rho, coherent_noise
@@ -30,7 +36,15 @@ from ummcsgm.sampling import (
     make_draw,
 )
 from ummcsgm.sde import SDE
-from ummcsgm.types import Array, Config, Images, InputError, Missing, Params
+from ummcsgm.types import (
+    Array,
+    Config,
+    Estimate,
+    Images,
+    InputError,
+    Missing,
+    Params,
+)
 
 SAMPLERS = ("mean", *DRAWING)
 
@@ -95,13 +109,13 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
 def make_answer(
     trained: Trained, sampler: str, scoring: Scoring, *, rho: float = 0.0
 ) -> Callable:
-    """answer(images, missing, addresses, mean): the images with what is missing filled.
+    """answer(images, missing, addresses, estimate): the images, the missing filled.
 
     Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
     read), [R, M] missing, and addresses [R, 3] of each row's draw, `slice_addresses`.
-    `mean` is what the sampler `mean`, which draws nothing, answered to the same
-    questions: one evaluation that all draws share. The seen modalities come back bit
-    for bit.
+    The sampler `mean` draws nothing: its answer is an `Estimate`, of one evaluation. Of
+    any other it is the images, drawn with the `estimate` that `mean` answered to the
+    same questions, which all draws share. The seen modalities come back bit for bit.
 
     The noise of a draw correlates by rho^|dz| along its slices, see `coherent_noise`;
     each slice by itself is drawn from the same law at any rho, and is the same image
@@ -123,10 +137,13 @@ def make_answer(
     )
 
     def answer(
-        images: Images, missing: Missing, addresses: Array, mean: Images | None = None
-    ) -> Images:
+        images: Images,
+        missing: Missing,
+        addresses: Array,
+        estimate: Estimate | None = None,
+    ) -> Images | Estimate:
         rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
-        rows += (images if mean is None else mean,)
+        rows += (Estimate(images, None) if estimate is None else estimate,)
         return in_microbatches(
             lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
         )
@@ -136,10 +153,10 @@ def make_answer(
 
 def _make_mean(trained: Trained) -> Callable:
     @jax.jit
-    def fill(params: Params, images: Images, missing: Missing, *unused: Array):
+    def fill(params: Params, images: Images, missing: Missing, *unused: Any):
         completion = ask(images, missing)
-        denoise = make_denoise(trained.model, params, completion)
-        return posterior_mean(trained.model.sde, denoise, completion)
+        estimate = make_estimate(trained.model, params, completion)
+        return posterior_moments(estimate, completion)
 
     return fill
 
@@ -152,13 +169,15 @@ def _make_fill(
     draw = make_draw(sampler, sde, times)
 
     @jax.jit
-    def fill(params: Params, images: Images, missing: Missing, addresses, mean):
+    def fill(params: Params, images: Images, missing: Missing, addresses, start):
         completion = ask(images, missing)
         denoise = make_denoise(trained.model, params, completion)
         subject, z, number = addresses.T
         keys = address_keys(scoring.seed, jnp.stack([subject, number], axis=1))
         noise = functools.partial(coherent_noise, slices=z, rho=rho)
-        return completion.fill(draw(keys, denoise, missing, mean, noise=noise))
+        variance = 0.0 if start.variance is None else start.variance
+        told = (start.mean, variance)
+        return completion.fill(draw(keys, denoise, missing, *told, noise=noise))
 
     return fill
 

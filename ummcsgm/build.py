@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ummcsgm import completion, loss, network, sde
+from ummcsgm import completion, loss, network, patches, sde
 from ummcsgm.data.subjects import View
 from ummcsgm.denoiser import Model
 from ummcsgm.plans import Plan, Recipe, Scoring, Space
@@ -54,7 +54,7 @@ def build_model(config: ConfigDict) -> Model:
         modalities=len(config.data.modalities),
         widths=tuple(fields.widths),
         blocks=tuple(fields.blocks),
-        stem=_known("network.stem", fields.stem, network.STEMS),
+        stem=_known("network.stem", fields.stem, patches.STEMS),
         patch=fields.patch,
         attention_at=fields.attention_at,
         pixel_width=fields.pixel_width,
@@ -63,6 +63,7 @@ def build_model(config: ConfigDict) -> Model:
         conditioning=_known(
             "network.conditioning", fields.conditioning, network.CONDITIONINGS
         ),
+        variance=fields.variance,
         dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
@@ -94,13 +95,17 @@ def build_objective(config: ConfigDict) -> loss.Objective:
 
 
 def build_recipe(config: ConfigDict) -> Recipe:
-    """Adam with warm-up and clipping, the EMA, and microbatches."""
+    """Adam with warm-up and clipping, the EMA, and microbatches.
+
+    The variance head's gradient is clipped by its own norm: with or without it, the
+    other parameters move alike.
+    """
     fields = config.train
     schedule = lookup("train.schedule", fields.schedule, SCHEDULES)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(fields.clip),
-        optax.adam(schedule(fields), b1=0.9, b2=0.99),
-    )
+    clip = optax.clip_by_global_norm(fields.clip)
+    if config.network.variance:
+        clip = optax.partition({True: clip, False: clip}, network.in_variance_head)
+    optimizer = optax.chain(clip, optax.adam(schedule(fields), b1=0.9, b2=0.99))
     return Recipe(optimizer, fields.ema_decay, fields.accumulate)
 
 

@@ -8,16 +8,19 @@ the network F answers on the missing modalities (Karras et al. 2022, table 1)
     c_in = 1 / sqrt(tau^2 + s^2),  s = data_std
 
 which for VP and s = 1 is v-prediction, F = -v. On the seen modalities the answer is b.
+Where the network has a second head u, the log variance of F, c_out^2 exp(u) is that of
+the answer.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
 from ummcsgm.completion import Completion, channels
 from ummcsgm.network import MMCSN
 from ummcsgm.sde import SDE, per_example, score_from_denoised
-from ummcsgm.types import Denoiser, Images, Params, Times
+from ummcsgm.types import Denoiser, Estimate, Images, Params, Times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +40,23 @@ def make_denoise(model: Model, params: Params, completion: Completion) -> Denois
 
     What `x` holds on the seen modalities is ignored. Any t in (0, 1]; never 0.
     """
-    sde, variance = model.sde, model.data_std**2
+    estimate = make_estimate(model, params, completion)
+    return lambda x, t: estimate(x, t).mean
 
-    def denoise(x: Images, t: Times) -> Images:
+
+def make_estimate(
+    model: Model, params: Params, completion: Completion
+) -> Callable[[Images, Times], Estimate]:
+    """`estimate(x, t)`: what `denoise` answers, and the variance of its error.
+
+    The variance is c_out^2 exp(u), of the network's second head u; None without one.
+    """
+    sde, own = model.sde, model.data_std**2
+
+    def estimate(x: Images, t: Times) -> Estimate:
         level = sde.noise_level(t)
         noise = per_example(level, x)
-        total = jnp.sqrt(jnp.square(noise) + variance)
+        total = jnp.sqrt(jnp.square(noise) + own)
         clean_scale = x / per_example(sde.mean(t), x)
         inputs = jnp.where(
             channels(completion.missing),
@@ -52,10 +66,17 @@ def make_denoise(model: Model, params: Params, completion: Completion) -> Denois
         answer = model.network.apply(
             params, inputs, completion.missing, 0.25 * jnp.log(level)
         )
-        skip, out = variance / jnp.square(total), noise * model.data_std / total
-        return completion.fill(skip * clean_scale + out * answer)
+        skip, out = own / jnp.square(total), noise * model.data_std / total
+        modalities = x.shape[-1]
+        image, logs = answer[..., :modalities], answer[..., modalities:]
+        mean = completion.fill(skip * clean_scale + out * image)
+        if not logs.shape[-1]:
+            return Estimate(mean, None)
+        variance = jnp.square(out) * jnp.exp(logs)
+        variance = jnp.where(channels(completion.missing), variance, 0)
+        return Estimate(mean, variance)
 
-    return denoise
+    return estimate
 
 
 def mm_csn(
@@ -75,5 +96,19 @@ def posterior_mean(sde: SDE, denoise: Denoiser, completion: Completion) -> Image
     At t = 1 with a_t = 0 nothing is known of a but b. The token is one of the rows that
     `loss.draw_questions` trains on, so the answer needs no noise and is no draw.
     """
+    return completion.fill(denoise(*_token(completion)))
+
+
+def posterior_moments(
+    estimate: Callable[[Images, Times], Estimate], completion: Completion
+) -> Estimate:
+    """Mean and variance of p(a | b) in ONE network evaluation; b, and 0 where seen.
+
+    The answer of `make_estimate`'s function to the token of `posterior_mean`.
+    """
+    return estimate(*_token(completion))
+
+
+def _token(completion: Completion) -> tuple[Images, Times]:
     zeros = jnp.zeros_like(completion.seen)
-    return completion.fill(denoise(zeros, jnp.ones(zeros.shape[:1], zeros.dtype)))
+    return zeros, jnp.ones(zeros.shape[:1], zeros.dtype)

@@ -4,6 +4,7 @@ All numbers are of the brain's voxels on the network's grid, in grey levels as t
 the table but not clipped: laws of means and variances hold as they are.
 """
 
+import math
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,11 +27,12 @@ from ummcsgm.spread import (
     law_of_draws,
     recalibration_factor,
     reliability,
+    reliability_of,
     respread,
     spread_and_error,
     spread_skill,
 )
-from ummcsgm.types import Array
+from ummcsgm.types import Array, Estimate
 
 SAMPLER = "warm"
 LEVEL = 0.9  # of the intervals whose coverage is counted
@@ -64,9 +66,10 @@ def slices_of(
 
 
 def draw(
-    answer: Callable, slices: Slices, missing: Array, mean: Array, count: int
+    answer: Callable, slices: Slices, missing: Array, shared: Estimate, count: int
 ) -> Array:
-    """[K, S, H, W, M] `count` draws of one question [M] that share the mean [S, ...].
+    """[K, S, H, W, M] `count` draws of one question [M] that share what one evaluation
+    told, [S, ...].
 
     Draw k of a slice has the address (subject, slice, k), however many there are.
     """
@@ -75,7 +78,7 @@ def draw(
         np.tile(slices.images, (count, 1, 1, 1)),
         np.tile(missing, (count * len(slices.z), 1)),
         np.concatenate(each),
-        np.tile(mean, (count, 1, 1, 1)),
+        shared.each(lambda own: np.tile(own, (count, 1, 1, 1))),
     )
     return rows.reshape(count, *slices.images.shape)
 
@@ -83,24 +86,25 @@ def draw(
 def judge(
     slices: Slices,
     scored: Array,
-    mean: Array,
+    told: Estimate,
     draws: Array,
     factors: dict[int, float],
     seed: int,
 ) -> dict[int, dict]:
     """By channel of `scored` [M], what one question's draws are worth.
 
-    `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the network's
-    own `mean` [S, H, W, M]; the rest is told under `raw`, of the `draws`, and under
-    `recalibrated`, of the draws respread about that mean with the channel's factor, or
-    None where it has none. `energy` is of all scored channels together.
+    `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the mean that
+    the network `told` [S, H, W, M]; under `predicted` is what the variance is worth
+    that it told with it, or None; the rest is told under `raw`, of the `draws`, and
+    under `recalibrated`, of the draws respread about that mean with the channel's
+    factor, or None where it has none. `energy` is of all scored channels together.
     """
     channels = np.flatnonzero(scored)
     grey = slices.grey[channels]
     brain = np.repeat(slices.brain[..., None], len(channels), axis=-1)
     truth = slices.images[..., channels] * grey
     draws, voxels = within(brain, draws[..., channels] * grey, truth)
-    means = (mean[..., channels] * grey)[brain].astype(np.float64)
+    means = (told.mean[..., channels] * grey)[brain].astype(np.float64)
     draws = draws.reshape(len(draws), -1, len(channels))
     truth, means = (v.reshape(-1, len(channels)) for v in (voxels, means))
     versions = {"raw": draws}
@@ -120,13 +124,27 @@ def judge(
             "voxels": len(error),
             "mae_of_mean": float(np.mean(np.abs(error))),
             "mse_of_mean": float(np.mean(np.square(error))),
+            "predicted": _predicted(slices, told, int(channel), error),
         } | dict.fromkeys(VERSIONS)
         for version, values in versions.items():
             generator = np.random.default_rng(address)
             one = values[..., place], means[:, place], truth[:, place]
-            told = _numbers(generator, *one) | {"energy": energy[version]}
-            answers[int(channel)][version] = told
+            numbers = _numbers(generator, *one) | {"energy": energy[version]}
+            answers[int(channel)][version] = numbers
     return answers
+
+
+def _predicted(
+    slices: Slices, told: Estimate, channel: int, error: Array
+) -> dict | None:
+    """What the predicted variance of one modality is worth, if there is one: its mean,
+    and the sums of `reliability_of` in the bins of EDGES. `error` [N] is the mean's."""
+    if told.variance is None:
+        return None
+    variance = told.variance[..., channel][slices.brain].astype(np.float64)
+    variance *= slices.grey[channel] ** 2
+    sums = reliability_of(variance, np.square(error), EDGES)
+    return {"variance": float(np.mean(variance)), "reliability": sums.tolist()}
 
 
 def _numbers(
@@ -237,6 +255,33 @@ def summaries(records: list[dict]) -> list[dict]:
                     "law": np.mean([one["law"] for one in told], axis=0).tolist(),
                 }
                 | {name: _average([one[name] for one in told]) for name in SCALARS}
+            )
+    return rows
+
+
+def predictions(records: list[dict]) -> list[dict]:
+    """A row each (missing, modality) whose variance the network predicted: the mean
+    over subjects of it and of the squared error, and `ratio`, the root of theirs: 1 if
+    it is what it claims to be, below 1 if it is too small."""
+    rows = []
+    for (missing, modality), those in groups_of(records).items():
+        pairs = [
+            (r["predicted"]["variance"], r["mse_of_mean"])
+            for r in those
+            if r["predicted"] is not None
+        ]
+        if pairs:
+            variance, error = np.mean(pairs, axis=0).tolist()
+            ratio = math.sqrt(variance / error) if error else float("nan")
+            rows.append(
+                {
+                    "missing": missing,
+                    "modality": modality,
+                    "subjects": len(pairs),
+                    "variance": variance,
+                    "error": error,
+                    "ratio": ratio,
+                }
             )
     return rows
 

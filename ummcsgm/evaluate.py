@@ -14,7 +14,7 @@ from ummcsgm.completion import configurations
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.store import Store
-from ummcsgm.ensembles import SAMPLER, summaries
+from ummcsgm.ensembles import SAMPLER, predictions, summaries
 from ummcsgm.exam import METHODS, Exam, Share, examine
 from ummcsgm.marks import Marks, digest_of, kept
 from ummcsgm.metrics import TABLE1
@@ -175,6 +175,7 @@ def _gather(
             "factors": {name: own["factor"] for name, own in exam.factors.items()},
             "fits": exam.factors,
             "summaries": summaries(records),
+            "predicted": predictions(records),
         },
         "coherence": exam.coherence | {"summaries": slabs.summaries(along)},
         **_asked(exam, len(marks), subjects),

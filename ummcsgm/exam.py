@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from ummcsgm import ensembles
@@ -19,7 +20,7 @@ from ummcsgm.data.window import paste
 from ummcsgm.marks import Marks
 from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.plans import Scoring, Space
-from ummcsgm.types import Array, InputError
+from ummcsgm.types import Array, Estimate, InputError
 
 FLOORS = ("ridge", "ridge2")
 METHODS = (*FLOORS, "mean", "algorithm1", ensembles.SAMPLER)
@@ -82,7 +83,8 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
     """
     prepared, asked, z = _called(exam, subject)
     few = _spread(z, exam.scoring.algorithm1_slices) if share.drawn else z[:0]
-    mean = _network(exam, asked, subject, prepared, z, "mean")
+    told = _network(exam, asked, subject, prepared, z, "mean")
+    mean = told.mean
     estimates = {
         "ridge": (z, _floor(exam, asked, prepared, z, 1)),
         "ridge2": (z, _floor(exam, asked, prepared, z, 2)),
@@ -94,7 +96,7 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
         estimates |= {"mean_same_slices": (few, same), "algorithm1": (few, draw)}
     records, pictures = [], {}
     if share.measured:
-        own, records, pictures = _measure(exam, asked, subject, prepared, (z, mean))
+        own, records, pictures = _measure(exam, asked, subject, prepared, (z, told))
         estimates |= own
     rows = [
         {"subject": subject.name, "group": subject.group, "method": method}
@@ -107,7 +109,7 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
         return Marks(rows, records, {}, {})
     shown_z = _spread(few if share.drawn else z, 1)[0]
     if share.measured:
-        at = (z[z == shown_z], mean[:, z == shown_z])
+        at = (z[z == shown_z], told.each(lambda own: own[:, z == shown_z]))
         estimates[ensembles.SAMPLER] = at[0], _draw(exam, asked, subject, prepared, at)
     panels = _panels(exam, asked, prepared, estimates, shown_z)
     return Marks(rows, records, panels, pictures)
@@ -117,8 +119,8 @@ def rehearse(exam: Exam, subject: Subject) -> Marks:
     """The records alone, of a subject on which the factors are fitted."""
     prepared, asked, z = _called(exam, subject)
     z = _spread(z, exam.scoring.draw_slices)
-    mean = _network(exam, asked, subject, prepared, z, "mean")
-    _, records, _ = _measure(exam, asked, subject, prepared, (z, mean))
+    told = _network(exam, asked, subject, prepared, z, "mean")
+    _, records, _ = _measure(exam, asked, subject, prepared, (z, told))
     return Marks([], records, {}, {})
 
 
@@ -138,13 +140,13 @@ def _draw(
     asked: Asked,
     subject: Subject,
     prepared: Prepared,
-    mean: tuple[Array, Array],
+    told: tuple[Array, Estimate],
 ) -> Array:
-    """One draw of each question, [Q, S, H, W, M], about (z, the network's means)."""
-    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, mean[0])
-    answer, images = exam.answers[ensembles.SAMPLER], mean[1].copy()
+    """One draw of each question, [Q, S, H, W, M], about (z, what the network told)."""
+    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, told[0])
+    answer, images = exam.answers[ensembles.SAMPLER], told[1].mean.copy()
     for q, missing in enumerate(asked.missing):
-        images[q] = ensembles.draw(answer, slices, missing, mean[1][q], 1)[0]
+        images[q] = ensembles.draw(answer, slices, missing, told[1].row(q), 1)[0]
     return images
 
 
@@ -153,35 +155,35 @@ def _measure(
     asked: Asked,
     subject: Subject,
     prepared: Prepared,
-    mean: tuple[Array, Array],
+    told: tuple[Array, Estimate],
 ) -> tuple[dict, list[dict], dict[str, Array]]:
     """Estimates of K draws by method, their records, and the pictures of a slice.
 
-    `mean` is (z, the network's means) of the slices among which some are chosen.
+    `told` is (z, what the network told) of the slices among which some are chosen.
     """
-    z = _spread(mean[0], exam.scoring.draw_slices)
-    means = mean[1][:, np.isin(mean[0], z)]
+    z = _spread(told[0], exam.scoring.draw_slices)
+    known = told[1].each(lambda own: own[:, np.isin(told[0], z)])
     slices = ensembles.slices_of(subject.name, prepared, exam.modalities, z)
     factors = {
         exam.modalities.index(name): fit["factor"] for name, fit in exam.factors.items()
     }
-    first, average, records, tiles = means.copy(), means.copy(), [], {}
+    first, average, records, tiles = known.mean.copy(), known.mean.copy(), [], {}
     facts = {"subject": subject.name, "group": subject.group, "slices": len(z)}
     facts |= {"method": ensembles.SAMPLER, "draws": exam.scoring.draws}
     for q, missing in enumerate(asked.missing):
         answer, count = exam.answers[ensembles.SAMPLER], exam.scoring.draws
-        draws = ensembles.draw(answer, slices, missing, means[q], count)
+        draws = ensembles.draw(answer, slices, missing, known.row(q), count)
         first[q], average[q] = draws[0], np.mean(draws, axis=0)
-        question = asked.scored[q], means[q], draws, factors, exam.scoring.seed
-        told = ensembles.judge(slices, *question)
+        question = asked.scored[q], known.row(q), draws, factors, exam.scoring.seed
+        judged = ensembles.judge(slices, *question)
         names = {"missing": _named(exam, missing)}
-        for channel, numbers in told.items():
+        for channel, numbers in judged.items():
             modality = {"modality": exam.modalities[channel]}
             records.append(facts | names | modality | numbers)
-            if len(told) == 1:
+            if len(judged) == 1:
                 tiles[channel] = ensembles.picture(slices, channel, draws, SHOWN)
     estimates = {
-        "mean_of_draw_slices": (z, means),
+        "mean_of_draw_slices": (z, known.mean),
         "warm": (z, first),
         "warm_mean": (z, average),
     }
@@ -224,19 +226,20 @@ def _network(
     prepared: Prepared,
     z: Array,
     sampler: str,
-) -> Array:
+) -> Array | Estimate:
     """The network's answers to all questions, [Q, S, H, W, M]."""
     images = network_slices(prepared, exam.modalities, z)
     questions = len(asked.missing)
     addresses = slice_addresses(subject.name, z, draw=0)
     if not questions:
-        return images[None][:0]
+        nothing = images[None][:0]
+        return Estimate(nothing, None) if sampler == "mean" else nothing
     rows = exam.answers[sampler](
         np.tile(images, (questions, 1, 1, 1)),
         np.repeat(asked.missing, len(z), axis=0),
         np.tile(addresses, (questions, 1)),
     )
-    return rows.reshape(questions, *images.shape)
+    return jax.tree.map(lambda own: own.reshape(questions, *images.shape), rows)
 
 
 def _score(

@@ -21,9 +21,19 @@ import numpy as np
 from jax.scipy.special import ndtri
 
 from ummcsgm.completion import ask, channels, deal, stratified
-from ummcsgm.denoiser import Model, make_denoise
+from ummcsgm.denoiser import Model, make_estimate
 from ummcsgm.sde import SDE, draw_noise, perturb
-from ummcsgm.types import Array, Batch, Denoiser, Images, Losses, Missing, Params, Times
+from ummcsgm.types import (
+    Array,
+    Batch,
+    Denoiser,
+    Estimate,
+    Images,
+    Losses,
+    Missing,
+    Params,
+    Times,
+)
 
 Weighting = Callable[[SDE, Times, float], Times]
 
@@ -163,14 +173,48 @@ def dsm_loss(
     on seen modalities is exactly 0. Modalities that a subject was never scanned with
     are missing and have no a_t: 0 at all times.
     """
+    mean = denoise(_shown(images, questions, sde), questions.t)
+    return _squared_loss(mean, images, questions, weight)
+
+
+def likelihood_loss(estimate: Estimate, images: Images, questions: Questions) -> Losses:
+    """[B] the negative log-likelihood of the predicted variance v, less a constant:
+
+        (error^2 / v + ln v) / 2
+
+    of the clean images' error, mean over missing voxels; 0 where nothing is scored. It
+    is least where v is the mean squared error, which itself has no gradient from it.
+    """
+    mean, variance = estimate
+    error = _scored(jax.lax.stop_gradient(mean) - images, questions)
+    variance = jnp.where(channels(questions.scored), variance, 1.0)
+    values = 0.5 * (jnp.square(error) / variance + jnp.log(variance))
+    return _average(values, questions)
+
+
+def _squared_loss(
+    mean: Images, images: Images, questions: Questions, weight: Times
+) -> Losses:
+    error = _scored(mean - images, questions)
+    return weight * _average(jnp.square(error), questions)
+
+
+def _shown(images: Images, questions: Questions, sde: SDE) -> Images:
+    """What the network is shown on the missing modalities."""
     x = perturb(sde, images, questions.t, questions.noise)
     # What was never scanned is no noised image: it is nothing, as in a token.
     drawn = questions.scored & ~questions.token[:, None]
-    x = jnp.where(channels(drawn), x, 0.0)
-    error = denoise(x, questions.t) - images
-    error = jnp.where(channels(questions.scored), error, 0.0)
-    count = questions.scored.sum(axis=1) * images[0, ..., 0].size
-    return weight * jnp.square(error).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+    return jnp.where(channels(drawn), x, 0.0)
+
+
+def _scored(values: Images, questions: Questions) -> Images:
+    return jnp.where(channels(questions.scored), values, 0.0)
+
+
+def _average(values: Images, questions: Questions) -> Losses:
+    """[B] the mean over scored voxels of values that are 0 elsewhere."""
+    count = questions.scored.sum(axis=1) * values[0, ..., 0].size
+    return values.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 
 
 def losses(
@@ -179,14 +223,17 @@ def losses(
     objective: Objective,
     images: Images,
     questions: Questions,
-) -> Losses:
-    """[B] losses of the network with these parameters on these questions.
+) -> tuple[Losses, Losses | None]:
+    """([B], [B]): `dsm_loss` of the network with these parameters on these questions,
+    and `likelihood_loss` of its variance head, or None if it has none.
 
-    A token is weighed by `weigh_edm` times `token_weight`, whatever the weighting: at
-    t = 1 the others all but vanish, and the mean would never be learned.
+    Of one evaluation, and neither has a gradient on what the other one trains. A token
+    is weighed by `weigh_edm` times `token_weight`, whatever the weighting: at t = 1 the
+    others all but vanish, and the mean would never be learned. The variance's loss has
+    no weights: it is the same in every scale but for a constant.
     """
     completion = ask(images, questions.missing)
-    denoise = make_denoise(model, params, completion)
+    estimate = make_estimate(model, params, completion)
     weight, token_weight = (
         weigh(model.sde, questions.t, model.data_std)
         for weigh in (objective.weighting, weigh_edm)
@@ -195,4 +242,8 @@ def losses(
         weight = weight * questions.scored.sum(axis=1)
     token_weight = token_weight * objective.proposal.token_weight
     weight = jnp.where(questions.token, token_weight, weight)
-    return dsm_loss(denoise, images, questions, model.sde, weight)
+    answer = estimate(_shown(images, questions, model.sde), questions.t)
+    loss = _squared_loss(answer.mean, images, questions, weight)
+    if answer.variance is None:
+        return loss, None
+    return loss, likelihood_loss(answer, images, questions)

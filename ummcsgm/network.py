@@ -21,46 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.completion import channels
-from ummcsgm.types import Array, Images, Missing, Times
+from ummcsgm.patches import from_patches, in_patches, to_patches
+from ummcsgm.types import Array, Images, Missing, Params, Times
 
 CONDITIONINGS = ("both", "decoder")
-STEMS = ("space_to_depth", "haar")
-
-
-def haar_matrix(patch: int) -> np.ndarray:
-    """The orthonormal Haar basis of patch x patch images, [patch^2, patch^2]."""
-    rows = np.eye(1)
-    while len(rows) < patch:
-        averages = np.kron(rows, [1, 1])
-        details = np.kron(np.eye(len(rows)), [1, -1])
-        rows = np.concatenate([averages, details]) / np.sqrt(2)
-    return np.kron(rows, rows)
-
-
-def to_patches(images: Array, patch: int, stem: str) -> Array:
-    """[B, H, W, C] -> [B, H/p, W/p, C p^2], an orthonormal map of each patch."""
-    b, h, w, c = images.shape
-    grid = images.reshape(b, h // patch, patch, w // patch, patch, c)
-    grid = grid.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // patch, w // patch, c, -1)
-    if stem == "haar":
-        grid = grid @ jnp.asarray(haar_matrix(patch).T, grid.dtype)
-    return grid.reshape(b, h // patch, w // patch, -1)
-
-
-def from_patches(features: Array, patch: int, stem: str) -> Array:
-    """[B, h, w, C p^2] -> [B, h p, w p, C], the inverse of `to_patches`."""
-    b, h, w, _ = features.shape
-    grid = features.reshape(b, h, w, -1, patch * patch)
-    if stem == "haar":
-        grid = grid @ jnp.asarray(haar_matrix(patch), grid.dtype)
-    grid = grid.reshape(b, h, w, -1, patch, patch).transpose(0, 1, 4, 2, 5, 3)
-    return grid.reshape(b, h * patch, w * patch, -1)
-
-
-def in_patches(images: Array, patches: Array) -> Array:
-    """[B, H, W, C] as [B, h, p, w, q, C]: the pixels of each of [B, h, w] patches."""
-    (b, h, w, _), (_, tall, wide, c) = patches.shape, images.shape
-    return images.reshape(b, h, tall // h, w, wide // w, c)
+VARIANCE = "variance"  # the head's name among the parameters
+LOG_VARIANCE = (-11.0, 3.0)  # of the output, whose own is 1 if nothing were known
 
 
 def products(images: Array) -> Array:
@@ -158,7 +124,10 @@ class Pixels(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, given: Array, around: Array, patches: Array) -> Images:
+    def __call__(
+        self, given: Array, around: Array, patches: Array
+    ) -> tuple[Images, Array]:
+        """The image, and the last hidden features [B, h, p, w, q, width] of pixels."""
         inputs = jnp.concatenate([given, around], axis=-1)
         hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="enter")(inputs)
         hidden = in_patches(hidden, patches)
@@ -176,14 +145,51 @@ class Pixels(nn.Module):
         maps = maps(patches.astype(jnp.float32))
         maps = maps.reshape(*patches.shape[:3], self.modalities, given.shape[-1])
         image += jnp.einsum("bhpwqi,bhwoi->bhpwqo", in_patches(given, patches), maps)
-        return image.reshape(*given.shape[:3], self.modalities)
+        return image.reshape(*given.shape[:3], self.modalities), hidden
+
+
+class Variance(nn.Module):
+    """The log variance of each voxel of the answer, from what the answer is made of:
+    the given images, the pixels' last hidden features, and those of their patches.
+
+    Bounded by `LOG_VARIANCE`, about 0 at initialisation. No gradient leaves it: what
+    the answer is made of learns from the answer alone.
+    """
+
+    modalities: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, given: Array, hidden: Array, patches: Array) -> Array:
+        hidden, patches = jax.lax.stop_gradient((hidden, patches))
+        width = hidden.shape[-1] // 4
+        film = nn.Dense(2 * width, dtype=self.dtype, name="film")(patches)
+        scale, shift = jnp.split(film[:, :, None, :, None], 2, axis=-1)
+        hidden = nn.Dense(width, dtype=self.dtype, name="hidden")(hidden)
+        own = nn.Dense(width, use_bias=False, dtype=self.dtype, name="given")(given)
+        hidden += in_patches(own, patches)
+        hidden = nn.silu(hidden * (1 + scale) + shift).astype(jnp.float32)
+        zeros = nn.initializers.zeros
+        raw = nn.Dense(self.modalities, kernel_init=zeros, name="log")(hidden)
+        least, most = LOG_VARIANCE
+        centre, reach = (least + most) / 2, (most - least) / 2
+        logs = centre + reach * jnp.tanh((raw - centre) / reach)
+        return logs.reshape(*given.shape[:3], self.modalities)
+
+
+def in_variance_head(params: Params) -> Any:
+    """A tree like `params` of bools: True for the parameters of the variance head."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(part.key == VARIANCE for part in path), params
+    )
 
 
 class MMCSN(nn.Module):
     """mm-CSN: (images, missing, level) -> [B, H, W, M] float32, zero at initialisation.
 
     `images` holds the scaled a_t where missing and the scaled b elsewhere; `level` [B]
-    names the noise level. H and W must be multiples of `multiple()`.
+    names the noise level. H and W must be multiples of `multiple()`. With `variance`
+    the answer is [B, H, W, 2M]: after the image the log variance of its error.
     """
 
     modalities: int
@@ -196,6 +202,7 @@ class MMCSN(nn.Module):
     pixel_layers: int
     context: int  # channels of context that the U-Net hands to the pixels
     conditioning: str
+    variance: bool  # a second head, which predicts it
     dtype: Any
 
     def multiple(self) -> int:
@@ -226,7 +233,12 @@ class MMCSN(nn.Module):
             self.dtype,
             name="pixels",
         )
-        return pixels(given, around, features)
+        image, hidden = pixels(given, around, features)
+        if not self.variance:
+            return image
+        head = Variance(self.modalities, self.dtype, name=VARIANCE)
+        logs = head(given, hidden, features)
+        return jnp.concatenate([image, logs], axis=-1)
 
     def encode(
         self, inputs: Array, missing: Missing, told: Array | None

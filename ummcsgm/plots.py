@@ -26,6 +26,12 @@ RELIABILITY = (
     "judged by the other. On the diagonal the spread is what it claims; above it the "
     "draws are too alike. Bars: a bootstrap over subjects. " + RESEARCH_ONLY
 )
+PREDICTED = (
+    "Voxels in bins of like variance as the network's second head predicts it, and the "
+    "squared error of its mean there. On the diagonal the one is the other's size; "
+    "above it the prediction is too small. Bars: a bootstrap over subjects. "
+    + RESEARCH_ONLY
+)
 RANKS = (
     "How often the truth has each rank among the draws, beside what calibrated draws "
     "give (line). A valley: draws too alike; a hill: too unlike; a slope: biased. "
@@ -77,12 +83,15 @@ class Uncertainty:
     top: float
 
 
-def write_reliability(path: Path, curves: dict[str, Curve], unit: str) -> None:
+def write_reliability(
+    path: Path, curves: dict[str, Curve], unit: str, words: str
+) -> None:
     """`path` holds a PNG: root mean squared error over predicted sd, both in `unit`.
 
     Each curve, under its label, holds variances and mean squared errors, [bins].
+    `words` are the caption: RELIABILITY of draws, PREDICTED of the variance head.
     """
-    figure, (axes,) = _blank_plots(1, RELIABILITY, 1.5 * SIDE)
+    figure, (axes,) = _blank_plots(1, words, 1.5 * SIDE)
     for colour, (label, curve) in zip(COLOURS, curves.items(), strict=False):
         x, y = _root(curve.expected), _root(curve.measured)
         bars = np.stack([y - _root(curve.low), _root(curve.high) - y]).clip(0)

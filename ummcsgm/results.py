@@ -114,7 +114,7 @@ def results_of(
             | {"modality": name, "kind": kind if kind else order.sampler}
             | {"recalibration": fits.get(name)},
         )
-        for kind in kinds_of(order)
+        for kind in kinds_of(order, trained.model.network.variance)
         for name in trained.space.modalities
         if name not in subject.files
     ]
@@ -178,8 +178,13 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def kinds_of(order: Order) -> list[str]:
-    """What an order wants of each missing modality, "" for the one answer."""
+def kinds_of(order: Order, predicted: bool) -> list[str]:
+    """What an order wants of each missing modality, "" for the one answer.
+
+    Beside the mean its sd, if the network `predicted` it.
+    """
+    if order.sampler == "mean" and predicted:
+        return ["", "sd"]
     if order.draws == 1:
         return [""]
     draws = draw_kinds(order) if order.keep else []

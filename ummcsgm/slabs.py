@@ -62,15 +62,15 @@ def examine_slab(exam: Exam, subject: Subject, answers: dict[float, Callable]) -
     facts |= {"draws": DRAWS, "flatness": _flatness(prepared)}
     for missing, scored in zip(asked.missing, asked.scored, strict=True):
         rows = slices.images, np.tile(missing, (len(z), 1))
-        mean = exam.answers["mean"](*rows, slice_addresses(slices.name, z, draw=0))
+        told = exam.answers["mean"](*rows, slice_addresses(slices.name, z, draw=0))
         draws = {
-            rho: ensembles.draw(answer, slices, missing, mean, DRAWS)
+            rho: ensembles.draw(answer, slices, missing, told, DRAWS)
             for rho, answer in answers.items()
         }
         channel = int(np.argmax(scored))
         own = facts | {"modality": exam.modalities[channel]}
-        records += [own | one for one in measure(slices, channel, mean, draws)]
-        tiles[channel] = view(slices, channel, mean, draws)
+        records += [own | one for one in measure(slices, channel, told.mean, draws)]
+        tiles[channel] = view(slices, channel, told.mean, draws)
     return Marks([], records, {}, ensembles.stacked(tiles, len(exam.modalities)))
 
 

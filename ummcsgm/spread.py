@@ -89,13 +89,24 @@ def reliability(draws: Array, truth: Array, edges: Array) -> Array:
         InputError: there are fewer than 4 draws.
     """
     draws = members(draws, least=4)
-    half, bins = len(draws) // 2, len(edges) + 1
+    half = len(draws) // 2
     halves = draws[:half], draws[half : 2 * half]
-    sums = np.zeros((bins, 3))
+    sums = np.zeros((len(edges) + 1, 3))
     for chooser, judged in (halves, halves[::-1]):
-        places = np.digitize(np.var(chooser, axis=0, ddof=1), edges).ravel()
         variance = np.var(judged, axis=0, ddof=1)
         error = np.square(np.mean(judged, axis=0) - truth) - variance / half
-        for column, weights in enumerate((np.ones(places.size), variance, error)):
-            sums[:, column] += np.bincount(places, np.ravel(weights), bins)
+        sums += _sums(np.var(chooser, axis=0, ddof=1), variance, error, edges)
     return sums
+
+
+def reliability_of(variance: Array, errors: Array, edges: Array) -> Array:
+    """[bins, 3] sums over voxels as `reliability`, of a variance that is told and not
+    estimated from draws: it is its own bin's. `errors` are squared errors."""
+    return _sums(variance, variance, errors, edges)
+
+
+def _sums(chooser: Array, variance: Array, errors: Array, edges: Array) -> Array:
+    places = np.digitize(chooser, edges).ravel()
+    columns = (np.ones(places.size), np.ravel(variance), np.ravel(errors))
+    sums = [np.bincount(places, column, len(edges) + 1) for column in columns]
+    return np.stack(sums, axis=1)

@@ -15,7 +15,7 @@ from ummcsgm.answer import slice_addresses
 from ummcsgm.calibration import quantile
 from ummcsgm.data.subjects import Prepared, network_slices
 from ummcsgm.results import Order, draw_kinds, quantile_kind
-from ummcsgm.types import Array, Images
+from ummcsgm.types import Array, Estimate, Images
 
 DRAWN = 64  # slices of draws that are summarised at a time, in double precision
 
@@ -45,32 +45,33 @@ def question_of(name: str, prepared: Prepared, modalities: tuple[str, ...]) -> Q
     return Question(name, z, network_slices(prepared, modalities, z), absent)
 
 
-def mean_of(posterior: Posterior, question: Question) -> Images:
-    """[S, H, W, M]: the network's mean, one evaluation a slice.
+def estimate_of(posterior: Posterior, question: Question) -> Estimate:
+    """[S, H, W, M]: the network's mean and its variance, one evaluation a slice.
 
     Raises:
-        FloatingPointError: it is not finite.
+        FloatingPointError: they are not finite.
     """
     name, z, images, missing = question
     rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=0))
-    return _finite(name, posterior.mean(*rows))
+    return posterior.mean(*rows).each(lambda own: _finite(name, own))
 
 
 def draw_of(
-    posterior: Posterior, question: Question, mean: Images, draw: int
+    posterior: Posterior, question: Question, estimate: Estimate, draw: int
 ) -> Images:
-    """[S, H, W, M]: draw number `draw` of all that is missing, respread about the
-    `mean` that all draws share.
+    """[S, H, W, M]: draw number `draw` of all that is missing, respread about the mean
+    of the `estimate` that all draws share.
 
     Raises:
         FloatingPointError: it is not finite.
     """
     name, z, images, missing = question
     rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=draw))
-    drawn = _finite(name, posterior.draw(*rows, mean))
+    drawn = _finite(name, posterior.draw(*rows, estimate))
     if (posterior.factors == 1).all():
         return drawn
-    return mean + posterior.factors.astype(np.float32) * (drawn - mean)
+    factors = posterior.factors.astype(np.float32)
+    return estimate.mean + factors * (drawn - estimate.mean)
 
 
 def answers(
@@ -80,9 +81,12 @@ def answers(
 
     Several modalities that are missing are drawn together.
     """
-    mean = mean_of(posterior, question)
+    estimate = estimate_of(posterior, question)
+    mean, variance = estimate
     if order.sampler == "mean":
         yield "", mean
+        if variance is not None:
+            yield "sd", np.sqrt(variance)
         return
     if order.draws > 1:
         yield "mean", mean
@@ -90,7 +94,7 @@ def answers(
     kept = (order.draws, *mean.shape[:-1], int(missing.sum()))
     with tempfile.TemporaryFile() as file:
         for draw, kind in enumerate(draw_kinds(order)):
-            drawn = draw_of(posterior, question, mean, draw)
+            drawn = draw_of(posterior, question, estimate, draw)
             if order.draws > 1:
                 file.write(np.ascontiguousarray(drawn[..., missing], np.float32))
             if order.draws == 1 or order.keep:

@@ -84,13 +84,16 @@ def make_train_step(model: Model, objective: Objective, recipe: Recipe) -> Calla
         scored = questions.scored.any(axis=1)
         examples = jnp.maximum(parallel.total(scored.sum()), 1)
 
-        def mean_loss(params: Params, part: tuple) -> Array:
-            values = losses(model, params, objective, *part)
-            return values.sum() / examples
+        def mean_losses(params: Params, part: tuple) -> tuple[Array, dict]:
+            loss, likelihood = losses(model, params, objective, *part)
+            told = {"loss": loss.sum() / examples}
+            if likelihood is not None:
+                told["variance_loss"] = likelihood.sum() / examples
+            return sum(told.values()), told
 
         parts = _split((batch.images, questions), recipe.accumulate)
-        loss, grads = parallel.total(_accumulate(mean_loss, state.params, parts))
-        return _update(recipe, state, loss, grads)
+        told, grads = parallel.total(_accumulate(mean_losses, state.params, parts))
+        return _update(recipe, state, told, grads)
 
     return step
 
@@ -101,22 +104,28 @@ def _split(tree: Any, parts: int) -> Any:
     )
 
 
-def _accumulate(mean_loss: Callable, params: Params, parts: Any) -> tuple:
-    """(loss, gradient), each summed over the microbatches, one in memory at a time."""
-    value_and_grad = jax.value_and_grad(mean_loss)
+def _accumulate(mean_losses: Callable, params: Params, parts: Any) -> tuple:
+    """(losses, gradient of their sum), each summed over the microbatches, of which one
+    is in memory at a time."""
+
+    def both(part: Any) -> tuple:
+        (_, told), grads = jax.value_and_grad(mean_losses, has_aux=True)(params, part)
+        return told, grads
+
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
     if len(jax.tree.leaves(parts)[0]) == 1:
-        return value_and_grad(params, jax.tree.map(lambda leaf: leaf[0], parts))
+        return both(first)
 
     def add(total: tuple, part: Any) -> tuple:
-        return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+        return jax.tree.map(jnp.add, total, both(part)), None
 
-    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    zeros = optax.tree.zeros_like(jax.eval_shape(both, first))
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def _update(recipe: Recipe, state: TrainState, loss: Array, grads: Params) -> tuple:
+def _update(recipe: Recipe, state: TrainState, told: dict, grads: Params) -> tuple:
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(told["loss"]) & jnp.isfinite(norm)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # The horizon grows with the run, so that the EMA soon forgets initialisation.
@@ -128,8 +137,8 @@ def _update(recipe: Recipe, state: TrainState, loss: Array, grads: Params) -> tu
     in_row = jnp.where(finite, 0, state.bad[0] + 1)
     bad = jnp.stack([in_row, state.bad[1] + ~finite])
     state = TrainState(state.step + 1, *moved, bad)
-    metrics = {"loss": loss, "grad_norm": norm, "in_row": bad[0], "skipped": bad[1]}
-    return state, metrics
+    counts = {"grad_norm": norm, "in_row": bad[0], "skipped": bad[1]}
+    return state, told | counts
 
 
 def fit(

@@ -32,6 +32,25 @@ class Batch(NamedTuple):
     valid: Array  # [B] bool
 
 
+class Estimate(NamedTuple):
+    """What one evaluation of the network tells of the clean images.
+
+    Their `mean`, and the `variance` of each voxel about it (0 where seen), or None
+    where nothing predicts it.
+    """
+
+    mean: Images
+    variance: Images | None
+
+    def each(self, change: Callable[[Array], Array]) -> "Estimate":
+        """Both changed alike."""
+        return Estimate(*(None if own is None else change(own) for own in self))
+
+    def row(self, place: int) -> "Estimate":
+        """That of one row."""
+        return self.each(lambda own: own[place])
+
+
 class InputError(ValueError):
     """Something about the user's input is wrong; the message says what to do.
 

@@ -11,6 +11,8 @@ from ummcsgm.evaluate import Evaluation
 from ummcsgm.figure import RESEARCH_ONLY
 from ummcsgm.files import write_whole
 from ummcsgm.plots import (
+    PREDICTED,
+    RELIABILITY,
     Curve,
     Uncertainty,
     write_rank_histograms,
@@ -30,7 +32,8 @@ HEAD = (
 
 def write(evaluation: Evaluation, folder: Path) -> None:
     """`folder` holds calibration.md and the pictures of what was measured, if anything:
-    reliability.png, ranks.png (and both of the recalibrated draws), uncertainty.png."""
+    reliability.png, ranks.png (and both of the recalibrated draws), uncertainty.png,
+    and reliability_predicted.png of a network that predicts the variance."""
     records = evaluation.records
     if not records:
         return
@@ -41,15 +44,22 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     for version in VERSIONS:
         own = [record for record in single if record[version] is not None]
         end = "" if version == "raw" else f"_{version}"
-        curves = {m: _reliability(v, version) for m, v in _by_modality(own).items()}
-        if any(np.any(curve.expected) for curve in curves.values()):
-            write_reliability(folder / f"reliability{end}.png", curves, UNIT)
+        _write_curves(folder / f"reliability{end}.png", own, version, RELIABILITY)
         if own:
             ranks = {m: _ranks(v, version) for m, v in _by_modality(own).items()}
             write_rank_histograms(folder / f"ranks{end}.png", ranks)
+    told = [record for record in single if record["predicted"] is not None]
+    _write_curves(folder / "reliability_predicted.png", told, "predicted", PREDICTED)
     rows = _pictures(evaluation)
     if rows:
         write_uncertainty(folder / "uncertainty.png", rows)
+
+
+def _write_curves(path: Path, records: list[dict], version: str, words: str) -> None:
+    """The picture of reliability, a curve a modality, where any predicts a variance."""
+    curves = {m: _reliability(v, version) for m, v in _by_modality(records).items()}
+    if any(np.any(curve.expected) for curve in curves.values()):
+        write_reliability(path, curves, UNIT, words)
 
 
 def _by_modality(records: list[dict]) -> dict[str, list[dict]]:
@@ -119,6 +129,8 @@ def _page(evaluation: Evaluation) -> str:
         rows = [r for r in facts["summaries"] if r["modality"] == modality]
         if rows:
             parts += _section(evaluation, modality, rows)
+    if facts["predicted"]:
+        parts += _predicted(evaluation)
     parts.append("\n".join(f"- {note}" for note in _notes(evaluation)))
     return "\n\n".join(parts) + "\n"
 
@@ -163,6 +175,32 @@ def _section(evaluation: Evaluation, modality: str, rows: list[dict]) -> list[st
     if single:
         parts.append(_markdown(_law(single)))
     return parts
+
+
+def _predicted(evaluation: Evaluation) -> list[str]:
+    """What the variance is worth that the network predicts with its mean."""
+    head = ["missing", "modality", "predicted sd", "RMSE of the mean", "ratio"]
+    lines = [head, ["---"] * len(head)]
+    groups = groups_of(evaluation.records)
+    for row in evaluation.facts["calibration"]["predicted"]:
+        records = groups[row["missing"], row["modality"]]
+        pairs = [(r["predicted"]["variance"], r["mse_of_mean"]) for r in records]
+        low, high = _interval(_root_of_ratio, np.array(pairs))
+        numbers = [f"{np.sqrt(row[key]):.2f}" for key in ("variance", "error")]
+        ratio = f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+        lines.append([row["missing"], row["modality"], *numbers, ratio])
+    words = (
+        "The network's second head predicts the squared error of its mean in the same "
+        "evaluation, without draws. Its root over that of the error is 1 if it is "
+        "right on the whole, below 1 if it is too small; reliability_predicted.png "
+        "tells whether it is so voxel by voxel."
+    )
+    return ["## The predicted variance", words, _markdown(lines)]
+
+
+def _root_of_ratio(pairs: Array) -> Array:
+    variance, error = pairs.mean(axis=0)
+    return np.sqrt(variance / error) if error else np.float64("nan")
 
 
 def _line(row: dict, records: list[dict]) -> list[str]:

@@ -14,6 +14,7 @@ compares with Algorithm 1 in 1000.
 import argparse
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -134,25 +135,23 @@ def points(
 
 
 def make_draws(contest: Contest, sampler: str, steps: int) -> Callable[[], Images]:
-    """draws(): [R, K, H, W, M] for the rows of all questions; compiled here.
-
-    The mean is answered once a slice, and first where a sampler starts at it.
-    """
+    """draws(): [R, K, H, W, M] of all questions' slices; the mean is answered once."""
     count = contest.draws
     scoring = dataclasses.replace(contest.scoring, steps=steps, few=steps)
     answer_mean = make_answer(contest.trained, "mean", scoring)
     answer = make_answer(contest.trained, sampler, scoring)
     starts_at_mean = sampler == "mean" or find_sampler(sampler).from_mean
     once = _rows(contest.questions)
-    images, missing, addresses = (np.repeat(rows, count, axis=0) for rows in once)
-    addresses[:, -1] = np.tile(np.arange(count), len(once[0]))
+    repeat = functools.partial(np.repeat, repeats=count, axis=0)
+    asked = [*map(repeat, once)]
+    asked[-1][:, -1] = np.tile(np.arange(count), len(once[0]))
     answer_mean(*(rows[:1] for rows in once))
-    answer(images[:1], missing[:1], addresses[:1])
+    answer(*(rows[:1] for rows in asked))
 
     def draws() -> Images:
-        mean = np.repeat(answer_mean(*once), count, axis=0) if starts_at_mean else None
-        filled = mean if sampler == "mean" else answer(images, missing, addresses, mean)
-        return filled.reshape(-1, count, *images.shape[1:])
+        own = answer_mean(*once).each(repeat) if starts_at_mean else None
+        filled = own.mean if sampler == "mean" else answer(*asked, own)
+        return filled.reshape(-1, count, *filled.shape[1:])
 
     return draws
 
