@@ -225,7 +225,9 @@ class MMCSN(nn.Module):
             self.context * self.patch**2, dtype=self.dtype, name="context_out"
         )(features)
         around = from_patches(around, self.patch, self.stem)
-        given = jnp.concatenate([apart, products(images)], axis=-1)
+        # Of what is seen alone: there is no telling noise in a product.
+        known = products(jnp.where(asked, 0, images))
+        given = jnp.concatenate([apart, known], axis=-1)
         pixels = Pixels(
             self.modalities,
             self.pixel_width,
