@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
                 "pixel_layers": 2,
                 "context": 16,
                 "conditioning": "both",
+                "neighbours": 1,  # slices on either side, of what is seen
                 "variance": True,  # predicted too, beside the mean
                 "dtype": "bfloat16",
             },

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
                 "pixel_layers": 2,
                 "context": 8,  # channels that the U-Net hands to the pixels
                 "conditioning": "both",  # or decoder, as in the paper
+                "neighbours": 0,  # slices on either side, of what is seen
                 "variance": True,  # a head that predicts the mean's squared error
                 "dtype": "float32",  # of activations: or bfloat16
             },

@@ -32,6 +32,7 @@ SMALL = {
     "context": 2,
     "conditioning": "both",
     "variance": False,
+    "neighbours": 0,
     "dtype": jnp.float32,
 }
 

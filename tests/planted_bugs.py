@@ -134,8 +134,8 @@ BUGS = {
     ),
     "wrong channel seen": Bug(
         "completion",
-        "Completion(jnp.where(channels(missing), 0, images), missing)",
-        "Completion(jnp.roll(images, 1, axis=-1), missing)",
+        "known = jnp.where(channels(unknown), 0, images)",
+        "known = jnp.roll(images, 1, axis=-1)",
         "seen",
     ),
     "spread x 0.9": Bug(

@@ -16,7 +16,7 @@ from ummcsgm.answer import (
     sampler_facts,
     slice_addresses,
 )
-from ummcsgm.completion import Completion
+from ummcsgm.completion import ask
 from ummcsgm.data.store import open_store
 from ummcsgm.denoiser import make_denoise
 from ummcsgm.grids import log_uniform_times
@@ -107,10 +107,9 @@ def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
     filled = answers("mean")(images, QUESTIONS, ADDRESSES).mean
     for row in range(len(images)):
         missing = QUESTIONS[row : row + 1]
-        seen = np.where(missing[:, None, None], 0, images[row : row + 1])
-        completion = Completion(jnp.asarray(seen), jnp.asarray(missing))
+        completion = ask(jnp.asarray(images[row : row + 1]), jnp.asarray(missing))
         denoise = make_denoise(trained.model, trained.params, completion)
-        alone = denoise(jnp.zeros(seen.shape), jnp.ones(1))
+        alone = denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
         expected = np.where(missing[:, None, None], alone, images[row : row + 1])
         np.testing.assert_allclose(filled[row], expected[0], atol=2e-5)
 
@@ -118,8 +117,7 @@ def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
 def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, images):
     filled = answers("euler_maruyama")(images, QUESTIONS, ADDRESSES)
     missing = jnp.asarray(QUESTIONS)
-    seen = jnp.where(missing[:, None, None], 0, images)
-    completion = Completion(seen, missing)
+    completion = ask(jnp.asarray(images), missing)
     denoise = make_denoise(trained.model, trained.params, completion)
     keys, sde, like = address_keys(0, ADDRESSES[:, [0, 2]]), trained.model.sde, images
     drawn = jax.jit(
@@ -135,8 +133,7 @@ def test_a_warm_draw_starts_at_the_moments_that_it_is_given(trained, answers, im
     wide = told._replace(variance=9 + told.variance)
     filled = answers("warm")(images, QUESTIONS, ADDRESSES, wide)
     missing, sde = jnp.asarray(QUESTIONS), trained.model.sde
-    seen = jnp.where(missing[:, None, None], 0, images)
-    completion = Completion(seen, missing)
+    completion = ask(jnp.asarray(images), missing)
     denoise = make_denoise(trained.model, trained.params, completion)
     noise = noise_of(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
     times, (mean, variance) = log_uniform_times(sde, 2, 3.0, 0.01), wide

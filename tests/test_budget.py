@@ -38,7 +38,7 @@ def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
 
 
 def trained():
-    view = View((16, 16), 0.0, False)
+    view = View((16, 16), 0.0, False, 0)
     space = types.SimpleNamespace(modalities=("flair", "t1", "t1c", "t2"), view=view)
     return types.SimpleNamespace(space=space)
 

@@ -598,9 +598,9 @@ def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
         assert f"from {ends[0]} to {ends[1]}" in findings[0].sentence
         assert "config.data.spacing" in findings[0].sentence
     # The run resamples all of them to one size.
-    settings = Settings(("t1", "t2"), View((64, 64), 6.0, masked=False), 0.0)
+    settings = Settings(("t1", "t2"), View((64, 64), 6.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == []
-    settings = Settings(("t1", "t2"), View((64, 64), 0.0, masked=False), 0.0)
+    settings = Settings(("t1", "t2"), View((64, 64), 0.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == findings
 
 
@@ -635,7 +635,7 @@ def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_pa
 
 
 def settings_of(grid, *, spacing=0.0, masked=False, min_brain=0.0):
-    return Settings(("t1", "t2"), View(grid, spacing, masked), min_brain)
+    return Settings(("t1", "t2"), View(grid, spacing, masked, 0), min_brain)
 
 
 def agreed(folder, subject, settings, *words):

@@ -105,7 +105,7 @@ def test_each_split_is_one_array_of_its_subjects_in_their_order(tmp_path, raw):
 
 @pytest.mark.parametrize("spacing", [0.0, 0.7, 1.3])
 def test_the_slices_are_those_the_network_is_to_see(tmp_path, raw, spacing):
-    view = View((12, 16), spacing, masked=False)
+    view = View((12, 16), spacing, masked=False, neighbours=0)
     settings = replace(SETTINGS, view=view, min_brain=0.05)
     stores, _ = made(tmp_path / "s", {"train": look(raw)}, settings)
     for subject, entry in zip(look(raw), stores["train"].subjects, strict=True):
@@ -128,7 +128,7 @@ def test_a_slice_is_kept_when_its_brain_is_above_the_least_part(tmp_path, raw):
 
 def test_the_least_part_is_one_of_area_also_on_a_finer_grid(tmp_path, raw):
     """30 voxels of 1 mm are 30 of 8 x 16 of them, and of 16 x 32 of half a mm."""
-    fine = replace(SETTINGS, view=View((16, 32), 0.5, masked=False))
+    fine = replace(SETTINGS, view=View((16, 32), 0.5, masked=False, neighbours=0))
     for least, slices in ((29.9 / 128, 4), (3.9 / 128, 6)):
         settings = replace(fine, min_brain=least)
         stores, _ = made(tmp_path / "s", {"train": look(raw)}, settings)
@@ -304,9 +304,9 @@ def test_a_group_or_a_patient_that_is_named_otherwise_is_told(tmp_path, raw):
 @pytest.mark.parametrize(
     "change",
     [
-        {"view": View((8, 12), 0.0, masked=False)},
-        {"view": View((16, 8), 0.0, masked=False)},
-        {"view": View((8, 16), 0.9, masked=False)},
+        {"view": View((8, 12), 0.0, masked=False, neighbours=0)},
+        {"view": View((16, 8), 0.0, masked=False, neighbours=0)},
+        {"view": View((8, 16), 0.9, masked=False, neighbours=0)},
         {"min_brain": 0.2},
         {"modalities": ("t2", "t1", "flair")},
     ],
@@ -436,7 +436,7 @@ def test_a_stopped_run_is_continued(tmp_path, raw, read):
 
 def test_a_stopped_run_with_other_settings_leaves_the_former_slices(tmp_path, raw):
     stores, _ = made(tmp_path / "s", in_two(raw))
-    settings = replace(SETTINGS, view=View((4, 4), 0.0, masked=False))
+    settings = replace(SETTINGS, view=View((4, 4), 0.0, masked=False, neighbours=0))
     with pytest.raises(InputError, match="does not fit"):
         made(tmp_path / "s", in_two(raw), settings)
     assert open_store(tmp_path / "s", "train") == stores["train"]
@@ -517,7 +517,7 @@ def test_a_volume_without_a_scale_is_named(tmp_path, raw):
 def test_a_brain_larger_than_the_grid_and_no_file_at_all_name_the_subject(
     tmp_path, raw
 ):
-    settings = replace(SETTINGS, view=View((5, 5), 0.0, masked=False))
+    settings = replace(SETTINGS, view=View((5, 5), 0.0, masked=False, neighbours=0))
     with pytest.raises(InputError, match="subject a: the brain is 6 x 5"):
         made(tmp_path / "s", {"train": look(raw)}, settings)
     with pytest.raises(InputError, match="subject z has none of"):
@@ -599,7 +599,7 @@ def check_trusted(folder, allowed):
 def changed(folder):
     """What is prepared at first, and after a change of everything."""
     a, b, c = look(folder)
-    coarse = replace(SETTINGS, view=View((8, 16), 1.25, masked=False))
+    coarse = replace(SETTINGS, view=View((8, 16), 1.25, masked=False, neighbours=0))
     return {
         "fresh": (None, ({"train": [c, a], "test": [b]}, SETTINGS)),
         "moved": (

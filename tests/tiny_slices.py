@@ -15,7 +15,7 @@ from ummcsgm.data.subjects import View
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (9, 11, 7)  # X, Y, Z on disk
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])  # left-handed: x is turned on reading
-SETTINGS = Settings(MODALITIES, View((8, 16), 0.0, masked=False), min_brain=0.1)
+SETTINGS = Settings(MODALITIES, View((8, 16), 0.0, False, 0), min_brain=0.1)
 PATTERN = "{subject}/{subject}-{modality}.nii.gz"
 
 

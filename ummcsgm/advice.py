@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ummcsgm.data.subjects import Prepared, network_brain
+from ummcsgm.data.subjects import Prepared, network_brain, stack
 from ummcsgm.synthesis import Posterior, Question, draw_of, estimate_of
 from ummcsgm.types import Array
 
@@ -70,7 +70,10 @@ def _mean_given(
 ) -> Array:
     """The mean of what is missing, as if `channel` had been seen as it was `drawn`."""
     images, missing = question.images.copy(), question.missing.copy()
-    images[..., channel], missing[channel] = drawn[..., channel], False
+    modalities, own = len(missing), drawn[..., channel : channel + 1]
+    neighbours = (images.shape[-1] // modalities - 1) // 2
+    images[..., channel::modalities] = stack(own, question.z, question.z, neighbours)
+    missing[channel] = False
     other = question._replace(images=images, missing=missing)
     return estimate_of(posterior, other).mean
 

@@ -44,6 +44,7 @@ from ummcsgm.types import (
     InputError,
     Missing,
     Params,
+    Stacks,
 )
 
 SAMPLERS = ("mean", *DRAWING)
@@ -100,7 +101,7 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
     return jax.eval_shape(
         model.network.init,
         jax.random.key(0),
-        jnp.zeros((1, *grid, modalities)),
+        jnp.zeros((1, *grid, model.network.channels())),
         jnp.zeros((1, modalities), bool),
         jnp.zeros(1),
     )
@@ -111,11 +112,12 @@ def make_answer(
 ) -> Callable:
     """answer(images, missing, addresses, estimate): the images, the missing filled.
 
-    Rows of any number: [R, H, W, M] images (what lies on missing modalities is not
-    read), [R, M] missing, and addresses [R, 3] of each row's draw, `slice_addresses`.
-    The sampler `mean` draws nothing: its answer is an `Estimate`, of one evaluation. Of
-    any other it is the images, drawn with the `estimate` that `mean` answered to the
-    same questions, which all draws share. The seen modalities come back bit for bit.
+    Rows of any number: [R, H, W, M] images with their neighbours (what lies on missing
+    modalities is not read), [R, M] missing, and addresses [R, 3] of each row's draw,
+    `slice_addresses`. The sampler `mean` draws nothing: its answer is an `Estimate`, of
+    one evaluation. Of any other it is the images, drawn with the `estimate` that `mean`
+    answered to the same questions, which all draws share. The seen modalities come back
+    bit for bit.
 
     The noise of a draw correlates by rho^|dz| along its slices, see `coherent_noise`;
     each slice by itself is drawn from the same law at any rho, and is the same image
@@ -137,13 +139,14 @@ def make_answer(
     )
 
     def answer(
-        images: Images,
+        images: Stacks,
         missing: Missing,
         addresses: Array,
         estimate: Estimate | None = None,
     ) -> Images | Estimate:
         rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
-        rows += (Estimate(images, None) if estimate is None else estimate,)
+        nothing = Estimate(images[..., : missing.shape[-1]], None)
+        rows += (nothing if estimate is None else estimate,)
         return in_microbatches(
             lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
         )
@@ -153,7 +156,7 @@ def make_answer(
 
 def _make_mean(trained: Trained) -> Callable:
     @jax.jit
-    def fill(params: Params, images: Images, missing: Missing, *unused: Any):
+    def fill(params: Params, images: Stacks, missing: Missing, *unused: Any):
         completion = ask(images, missing)
         estimate = make_estimate(trained.model, params, completion)
         return posterior_moments(estimate, completion)
@@ -169,7 +172,7 @@ def _make_fill(
     draw = make_draw(sampler, sde, times)
 
     @jax.jit
-    def fill(params: Params, images: Images, missing: Missing, addresses, start):
+    def fill(params: Params, images: Stacks, missing: Missing, addresses, start):
         completion = ask(images, missing)
         denoise = make_denoise(trained.model, params, completion)
         subject, z, number = addresses.T

@@ -64,6 +64,7 @@ def build_model(config: ConfigDict) -> Model:
             "network.conditioning", fields.conditioning, network.CONDITIONINGS
         ),
         variance=fields.variance,
+        neighbours=fields.neighbours,
         dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
@@ -132,7 +133,8 @@ def build_scoring(config: ConfigDict) -> Scoring:
 def build_space(config: ConfigDict) -> Space:
     """The modalities, and what the network is shown of a slice."""
     fields = config.data
-    view = View(tuple(fields.grid), float(fields.spacing), bool(fields.mask))
+    shown = (float(fields.spacing), bool(fields.mask), config.network.neighbours)
+    view = View(tuple(fields.grid), *shown)
     return Space(tuple(fields.modalities), view)
 
 

@@ -12,15 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.types import Array, Images, Missing, Present
+from ummcsgm.types import Array, Images, Missing, Present, Stacks
 
 
 @flax.struct.dataclass
 class Completion:
-    """A question: `seen` images (exactly 0 where missing) and what is `missing`."""
+    """A question: `seen` images (exactly 0 where missing) and what is `missing`.
+
+    `around` has 2 n slices about each one, [B, H, W, 2 n M]: of what is seen, too.
+    """
 
     seen: Images
     missing: Missing
+    around: Array
 
     def fill(self, drawn: Images) -> Images:
         """(a, b): `drawn` where missing, the seen images elsewhere, bit for bit."""
@@ -32,10 +36,14 @@ def channels(missing: Missing) -> Array:
     return missing[:, None, None, :]
 
 
-def ask(images: Images, missing: Missing) -> Completion:
-    """The question in which `missing` of these images is unknown; what lies there is
-    overwritten with 0, so no answer can depend on it."""
-    return Completion(jnp.where(channels(missing), 0, images), missing)
+def ask(images: Stacks, missing: Missing) -> Completion:
+    """The question in which `missing` of these images is unknown, in the neighbouring
+    slices as well; what lies there is overwritten with 0, so no answer can depend on
+    it."""
+    modalities = missing.shape[-1]
+    unknown = jnp.tile(missing, images.shape[-1] // modalities)
+    known = jnp.where(channels(unknown), 0, images)
+    return Completion(known[..., :modalities], missing, known[..., modalities:])
 
 
 def configurations(modalities: int, *, proper: bool) -> np.ndarray:

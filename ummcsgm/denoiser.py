@@ -52,6 +52,7 @@ def make_estimate(
     The variance is c_out^2 exp(u), of the network's second head u; None without one.
     """
     sde, own = model.sde, model.data_std**2
+    around = completion.around / model.data_std
 
     def estimate(x: Images, t: Times) -> Estimate:
         level = sde.noise_level(t)
@@ -63,6 +64,7 @@ def make_estimate(
             clean_scale / total,
             completion.seen / model.data_std,
         )
+        inputs = jnp.concatenate([inputs, around], axis=-1)
         answer = model.network.apply(
             params, inputs, completion.missing, 0.25 * jnp.log(level)
         )

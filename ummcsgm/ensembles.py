@@ -21,7 +21,7 @@ from ummcsgm.calibration import (
     subject_interval,
     within,
 )
-from ummcsgm.data.subjects import Prepared, network_brain, network_slices
+from ummcsgm.data.subjects import Prepared, network_brain, network_stacks
 from ummcsgm.metrics import TABLE1, grey_scale
 from ummcsgm.spread import (
     law_of_draws,
@@ -32,7 +32,7 @@ from ummcsgm.spread import (
     spread_and_error,
     spread_skill,
 )
-from ummcsgm.types import Array, Estimate
+from ummcsgm.types import Array, Estimate, Stacks
 
 SAMPLER = "warm"
 LEVEL = 0.9  # of the intervals whose coverage is counted
@@ -46,7 +46,7 @@ class Slices(NamedTuple):
 
     name: str
     z: Array  # [S]
-    images: Array  # [S, H, W, M]
+    images: Stacks
     brain: Array  # [S, H, W] bool
     grey: Array  # [M] grey levels of 1 in the network's scale; 0 where there is no scan
 
@@ -61,7 +61,7 @@ def slices_of(
             volume = prepared.case.volumes[modality]
             levels = grey_scale(volume, prepared.brain, TABLE1)
             grey[channel] = levels * prepared.scales[modality]
-    images = network_slices(prepared, modalities, z)
+    images = network_stacks(prepared, modalities, z)
     return Slices(name, z, images, network_brain(prepared, z), grey)
 
 
@@ -80,7 +80,7 @@ def draw(
         np.concatenate(each),
         shared.each(lambda own: np.tile(own, (count, 1, 1, 1))),
     )
-    return rows.reshape(count, *slices.images.shape)
+    return rows.reshape(count, len(slices.z), *rows.shape[1:])
 
 
 def judge(

@@ -14,6 +14,7 @@ from ummcsgm.data.subjects import (
     Prepared,
     network_brain,
     network_slices,
+    network_stacks,
     prepare_subject,
 )
 from ummcsgm.data.window import paste
@@ -228,18 +229,19 @@ def _network(
     sampler: str,
 ) -> Array | Estimate:
     """The network's answers to all questions, [Q, S, H, W, M]."""
-    images = network_slices(prepared, exam.modalities, z)
+    images = network_stacks(prepared, exam.modalities, z)
     questions = len(asked.missing)
     addresses = slice_addresses(subject.name, z, draw=0)
     if not questions:
-        nothing = images[None][:0]
+        nothing = images[None, ..., : len(exam.modalities)][:0]
         return Estimate(nothing, None) if sampler == "mean" else nothing
     rows = exam.answers[sampler](
         np.tile(images, (questions, 1, 1, 1)),
         np.repeat(asked.missing, len(z), axis=0),
         np.tile(addresses, (questions, 1)),
     )
-    return jax.tree.map(lambda own: own.reshape(questions, *images.shape), rows)
+    shape = (questions, len(z))
+    return jax.tree.map(lambda own: own.reshape(*shape, *own.shape[1:]), rows)
 
 
 def _score(

@@ -32,6 +32,7 @@ from ummcsgm.types import (
     Losses,
     Missing,
     Params,
+    Stacks,
     Times,
 )
 
@@ -155,7 +156,7 @@ def draw_questions(
         scored & batch.valid[:, None],
         scored | ~batch.present,
         jnp.where(token, 1.0, t),
-        draw_noise(keys, batch.images),
+        draw_noise(keys, batch.images[..., : batch.present.shape[-1]]),
         token,
     )
 
@@ -221,7 +222,7 @@ def losses(
     model: Model,
     params: Params,
     objective: Objective,
-    images: Images,
+    images: Stacks,
     questions: Questions,
 ) -> tuple[Losses, Losses | None]:
     """([B], [B]): `dsm_loss` of the network with these parameters on these questions,
@@ -233,6 +234,7 @@ def losses(
     no weights: it is the same in every scale but for a constant.
     """
     completion = ask(images, questions.missing)
+    images = images[..., : questions.missing.shape[-1]]
     estimate = make_estimate(model, params, completion)
     weight, token_weight = (
         weigh(model.sde, questions.t, model.data_std)

@@ -22,7 +22,7 @@ import numpy as np
 
 from ummcsgm.completion import channels
 from ummcsgm.patches import from_patches, in_patches, to_patches
-from ummcsgm.types import Array, Images, Missing, Params, Times
+from ummcsgm.types import Array, Images, Missing, Params, Stacks, Times
 
 CONDITIONINGS = ("both", "decoder")
 VARIANCE = "variance"  # the head's name among the parameters
@@ -187,9 +187,11 @@ def in_variance_head(params: Params) -> Any:
 class MMCSN(nn.Module):
     """mm-CSN: (images, missing, level) -> [B, H, W, M] float32, zero at initialisation.
 
-    `images` holds the scaled a_t where missing and the scaled b elsewhere; `level` [B]
-    names the noise level. H and W must be multiples of `multiple()`. With `variance`
-    the answer is [B, H, W, 2M]: after the image the log variance of its error.
+    `images` [B, H, W, channels()] holds the scaled a_t where missing and the scaled b
+    elsewhere, then the scaled b of the neighbouring slices, 0 where missing; `level`
+    [B] names the noise level. H and W must be multiples of `multiple()`. With
+    `variance` the answer is [B, H, W, 2M]: after the image the log variance of its
+    error.
     """
 
     modalities: int
@@ -203,14 +205,20 @@ class MMCSN(nn.Module):
     context: int  # channels of context that the U-Net hands to the pixels
     conditioning: str
     variance: bool  # a second head, which predicts it
+    neighbours: int  # slices on either side that the encoder is shown
     dtype: Any
 
     def multiple(self) -> int:
         """What the sides of the network's grid must be multiples of."""
         return self.patch * 2 ** (len(self.widths) - 1)
 
+    def channels(self) -> int:
+        """How many the images have, neighbours and all."""
+        return self.modalities * (1 + 2 * self.neighbours)
+
     @nn.compact
-    def __call__(self, images: Images, missing: Missing, level: Times) -> Images:
+    def __call__(self, images: Stacks, missing: Missing, level: Times) -> Images:
+        images, near = images[..., : self.modalities], images[..., self.modalities :]
         condition = Condition(4 * self.widths[0], name="condition")(level, missing)
         told = condition if self.conditioning == "both" else None
         asked = channels(missing)
@@ -218,7 +226,8 @@ class MMCSN(nn.Module):
         apart = jnp.concatenate(
             [jnp.where(asked, images, 0), jnp.where(asked, 0, images)], axis=-1
         )
-        features, skips = self.encode(images if told is None else apart, missing, told)
+        inputs = jnp.concatenate([images if told is None else apart, near], axis=-1)
+        features, skips = self.encode(inputs, missing, told)
         features = self.decode(features, skips, condition)
         features = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(features))
         around = nn.Dense(

@@ -40,6 +40,7 @@ SCHEMA: dict[str, Rule] = {
     "network.pixel_layers": (int, 1, ANY),
     "network.context": (int, 1, ANY),
     "network.conditioning": (str, ANY, ANY),
+    "network.neighbours": (int, 0, 8),
     "network.variance": (bool, ANY, ANY),
     "network.dtype": (str, ANY, ANY),
     "loss.weighting": (str, ANY, ANY),

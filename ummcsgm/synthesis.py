@@ -13,9 +13,9 @@ import numpy as np
 
 from ummcsgm.answer import slice_addresses
 from ummcsgm.calibration import quantile
-from ummcsgm.data.subjects import Prepared, network_slices
+from ummcsgm.data.subjects import Prepared, network_stacks
 from ummcsgm.results import Order, draw_kinds, quantile_kind
-from ummcsgm.types import Array, Estimate, Images
+from ummcsgm.types import Array, Estimate, Images, Stacks
 
 DRAWN = 64  # slices of draws that are summarised at a time, in double precision
 
@@ -25,7 +25,7 @@ class Question(NamedTuple):
 
     name: str
     z: Array  # [S] the slices with brain
-    images: Images  # [S, H, W, M], 0 where missing
+    images: Stacks  # 0 where missing
     missing: Array  # [M] bool
 
 
@@ -42,7 +42,7 @@ def question_of(name: str, prepared: Prepared, modalities: tuple[str, ...]) -> Q
     """All that is missing of a subject, asked in each slice that has brain."""
     z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
     absent = np.array([name not in prepared.scales for name in modalities])
-    return Question(name, z, network_slices(prepared, modalities, z), absent)
+    return Question(name, z, network_stacks(prepared, modalities, z), absent)
 
 
 def estimate_of(posterior: Posterior, question: Question) -> Estimate:

@@ -49,7 +49,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; the EMA starts at the parameters."""
     modalities = model.network.modalities
-    images = jnp.zeros((1, *grid, modalities))
+    images = jnp.zeros((1, *grid, model.network.channels()))
     missing = jnp.zeros((1, modalities), bool)
     params = jax.jit(model.network.init)(key, images, missing, jnp.zeros(1))
     return TrainState(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any  # numpy or JAX: the world of files knows only the first
 Images: TypeAlias = Array  # [B, H, W, M] float, 0 is background, ~1/2 is tissue
+Stacks: TypeAlias = Array  # [B, H, W, M (2 n + 1)] images, then n slices on either side
 Missing: TypeAlias = Array  # [B, M] bool, True for the set A that is to be drawn
 Present: TypeAlias = Array  # [B, M] bool, False where a subject was never so scanned
 Times: TypeAlias = Array  # [B] float, 0 is clean and 1 is the prior
@@ -23,11 +24,12 @@ Noise: TypeAlias = Callable[..., Images]  # noise(like, *turn): normal, each tur
 class Batch(NamedTuple):
     """What one step trains on.
 
+    `images` are the slices and, if the network is to see any, their neighbours.
     `present[b, m]` says that subject b was scanned with modality m (its images are 0
     where not); `valid[b]` is False on rows that only pad the batch.
     """
 
-    images: Images
+    images: Stacks
     present: Present
     valid: Array  # [B] bool
 

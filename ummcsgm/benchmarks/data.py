@@ -140,7 +140,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
     )
     subjects = find_subjects(folder / "phantom", [brats(MODALITIES, "")]).subjects
     written = time.perf_counter()
-    view = View(tuple(flags.grid), 0.0, masked=False)
+    view = View(tuple(flags.grid), 0.0, masked=False, neighbours=0)
     store = prepare(
         folder / "prepared",
         {"train": subjects},

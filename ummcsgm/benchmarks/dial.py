@@ -29,7 +29,7 @@ from ummcsgm import build, build_data
 from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer, slice_addresses
 from ummcsgm.calibration import crps_fair, within
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.subjects import network_brain, network_slices, prepare_subject
+from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
 from ummcsgm.files import write_whole
 from ummcsgm.metrics import TABLE1, grey_scale, psnr, scored_slices
 from ummcsgm.plans import Scoring
@@ -86,7 +86,7 @@ def questions_of(trained: Trained, subject: Subject, slices: int) -> list[Questi
     prepared = prepare_subject(subject, modalities, trained.space.view)
     z = scored_slices(prepared.brain, TABLE1)
     z = np.unique(z[((np.arange(slices) + 0.5) * len(z) / slices).astype(int)])
-    images = network_slices(prepared, modalities, z)
+    images = network_stacks(prepared, modalities, z)
     absent = np.array([name not in prepared.scales for name in modalities])
     brain = network_brain(prepared, z)
     questions = []

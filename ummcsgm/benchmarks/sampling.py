@@ -31,7 +31,7 @@ def make_contestants(config_file: str, batch: int) -> tuple[Callable, Callable]:
     config = runpy.run_path(config_file)["get_config"]()
     model, space = build.build_model(config), build.build_space(config)
     modalities = len(space.modalities)
-    images = jnp.ones((batch, *space.grid, modalities))
+    images = jnp.ones((batch, *space.grid, model.network.channels()))
     table = jnp.asarray(configurations(modalities, proper=True))
     missing = table[jnp.arange(batch) % modalities]
     level = jnp.zeros(batch)
@@ -41,7 +41,8 @@ def make_contestants(config_file: str, batch: int) -> tuple[Callable, Callable]:
     @jax.jit
     def draw(params, images: Array) -> Array:
         denoise = make_denoise(model, params, ask(images, missing))
-        return algorithm1(keys, model.sde, denoise, images, STEPS)
+        like = images[..., :modalities]
+        return algorithm1(keys, model.sde, denoise, like, STEPS)
 
     forward = jax.jit(model.network.apply)
     return (

@@ -33,7 +33,7 @@ from ummcsgm.data.store import (
     read_index,
     sha256,
 )
-from ummcsgm.data.subjects import Prepared, network_slices, prepare_subject
+from ummcsgm.data.subjects import Prepared, network_stacks, prepare_subject
 from ummcsgm.data.window import slices_with_brain
 from ummcsgm.data.workers import each_done
 from ummcsgm.files import read_sealed, sealed, write_whole, writing_whole
@@ -193,7 +193,7 @@ def _slices(
         z = slices_with_brain(prepared.brain, prepared.window, settings.min_brain)
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
-    images = network_slices(prepared, settings.modalities, z)
+    images = network_stacks(prepared, settings.modalities, z)
     return np.clip(images, -LARGEST, LARGEST).astype(STORED), z.tolist()
 
 

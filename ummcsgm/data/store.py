@@ -1,6 +1,6 @@
 """Prepared slices: read once from NIfTI, then slice by slice from one array a split.
 
-A folder holds SPLIT-DIGEST.npy, float16 [S, H, W, M], for each split, and index.json,
+A folder holds SPLIT-DIGEST.npy, float16 [S, H, W, C], for each split, and index.json,
 which says whose each slice is and what it was made from. The index is written last: it
 names whole arrays only, and until it is there the former one is true. What a stopped
 run has finished lies in parts/, a subject a file, and is not made again. Of arrays and
@@ -26,7 +26,7 @@ from ummcsgm.data.window import Window
 from ummcsgm.files import read_sealed, sealed
 from ummcsgm.types import InputError
 
-FORMAT = 4  # of the files: part of every key, so that old ones are made anew
+FORMAT = 5  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
 INDEX = "index.json"
 THREADS = 4  # that check slices: checksums and reads leave Python to others
@@ -42,8 +42,9 @@ class Settings:
 
     @property
     def slice_shape(self) -> tuple[int, int, int]:
-        """H, W, M."""
-        return (*self.view.grid, len(self.modalities))
+        """H, W and, with the neighbours on either side, M (2 n + 1)."""
+        copies = 1 + 2 * self.view.neighbours
+        return (*self.view.grid, copies * len(self.modalities))
 
     @property
     def slice_bytes(self) -> int:
@@ -112,7 +113,8 @@ class Store:
         return int(self._ends[-1])
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The slices at `places` [B]: float16 [B, H, W, M], and present bool [B, M]."""
+        """The slices at `places` [B]: float16 [B, *slice_shape], and present bool
+        [B, M]."""
         if np.any((places < 0) | (places >= len(self))):
             raise IndexError(f"slices {places} of a store of {len(self)}")
         images = np.empty((len(places), *self.settings.slice_shape), STORED)
@@ -123,7 +125,8 @@ class Store:
 
     def subject_slices(self, name: str) -> np.ndarray:
         """All slices of subject `name`, float32 [S, H, W, M], from below."""
-        return self.read(self.places(name))[0].astype(np.float32)
+        stacks = self.read(self.places(name))[0]
+        return stacks[..., : len(self.settings.modalities)].astype(np.float32)
 
     def places(self, name: str) -> np.ndarray:
         """Where the slices of subject `name` are, from below."""

@@ -31,6 +31,7 @@ class View:
     grid: tuple[int, int]  # H, W
     spacing: float  # mm of a pixel, 0 for the voxels as they are
     masked: bool  # the brain is given by a mask file, else by what is not 0
+    neighbours: int  # slices on either side of it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Prepared:
     brain: np.ndarray  # [Z, Y, X] bool
     window: Window
     scales: dict[str, float]
+    neighbours: int  # of a stack, see `network_stacks`
 
 
 def prepare_subject(
@@ -71,7 +73,7 @@ def prepare_subject(
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
     scales = {name: _scale(files[name], case.volumes[name]) for name in files}
-    return Prepared(case, brain, window, scales)
+    return Prepared(case, brain, window, scales, view.neighbours)
 
 
 def view_window(brain: np.ndarray, geometry: Geometry, view: View) -> Window:
@@ -99,6 +101,38 @@ def network_slices(
     if window.step != (1.0, 1.0):  # interpolation leaves traces beside the brain
         images *= network_brain(prepared, z)[..., None]
     return images
+
+
+def network_stacks(
+    prepared: Prepared, modalities: Sequence[str], z: np.ndarray
+) -> np.ndarray:
+    """The slices `z` and their neighbours on the network's grid, as `stack` has them.
+
+    Slices beyond the ends of the volume are 0.
+    """
+    near = z[:, None] + np.arange(-prepared.neighbours, prepared.neighbours + 1)
+    at = np.unique(near.clip(0, len(prepared.brain) - 1))
+    images = network_slices(prepared, modalities, at)
+    return stack(images, at, z, prepared.neighbours)
+
+
+def stack(
+    images: np.ndarray, at: np.ndarray, z: np.ndarray, neighbours: int
+) -> np.ndarray:
+    """[S, H, W, M (2 n + 1)]: the slices `z`, each with n neighbours on either side.
+
+    The first M channels are the slice itself; then those of z - n, ..., z - 1, z + 1,
+    ..., z + n. `images` [N, H, W, M] are the slices `at` [N], ascending; others are 0.
+    """
+    offsets = sorted(range(-neighbours, neighbours + 1), key=lambda n: (n != 0, n))
+    near = z[:, None] + np.array(offsets)
+    place = np.searchsorted(at, near).clip(0, len(at) - 1)
+    there = at[place] == near
+    stacks = images[place]
+    stacks[~there] = 0
+    slices, copies, tall, wide, modalities = stacks.shape
+    shape = (slices, tall, wide, copies * modalities)
+    return np.moveaxis(stacks, 1, 3).reshape(shape)
 
 
 def network_brain(prepared: Prepared, z: np.ndarray) -> np.ndarray:
