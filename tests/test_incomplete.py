@@ -116,7 +116,7 @@ def test_an_incomplete_subject_is_completed(run, tmp_path):
     assert run_main("--workdir", run, "--mode", "complete", *order) == 0
     for name, modality in LACKS.items():
         assert path_of(tmp_path, name, modality).is_file()
-    assert len(list(tmp_path.rglob("P6_*.nii.gz"))) == 3
+    assert len(list(tmp_path.rglob("P6_*.nii.gz"))) == 2 * 3  # each with its sd
 
 
 @pytest.mark.parametrize(
