@@ -26,7 +26,7 @@ from ummcsgm.types import Array, Images, Missing, Params, Stacks, Times
 
 CONDITIONINGS = ("both", "decoder")
 VARIANCE = "variance"  # the head's name among the parameters
-LOG_VARIANCE = (-11.0, 3.0)  # of the output, whose own is 1 if nothing were known
+LOG_VARIANCE = (-11.0, 1.0)  # of the output, whose own is 1 if nothing were known
 
 
 def products(images: Array) -> Array:
