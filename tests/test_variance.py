@@ -22,7 +22,7 @@ from ummcsgm.types import Batch
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SINGLE = np.eye(4, dtype=bool)
-TINY = {"widths": (8,), "blocks": (1,), "attention_at": 0, "patch": 4}
+TINY = {"widths": (8,), "blocks": (0,), "attention_at": 0, "patch": 4}
 TINY |= {"variance": True}
 ASKED = SINGLE[:, None, None]
 STD, STEPS = 0.4, 300
