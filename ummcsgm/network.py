@@ -172,8 +172,7 @@ class Variance(nn.Module):
         zeros = nn.initializers.zeros
         raw = nn.Dense(self.modalities, kernel_init=zeros, name="log")(hidden)
         least, most = LOG_VARIANCE
-        centre, reach = (least + most) / 2, (most - least) / 2
-        logs = centre + reach * jnp.tanh((raw - centre) / reach)
+        logs = least + nn.softplus(most - nn.softplus(most - raw) - least)
         return logs.reshape(*given.shape[:3], self.modalities)
 
 
