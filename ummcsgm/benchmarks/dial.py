@@ -145,8 +145,8 @@ def make_draws(contest: Contest, sampler: str, steps: int) -> Callable[[], Image
     repeat = functools.partial(np.repeat, repeats=count, axis=0)
     asked = [*map(repeat, once)]
     asked[-1][:, -1] = np.tile(np.arange(count), len(once[0]))
-    answer_mean(*(rows[:1] for rows in once))
-    answer(*(rows[:1] for rows in asked))
+    first = answer_mean(*(rows[:1] for rows in once))  # compiles, as does the next
+    answer(*(rows[:1] for rows in asked), first if starts_at_mean else None)
 
     def draws() -> Images:
         own = answer_mean(*once).each(repeat) if starts_at_mean else None
