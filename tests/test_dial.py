@@ -188,10 +188,11 @@ def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
     events = []
 
     def make(trained, sampler, scoring, rho=0.0):
-        def answer(images, *rows):
-            events.append((sampler, len(images)))
+        def answer(images, missing, addresses, estimate=None):
+            # With a variance or without: another program.
+            events.append((sampler, len(images), estimate is not None))
             filled = np.array(images)
-            return Estimate(filled, None) if sampler == "mean" else filled
+            return Estimate(filled, filled) if sampler == "mean" else filled
 
         return answer
 
@@ -203,8 +204,9 @@ def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
     monkeypatch.setattr(dial.time, "perf_counter", clock)
     monkeypatch.setattr(dial, "scores", lambda contest, drawn: {})
     row = dial.measure(contest, "warm", 2)
-    first = [("mean", 1), ("warm", 1)]
-    assert events == [*first, "clock", ("mean", 16), ("warm", 48), "clock"]
+    first = [("mean", 1, False), ("warm", 1, True)]
+    last = [("mean", 16, False), ("warm", 48, True)]
+    assert events == [*first, "clock", *last, "clock"]
     assert row["seconds"] == 2.5 and row["evaluations"] == 3
 
 
