@@ -256,7 +256,21 @@ def test_a_rho_that_is_no_correlation_is_refused(trained, sampler, rho):
 
 def test_the_facts_of_a_sampler_name_rho_if_it_draws(trained):
     told = sampler_facts("warm", trained, scoring(), 0.5)
-    assert told == {"steps": 2, "evaluations": 3, "rho": 0.5}
+    grid = {"lowest": 0.01, "start": 3.0}
+    assert told == {"steps": 2, "evaluations": 3, "rho": 0.5} | grid
+    told = sampler_facts("ddim", trained, scoring(), 0.5)
+    assert told == {"steps": 2, "evaluations": 2, "rho": 0.5, "lowest": 0.01}
+    told = sampler_facts("euler_maruyama", trained, scoring(), 0.5)
+    assert told == {"steps": 3, "evaluations": 3, "rho": 0.5}
+
+
+def test_what_lies_on_the_missing_is_no_start_for_a_draw(trained, volume):
+    warm = make_answer(trained, "warm", scoring())
+    with pytest.raises(ValueError, match="warm starts at an estimate"):
+        warm(*volume)
+
+
+def test_rho_is_not_told_of_what_is_not_drawn(trained):
     assert "rho" not in sampler_facts("mean", trained, scoring(), 0.5)
 
 

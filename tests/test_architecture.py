@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "grids": "types sde",
     "solvers": "types sde completion",  # for `channels`, as network
     "sampling": "types sde grids solvers",
-    "posterior": "types calibration through_plane",
+    "posterior": "types through_plane",
     "baselines.": CORE + " metrics files data. baselines.",
     "build": CORE + " plans posterior metrics files schema data. baselines.",
     "build_data": "types schema build data.",
@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "recalibration": "types answer plans posterior files",
     "intake": "types answer results build_data data.",
     "synthesis": "types answer calibration results data.",
-    "budget": "types answer plans results intake synthesis data.",
+    "budget": "types answer plans results intake synthesis files data.",
     "advice": "types synthesis data.",
     "complete": CORE
     + " plans answer results outputs build build_data console progress figure files"

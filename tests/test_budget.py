@@ -1,5 +1,6 @@
 """What a number of seconds buys: by arithmetic, and of a network at a known rate."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
 def trained():
     view = View((16, 16), 0.0, False, 0)
     space = types.SimpleNamespace(modalities=("flair", "t1", "t1c", "t2"), view=view)
-    return types.SimpleNamespace(space=space)
+    return types.SimpleNamespace(space=space, digest="abc")
 
 
 def subjects_in(folder):
@@ -55,15 +56,15 @@ def subjects_in(folder):
 def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
     tmp_path, monkeypatch, capsys, seconds, sampler, draws
 ):
-    """5 slices of brain at 49 / 5 a second, 0.51 s each: 49 evaluations are 5 s."""
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 49.0)
+    """5 slices of brain are a microbatch of 8: 10 evaluations of each a second."""
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
     order = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=seconds)
     if sampler is None:
-        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 4.9)
-        with pytest.raises(InputError, match=r"budget-seconds is 1, .* takes 1.02 s"):
-            within_budget(order, trained(), SCORING, subjects_in(tmp_path))
+        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 7.9)
+        with pytest.raises(InputError, match=r"budget-seconds is 1, .* takes 1.01 s"):
+            within_budget(order, trained(), SCORING, subjects_in(tmp_path), tmp_path)
         return
-    chosen = within_budget(order, trained(), SCORING, subjects_in(tmp_path))
+    chosen = within_budget(order, trained(), SCORING, subjects_in(tmp_path), tmp_path)
     assert (chosen.sampler, chosen.draws) == (sampler, draws)
     said = capsys.readouterr().out
     assert f"--sampler {sampler} --draws {draws}" in said
@@ -77,9 +78,34 @@ def test_a_subject_that_cannot_be_read_is_passed_over_for_the_rate(
     (bad,) = subjects_in(tmp_path / "bad")
     next(iter(bad.files.values())).write_bytes(b"damaged")
     both = [bad, good]
-    assert within_budget(ORDER, trained(), SCORING, both).draws == MOST
+    assert within_budget(ORDER, trained(), SCORING, both, tmp_path).draws == MOST
     with pytest.raises(InputError, match="bad"):
-        within_budget(ORDER, trained(), SCORING, [bad])
+        within_budget(ORDER, trained(), SCORING, [bad], tmp_path / "other")
+
+
+def test_what_was_chosen_for_a_folder_is_chosen_again(tmp_path, monkeypatch):
+    """A cohort that was stopped goes on, though the machine is slower now."""
+    some, order = subjects_in(tmp_path / "in"), dataclasses.replace(ORDER, seconds=5.0)
+
+    def draws(rate, **changes):
+        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: rate)
+        own = dataclasses.replace(order, **changes)
+        return within_budget(own, trained(), SCORING, some, tmp_path / "out").draws
+
+    assert draws(80.0) == 4  # 8 slices, the last microbatch filled: 50 evaluations
+    assert draws(40.0) == 4
+    assert draws(40.0, overwrite=True) == 2
+    assert draws(80.0, seconds=6.0) == 4
+    assert draws(80.0, seconds=5.0) == 4
+
+
+def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
+    order = dataclasses.replace(ORDER, seconds=1.0, spread=True)
+    with pytest.raises(InputError, match=r"--quantiles wants 2 draws .* take 2.5 s"):
+        within_budget(order, trained(), SCORING, subjects_in(tmp_path), tmp_path)
 
 
 def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
@@ -100,7 +126,7 @@ def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
 def test_by_the_command_line_a_budget_and_then_the_same_draws_again(
     study, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 35.0)
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 56.0)
     order = ("--workdir", study / "run", "--mode", "complete", "--missing", "t2,t1c")
     order += ("--input", study / "subjects/HGG/P1")
     assert run_main(*order, "--output", tmp_path / "a", "--budget-seconds", "1") == 0
@@ -109,6 +135,7 @@ def test_by_the_command_line_a_budget_and_then_the_same_draws_again(
     options = ("--sampler", "warm", "--draws", "3")
     assert run_main(*order, "--output", tmp_path / "b", *options) == 0
     made = files_under(tmp_path / "a")
+    assert b'"draws": 3' in made.pop("budget.json")
     assert made == files_under(tmp_path / "b")
     assert sum(name.endswith("draw-03.nii.gz") for name in made) == 2
     assert run_main(*order, "--output", tmp_path / "c", "--advise", "--draws", "2") == 0

@@ -12,6 +12,7 @@ from ummcsgm.calibration import (
     coverage_of_ranks,
     crps_fair,
     energy_score,
+    quantile,
     quantiles,
     rank_histogram,
     student_interval,
@@ -334,3 +335,14 @@ def test_one_draw_has_no_spread():
     ):
         with pytest.raises(InputError, match="at least 2 draws.* has 1"):
             ask()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 11, 19, 20])
+@pytest.mark.parametrize("law", ["normal", "exponential"])
+def test_quantiles_of_rising_levels_never_cross(law, count):
+    """Also where the one is a draw's and the next is Student's, and of skewed laws."""
+    draws = getattr(np.random.default_rng(count), law)(size=(count, 2000))
+    draws[:, 0] = [0.0] * (count - 1) + [1.0]
+    levels = np.linspace(0.01, 0.99, 99)
+    values = np.stack([quantile(draws, level) for level in levels])
+    assert (np.diff(values, axis=0) >= -1e-9).all()

@@ -303,7 +303,7 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(
 
     def calibrate(rho):
         told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
-        told |= {"fits": {}, "rho": rho}
+        told |= {"lowest": 0.01, "start": 3.0, "fits": {}, "rho": rho}
         files.write_whole(tmp_path / "run" / "calibration.json", json.dumps(told))
 
     calibrate(0.625)
@@ -311,11 +311,13 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(
     drawn = {call.sampler: call.rho for call in stand_in.made}
     assert drawn == {"warm": 0.625, "mean": 0.0}
     make(folder, tmp_path / "mean", "t1c")
-    for kind in ("draw-01", "sd", "mean"):
+    for kind in ("draw-01", "sd"):
         about = tmp_path / f"out/HGG/P1/P1_t1ce_{kind}.json"
         assert json.loads(about.read_text())["rho"] == 0.625
-    about = tmp_path / "mean/HGG/P1/P1_t1ce.json"
-    assert "rho" not in json.loads(about.read_text())
+    for name in ("out/HGG/P1/P1_t1ce_mean.json", "mean/HGG/P1/P1_t1ce.json"):
+        told = json.loads((tmp_path / name).read_text())
+        assert "rho" not in told and told["recalibration"] is None
+        assert (told["sampler"], told["evaluations"], told["draws"]) == ("mean", 1, 0)
     calibrate(0.5)
     assert make(folder, tmp_path / "mean", "t1c")
     said = failure(capsys, folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
@@ -800,6 +802,7 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
 def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
     told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
+    told |= {"lowest": 0.01, "start": 3.0}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
     told |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
     (folder / "run").mkdir()
@@ -923,3 +926,10 @@ def test_advice_tells_what_to_acquire_and_writes_no_volume(stand_in, tmp_path, c
                             ["t2", "0.500", "0.000", "1.000"]]  # fmt: skip
     said = capsys.readouterr().out
     assert "P2" in said and "t2 alone is missing" in said
+
+
+def test_each_level_has_a_name_of_its_own():
+    levels = (0.05, 0.0501, 0.025, 0.5, 0.975, 0.9999, 0.0004)
+    kinds = [results.quantile_kind(level) for level in levels]
+    names = ["q05", "q05p01", "q02p5", "q50", "q97p5", "q99p99", "q00p04"]
+    assert kinds == names

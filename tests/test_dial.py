@@ -89,7 +89,9 @@ def test_the_table_has_every_sampler_and_its_evaluations(
     assert compared["psnr_draw_db"] == pytest.approx(gain, abs=1e-3)
 
 
-def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch):
+def test_what_was_measured_is_not_measured_again(
+    printed, tmp_path, monkeypatch, capsys
+):
     path, asked = tmp_path / "dial" / "dial.csv", []
 
     def measured(contest, sampler, steps):
@@ -112,8 +114,9 @@ def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch)
     assert len(dial.read_rows(path)) == 4
     assert len((tmp_path / "dial" / "dial.md").read_text().splitlines()) == 3
     path.write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="remove it"):
+    with pytest.raises(SystemExit):
         printed("--steps", "1", "--samplers", "ddim")
+    assert "remove it" in capsys.readouterr().err
 
 
 def test_the_key_is_that_of_weights_questions_and_draws(contest):
@@ -223,9 +226,19 @@ def test_the_longest_ends_all_but_uniform_grids():
         dial.points(["magic"], [1], 2)
 
 
-def test_without_subjects_nothing_is_asked(printed):
-    with pytest.raises(InputError, match="no test subject"):
-        printed("--subjects", 0)
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (("--subjects", 0), "no test subject"),
+        (("--samplers", "magic"), "magic"),
+        (("--steps", "1,two"), "two"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_line(printed, capsys, words, why):
+    with pytest.raises(SystemExit):
+        printed(*words)
+    said = capsys.readouterr().err
+    assert why in said and "Traceback" not in said
 
 
 def test_one_draw_has_no_spread(printed, capsys):

@@ -456,6 +456,19 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
         "--input {0}/subjects --output {1}/out --missing t2 --budget-seconds=1e-9",
         ["--budget-seconds is 1e-09", "wanted at least that"],
     ),
+    "endless budget": (
+        "--input {0}/subjects --output {1}/out --missing t2 --budget-seconds=inf",
+        ["--budget-seconds is inf", "above 0"],
+    ),
+    "one level twice": (
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 "
+        "--quantiles 0.5,0.5",
+        ["--quantiles has one level twice"],
+    ),
+    "advice and quantiles": (
+        "--input {0}/subjects --output {1}/out --missing t2 --advise --quantiles 0.5",
+        ["--advise writes no draws", "leave out --quantiles"],
+    ),
     "advice of one draw": (
         "--input {0}/subjects --output {1}/out --missing t2 --draws 1 --advise",
         ["--draws is 1", "--advise wants at least 2"],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ummcsgm import posterior
-from ummcsgm.posterior import coherent_noise, fit_rho, summarise
+from ummcsgm.posterior import coherent_noise, fit_rho
 from ummcsgm.sampling import (
     address_keys,
     in_microbatches,
@@ -146,15 +146,3 @@ def test_the_mean_of_k_independent_draws_lowers_rho_by_k_over_k_plus_1():
 def test_rho_is_not_below_0_or_above_1():
     assert fit_rho(np.array([-3.0, 4.0, 4.0])) == 0.0
     assert fit_rho(np.array([4.000001, 4.0, 4.0])) == 1.0
-
-
-def test_a_summary_is_the_mean_the_sd_and_the_quantiles():
-    draws = np.array([4.0, 1.0, 1.0])[:, None, None] + np.zeros((3, 2, 5))
-    mean, sd, values = summarise(draws, [0.25, 0.75])
-    assert mean.shape == sd.shape == (2, 5) and values.shape == (2, 2, 5)
-    assert (mean[0, 0], sd[0, 0]) == pytest.approx((2, 3**0.5))
-    assert values[:, 1, 1].tolist() == [1.0, 4.0]
-    with pytest.raises(InputError, match="at least 2 draws"):
-        summarise(draws[:1], [0.5])
-    with pytest.raises(InputError, match="at least 19 draws"):
-        summarise(draws, [0.05])

@@ -9,9 +9,10 @@ from ummcsgm.recalibration import Calibration, read_calibration
 from ummcsgm.types import InputError
 
 TRAINED = types.SimpleNamespace(digest="abc")
-SCORING = types.SimpleNamespace(few=12)
+SCORING = types.SimpleNamespace(few=12, lowest=0.01, start=3.0)
 FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
 TOLD = {"parameters_sha256": "abc", "sampler": "warm", "few": 12}
+TOLD |= {"lowest": 0.01, "start": 3.0}
 TOLD |= {"fits": FITS, "rho": 0.625}
 
 
@@ -21,14 +22,18 @@ def read(folder, **changes):
 
 
 def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(
-    tmp_path,
+    tmp_path, capsys
 ):
     nothing = Calibration({}, 0.0)
     assert read_calibration(tmp_path, TRAINED, "warm", SCORING) == nothing
     assert read(tmp_path) == Calibration(FITS, 0.625)
+    assert capsys.readouterr().out == ""
     assert read(tmp_path, parameters_sha256="abd") == nothing
     assert read(tmp_path, sampler="ddim") == Calibration({}, 0.625)
-    assert read(tmp_path, few=13) == Calibration({}, 0.625)
+    for other in ({"few": 13}, {"lowest": 0.05}, {"start": 1.0}):
+        capsys.readouterr()
+        assert read(tmp_path, **other) == Calibration({}, 0.625)
+        assert "not recalibrated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def make_answer(
     Raises:
         InputError: there is no such sampler, its grid cannot be, or rho is no
             correlation from 0 to 1.
+        ValueError: (answer) the sampler starts at an estimate, and none was given.
     """
     check_rho(rho)
     if sampler not in SAMPLERS:
@@ -144,8 +145,10 @@ def make_answer(
         addresses: Array,
         estimate: Estimate | None = None,
     ) -> Images | Estimate:
+        if estimate is None and sampler != "mean" and find_sampler(sampler).from_mean:
+            raise ValueError(f"{sampler} starts at an estimate, and none was given.")
         rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
-        nothing = Estimate(images[..., : missing.shape[-1]], None)
+        nothing = Estimate(np.zeros_like(images[..., : missing.shape[-1]]), None)
         rows += (nothing if estimate is None else estimate,)
         return in_microbatches(
             lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
@@ -186,12 +189,17 @@ def _make_fill(
 
 
 def sampler_facts(sampler: str, trained: Trained, scoring: Scoring, rho: float) -> dict:
-    """How a sampler was run: its steps, how often it evaluated the network, and how its
-    noise correlates along z, if it drew any."""
+    """How a sampler was run: its steps and their noise levels, how often it evaluated
+    the network, and how its noise correlates along z, if it drew any."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
     steps = len(times_of(trained.model.sde, sampler, scoring)) - 1
-    return {"steps": steps, "evaluations": evaluations(sampler, steps), "rho": rho}
+    facts = {"steps": steps, "evaluations": evaluations(sampler, steps), "rho": rho}
+    if find_sampler(sampler).grid != "uniform":
+        facts["lowest"] = scoring.lowest
+    if find_sampler(sampler).from_mean:
+        facts["start"] = scoring.start
+    return facts
 
 
 def times_of(sde: SDE, sampler: str, scoring: Scoring) -> Array:

@@ -1,6 +1,12 @@
-"""From seconds a subject to a sampler and a number of draws, by a measured rate."""
+"""From seconds a subject to a sampler and a number of draws, by a measured rate.
+
+What was chosen for a folder of results is kept there, so that a run that was stopped
+goes on with it, and so do processes that share the folder.
+"""
 
 import dataclasses
+import json
+import pathlib
 import time
 
 import numpy as np
@@ -8,6 +14,7 @@ import numpy as np
 from ummcsgm.answer import Trained, make_answer, slice_addresses
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import prepare_subject
+from ummcsgm.files import read_json, write_whole
 from ummcsgm.intake import check_modalities
 from ummcsgm.plans import Scoring
 from ummcsgm.results import Order
@@ -16,41 +23,74 @@ from ummcsgm.types import InputError
 
 MOST = 32  # draws: more of them hardly move a mean, an sd or a 90 % interval
 MEASURED = 1.0  # seconds that the rate is measured for
+FILE = "budget.json"
 
 
 def within_budget(
-    order: Order, trained: Trained, scoring: Scoring, subjects: list[Subject]
+    order: Order,
+    trained: Trained,
+    scoring: Scoring,
+    subjects: list[Subject],
+    target: pathlib.Path,
 ) -> Order:
     """`order` with the sampler and the draws that its seconds a subject buy.
 
     The mean first; then as many draws of `warm` as there is time for, if it is two or
     more, since one alone is farther from the truth than the mean. The rate is measured
-    on the first subject that can be read; reading and writing files is not in it.
+    on the first subject that can be read: compiling, and reading and writing files, are
+    not in it. What was chosen for the same seconds and network in `target` is chosen
+    again, unless `order.overwrite`.
 
     Raises:
-        InputError: the seconds do not buy one evaluation a slice, or no subject can be
-            read.
+        InputError: the seconds do not buy one evaluation a slice, or the draws that
+            `order.spread` wants; or no subject can be read.
     """
+    same = {"seconds": order.seconds, "parameters_sha256": trained.digest}
+    same["few"] = scoring.few
+    kept = target / FILE
+    told = read_json(kept) if kept.is_file() and not order.overwrite else {}
+    if not same.items() <= told.items():
+        told = same | {"draws": _draws(order, trained, scoring, subjects)}
+        write_whole(kept, json.dumps(told, indent=1))
+    draws = told["draws"]
+    sampler = "warm" if draws else "mean"
+    print(
+        f"--budget-seconds {order.seconds:g}: --sampler {sampler} --draws "
+        f"{max(draws, 1)}, {1 + draws * scoring.few} evaluations a slice (kept in "
+        f"{kept})",
+        flush=True,
+    )
+    return dataclasses.replace(order, sampler=sampler, draws=max(draws, 1))
+
+
+def _draws(
+    order: Order, trained: Trained, scoring: Scoring, subjects: list[Subject]
+) -> int:
+    """How many the seconds buy, 0 for the mean alone."""
     question = _first_question(trained, subjects)
     rate = evaluations_a_second(trained, scoring, question)
-    slices = len(question.z)
+    # The last microbatch is filled up.
+    slices = -(-len(question.z) // scoring.microbatch) * scoring.microbatch
     draws = affordable(order.seconds, slices, rate, scoring.few)
     if draws is None:
         raise InputError(
             f"--budget-seconds is {order.seconds:g}, and one evaluation of the network "
-            f"for each of the {slices} slices of {question.name} takes "
+            f"for each of the {len(question.z)} slices of {question.name} takes "
             f"{slices / rate:.3g} s here: wanted at least that."
         )
-    sampler = "warm" if draws else "mean"
-    evaluations = 1 + draws * scoring.few
+    if order.spread and not draws:
+        raise InputError(
+            f"--budget-seconds is {order.seconds:g}, and --quantiles wants 2 draws of "
+            f"{question.name}, which take {(1 + 2 * scoring.few) * slices / rate:.3g} "
+            "s here: wanted at least that, or no --quantiles."
+        )
     print(
-        f"--budget-seconds {order.seconds:g}: {rate:.3g} evaluations a second, "
-        f"{slices} slices of {question.name}: --sampler {sampler} --draws "
-        f"{max(draws, 1)}, {evaluations} evaluations a slice, about "
-        f"{evaluations * slices / rate:.3g} s a subject",
+        f"{rate:.3g} evaluations a second; {question.name} has {len(question.z)} "
+        f"slices: about {(1 + draws * scoring.few) * slices / rate:.3g} s a subject, "
+        "beside compiling, reading and writing",
         flush=True,
     )
-    return dataclasses.replace(order, sampler=sampler, draws=max(draws, 1))
+    return draws
 
 
 def affordable(seconds: float, slices: int, rate: float, few: int) -> int | None:

@@ -187,7 +187,8 @@ def quantile(draws: Array, level: float) -> Array:
     """[...]: the truth is below with probability `level`.
 
     That of `quantiles` where so many draws reach it, else the end of the prediction
-    interval of `student_interval`, which is right for a normal law.
+    interval of `student_interval`, which is right for a normal law, and never inside
+    the outermost draw: quantiles of several levels do not cross.
 
     Raises:
         InputError: there are fewer than 2 draws, or `level` is outside (0, 1).
@@ -196,7 +197,9 @@ def quantile(draws: Array, level: float) -> Array:
     if 1 / min(level, 1 - level) <= len(draws) + 1 + 1e-9:
         return quantiles(draws, [level])[0]
     low, high = student_interval(draws, abs(2 * level - 1))
-    return low if level < 0.5 else high
+    if level < 0.5:
+        return np.minimum(low, np.min(draws, axis=0))
+    return np.maximum(high, np.max(draws, axis=0))
 
 
 def subject_interval(

@@ -90,7 +90,8 @@ def complete(
     found = find_lacking(trained, pathlib.Path(source), order)
     subjects = found.subjects[part[0] :: part[1]]
     if order.seconds is not None and subjects:
-        order = within_budget(order, trained, scoring, subjects)
+        known = (trained, scoring, subjects, pathlib.Path(target))
+        order = within_budget(order, *known)
     work = _set_to(workdir, trained, scoring, order, found.layout, pathlib.Path(target))
     rows = _all(_advise_one if order.advise else _complete_one, work, subjects)
     if part[0] == 0:  # what no process can complete is told by the first

@@ -141,6 +141,10 @@ def _order() -> Any:
         )
     if draws is None:
         draws = 8 if ADVISE.value else 1
+    if ADVISE.value and (LEVELS.value is not None or not KEEP.value):
+        raise InputError(
+            "--advise writes no draws: leave out --quantiles and --nokeep_draws."
+        )
     several = draws > 1 or SECONDS.value is not None
     if LEVELS.value is not None and not several:
         raise InputError(
@@ -148,15 +152,16 @@ def _order() -> Any:
             "add --draws 8."
         )
     return Order(
-        tuple(MISSING.value),
-        tuple(IGNORE.value),
-        draws,
-        _levels(LEVELS.value or ["0.05", "0.5", "0.95"]),
-        sampler or ("warm" if draws > 1 else "mean"),
-        OVERWRITE.value,
-        KEEP.value,
-        SECONDS.value,
-        ADVISE.value,
+        missing=tuple(MISSING.value),
+        ignored=tuple(IGNORE.value),
+        draws=draws,
+        levels=_levels(LEVELS.value or ["0.05", "0.5", "0.95"]),
+        sampler=sampler or ("warm" if draws > 1 else "mean"),
+        overwrite=OVERWRITE.value,
+        keep=KEEP.value,
+        spread=LEVELS.value is not None,
+        seconds=SECONDS.value,
+        advise=ADVISE.value,
     )
 
 

@@ -1,35 +1,20 @@
-"""K draws of a volume: noise that makes its slices coherent, and what to keep of them.
+"""Noise that makes the slices of a draw coherent.
 
 A slice's noise is N(0, I) whatever its neighbours', so that each slice's draw follows
 the same posterior as without coherence: only how slices go together changes.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.calibration import quantiles
 from ummcsgm.through_plane import lag_one
 from ummcsgm.types import Array, Images, InputError, Keys
 
 SPAN = 1024  # slices: a power of 2, more than a volume has
 FORGOTTEN = 1e-8  # a correlation below float32's precision
-
-
-class Summary(NamedTuple):
-    """What K draws say of each voxel, in their units.
-
-    `sd` is over K - 1. Beside the error of the mean of K draws it wants to be
-    multiplied with sqrt((K + 1) / K).
-    """
-
-    mean: Array  # [...]
-    sd: Array  # [...]
-    quantiles: Array  # [Q, ...]
 
 
 def coherent_noise(keys: Keys, like: Images, *, slices: Array, rho: float) -> Images:
@@ -121,14 +106,3 @@ def fit_rho(sums: Array) -> float:
     its noise (a normal posterior) passes rho on as it is, others a little less of it.
     """
     return min(max(lag_one(sums), 0.0), 1.0)
-
-
-def summarise(draws: Array, levels: Sequence[float]) -> Summary:
-    """Mean, standard deviation and quantiles of draws [K, ...] of each voxel.
-
-    Raises:
-        InputError: there are fewer than 2 draws, or too few for a quantile of
-            `levels`: see `calibration.quantiles`.
-    """
-    values = quantiles(draws, levels)
-    return Summary(np.mean(draws, axis=0), np.std(draws, axis=0, ddof=1), values)

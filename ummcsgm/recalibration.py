@@ -13,6 +13,7 @@ from ummcsgm.posterior import check_rho
 from ummcsgm.types import InputError
 
 FILE = "calibration.json"
+GRID = ("few", "lowest", "start")  # of the scoring: the steps of a draw
 
 
 class Calibration(NamedTuple):
@@ -28,7 +29,8 @@ def read_calibration(
 ) -> Calibration:
     """What was fitted for these very parameters: nothing, and 0, if nothing was.
 
-    Factors are those of one sampler and its number of steps: other draws have none.
+    Factors are those of one sampler, its number of steps and their noise levels: other
+    draws have none. Says so where something was fitted, and for others.
 
     Raises:
         InputError: the file is damaged.
@@ -37,15 +39,27 @@ def read_calibration(
     told = read_json(path) if path.is_file() else {"parameters_sha256": None}
     try:
         if told["parameters_sha256"] != trained.digest:
+            _say(path, sampler, path.is_file(), "another checkpoint")
             return Calibration({}, 0.0)
         fits = {name: dict(fit) for name, fit in told["fits"].items()}
         for fit in fits.values():
             float(fit["factor"])
         rho = float(told["rho"])
         check_rho(rho)
-        same = (told["sampler"], told["few"]) == (sampler, scoring.few)
+        wanted = {"sampler": sampler} | {key: getattr(scoring, key) for key in GRID}
+        same = all(told[key] == value for key, value in wanted.items())
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
             f"{path} is damaged: --mode evaluate makes it again."
         ) from None
+    _say(path, sampler, not same, "other draws")
     return Calibration(fits if same else {}, rho)
+
+
+def _say(path: pathlib.Path, sampler: str, other: bool, whose: str) -> None:
+    if other and sampler != "mean":
+        print(
+            f"the spread of draws is not recalibrated: {path} is of {whose}; --mode "
+            "evaluate fits it.",
+            flush=True,
+        )

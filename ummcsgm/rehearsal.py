@@ -14,6 +14,9 @@ from ummcsgm.exam import Exam, rehearse
 from ummcsgm.files import write_whole
 from ummcsgm.marks import Marks, digest_of, kept
 
+# What of the scoring decides what is drawn, and how it was measured.
+DRAWN = ("few", "lowest", "start", "draws", "draw_slices", "seed")
+
 
 def calibrated(
     workdir: pathlib.Path,
@@ -36,7 +39,8 @@ def calibrated(
         records += kept(path, [exam.key], subject, ask).records
         print(f"calibrated on {subject.name}", flush=True)
     fitted = fit_factors(records)
-    if not fitted:
+    if not fitted:  # what an earlier evaluation fitted is of other subjects
+        (workdir / "calibration.json").unlink(missing_ok=True)
         return exam
 
     def measured(rho: float) -> list[dict]:
@@ -63,7 +67,7 @@ def _told(exam: Exam, trained: Trained, fitted: dict) -> dict:
         "step": trained.step,
         "parameters_sha256": trained.digest,
         "sampler": SAMPLER,
-        **{name: scoring[name] for name in ("few", "draws", "draw_slices", "seed")},
+        **{name: scoring[name] for name in DRAWN},
         "factors": {modality: own["factor"] for modality, own in fitted.items()},
         "fits": fitted,
     }

@@ -6,6 +6,7 @@ wherever it goes, and a JSON file beside it. It never takes the place of a real 
 
 import dataclasses
 import json
+import math
 import pathlib
 
 from ummcsgm.answer import Trained
@@ -31,6 +32,7 @@ class Order:
     sampler: str
     overwrite: bool  # answers that are there already
     keep: bool = True  # several draws, beside what is told of them
+    spread: bool = False  # quantiles were asked for: the mean alone will not do
     seconds: float | None = None  # a subject, for which to choose sampler and draws
     advise: bool = False  # which scan to acquire, instead of answers
 
@@ -67,10 +69,13 @@ def check_order(order: Order, modalities: tuple[str, ...]) -> None:
         raise InputError(
             f"--draws is {order.draws}, and --advise wants at least 2: add --draws 8."
         )
-    if order.seconds is not None and not order.seconds > 0:
+    if order.seconds is not None and not 0 < order.seconds < math.inf:
         raise InputError(
             f"--budget-seconds is {order.seconds:g}; wanted a number above 0."
         )
+    kinds = [quantile_kind(level) for level in order.levels]
+    if len(set(kinds)) < len(kinds):
+        raise InputError("--quantiles has one level twice: name each once.")
     for level in order.levels:
         if not 0 < level < 1:
             raise InputError(
@@ -97,22 +102,23 @@ def results_of(
         for name, path in subject.files.items()
         if name in trained.space.modalities
     }
-    identity = {
+    subject_facts = {
         "subject": subject.name,
         "inputs": inputs,
         "parameters_sha256": trained.digest,
-        "sampler": order.sampler,
-        "draws": 0 if order.sampler == "mean" else order.draws,
-        **facts,
     }
+    drawn = {"sampler": order.sampler, "draws": order.draws, **facts}
+    mean = {"sampler": "mean", "draws": 0, "steps": 1, "evaluations": 1}
+    mean["seed"] = facts["seed"]
     return [
         Result(
             _named(file_name(layout, subject, name), kind),
             name,
             kind,
-            identity
+            subject_facts
+            | (mean if "mean" in (kind, order.sampler) else drawn)
             | {"modality": name, "kind": kind if kind else order.sampler}
-            | {"recalibration": fits.get(name)},
+            | {"recalibration": None if kind == "mean" else fits.get(name)},
         )
         for kind in kinds_of(order, trained.model.network.variance)
         for name in trained.space.modalities
@@ -199,8 +205,10 @@ def draw_kinds(order: Order) -> list[str]:
 
 
 def quantile_kind(level: float) -> str:
-    """q05 for 0.05, q2p5 for 0.025: what stands in the name of a quantile's file."""
-    return f"q{100 * level:04.1f}".replace(".0", "").replace(".", "p")
+    """q05 for 0.05, q02p5 for 0.025: what stands in the name of a quantile's file, a
+    name for each level."""
+    whole, _, part = f"{100 * level:.10f}".rstrip("0").partition(".")
+    return f"q{whole:>02}" + (f"p{part}" if part else "")
 
 
 def _named(path: pathlib.Path, kind: str) -> pathlib.Path:

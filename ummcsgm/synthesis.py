@@ -136,7 +136,7 @@ def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:
 def _finite(name: str, images: Images) -> Images:
     if not np.isfinite(images).all():
         raise FloatingPointError(
-            f"subject {name}: the network's answer is not finite, so nothing was "
+            f"subject {name}: the network's answer is not finite, so it is not "
             "written; its checkpoint is of no use."
         )
     return images

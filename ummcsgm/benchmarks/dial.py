@@ -7,8 +7,7 @@ Asks some slices of the first test subjects for each modality in turn, K draws o
 slice, and scores them within the brain in grey levels, subject by subject. All samplers
 have the same questions and the same addresses of draws. What was measured for the same
 weights and questions is read from FOLDER/dial.csv, so a run that was stopped goes on;
-beside it are written dial.md and dial.png. Prints how `warm` of 1 + 12 evaluations
-compares with Algorithm 1 in 1000.
+dial.md and dial.png lie beside it. Prints how `warm` compares with Algorithm 1.
 """
 
 import argparse
@@ -145,8 +144,8 @@ def make_draws(contest: Contest, sampler: str, steps: int) -> Callable[[], Image
     repeat = functools.partial(np.repeat, repeats=count, axis=0)
     asked = [*map(repeat, once)]
     asked[-1][:, -1] = np.tile(np.arange(count), len(once[0]))
-    first = answer_mean(*(rows[:1] for rows in once))  # compiles, as does the next
-    answer(*(rows[:1] for rows in asked), first if starts_at_mean else None)
+    first = answer_mean(*(rows[:1] for rows in once)) if starts_at_mean else None
+    answer(*(rows[:1] for rows in asked), first)  # all is compiled now
 
     def draws() -> Images:
         own = answer_mean(*once).each(repeat) if starts_at_mean else None
@@ -269,9 +268,9 @@ def run(contest: Contest, wanted: list[tuple[str, int]], folder: pathlib.Path) -
             write_whole(path, text.getvalue())
     own = [row for row in rows if row["key"] == contest.key]
     write_report(folder, own, contest.draws)
-    slices = sum(len(q.z) for q in contest.questions)
-    report = {"digest": contest.trained.digest[:12], "draws": contest.draws * slices}
-    return report | {"warm_beside_algorithm1": compare(own)}
+    draws = contest.draws * sum(len(q.z) for q in contest.questions)
+    facts = {"digest": contest.trained.digest[:12], "draws": draws}
+    return facts | {"warm_beside_algorithm1": compare(own)}
 
 
 def main() -> None:
@@ -289,10 +288,12 @@ def main() -> None:
     if flags.draws < 2:
         parser.error(f"--draws is {flags.draws}; a spread wants at least 2")
     samplers = list(SAMPLERS) if flags.samplers == "all" else flags.samplers.split(",")
-    numbers = [int(number) for number in flags.steps.split(",")]
-    wanted = points(samplers, numbers, flags.longest)
-    contest = set_contest(load_trained(flags.workdir), flags)
-    print(json.dumps(run(contest, wanted, flags.output)))
+    try:
+        wanted = points(samplers, [*map(int, flags.steps.split(","))], flags.longest)
+        contest = set_contest(load_trained(flags.workdir), flags)
+        print(json.dumps(run(contest, wanted, flags.output)))
+    except ValueError as error:  # InputError is one
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
