@@ -99,6 +99,13 @@ def test_what_was_chosen_for_a_folder_is_chosen_again(tmp_path, monkeypatch):
     assert draws(80.0, seconds=5.0) == 4
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"draws": "many"}', "{"])
+def test_a_budget_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "budget.json").write_text(text)
+    with pytest.raises(InputError, match=r"budget.json .*remove it"):
+        within_budget(ORDER, trained(), SCORING, [], tmp_path)
+
+
 def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(
     tmp_path, monkeypatch
 ):

@@ -24,6 +24,7 @@ from test_evaluate import (
 from tiny_run import MODALITIES, files_under
 
 from ummcsgm import evaluate, report, uncertainty
+from ummcsgm.calibration import rank_histogram
 from ummcsgm.ensembles import EDGES, fit_factors, summaries
 
 ERROR = 0.04  # of the peak
@@ -407,3 +408,21 @@ def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
     (row,) = summaries(records)
     assert row["spread_skill"] == pytest.approx(np.sqrt(1.5 * 3 / 6))
     assert row["crps"] == 0.5 and row["law"] == law and row["subjects"] == 2
+
+
+@pytest.mark.parametrize("spread, flat", [(1.0, True), (0.7, False)])
+def test_the_page_tells_whether_ranks_are_flat(spread, flat):
+    generator = np.random.default_rng(0)
+    counts = np.array(
+        [
+            rank_histogram(
+                generator,
+                spread * generator.normal(size=(8, 500)),
+                generator.normal(size=500),
+            )
+            for _ in range(12)
+        ]
+    )
+    told = float(uncertainty._flatness(counts))
+    assert (told > 0.01) == flat
+    assert uncertainty._flatness(counts[:3]) == "–"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.calibration import subject_interval
+from ummcsgm.calibration import subject_interval, uniformity
 from ummcsgm.ensembles import LEVEL, SAMPLER, VERSIONS, groups_of, ratio_of
 from ummcsgm.evaluate import Evaluation
 from ummcsgm.figure import RESEARCH_ONLY
@@ -19,14 +19,14 @@ from ummcsgm.plots import (
     write_reliability,
     write_uncertainty,
 )
-from ummcsgm.types import Array
+from ummcsgm.types import Array, InputError
 
 RESAMPLES = 1000
 FEWEST = 0.002  # of all voxels, in a bin of the reliability curve that is drawn
 UNIT = "grey levels"
 HEAD = (
     "missing", "draws", "CRPS", "CRPS of the mean", "spread-skill ratio",
-    f"coverage of {LEVEL:.0%}", f"coverage of {LEVEL:.0%} by ranks",
+    f"coverage of {LEVEL:.0%}", f"coverage of {LEVEL:.0%} by ranks", "p of flat ranks",
 )  # fmt: skip
 
 
@@ -123,7 +123,9 @@ def _page(evaluation: Evaluation) -> str:
         f"{len(subjects)} test subjects, in {UNIT} of the brain's voxels. CRPS is of "
         "the draws (fair) and of the network's mean, of which it is the mean absolute "
         "error; lower is better. The spread-skill ratio is 1 if calibrated, below 1 if "
-        "draws are too alike. In brackets: 90 % of a bootstrap over subjects.",
+        "draws are too alike. p of flat ranks: how likely rank histograms as uneven as "
+        "these would be of calibrated draws. In brackets: 90 % of a bootstrap over "
+        "subjects.",
     ]
     for modality in evaluation.modalities:
         rows = [r for r in facts["summaries"] if r["modality"] == modality]
@@ -217,8 +219,17 @@ def _line(row: dict, records: list[dict]) -> list[str]:
         f"{row['spread_skill']:.3f} ({low:.3f} to {high:.3f})",
         f"{row['coverage']:.3f} ({least:.3f} to {most:.3f})",
         f"{row['coverage_of_ranks']:.3f}",
+        _flatness(np.array([one["ranks"] for one in told])),
         "–" if row["energy"] is None else f"{row['energy']:.3f}",
     ]
+
+
+def _flatness(counts: Array) -> str:
+    """The p-value of rank histograms [S, K + 1] that are flat but for chance."""
+    try:
+        return f"{uniformity(counts):.2g}"
+    except InputError:  # too few subjects to say
+        return "–"
 
 
 def _law(rows: list[dict]) -> list[list[str]]:
