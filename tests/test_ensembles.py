@@ -154,8 +154,11 @@ def test_the_factors_are_those_of_validation_subjects_alone(
 
 def test_without_validation_there_is_no_factor(world, tmp_path, monkeypatch):  # noqa: F811
     stand_in(monkeypatch, world, posterior(calibrated))
+    earlier = tmp_path / "run" / "calibration.json"  # of another split
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
     result = evaluated(world, tmp_path)
-    assert not (tmp_path / "run" / "calibration.json").exists()
+    assert not earlier.exists()
     assert result.facts["calibration"]["factors"] == {}
     assert all(r["recalibrated"] is None and r["raw"] for r in result.records)
     report.write(result, tmp_path / "out")
