@@ -5,8 +5,9 @@ What       335 subjects, split 20/1/8 at random into 231/12/92; four contrasts; 
            evaluated with one modality missing and three given, Algorithm 1 at 1000.
 Source     arXiv 2207.03430. The paper gives no network size, optimizer or crop; ours
            are below. With --config.loss.weighting=paper --config.loss.uniform=1.0
-           --config.loss.token=0.0 --config.network.conditioning=decoder the objective
-           and the conditioning are the paper's to the letter.
+           --config.loss.token=0.0 --config.network.conditioning=decoder
+           --config.network.neighbours=0 the objective and what the network is told are
+           the paper's to the letter.
 Data       MICCAI_BraTS_2019_Data_Training, with its folders HGG and LGG. It is not
            ours to give: request it from the challenge's organisers.
 Hardware   one GPU of 40 GiB or a TPU v4-8. Not run by us yet: hours and numbers of

@@ -7,7 +7,7 @@ import pytest
 
 from ummcsgm.advice import expected_gains, told
 from ummcsgm.synthesis import Posterior, Question
-from ummcsgm.types import Estimate
+from ummcsgm.types import Estimate, InputError
 
 NAMES = ("flair", "t1", "t1c", "t2")
 MEAN = np.array([0.5, 0.6, 0.4, 0.7])
@@ -116,3 +116,12 @@ def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
     ratio = wide[0].before["flair"] / plain[0].before["flair"]
     assert ratio == pytest.approx(4, rel=1e-4)
     assert wide[0].before["t2"] == pytest.approx(plain[0].before["t2"], rel=1e-4)
+
+
+def test_without_any_variance_there_is_no_advice(monkeypatch):
+    missing = np.array([True, False, False, True])
+    factors = np.array([0.0, 1, 1, 1])
+    posterior = Posterior(mean_answer, draw_answer, factors)
+    prepared = prepared_all_brain(monkeypatch)
+    with pytest.raises(InputError, match="draws of flair are alike"):
+        expected_gains(posterior, asked(missing), prepared, NAMES, 3)

@@ -64,7 +64,7 @@ MAY_IMPORT = {
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
     + " preparation data.",
-    "rehearsal": "types answer ensembles exam marks slabs files data.",
+    "rehearsal": "types answer ensembles exam marks recalibration slabs files data.",
     "evaluate": CORE
     + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
     + " metrics data. baselines.",

@@ -99,7 +99,9 @@ def test_what_was_chosen_for_a_folder_is_chosen_again(tmp_path, monkeypatch):
     assert draws(80.0, seconds=5.0) == 4
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"draws": "many"}', "{"])
+@pytest.mark.parametrize(
+    "text", ["[1]", '{"draws": "many"}', '{"draws": -3}', '{"seconds": 10.0}', "{"]
+)
 def test_a_budget_that_cannot_be_read_is_named(tmp_path, text):
     (tmp_path / "budget.json").write_text(text)
     with pytest.raises(InputError, match=r"budget.json .*remove it"):
@@ -111,8 +113,12 @@ def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(
 ):
     monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
     order = dataclasses.replace(ORDER, seconds=1.0, spread=True)
+    some = subjects_in(tmp_path)
+    without = dataclasses.replace(order, spread=False)
+    assert within_budget(without, trained(), SCORING, some, tmp_path).sampler == "mean"
+    # Nor for one that was chosen before, for the same seconds.
     with pytest.raises(InputError, match=r"--quantiles wants 2 draws .* take 2.5 s"):
-        within_budget(order, trained(), SCORING, subjects_in(tmp_path), tmp_path)
+        within_budget(order, trained(), SCORING, some, tmp_path)
 
 
 def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from ummcsgm import network as network_module
 from ummcsgm.network import CONDITIONINGS, products
 from ummcsgm.patches import STEMS, from_patches, haar_matrix, in_patches, to_patches
 
@@ -237,3 +238,21 @@ def test_in_patches_puts_each_pixel_with_its_own_patch():
     for row, column in np.ndindex(8, 12):
         patch = parts[:, row // 4, row % 4, column // 4, column % 4]
         np.testing.assert_array_equal(patch, images[:, row, column])
+
+
+def test_products_are_of_what_is_seen_alone(make_network, monkeypatch):
+    """A product with noise is a noise of another kind, which no layer could undo."""
+    multiplied = []
+
+    def note(images):
+        multiplied.append(np.asarray(images))
+        return products(images)
+
+    monkeypatch.setattr(network_module, "products", note)
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
+    missing = jnp.array([[True, False, False, True], [False, True, False, False]])
+    make_network().init(jax.random.key(1), images, missing, jnp.zeros(2))
+    (own,) = multiplied
+    hidden = np.broadcast_to(missing[:, None, None], own.shape)
+    assert not own[hidden].any()
+    assert np.array_equal(own[~hidden], np.asarray(images)[~hidden])

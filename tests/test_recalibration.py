@@ -41,7 +41,10 @@ def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(
     [
         *({"rho": rho} for rho in (1.5, "much", None, float("nan"))),
         *({"fits": fits} for fits in (None, [1], {"t1c": 2.0}, {"t1c": {}})),
-        {"fits": {"t1c": {"factor": "wide"}}},
+        *(
+            {"fits": {"t1c": {"factor": factor}}}
+            for factor in ("wide", float("nan"), float("inf"), 0.0, -1.0)
+        ),
         {"few": None, "fits": 3},
     ],
 )

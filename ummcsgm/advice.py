@@ -13,7 +13,7 @@ import numpy as np
 
 from ummcsgm.data.subjects import Prepared, network_brain, stack
 from ummcsgm.synthesis import Posterior, Question, draw_of, estimate_of
-from ummcsgm.types import Array
+from ummcsgm.types import Array, InputError
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ def expected_gains(
     """What each missing modality would tell, the most helpful one first.
 
     Estimated from `draws` draws, at least 2, of all that is missing together.
+
+    Raises:
+        InputError: the draws of one are all alike, so that nothing can go away.
     """
     missing = np.flatnonzero(question.missing)
     brain = network_brain(prepared, question.z)
@@ -54,6 +57,12 @@ def expected_gains(
         for channel, told in informed.items():
             told.add(_mean_given(posterior, question, one, channel)[brain])
     before = drawn.mean()
+    for channel in missing:
+        if not before[channel] > 0:
+            raise InputError(
+                f"subject {question.name}: all draws of {modalities[channel]} are "
+                "alike, so there is no variance that a scan could lower."
+            )
     gains = []
     for channel, told in informed.items():
         # The acquired one is its own draw there: all of its variance goes.

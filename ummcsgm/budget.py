@@ -49,9 +49,10 @@ def within_budget(
     same["few"] = scoring.few
     kept = target / FILE
     told = read_json(kept) if kept.is_file() and not order.overwrite else {}
-    if not isinstance(told, dict) or not isinstance(told.get("draws", 0), int):
+    if not isinstance(told, dict) or told and told.get("draws") not in range(MOST + 1):
         raise InputError(f"{kept} is no budget of ours: remove it.")
-    if not same.items() <= told.items():
+    known = same.items() <= told.items()
+    if not known or (order.spread and not told["draws"]):
         told = same | {"draws": _draws(order, trained, scoring, subjects)}
         write_whole(kept, json.dumps(told, indent=1))
     draws = told["draws"]

@@ -96,7 +96,8 @@ def complete(
     rows = _all(_advise_one if order.advise else _complete_one, work, subjects)
     if part[0] == 0:  # what no process can complete is told by the first
         rows += [_failed(name, "", why) for name, why in found.refused.items()]
-    show_table("Completed subjects", ("subject", "given", "result"), rows)
+    what = "Advice" if order.advise else "Completed subjects"
+    show_table(what, ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
 
 
@@ -212,10 +213,9 @@ def _advise_one(work: Work, subject: Subject) -> str:
         return f"{only} alone is missing: nothing to choose from"
     known = (work.posterior, question, prepared, modalities)
     gains = expected_gains(*known, work.order.draws)
-    text = io.StringIO()
-    csv.writer(text).writerows(told(gains))
+    text, (title, *rows) = io.StringIO(), told(gains)
+    csv.writer(text).writerows([title, *rows])
     write_whole(work.target / "advice" / f"{subject.name}.csv", text.getvalue())
-    title, *rows = told(gains)
     show_table(f"What acquiring one tells of {subject.name}", title, rows)
     best = gains[0]
     return f"{best.acquired} first: {best.share:.0%} of the variance is expected to go"

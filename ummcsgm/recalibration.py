@@ -3,6 +3,7 @@
 `evaluate` leaves it in the workdir beside the checkpoint that it was fitted with.
 """
 
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -42,8 +43,8 @@ def read_calibration(
             _say(path, sampler, path.is_file(), "another checkpoint")
             return Calibration({}, 0.0)
         fits = {name: dict(fit) for name, fit in told["fits"].items()}
-        for fit in fits.values():
-            float(fit["factor"])
+        if not all(0 < fit["factor"] < math.inf for fit in fits.values()):
+            raise ValueError("a factor is none")
         rho = float(told["rho"])
         check_rho(rho)
         wanted = {"sampler": sampler} | {key: getattr(scoring, key) for key in GRID}

@@ -13,9 +13,10 @@ from ummcsgm.ensembles import SAMPLER, fit_factors
 from ummcsgm.exam import Exam, rehearse
 from ummcsgm.files import write_whole
 from ummcsgm.marks import Marks, digest_of, kept
+from ummcsgm.recalibration import FILE, GRID
 
 # What of the scoring decides what is drawn, and how it was measured.
-DRAWN = ("few", "lowest", "start", "draws", "draw_slices", "seed")
+DRAWN = (*GRID, "draws", "draw_slices", "seed")
 
 
 def calibrated(
@@ -40,7 +41,7 @@ def calibrated(
         print(f"calibrated on {subject.name}", flush=True)
     fitted = fit_factors(records)
     if not fitted:  # what an earlier evaluation fitted is of other subjects
-        (workdir / "calibration.json").unlink(missing_ok=True)
+        (workdir / FILE).unlink(missing_ok=True)
         return exam
 
     def measured(rho: float) -> list[dict]:
@@ -55,7 +56,7 @@ def calibrated(
         "rho": coherence.get("rho", 0.0),
         "coherence": coherence,
     }
-    write_whole(workdir / "calibration.json", json.dumps(told, indent=1))
+    write_whole(workdir / FILE, json.dumps(told, indent=1))
     key = digest_of(exam.key, fitted, coherence)
     return dataclasses.replace(exam, factors=fitted, coherence=coherence, key=key)
 

@@ -68,13 +68,6 @@ def law_of_draws(draws: Array, mean: Array, truth: Array) -> Array:
     return np.array(rows)
 
 
-def reliability_edges(draws: Array, bins: int) -> Array:
-    """[bins - 1] ascending variances that part these voxels into equal numbers."""
-    first = members(draws, least=4)[: len(draws) // 2]
-    shares = np.arange(1, bins) / bins
-    return np.quantile(np.var(first, axis=0, ddof=1), shares)
-
-
 def reliability(draws: Array, truth: Array, edges: Array) -> Array:
     """[bins, 3] sums over voxels: number, predicted variance, squared error.
 
