@@ -78,6 +78,9 @@ def get_config() -> ConfigDict:
                 "steps": 150_000,
                 "batch": 64,
                 "accumulate": 1,
+                # Of each level: its blocks are computed again for gradients, which
+                # takes less memory and more time.
+                "remat": (False, False, False, False),
                 "learning_rate": 2e-4,
                 "schedule": "cosine",
                 "warmup": 2000,

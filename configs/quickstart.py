@@ -78,6 +78,9 @@ def get_config() -> ConfigDict:
                 "steps": 7000,
                 "batch": 8,  # slices a step, over all devices
                 "accumulate": 1,  # microbatches a step
+                # Of each level: its blocks are computed again for gradients, which
+                # takes less memory and more time.
+                "remat": (False, False),
                 "learning_rate": 3e-3,
                 "schedule": "cosine",  # or constant, after the warm-up
                 "warmup": 100,

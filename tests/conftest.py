@@ -33,6 +33,7 @@ SMALL = {
     "conditioning": "both",
     "variance": False,
     "neighbours": 0,
+    "remat": (False,) * 3,
     "dtype": jnp.float32,
 }
 

@@ -70,6 +70,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     ),
     "grid": ("--config.data.grid=(16,18)", ["config.data.grid is (16, 18)", "of 4"]),
     "levels": ("--config.network.blocks=(1,1)", ["config.network.blocks has 2", "1"]),
+    "remat": ("--config.train.remat=(True,True)", ["config.train.remat has 2", "1"]),
     "widths": ("--config.network.widths=(48,)", ["config.network.widths is (48,)"]),
     "stem": ("--config.network.stem=fourier", ["config.network.stem", "haar"]),
     "dtype": ("--config.network.dtype=int8", ["config.network.dtype", "bfloat16"]),

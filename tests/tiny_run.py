@@ -30,6 +30,7 @@ TINY = {
     "data.processes": 1,
     "network.widths": (32,),
     "network.blocks": (1,),
+    "train.remat": (False,),
     "network.patch": 4,
     "network.pixel_width": 8,
     "network.pixel_layers": 1,

@@ -65,6 +65,7 @@ def build_model(config: ConfigDict) -> Model:
         ),
         variance=fields.variance,
         neighbours=fields.neighbours,
+        remat=tuple(config.train.remat),
         dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
@@ -163,11 +164,12 @@ def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
                 f"config.network.patch {net.patch} and {len(net.widths)} levels its "
                 f"sides must be multiples of {multiple}."
             )
-    if len(net.blocks) != len(net.widths):
-        raise InputError(
-            f"config.network.blocks has {len(net.blocks)} levels and "
-            f"config.network.widths {len(net.widths)}: wanted one number a level."
-        )
+    for key, own in (("network.blocks", net.blocks), ("train.remat", net.remat)):
+        if len(own) != len(net.widths):
+            raise InputError(
+                f"config.{key} has {len(own)} levels and config.network.widths "
+                f"{len(net.widths)}: wanted one value a level."
+            )
     if net.stem == "haar" and net.patch & (net.patch - 1):
         raise InputError(
             f"config.network.patch is {net.patch}: the stem haar wants a power of two."

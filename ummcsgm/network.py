@@ -205,6 +205,7 @@ class MMCSN(nn.Module):
     conditioning: str
     variance: bool  # a second head, which predicts it
     neighbours: int  # slices on either side that the encoder is shown
+    remat: tuple[bool, ...]  # of each level: blocks are computed again for gradients
     dtype: Any
 
     def multiple(self) -> int:
@@ -286,8 +287,9 @@ class MMCSN(nn.Module):
         if features.shape[-1] != width:
             enter = nn.Dense(width, dtype=self.dtype, name=f"{side}{depth}_enter")
             features = enter(features)
+        kind = nn.remat(Block) if self.remat[depth] else Block
         for index in range(self.blocks[depth]):
-            block = Block(self.dtype, name=f"{side}{depth}_{index}")
+            block = kind(self.dtype, name=f"{side}{depth}_{index}")
             features = block(features, condition)
         if max(features.shape[1:3]) <= self.attention_at:
             name = f"{side}{depth}_attention"

@@ -54,6 +54,7 @@ SCHEMA: dict[str, Rule] = {
     "train.steps": (int, 1, ANY),
     "train.batch": (int, 1, ANY),
     "train.accumulate": (int, 1, ANY),
+    "train.remat": (tuple, 1, 8),
     "train.learning_rate": (float, 0, ANY),
     "train.schedule": (str, ANY, ANY),
     "train.warmup": (int, 0, ANY),
@@ -86,6 +87,7 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "data.grid": (int, 1, ANY),
     "network.widths": (int, 1, ANY),
     "network.blocks": (int, 1, ANY),
+    "train.remat": (bool, ANY, ANY),
 }
 
 # What weights were made for, and what a continued run must not change beside that.
