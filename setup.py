@@ -26,6 +26,11 @@ setup(
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],
     extras_require={
+        "bench": [  # what the benchmark train_step runs beside ours
+            "einops>=0.8",  # MONAI's attention wants it
+            "monai>=1.5",
+            "torch>=2.6",
+        ],
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "test": [

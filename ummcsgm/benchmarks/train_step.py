@@ -1,0 +1,149 @@
+"""The training step beside what a PyTorch user would run, in one run.
+
+    python -m ummcsgm.benchmarks.train_step [--config FILE] [--batch N] [--repeats R]
+
+Three contestants on one constant batch and one device, in turn, `repeats` times: ours,
+the very step of training; its PyTorch twin, channels last, with the same parameters,
+whose answers are checked against ours first; MONAI's DiffusionModelUNet with as many
+FLOPs as ours. On a GPU both are compiled by torch.compile. Every PyTorch step draws,
+perturbs, weighs, clips, runs Adam and averages parameters as ours does. Wants the extra
+`bench`.
+"""
+
+import argparse
+import functools
+import runpy
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+
+from ummcsgm import build, parallel, train
+from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.rivals import Rival, forward_flops, make_monai, make_twin
+from ummcsgm.benchmarks.twin import Twin
+from ummcsgm.types import Batch, Config
+
+AGREED = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value of an answer
+
+
+def make_ours(config: Config, batch: int) -> SimpleNamespace:
+    """`step` and `answer`, functions of nothing, and what they are made of."""
+    config.train.batch = batch
+    build.check_config(config, 1)
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    grid = build.build_space(config).grid
+    state = train.init_state(jax.random.key(0), model, recipe, grid)
+    params = jax.tree.map(_stirred, state.params)  # a new network answers 0
+    own = parallel.over_devices(
+        train.make_train_step(model, build.build_objective(config), recipe)
+    )
+    step = functools.partial(own, jax.random.key(1))
+    modalities = model.network.modalities
+    rng = np.random.default_rng(0)
+    shape = (batch, *grid, model.network.channels())
+    images = rng.normal(size=shape).astype(np.float32) * config.data.std
+    everything = np.ones((batch, modalities), bool), np.ones(batch, bool)
+    rows = parallel.shard(Batch(images, *everything))
+    missing = np.eye(modalities, dtype=bool)[np.arange(batch) % modalities]
+    asked = (images, missing, np.linspace(-1, 1, batch, dtype=np.float32))
+    states = [parallel.replicate(state.replace(params=params))]
+    forward, params = jax.jit(model.network.apply), jax.device_put(params)
+    on_device = jax.device_put(asked)
+
+    def take_step() -> jax.Array:
+        states[0], told = step(states[0], rows)
+        return told["loss"]
+
+    return SimpleNamespace(
+        network=model.network,
+        params=params,
+        asked=asked,
+        step=take_step,
+        answer=lambda: forward(params, *on_device),
+    )
+
+
+def _stirred(leaf: jax.Array) -> np.ndarray:
+    noise = np.random.default_rng(leaf.size).normal(size=leaf.shape)
+    return np.asarray(leaf) + 0.02 * noise.astype(np.float32)
+
+
+def check_twin(ours: SimpleNamespace, twin: Rival) -> dict:
+    """How the twin agrees with ours. Raises ValueError if it does not."""
+    answer, other = np.asarray(ours.answer()), twin.answer().cpu().numpy()
+    count = sum(leaf.size for leaf in jax.tree.leaves(ours.params))
+    if answer.shape != other.shape or count != twin.parameters:
+        raise ValueError(
+            f"the twin answers {other.shape} with {twin.parameters} parameters, and "
+            f"the network {answer.shape} with {count}."
+        )
+    apart = float(np.abs(answer - other).max() / np.abs(answer).max())
+    if not apart <= AGREED[np.dtype(ours.network.dtype).name]:
+        raise ValueError(
+            f"the twin's answers differ from the network's by {apart:.2g}."
+        )
+    return {"parameters": count, "answer": [*answer.shape], "apart": round(apart, 7)}
+
+
+def rates(
+    contestants: dict[str, tuple[Callable, Callable]], calls: int, images: int
+) -> dict[str, float]:
+    """Images a second of each (work, wait), in turn, `calls` calls each."""
+    found = {}
+    for name, (work, wait) in contestants.items():
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = work()
+        wait(result)
+        found[name] = calls * images / (time.perf_counter() - start)
+    return found
+
+
+def measure(flags: argparse.Namespace) -> dict:
+    """What is printed."""
+    ours = make_ours(runpy.run_path(flags.config)["get_config"](), flags.batch)
+    twin = make_twin(ours.network, ours.params, ours.asked)
+    agreed = check_twin(ours, twin)
+    flops = forward_flops(Twin(ours.network, ours.params), ours.asked)
+    monai, size = make_monai(flops, ours.asked)
+    rivals = {"twin": twin, "monai": monai}
+    report = {
+        "device": jax.devices()[0].device_kind,
+        "batch": flags.batch,
+        "twin": agreed,
+        "gflop_an_image": flops / 1e9,
+        "monai": size,
+    }
+    for kind in ("step", "answer"):
+        works = {"ours": (getattr(ours, kind), jax.block_until_ready)} | {
+            name: (getattr(own, kind), own.wait) for name, own in rivals.items()
+        }
+        rates(works, 3, flags.batch)  # compiles
+        turns = [rates(works, flags.calls, flags.batch) for _ in range(flags.repeats)]
+        report[f"{kind}_images_per_s"] = {
+            name: [round(turn[name], 1) for turn in turns] for name in works
+        }
+        for name in rivals:
+            ratios = [turn["ours"] / turn[name] for turn in turns]
+            report[f"{kind}_to_{name}"] = [round(ratio, 3) for ratio in ratios]
+            report[f"median_{kind}_to_{name}"] = round(statistics.median(ratios), 3)
+    return report
+
+
+def main() -> None:
+    """Measures, and prints one JSON object."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--calls", type=int, default=30, help="a turn")
+    parser.add_argument("--repeats", type=int, default=7)
+    flags = parser.parse_args()
+    tell(measure(flags), flags.json)
+
+
+if __name__ == "__main__":
+    main()
