@@ -55,9 +55,13 @@ def over_rows(answer: Callable) -> Callable:
     """
     everywhere, by_rows = PartitionSpec(), PartitionSpec(AXIS)
     mesh = _local_mesh()
+
+    def own_rows(params: Any, rows: tuple) -> Any:
+        return answer(params, *rows)
+
     compiled = jax.jit(
         jax.shard_map(
-            lambda params, rows: answer(params, *rows),
+            own_rows,
             mesh=mesh,
             in_specs=(everywhere, by_rows),
             out_specs=by_rows,
