@@ -88,7 +88,7 @@ MAY_IMPORT = {
     + " results",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. parallel train",
+    + " baselines. parallel train results synthesis checkpoint complete benchmarks.",
 }
 
 # The only files in which a foreign world may be met.
