@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
                 "draw_slices": 2,  # of each; 0: all scored slices
                 "slab": 12,  # neighbouring slices, to see how they go together
                 "slab_subjects": 3,  # of each split so measured; 0: all
-                "microbatch": 8,  # slices in one network evaluation
+                "microbatch": 8,  # slices in one evaluation, over all devices
                 "algorithm1_subjects": 3,  # 0: all test subjects
                 "algorithm1_slices": 2,  # of each; 0: all scored slices
                 "penalty": 1e-4,  # of the ridge floors

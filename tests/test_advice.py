@@ -50,6 +50,10 @@ def draw_answer(images, missing, addresses, told):
     return answer
 
 
+def draw_answers(images, missing, addresses, told):
+    return (draw_answer(images, missing, own, told) for own in addresses)
+
+
 def asked(missing):
     generator = np.random.default_rng(1)
     images = generator.multivariate_normal(MEAN, COVARIANCE, size=(3, 40, 40))
@@ -68,7 +72,7 @@ def prepared_all_brain(monkeypatch):
 @pytest.mark.parametrize("seen", NAMES)
 def test_the_expected_drop_is_that_of_the_joint_law(monkeypatch, seen):
     missing = np.array([name != seen for name in NAMES])
-    posterior = Posterior(mean_answer, draw_answer, np.ones(4))
+    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
     prepared = prepared_all_brain(monkeypatch)
     gains = expected_gains(posterior, asked(missing), prepared, NAMES, 24)
     _, covariance = conditional(missing)
@@ -94,7 +98,7 @@ def test_the_expected_drop_is_that_of_the_joint_law(monkeypatch, seen):
 
 def test_a_scan_tells_all_of_itself_and_its_row_says_of_whom(monkeypatch):
     missing = np.array([True, False, False, True])
-    posterior = Posterior(mean_answer, draw_answer, np.ones(4))
+    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
     prepared = prepared_all_brain(monkeypatch)
     gains = expected_gains(posterior, asked(missing), prepared, NAMES, 2)
     titles, *rows = told(gains)
@@ -108,7 +112,7 @@ def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
     prepared = prepared_all_brain(monkeypatch)
     plain, wide = (
         expected_gains(
-            Posterior(mean_answer, draw_answer, factors), asked(missing), prepared,
+            Posterior(mean_answer, draw_answers, factors), asked(missing), prepared,
             NAMES, 4,
         )
         for factors in (np.ones(4), np.array([2.0, 1, 1, 1]))
@@ -121,7 +125,7 @@ def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
 def test_without_any_variance_there_is_no_advice(monkeypatch):
     missing = np.array([True, False, False, True])
     factors = np.array([0.0, 1, 1, 1])
-    posterior = Posterior(mean_answer, draw_answer, factors)
+    posterior = Posterior(mean_answer, draw_answers, factors)
     prepared = prepared_all_brain(monkeypatch)
     with pytest.raises(InputError, match="draws of flair are alike"):
         expected_gains(posterior, asked(missing), prepared, NAMES, 3)

@@ -1,5 +1,6 @@
 """A trained network answers the question that it is asked, and nothing else matters."""
 
+import dataclasses
 import functools
 import shutil
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from tiny_run import MODALITIES
 
-from ummcsgm import build, checkpoint
+from ummcsgm import build, checkpoint, parallel
 from ummcsgm.answer import (
     load_trained,
     make_answer,
+    make_draws,
     sampler_facts,
     slice_addresses,
 )
@@ -307,3 +309,132 @@ def test_the_config_travels_with_the_checkpoint(trained, study):
     assert from_file == checkpoint.restore_about(study / "run")["config"]
     assert trained.config.train.steps == 150
     assert trained.config.data.folder == str(study / "subjects")
+
+
+# Devices, and how often something is compiled.
+
+
+@pytest.fixture
+def compiled(caplog):
+    """compiled(): how many answers were compiled since."""
+    jax.config.update("jax_log_compiles", True)
+    yield lambda: caplog.text.count("Compiling jit(own_rows)")
+    jax.config.update("jax_log_compiles", False)
+
+
+@pytest.mark.parametrize("sampler", ["mean", "euler_maruyama", "warm"])
+def test_one_program_answers_subjects_of_any_slices_and_any_questions(
+    trained, images, compiled, sampler
+):
+    """Two subjects, of 7 and of 4 slices, that lack different modalities, and draws."""
+    answer = make_answer(trained, sampler, scoring(microbatch=6))
+    draws = make_draws(trained, sampler, scoring(microbatch=6))
+    told = Estimate(np.zeros((7, 16, 16, 4), np.float32), None)
+    for number, (who, slices) in enumerate(((answer, 7), (answer, 4), (draws, 5))):
+        rows = np.resize(images, (slices, *images.shape[1:]))
+        missing = np.tile(QUESTIONS[number : number + 1], (slices, 1))
+        addresses = slice_addresses(f"P{number}", np.arange(slices), draw=0)
+        own = told.each(lambda one, slices=slices: one[:slices])
+        if who is answer:
+            answer(rows, missing, addresses, own)
+            assert compiled() == 1
+            continue
+        several = [*draws(rows, missing, np.stack([addresses] * 3), own)]
+        assert len(several) == 3
+    assert compiled() == 2  # that of `draws` is another function
+
+
+@pytest.mark.parametrize("microbatch", [4, 5])
+@pytest.mark.parametrize("sampler", ["mean", "euler_maruyama", "warm"])
+def test_the_answer_is_the_same_on_one_device_and_on_two(
+    trained, images, monkeypatch, sampler, microbatch
+):
+    """Not bit for bit: convolutions of other batches round otherwise."""
+    rows = np.tile(images, (2, 1, 1, 1))[:7]
+    missing, addresses = np.tile(QUESTIONS, (2, 1))[:7], np.tile(ADDRESSES, (2, 1))[:7]
+    told = Estimate(rows[::-1].copy(), np.full(rows.shape, 0.1, np.float32))
+
+    def answered():
+        answer = make_answer(trained, sampler, scoring(microbatch))
+        return jax.tree.leaves(answer(rows, missing, addresses, told))
+
+    assert jax.local_device_count() == 2
+    two = answered()
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    for one, other in zip(answered(), two, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_a_microbatch_is_shared_by_all_devices(trained, images, monkeypatch):
+    """5 rows at a time are 6 on two devices, 3 on each; parameters are laid once."""
+    shares, laid = [], []
+
+    def noted(fill):
+        shared = real(fill)
+
+        def call(params, *rows):
+            laid.append(jax.tree.leaves(params)[0])
+            answered = shared(params, *rows)
+            for leaf in jax.tree.leaves(answered):
+                shards = leaf.addressable_shards
+                shares.append({shard.device: len(shard.data) for shard in shards})
+            return answered
+
+        return call
+
+    real = parallel.over_rows
+    monkeypatch.setattr(parallel, "over_rows", noted)
+    host = jax.tree.map(np.asarray, trained.params)
+    host = dataclasses.replace(trained, params=host)
+    answer = make_answer(host, "euler_maruyama", scoring(microbatch=5))
+    rows = np.tile(images, (2, 1, 1, 1))
+    asked = (np.tile(QUESTIONS, (2, 1)), np.tile(ADDRESSES, (2, 1)))
+    assert answer(rows, *asked).shape == (8, 16, 16, 4)
+    assert shares == [dict.fromkeys(jax.devices(), 3)] * 2 and len(laid) == 2
+    assert laid[0] is laid[1] and laid[0].sharding.device_set == set(jax.devices())
+    make_answer(trained, "mean", scoring())(rows, *asked)
+    assert laid[-1] is jax.tree.leaves(trained.params)[0]  # every answer shares them
+
+
+def test_draws_are_the_answers_to_their_addresses(trained, answers, images):
+    """However draws and slices fall into microbatches: 3 x 4 rows, 8 at a time."""
+    draws = make_draws(trained, "warm", scoring(microbatch=8))
+    told = answers("mean")(images, QUESTIONS, ADDRESSES)
+    each = [slice_addresses("P3", np.arange(4), draw=k) for k in range(3)]
+    several = [*draws(images, QUESTIONS, np.stack(each), told)]
+    assert len(several) == 3
+    for drawn, addresses in zip(several, each, strict=True):
+        alone = answers("warm")(images, QUESTIONS, addresses, told)
+        np.testing.assert_allclose(drawn, alone, atol=2e-5)
+    apart = np.abs(several[0] - several[1])[QUESTIONS[:, 2], ..., 2]
+    assert apart.mean() > 1e-3
+
+
+@pytest.mark.parametrize("slices, size, draws, calls", [(5, 4, 8, 10), (3, 4, 1, 1)])
+def test_draws_share_microbatches(trained, monkeypatch, slices, size, draws, calls):
+    """8 draws of 5 slices are 10 microbatches of 4, not 8 x 2; a draw comes out before
+    those after it are asked for."""
+    asked = []
+
+    def over_rows(fill):
+        def call(params, images, missing, start, addresses):
+            asked.append(addresses[:, 2].tolist())
+            return images[..., :4]
+
+        return call
+
+    monkeypatch.setattr(parallel, "over_rows", over_rows)
+    several = make_draws(trained, "euler_maruyama", scoring(microbatch=size))
+    images = np.arange(slices, dtype=np.float32)[:, None, None, None]
+    images = np.broadcast_to(images, (slices, 2, 2, 4))
+    each = [slice_addresses("P", np.arange(slices), draw=k) for k in range(draws)]
+    drawn = several(images, np.ones((slices, 4), bool), np.stack(each))
+    assert asked == []
+    assert np.array_equal(next(drawn), images)
+    first = -(-slices // size)
+    assert len(asked) == min(first + 1, calls)  # one ahead
+    assert all(np.array_equal(one, images) for one in drawn)
+    assert len(asked) == calls and all(len(one) == size for one in asked)
+    flat = np.concatenate(asked)[: draws * slices]
+    assert flat.tolist() == np.repeat(np.arange(draws), slices).tolist()

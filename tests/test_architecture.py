@@ -46,6 +46,8 @@ MAY_IMPORT = {
     "network": "types completion patches",  # for `channels`: how flags broadcast
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
+    "microbatches": "types",
+    "overlap": "",
     "grids": "types sde",
     "solvers": "types sde completion",  # for `channels`, as network
     "sampling": "types sde grids solvers",
@@ -56,7 +58,8 @@ MAY_IMPORT = {
     "progress": "types files plans",
     "preparation": "types build_data progress data.",
     "checkup": "types build_data console progress data.",
-    "answer": CORE + " plans posterior build checkpoint files data.",
+    "answer": CORE
+    + " plans posterior build checkpoint parallel microbatches files data.",
     "ensembles": "types answer calibration spread metrics data.",
     "marks": "types files data.",
     "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
@@ -77,7 +80,7 @@ MAY_IMPORT = {
     "advice": "types synthesis data.",
     "complete": CORE
     + " plans answer results outputs build build_data console progress figure files"
-    + " data. recalibration intake synthesis budget advice",
+    + " data. recalibration intake synthesis budget advice overlap",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "coherence": "types files figure plots slabs evaluate",
     "report": "types files figure ensembles evaluate uncertainty coherence",
@@ -85,7 +88,7 @@ MAY_IMPORT = {
     + " results",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. parallel train",
+    + " baselines. parallel train results synthesis checkpoint complete benchmarks.",
 }
 
 # The only files in which a foreign world may be met.

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 import tracemalloc
 import types
 
@@ -90,8 +91,15 @@ def stand_in(monkeypatch, tmp_path):
 
         return fill
 
+    def make_several(*asked, **options):
+        fill = make(*asked, **options)
+        return lambda images, missing, addresses, told: (
+            fill(images, missing, own, told) for own in addresses
+        )
+
     monkeypatch.setattr(complete, "load_trained", load)
     monkeypatch.setattr(complete, "make_answer", make)
+    monkeypatch.setattr(complete, "make_draws", make_several)
     # Voxels of any size: what is refused of them has a test of its own.
     monkeypatch.setattr(intake, "TOLERANCE", 100.0)
     return calls
@@ -735,6 +743,166 @@ def test_a_predicted_sd_lies_beside_the_mean(stand_in, tmp_path):
     assert len(stand_in) == before == 1  # one evaluation, which is there already
 
 
+# Reading ahead and writing behind. What waits for what is told by events.
+
+PATIENCE = 20  # seconds: what does not come by then never comes
+
+
+def when(monkeypatch, module, name, before):
+    """`before(*arguments)` is called ahead of a function of the module."""
+    real = getattr(module, name)
+
+    def call(*arguments, **options):
+        before(*arguments)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, call)
+
+
+def test_the_next_subject_is_read_before_the_last_is_computed_and_none_after_it(
+    stand_in, tmp_path, monkeypatch
+):
+    read_of = {name: threading.Event() for name in ("P1", "P2", "P3", "P4")}
+    when(monkeypatch, complete, "prepare_subject", lambda s, *_: read_of[s.name].set())
+    ahead = []
+
+    def compute(posterior, question, order):
+        following = read_of.get(f"P{int(question.name[1]) + 1}")
+        ahead.append(following is None or following.wait(PATIENCE))
+        later = [n for n in read_of if n > f"P{int(question.name[1]) + 1}"]
+        ahead.append(not any(read_of[n].is_set() for n in later))
+
+    when(monkeypatch, complete, "answers", compute)
+    folder = write_subjects(tmp_path / "in", read_of)
+    assert make(folder, tmp_path / "out", "t1c")
+    assert ahead == [True] * 8
+
+
+def test_an_answer_is_written_while_the_next_is_computed(
+    stand_in, tmp_path, monkeypatch
+):
+    """The first subject's only volume is not written before the second is asked for;
+    of several kinds each waits for the one before it."""
+    asked, waited, writing = threading.Event(), [], []
+    when(monkeypatch, complete, "answers",
+         lambda _, question, order: question.name == "P2" and asked.set())  # fmt: skip
+
+    def write(path, *_):
+        if "P1" in path.name:
+            waited.append(asked.wait(PATIENCE))
+        writing.append(path.name)
+        assert threading.current_thread() is not threading.main_thread()
+
+    when(monkeypatch, complete, "write_result", write)
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    assert make(folder, tmp_path / "out", "t1c")
+    assert waited == [True]
+    assert writing == ["P1_t1ce.nii.gz", "P2_t1ce.nii.gz"]
+
+
+def test_subjects_wait_for_the_writer(stand_in, tmp_path, monkeypatch):
+    """The third is not computed before the first is written: memory has a bound."""
+    asked = {name: threading.Event() for name in ("P1", "P2", "P3")}
+    when(monkeypatch, complete, "answers", lambda _, q, order: asked[q.name].set())
+    early = []
+
+    def write(path, *_):
+        if "P1" in path.name:
+            asked["P2"].wait(PATIENCE)
+            early.append(asked["P3"].wait(1))  # never, however long
+
+    when(monkeypatch, complete, "write_result", write)
+    folder = write_subjects(tmp_path / "in", asked)
+    assert make(folder, tmp_path / "out", "t1c")
+    assert early == [False] and asked["P3"].is_set()
+
+
+def test_no_more_than_one_answer_waits_to_be_written(stand_in, tmp_path, monkeypatch):
+    """Each kind is computed while the one before it is written, and no earlier."""
+    events, real = [], complete.answers
+
+    def answers(*asked):
+        for kind, images in real(*asked):
+            events.append(("computed", kind))
+            yield kind, images
+
+    monkeypatch.setattr(complete, "answers", answers)
+    when(monkeypatch, complete, "_write",
+         lambda work, taken, kind, *_: events.append(("written", kind)))  # fmt: skip
+    folder = write_subjects(tmp_path / "in", ("P1",))
+    make(folder, tmp_path / "out", "t1c", draws=6, sampler="warm")
+    kinds = ["mean", *(f"draw-0{k}" for k in range(1, 7)), "sd", "q05", "q50", "q95"]
+    assert [kind for what, kind in events if what == "written"] == kinds
+    for behind, kind in zip(kinds, kinds[2:], strict=False):
+        assert events.index(("written", behind)) < events.index(("computed", kind))
+
+
+def test_each_failure_stays_with_its_subject_and_is_told_in_order(
+    stand_in, tmp_path, capsys, monkeypatch
+):
+    """P2 cannot be read, P3 not computed, P4 not written; 1 and 5 are whole."""
+    folder = write_subjects(tmp_path / "in")
+    path_of(folder, "P2", "t2").write_bytes(b"damaged")
+    when(monkeypatch, complete, "answers", lambda _, question, order: (
+        broken("P3 is not finite", FloatingPointError) if question.name == "P3" else 0
+    ))  # fmt: skip
+    when(monkeypatch, results, "write_like", lambda path, *_: (
+        broken("P4: disk full", OSError) if "P4" in path.name else 0
+    ))  # fmt: skip
+    assert make(folder, tmp_path / "out", "t1c") is False
+    said = capsys.readouterr()
+    words = ("P2_t2.nii.gz", "P3 is not finite", "P4: disk full")
+    errors = said.err.splitlines()
+    assert len(errors) == 3
+    assert all(word in line for word, line in zip(words, errors, strict=True))
+    ends = [line.split(" | ")[-1][:6] for line in said.out.splitlines()[-5:]]
+    assert ends == ["synthe", "FAILED", "FAILED", "FAILED", "synthe"]
+    made = [name for name in files_under(tmp_path / "out") if "nii" in name]
+    assert made == ["HGG/P1/P1_t1ce.nii.gz", "HGG/P5/P5_t1ce.nii.gz"]
+
+
+def broken(why, kind):
+    raise kind(why)
+
+
+def test_a_volume_that_cannot_be_written_ends_its_subject(
+    stand_in, tmp_path, capsys, monkeypatch
+):
+    """The kinds that follow are not written, and at most one of them is computed."""
+    when(monkeypatch, results, "write_like", lambda path, *_: (
+        broken("disk full", OSError) if "draw-02" in path.name else 0
+    ))  # fmt: skip
+    folder = write_subjects(tmp_path / "in", ("P1", "P2"))
+    options = {"draws": 5, "sampler": "warm"}
+    assert make(folder, tmp_path / "out", "t1c", **options) is False
+    made = [name for name in files_under(tmp_path / "out") if "nii" in name]
+    kinds = ("draw-01", "mean")
+    assert made == [f"{group}/{name}/{name}_t1ce_{kind}.nii.gz"
+                    for group, name in (("HGG", "P1"), ("LGG", "P2"))
+                    for kind in kinds]  # fmt: skip
+    assert capsys.readouterr().err.count("disk full") == 2
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_ends_it_and_nothing_is_half_written(
+    stand_in, tmp_path, monkeypatch, stop
+):
+    """What is being written is finished; the subjects that follow are not begun."""
+    read = []
+    when(monkeypatch, complete, "prepare_subject", lambda s, *_: read.append(s.name))
+    when(monkeypatch, complete, "answers", lambda _, question, order: (
+        broken("stop", stop) if question.name == "P2" else 0
+    ))  # fmt: skip
+    folder = write_subjects(tmp_path / "in")
+    with pytest.raises(stop):
+        make(folder, tmp_path / "out", "t1c")
+    assert sorted(files_under(tmp_path / "out")) == [
+        "HGG/P1/P1_t1ce.json", "HGG/P1/P1_t1ce.nii.gz", "previews/P1.png"
+    ]  # fmt: skip
+    assert read in (["P1", "P2"], ["P1", "P2", "P3"])
+    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]
+
+
 # From here on with the study's own network.
 
 
@@ -897,7 +1065,9 @@ def test_memory_does_not_grow_with_the_number_of_draws():
         )
         posterior = synthesis.Posterior(
             lambda images, missing, addresses: Estimate(images, None),
-            lambda images, missing, addresses, told: told.mean + addresses[0, 2],
+            lambda images, missing, addresses, told: (
+                told.mean + own[0, 2] for own in addresses
+            ),
             np.ones(4),
         )
         tracemalloc.start()

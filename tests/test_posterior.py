@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from ummcsgm import posterior
+from ummcsgm.microbatches import streamed
 from ummcsgm.posterior import coherent_noise, fit_rho
-from ummcsgm.sampling import (
-    address_keys,
-    in_microbatches,
-)
+from ummcsgm.sampling import address_keys
 from ummcsgm.through_plane import neighbour_sums
 from ummcsgm.types import InputError
 
@@ -101,7 +99,8 @@ def test_a_slice_does_not_depend_on_its_microbatch_or_order():
     make = _compiled((6, 5), 0.9)
     whole = np.asarray(make(keys, slices))
     for size in (4, 1):
-        assert np.array_equal(in_microbatches(make, size, keys, slices), whole)
+        parts = streamed(make, size, 23, lambda rows: (keys[rows], slices[rows]))
+        assert np.array_equal(np.concatenate([*parts]), whole)
     shuffled = np.random.default_rng(0).permutation(23)
     assert np.array_equal(make(keys, slices[shuffled]), whole[shuffled])
     eager = coherent_noise(keys[:2], jnp.zeros((2, 6, 5)), slices=[35, 36], rho=0.9)

@@ -27,7 +27,6 @@ from ummcsgm.sampling import (
     address_keys,
     algorithm1,
     draw_prior,
-    in_microbatches,
     noise_of,
     sample,
 )
@@ -242,28 +241,3 @@ def test_keys_of_addresses_are_distinct_and_those_of_fold_in():
     np.testing.assert_array_equal(jax.random.key_data(key), data[100])
     other = np.asarray(jax.random.key_data(address_keys(4, addresses)))
     assert not np.any(np.all(other == data, axis=1))
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 12, 20])
-def test_microbatches_answer_as_one_call_does(size):
-    rng = np.random.default_rng(0)
-    images, keys = rng.normal(size=(12, 3, 2)).astype(np.float32), np.arange(12)
-    shapes = set()
-
-    def answer(images, keys):
-        shapes.add(images.shape)
-        return jnp.asarray(images) * keys[:, None, None]
-
-    ours = in_microbatches(answer, size, images, keys)
-    assert isinstance(ours, np.ndarray)
-    np.testing.assert_array_equal(ours, images * keys[:, None, None].astype(np.float32))
-    assert shapes == {(size, 3, 2)}
-
-
-def test_microbatches_of_keys_draw_what_one_call_draws():
-    def answer(keys):
-        return jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
-
-    np.testing.assert_array_equal(
-        in_microbatches(answer, 4, keys_of(10)), answer(keys_of(10))
-    )

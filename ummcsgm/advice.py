@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ummcsgm.data.subjects import Prepared, network_brain, stack
-from ummcsgm.synthesis import Posterior, Question, draw_of, estimate_of
+from ummcsgm.synthesis import Posterior, Question, draws_of, estimate_of
 from ummcsgm.types import Array, InputError
 
 
@@ -51,8 +51,7 @@ def expected_gains(
     brain = network_brain(prepared, question.z)
     estimate = estimate_of(posterior, question)
     drawn, informed = _Variance(), {channel: _Variance() for channel in missing}
-    for draw in range(draws):
-        one = draw_of(posterior, question, estimate, draw)
+    for one in draws_of(posterior, question, estimate, draws):
         drawn.add(one[brain])
         for channel, told in informed.items():
             told.add(_mean_given(posterior, question, one, channel)[brain])

@@ -8,14 +8,14 @@ import functools
 import hashlib
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm import build, checkpoint
+from ummcsgm import build, checkpoint, parallel
 from ummcsgm.completion import ask
 from ummcsgm.denoiser import (
     Model,
@@ -24,6 +24,7 @@ from ummcsgm.denoiser import (
     posterior_moments,
 )
 from ummcsgm.grids import level_at
+from ummcsgm.microbatches import regrouped, streamed
 from ummcsgm.plans import Scoring, Space
 from ummcsgm.posterior import check_rho, coherent_noise
 from ummcsgm.sampling import SAMPLERS as DRAWING
@@ -32,7 +33,6 @@ from ummcsgm.sampling import (
     default_times,
     evaluations,
     find_sampler,
-    in_microbatches,
     make_draw,
 )
 from ummcsgm.sde import SDE
@@ -86,7 +86,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         config,
         space,
         model,
-        params,
+        parallel.replicate(params),  # once, for all that will answer with them
         step,
         about["scales"],
         {name: tuple(own) for name, own in about["ranges"].items()},
@@ -128,16 +128,7 @@ def make_answer(
             correlation from 0 to 1.
         ValueError: (answer) the sampler starts at an estimate, and none was given.
     """
-    check_rho(rho)
-    if sampler not in SAMPLERS:
-        raise InputError(
-            f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
-        )
-    fill = (
-        _make_mean(trained)
-        if sampler == "mean"
-        else _make_fill(trained, sampler, scoring, rho)
-    )
+    draws = make_draws(trained, sampler, scoring, rho=rho)
 
     def answer(
         images: Stacks,
@@ -145,20 +136,59 @@ def make_answer(
         addresses: Array,
         estimate: Estimate | None = None,
     ) -> Images | Estimate:
-        if estimate is None and sampler != "mean" and find_sampler(sampler).from_mean:
-            raise ValueError(f"{sampler} starts at an estimate, and none was given.")
-        rows = (images, np.asarray(missing), np.asarray(addresses, np.uint32))
-        nothing = Estimate(np.zeros_like(images[..., : missing.shape[-1]]), None)
-        rows += (nothing if estimate is None else estimate,)
-        return in_microbatches(
-            lambda *part: fill(trained.params, *part), scoring.microbatch, *rows
-        )
+        (only,) = draws(images, missing, np.asarray(addresses)[None], estimate)
+        return only
 
     return answer
 
 
+def make_draws(
+    trained: Trained, sampler: str, scoring: Scoring, *, rho: float = 0.0
+) -> Callable:
+    """draws(images, missing, addresses, estimate): an iterator of K answers.
+
+    Each is what `make_answer`'s gives to the same rows at its own of the addresses
+    [K, R, 3]. Draws x rows are one stream through one compiled program, whose rows the
+    local devices share: ceil(K R / microbatch) calls of it, and the memory of one
+    answer and two microbatches, whatever K is.
+    """
+    check_rho(rho)
+    if sampler not in SAMPLERS:
+        raise InputError(
+            f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
+        )
+    fill = parallel.over_rows(
+        _make_mean(trained)
+        if sampler == "mean"
+        else _make_fill(trained, sampler, scoring, rho)
+    )
+    params = parallel.replicate(trained.params)
+    size = parallel.whole_rows(scoring.microbatch)
+    from_mean = sampler != "mean" and find_sampler(sampler).from_mean
+
+    def draws(
+        images: Stacks,
+        missing: Missing,
+        addresses: Array,
+        estimate: Estimate | None = None,
+    ) -> Iterator[Images | Estimate]:
+        if from_mean and estimate is None:
+            raise ValueError(f"{sampler} starts at an estimate, and none was given.")
+        count = len(images)
+        shared = (images, np.asarray(missing), estimate if from_mean else None)
+        own = np.asarray(addresses, np.uint32).reshape(-1, 3)
+
+        def take(rows: Array) -> tuple:
+            same = jax.tree.map(lambda array: array[rows % count], shared)
+            return (*same, own[rows])
+
+        parts = streamed(functools.partial(fill, params), size, len(own), take)
+        return regrouped(parts, count)
+
+    return draws
+
+
 def _make_mean(trained: Trained) -> Callable:
-    @jax.jit
     def fill(params: Params, images: Stacks, missing: Missing, *unused: Any):
         completion = ask(images, missing)
         estimate = make_estimate(trained.model, params, completion)
@@ -174,15 +204,14 @@ def _make_fill(
     times = times_of(sde, sampler, scoring)
     draw = make_draw(sampler, sde, times)
 
-    @jax.jit
-    def fill(params: Params, images: Stacks, missing: Missing, addresses, start):
+    def fill(params: Params, images: Stacks, missing: Missing, start, addresses):
         completion = ask(images, missing)
         denoise = make_denoise(trained.model, params, completion)
         subject, z, number = addresses.T
         keys = address_keys(scoring.seed, jnp.stack([subject, number], axis=1))
         noise = functools.partial(coherent_noise, slices=z, rho=rho)
-        variance = 0.0 if start.variance is None else start.variance
-        told = (start.mean, variance)
+        mean, variance = (completion.seen, None) if start is None else start
+        told = (mean, 0.0 if variance is None else variance)
         return completion.fill(draw(keys, denoise, missing, *told, noise=noise))
 
     return fill

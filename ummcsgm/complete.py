@@ -1,21 +1,32 @@
 """Checkpoint + subjects -> NIfTI files on their inputs' own grid.
 
 Every subject stands for itself: one that cannot be completed is reported and the rest
-go on; one that is finished is not made again.
+go on; one that is finished is not made again. The next subject is read, and the last
+answer written, while one is computed.
 """
 
 import csv
 import io
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ummcsgm import build, build_data
 from ummcsgm.advice import expected_gains, told
-from ummcsgm.answer import Trained, load_trained, make_answer, sampler_facts
+from ummcsgm.answer import (
+    Trained,
+    load_trained,
+    make_answer,
+    make_draws,
+    sampler_facts,
+)
 from ummcsgm.budget import within_budget
 from ummcsgm.console import show_table
 from ummcsgm.data.layouts import Layout, Subject
@@ -24,6 +35,7 @@ from ummcsgm.figure import check_preview, write_preview
 from ummcsgm.files import write_whole
 from ummcsgm.intake import check_modalities, check_spacing, find_lacking
 from ummcsgm.outputs import preview_of, units_of, volume_of
+from ummcsgm.overlap import ahead
 from ummcsgm.plans import Scoring
 from ummcsgm.progress import counting
 from ummcsgm.recalibration import read_calibration
@@ -39,6 +51,7 @@ from ummcsgm.synthesis import Posterior, Question, answers, question_of
 from ummcsgm.types import Config, Images, InputError
 
 FAILED = "FAILED"
+ITS_OWN = (InputError, FloatingPointError, OSError)  # errors that stay with a subject
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,15 @@ class Work:
     order: Order
     layout: Layout  # of the subjects
     target: pathlib.Path
+
+
+class Intake(NamedTuple):
+    """One subject that was read, and what of it is to be answered."""
+
+    subject: Subject
+    results: Sequence[Result]
+    prepared: Prepared
+    question: Question
 
 
 def complete(
@@ -93,7 +115,7 @@ def complete(
         known = (trained, scoring, subjects, pathlib.Path(target))
         order = within_budget(order, *known)
     work = _set_to(workdir, trained, scoring, order, found.layout, pathlib.Path(target))
-    rows = _all(_advise_one if order.advise else _complete_one, work, subjects)
+    rows = _all(work, subjects)
     if part[0] == 0:  # what no process can complete is told by the first
         rows += [_failed(name, "", why) for name, why in found.refused.items()]
     what = "Advice" if order.advise else "Completed subjects"
@@ -114,28 +136,61 @@ def _set_to(
         fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities
     ]
     mean = make_answer(trained, "mean", scoring)
-    draw = make_answer(trained, order.sampler, scoring, rho=rho)
+    draws = make_draws(trained, order.sampler, scoring, rho=rho)
     own = sampler_facts(order.sampler, trained, scoring, rho)
     facts = {"seed": scoring.seed, **own}
-    posterior = Posterior(mean, draw, np.array(factors))
+    posterior = Posterior(mean, draws, np.array(factors))
     return Work(trained, posterior, facts, fits, order, layout, target)
 
 
-def _all(
-    do: Callable[[Work, Subject], str], work: Work, subjects: Sequence[Subject]
-) -> list[tuple]:
+def _all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
     """Name, what was given and what came of it, of each subject."""
     rows = []
-    with counting("completing") as report:
-        for place, subject in enumerate(subjects):
-            own = [name for name in work.layout.words if name in subject.files]
-            given = ", ".join(own)
-            try:
-                rows.append((subject.name, given, do(work, subject)))
-            except (InputError, FloatingPointError, OSError) as error:
-                rows.append(_failed(subject.name, given, str(error)))
-            report(place + 1, len(subjects))
+    with (
+        counting("completing") as report,
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+    ):
+
+        def settle(subject: Subject, outcome: Future) -> None:
+            rows.append(_row(work, subject, outcome))
+            report(len(rows), len(subjects))
+
+        waiting: deque[tuple[Subject, Future]] = deque()
+        reads = ahead(reader, partial(_read_one, work), subjects)
+        for subject, read in zip(subjects, reads, strict=True):
+            waiting.append((subject, _outcome(work, read, writer)))
+            while len(waiting) > 1 or (waiting and waiting[0][1].done()):
+                settle(*waiting.popleft())
+        for subject, outcome in waiting:
+            settle(subject, outcome)
     return rows
+
+
+def _outcome(work: Work, read: Future, writer: Executor) -> Future:
+    """A future of what was done for a subject, in a few words: with the last of its
+    answers still to be written."""
+    outcome: Future = Future()
+    try:
+        taken = read.result()
+        if taken is None:
+            outcome.set_result("there already")
+        elif work.order.advise:
+            outcome.set_result(_advise_one(work, taken))
+        else:
+            return _complete_one(work, taken, writer)
+    except ITS_OWN as error:
+        outcome.set_exception(error)
+    return outcome
+
+
+def _row(work: Work, subject: Subject, outcome: Future) -> tuple[str, str, str]:
+    own = [name for name in work.layout.words if name in subject.files]
+    given = ", ".join(own)
+    try:
+        return subject.name, given, outcome.result()
+    except ITS_OWN as error:
+        return _failed(subject.name, given, str(error))
 
 
 def _failed(name: str, given: str, why: str) -> tuple[str, str, str]:
@@ -143,46 +198,55 @@ def _failed(name: str, given: str, why: str) -> tuple[str, str, str]:
     return name, given, f"{FAILED}: {why}"
 
 
-def _complete_one(work: Work, subject: Subject) -> str:
-    """What was done for `subject`, in a few words: its answers are in the target."""
+def _read_one(work: Work, subject: Subject) -> Intake | None:
+    """What `subject` asks, read from its files; None if its answers are there."""
     trained = work.trained
     check_modalities(trained, subject)
-    facts = (work.facts, work.fits)
-    results = results_of(trained, work.layout, subject, work.order, *facts)
-    preview = work.target / "previews" / f"{subject.name}.png"
-    check_preview(preview)
-    whole = finished(work.target, results, work.order.overwrite)
-    if whole and preview.is_file():
-        return "there already"
-    prepared, question = _asked(work, subject)
-    shown = False
-    for kind, images in answers(work.posterior, question, work.order):
-        if not shown:
-            about = (trained, subject, prepared, images, question.z)
-            write_preview(preview, preview_of(*about))
-            shown = True
-        own = [result for result in results if result.kind == kind]
-        _write(work, own, prepared, question, images)
-    return "synthesised " + ", ".join(dict.fromkeys(r.modality for r in results))
-
-
-def _asked(work: Work, subject: Subject) -> tuple[Prepared, Question]:
-    trained = work.trained
+    results = ()
+    if not work.order.advise:
+        facts = (work.facts, work.fits)
+        results = results_of(trained, work.layout, subject, work.order, *facts)
+        preview = _preview(work, subject)
+        check_preview(preview)
+        if finished(work.target, results, work.order.overwrite) and preview.is_file():
+            return None
     check_spacing(trained, subject)
     prepared = prepare_subject(subject, trained.space.modalities, trained.space.view)
-    return prepared, question_of(subject.name, prepared, trained.space.modalities)
+    question = question_of(subject.name, prepared, trained.space.modalities)
+    return Intake(subject, results, prepared, question)
+
+
+def _preview(work: Work, subject: Subject) -> pathlib.Path:
+    return work.target / "previews" / f"{subject.name}.png"
+
+
+def _complete_one(work: Work, taken: Intake, writer: Executor) -> Future:
+    """The target will hold the answers of a subject: the future says so, in words.
+
+    An answer is written while the next one is computed, and not before the one before
+    it was written.
+    """
+    modalities = dict.fromkeys(result.modality for result in taken.results)
+    words, last = "synthesised " + ", ".join(modalities), None
+    for kind, images in answers(work.posterior, taken.question, work.order):
+        if last is not None:
+            last.result()
+        shown = last is None  # what is answered first
+        last = writer.submit(_write, work, taken, kind, images, shown, words)
+    return last
 
 
 def _write(
-    work: Work,
-    results: Sequence[Result],
-    prepared: Prepared,
-    question: Question,
-    images: Images,
-) -> None:
-    """The target holds the `results` that the answers [S, H, W, M] are."""
+    work: Work, taken: Intake, kind: str, images: Images, shown: bool, words: str
+) -> str:
+    """`words`, when the target holds the results of a `kind`, which the answers
+    [S, H, W, M] are; and the preview of them, if they are `shown`."""
+    subject, results, prepared, question = taken
+    if shown:
+        about = (work.trained, subject, prepared, images, question.z)
+        write_preview(_preview(work, subject), preview_of(*about))
     units = units_of(work.trained, prepared)
-    for result in results:
+    for result in (one for one in results if one.kind == kind):
         channel = work.trained.space.modalities.index(result.modality)
         own, slices = units[result.modality], images[..., channel]
         about = result.identity | _about(work, prepared) | {"units": own}
@@ -191,6 +255,7 @@ def _write(
         volume = volume_of(prepared, question.z, slices, own["scale"])
         path = work.target / result.path
         write_result(path, volume, prepared.case.geometry, about)
+    return words
 
 
 def _about(work: Work, prepared: Prepared) -> dict:
@@ -203,11 +268,10 @@ def _about(work: Work, prepared: Prepared) -> dict:
     }
 
 
-def _advise_one(work: Work, subject: Subject) -> str:
+def _advise_one(work: Work, taken: Intake) -> str:
     """Which scan to acquire: advice/SUBJECT.csv in the target has a row for each."""
     modalities = work.trained.space.modalities
-    check_modalities(work.trained, subject)
-    prepared, question = _asked(work, subject)
+    subject, _, prepared, question = taken
     if question.missing.sum() < 2:
         (only,) = set(modalities) - set(prepared.scales)
         return f"{only} alone is missing: nothing to choose from"

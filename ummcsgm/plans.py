@@ -57,7 +57,7 @@ class Scoring:
     draw_slices: int  # of each of these subjects
     slab: int  # neighbouring slices, to measure how they go together
     slab_subjects: int  # that are so measured
-    microbatch: int  # examples in one network evaluation
+    microbatch: int  # examples in one network evaluation, over the local devices
     algorithm1_subjects: int
     algorithm1_slices: int  # of each of these subjects
     penalty: float  # of the ridge floors

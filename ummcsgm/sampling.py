@@ -8,7 +8,6 @@ ones back, bit for bit. It scans the steps of `solvers` over the times of `grids
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -263,20 +262,3 @@ def address_keys(seed: int, addresses: Array) -> Keys:
         )
 
     return jax.vmap(key_of)(jnp.asarray(addresses, jnp.uint32))
-
-
-def in_microbatches(answer: Callable, size: int, *arrays: Any) -> Any:
-    """`answer(*arrays)` for any number of rows but 0, computed `size` rows at a time.
-
-    Slices x questions x draws flattened into one leading axis go in; arrays, or trees
-    of them, with that axis come out, as numpy. The last microbatch is padded with
-    copies of its last row, so `answer` is compiled once; memory does not grow with the
-    number of rows.
-    """
-    total = len(arrays[0])
-    answers = []
-    for start in range(0, total, size):
-        rows = np.minimum(np.arange(start, start + size), total - 1)
-        part = jax.tree.map(lambda array, rows=rows: array[rows], arrays)
-        answers.append(jax.tree.map(np.asarray, answer(*part)))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *answers)

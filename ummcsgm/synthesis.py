@@ -34,7 +34,7 @@ class Posterior:
     """Who answers: `answer`s of the network's mean, and of draws about it."""
 
     mean: Callable
-    draw: Callable  # of the order's sampler
+    draws: Callable  # of the order's sampler: `make_draws`
     factors: Array  # [M]: a draw's difference from the mean is multiplied with it
 
 
@@ -56,22 +56,25 @@ def estimate_of(posterior: Posterior, question: Question) -> Estimate:
     return posterior.mean(*rows).each(lambda own: _finite(name, own))
 
 
-def draw_of(
-    posterior: Posterior, question: Question, estimate: Estimate, draw: int
-) -> Images:
-    """[S, H, W, M]: draw number `draw` of all that is missing, respread about the mean
-    of the `estimate` that all draws share.
+def draws_of(
+    posterior: Posterior, question: Question, estimate: Estimate, count: int
+) -> Iterator[Images]:
+    """[S, H, W, M] each: draws number 0, 1, .. of all that is missing, respread about
+    the mean of the `estimate` that all of them share.
 
     Raises:
-        FloatingPointError: it is not finite.
+        FloatingPointError: (when it comes) one is not finite.
     """
     name, z, images, missing = question
-    rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=draw))
-    drawn = _finite(name, posterior.draw(*rows, estimate))
-    if (posterior.factors == 1).all():
-        return drawn
+    addresses = np.stack([slice_addresses(name, z, draw=k) for k in range(count)])
+    rows = (images, np.tile(missing, (len(z), 1)), addresses)
     factors = posterior.factors.astype(np.float32)
-    return estimate.mean + factors * (drawn - estimate.mean)
+    for drawn in posterior.draws(*rows, estimate):
+        _finite(name, drawn)
+        if (factors == 1).all():
+            yield drawn
+        else:
+            yield estimate.mean + factors * (drawn - estimate.mean)
 
 
 def answers(
@@ -93,8 +96,8 @@ def answers(
     missing = question.missing
     kept = (order.draws, *mean.shape[:-1], int(missing.sum()))
     with tempfile.TemporaryFile() as file:
-        for draw, kind in enumerate(draw_kinds(order)):
-            drawn = draw_of(posterior, question, estimate, draw)
+        several = draws_of(posterior, question, estimate, order.draws)
+        for kind, drawn in zip(draw_kinds(order), several, strict=True):
             if order.draws > 1:
                 file.write(np.ascontiguousarray(drawn[..., missing], np.float32))
             if order.draws == 1 or order.keep:

@@ -1,6 +1,7 @@
 """How fast training's batches are read, beside reading the same slices from NIfTI.
 
     python -m ummcsgm.benchmarks.data [--subjects N] [--repeats R] [--processes P]
+        [--json FILE]
 
 Makes phantom subjects and prepares their slices in a temporary folder. Then, in turn,
 `repeats` times: batches in the order of training, by the very code of training; all
@@ -11,7 +12,6 @@ the batches that are read ahead.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import statistics
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.layouts import Subject, brats
 from ummcsgm.data.phantom.make import write_phantom
@@ -181,7 +182,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Measures, and prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--subjects", type=int, default=4)
     parser.add_argument("--shape", type=int, nargs=3, default=(240, 240, 155))
     parser.add_argument("--grid", type=int, nargs=2, default=(192, 192))
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), flags)))
+        tell(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

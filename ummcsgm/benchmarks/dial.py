@@ -26,6 +26,7 @@ import numpy as np
 
 from ummcsgm import build, build_data
 from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer, slice_addresses
+from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.calibration import crps_fair, within
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
@@ -206,8 +207,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     """
     if not path.is_file():
         return []
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = [*csv.DictReader(path.read_text().splitlines())]
     if rows and set(rows[0]) != set(COLUMNS):
         raise InputError(f"{path} is no table of this benchmark: remove it.")
     return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in rows]
@@ -275,7 +275,7 @@ def run(contest: Contest, wanted: list[tuple[str, int]], folder: pathlib.Path) -
 
 def main() -> None:
     """Measures, and prints one line a point; the last is a JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--subjects", type=int, default=3, help="of the test split")
@@ -291,7 +291,7 @@ def main() -> None:
     try:
         wanted = points(samplers, [*map(int, flags.steps.split(","))], flags.longest)
         contest = set_contest(load_trained(flags.workdir), flags)
-        print(json.dumps(run(contest, wanted, flags.output)))
+        tell(run(contest, wanted, flags.output), flags.json)
     except ValueError as error:  # InputError is one
         parser.error(str(error))
 

@@ -1,19 +1,19 @@
 """How long the doctor takes for one subject, in one process.
 
-    python -m ummcsgm.benchmarks.doctor [--shape X Y Z] [--repeats R]
+    python -m ummcsgm.benchmarks.doctor [--shape X Y Z] [--repeats R] [--json FILE]
 
 Makes a sound phantom subject of four modalities in a temporary folder, as gzipped
 files, and examines it `repeats` times, reading included.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.data.doctor.examine import examine_subject
 from ummcsgm.data.layouts import brats
 from ummcsgm.data.phantom.make import write_phantom
@@ -44,13 +44,13 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     """Measures, and prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=[240, 240, 155])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the phantom")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(Path(folder), flags)))
+        tell(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,74 @@
-"""What `lax.scan` and the sampler cost beside the network, in one run.
+"""What sampling a volume costs, and what `lax.scan` costs beside the network.
 
-    python -m ummcsgm.benchmarks.sampling [--config FILE] [--batch N] [--repeats R]
+    python -m ummcsgm.benchmarks.sampling [--config FILE]
+        [--parts overhead,volume,growth] [--grid H W] [--shape X Y Z] [--batch N]
+        [--draws K] [--repeats R] [--timed N] [--timed-algorithm1 N] [--json FILE]
 
-Times Algorithm 1 (1000 steps, one compiled scan) against 1000 calls of the jitted
-network forward on the same batch, in turn, `repeats` times, and prints each ratio and
-their median. Parameters are random: time does not depend on them.
+overhead  Algorithm 1 (1000 steps, one compiled scan) against 1000 calls of the jitted
+          network forward on the same batch, in turn, on the config's own grid: each
+          ratio and their median.
+volume    Seconds a phantom subject of 240 x 240 x 155, on a grid that holds a brain,
+          for the mean, one draw of `warm`, the mean and K such draws, and one of
+          Algorithm 1, by the code of `complete` but for its files. A volume is a number
+          of microbatches, all of them the same program on the same shapes: only some
+          are timed, and multiplied, unless --timed 0 and --timed-algorithm1 0 ask for
+          all. `timed` says how many of how many.
+growth    The slope of log seconds over log batch, draws and slices, by least squares.
+
+Parameters are random: time does not depend on them. Nothing is compiled while the clock
+runs.
 """
 
 import argparse
-import json
-import runpy
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ummcsgm import build
+from ummcsgm.answer import Trained, make_answer, make_draws
+from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.untrained import (
+    random_params,
+    read_config,
+    untrained,
+    write_subject,
+)
 from ummcsgm.completion import ask, configurations
+from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.denoiser import make_denoise
+from ummcsgm.plans import Scoring
 from ummcsgm.sampling import address_keys, algorithm1
-from ummcsgm.types import Array
+from ummcsgm.synthesis import (
+    Posterior,
+    Question,
+    draws_of,
+    estimate_of,
+    question_of,
+)
+from ummcsgm.types import Array, Config, Estimate
 
 STEPS = 1000
+PARTS = ("overhead", "volume", "growth")
+SIZES = (1, 2, 4, 8)  # of batches, of draws, and of slices in microbatches
 
 
-def make_contestants(config_file: str, batch: int) -> tuple[Callable, Callable]:
+def make_contestants(config: Config, batch: int) -> tuple[Callable, Callable]:
     """(one network forward, Algorithm 1), jitted, each a function of nothing."""
-    config = runpy.run_path(config_file)["get_config"]()
     model, space = build.build_model(config), build.build_space(config)
     modalities = len(space.modalities)
     images = jnp.ones((batch, *space.grid, model.network.channels()))
     table = jnp.asarray(configurations(modalities, proper=True))
     missing = table[jnp.arange(batch) % modalities]
     level = jnp.zeros(batch)
-    params = model.network.init(jax.random.key(0), images, missing, level)
+    params = random_params(model, space.grid)
     keys = address_keys(0, jnp.arange(batch)[:, None])
 
     @jax.jit
@@ -51,7 +84,7 @@ def make_contestants(config_file: str, batch: int) -> tuple[Callable, Callable]:
     )
 
 
-def seconds(work: Callable, calls: int) -> float:
+def seconds(work: Callable, calls: int = 1) -> float:
     """How long `calls` calls take, the last one's result awaited."""
     start = time.perf_counter()
     for _ in range(calls):
@@ -60,26 +93,175 @@ def seconds(work: Callable, calls: int) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Measures, and prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/quickstart.py")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    flags = parser.parse_args()
-    forward, draw = make_contestants(flags.config, flags.batch)
-    seconds(forward, 2), seconds(draw, 1)
-    pairs = [(seconds(forward, STEPS), seconds(draw, 1)) for _ in range(flags.repeats)]
+def measure_overhead(flags: argparse.Namespace, batch: int) -> dict:
+    """Algorithm 1 beside as many forwards as it has steps."""
+    forward, draw = make_contestants(read_config(flags.config, None), batch)
+    seconds(forward, 2), seconds(draw)
+    pairs = [(seconds(forward, STEPS), seconds(draw)) for _ in range(flags.repeats)]
     ratios = [drawn / forwards for forwards, drawn in pairs]
-    report = {
-        "device": jax.devices()[0].device_kind,
-        "batch": flags.batch,
+    return {
         "forwards_s": [round(pair[0], 2) for pair in pairs],
         "algorithm1_s": [round(pair[1], 2) for pair in pairs],
         "ratios": [round(ratio, 3) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 3),
     }
-    print(json.dumps(report))
+
+
+def first(question: Question, slices: int) -> Question:
+    """The same of the first `slices` alone."""
+    return question._replace(z=question.z[:slices], images=question.images[:slices])
+
+
+def posterior_of(trained: Trained, sampler: str, scoring: Scoring) -> Posterior:
+    """Who answers a question, as in `complete`."""
+    mean = make_answer(trained, "mean", scoring)
+    draws = make_draws(trained, sampler, scoring)
+    return Posterior(mean, draws, np.ones(len(trained.space.modalities)))
+
+
+def draw_all(
+    posterior: Posterior, question: Question, estimate: Estimate, draws: int
+) -> None:
+    """Draws as `complete` makes them, one after another, none of them kept."""
+    for _ in draws_of(posterior, question, estimate, draws):
+        pass
+
+
+def make_timer(
+    posterior: Posterior, question: Question, size: int, draws: int, timed: int
+) -> tuple[Callable[[], float], str]:
+    """Seconds of `draws` draws of a question, 0 for its mean, once all is compiled; and
+    how many of how many microbatches are timed for it: `timed`, 0 for all."""
+    total = -(-max(draws, 1) * len(question.z) // size)
+    whole = not 0 < timed < total
+    count = total if whole else min(timed, max(1, len(question.z) // size))
+    part = question if whole else first(question, count * size)
+    told = estimate_of(posterior, part)
+
+    def work(part: Question, several: int) -> None:
+        own = told.each(lambda rows: rows[: len(part.z)])
+        if draws:
+            draw_all(posterior, part, own, several)
+        else:
+            estimate_of(posterior, part)
+
+    work(first(part, 1), 1)
+    several = draws if whole else 1
+    scale = total / count
+    return lambda: scale * seconds(lambda: work(part, several)), f"{count} of {total}"
+
+
+def measure_volume(
+    trained: Trained, scoring: Scoring, question: Question, flags: argparse.Namespace
+) -> dict:
+    """Seconds a volume, of every way to sample it, in turn."""
+    warm = posterior_of(trained, "warm", scoring)
+    slow = posterior_of(trained, "euler_maruyama", scoring)
+    size = scoring.microbatch
+    ways = {
+        "mean": (warm, size, 0, flags.timed),
+        "warm_draw": (warm, size, 1, flags.timed),
+        "warm_draws": (warm, size, flags.draws, flags.timed),
+        "algorithm1": (slow, size, 1, flags.timed_algorithm1),
+    }
+    made = {name: make_timer(one, question, *how) for name, (one, *how) in ways.items()}
+    turns = [
+        {name: timer() for name, (timer, _) in made.items()}
+        for _ in range(flags.repeats)
+    ]
+    for turn in turns:
+        turn["warm"] = turn["mean"] + turn.pop("warm_draw")
+        turn["mean_and_draws"] = turn["mean"] + turn.pop("warm_draws")
+    ratios = [turn["mean_and_draws"] / turn["algorithm1"] for turn in turns]
+    return {
+        "slices": len(question.z),
+        "computed_share": round(_share(trained, question, flags.shape), 3),
+        "steps": {"warm": scoring.few, "algorithm1": scoring.steps},
+        "draws": flags.draws,
+        **{f"{name}_s": [round(turn[name], 3) for turn in turns] for name in turns[0]},
+        "timed": {name: how for name, (_, how) in made.items()},
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "median_ratio": round(statistics.median(ratios), 4),
+    }
+
+
+def _share(trained: Trained, question: Question, shape: tuple[int, ...]) -> float:
+    """Of all voxels of the volume, those that the network computes."""
+    return len(question.z) * np.prod(trained.space.grid) / np.prod(shape)
+
+
+def exponent(sizes: list[int], times: list[float]) -> float:
+    """k of time ~ size^k: the slope of a line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+
+
+def measure_growth(
+    trained: Trained, scoring: Scoring, question: Question, repeats: int
+) -> dict:
+    """How seconds grow with the batch, with draws of one step, and with slices."""
+    size = scoring.microbatch
+    works: dict[tuple[str, int], Callable[[], float]] = {}
+    once = posterior_of(trained, "warm", replace(scoring, few=1))
+    for n in SIZES:
+        batched = posterior_of(trained, "warm", replace(scoring, microbatch=n))
+        works["batch", n] = make_timer(batched, first(question, n), n, 0, 0)[0]
+        works["draws", n] = make_timer(once, first(question, size), size, n, 0)[0]
+        works["slices", n] = make_timer(once, first(question, n * size), size, 0, 0)[0]
+    turns = [{key: work() for key, work in works.items()} for _ in range(repeats)]
+    told: dict[str, dict] = {}
+    for of in ("batch", "draws", "slices"):
+        least = [min(turn[of, n] for turn in turns) for n in SIZES]
+        sizes = [n * size for n in SIZES] if of == "slices" else [*SIZES]
+        told[of] = {
+            "sizes": sizes,
+            "seconds": [round(time, 4) for time in least],
+            "exponent": round(exponent(sizes, least), 3),
+        }
+    return told
+
+
+def measure(folder: Path, flags: argparse.Namespace) -> dict:
+    """What is printed; `folder` is filled."""
+    config = read_config(flags.config, flags.grid)
+    scoring = build.build_scoring(config)
+    scoring = replace(scoring, steps=STEPS, microbatch=flags.batch)
+    parts = flags.parts.split(",")
+    device = jax.devices()[0].device_kind
+    report = {"device": device, "devices": jax.local_device_count()}
+    report |= {"batch": flags.batch, "grid": list(flags.grid)}
+    if "overhead" in parts:
+        report["overhead"] = measure_overhead(flags, flags.batch)
+    if {"volume", "growth"} & set(parts):
+        trained = untrained(config)
+        names, view = trained.space.modalities, trained.space.view
+        subject = write_subject(folder, names, tuple(flags.shape))
+        prepared = prepare_subject(subject, names[1:], view)  # the first is asked for
+        question = question_of(subject.name, prepared, names)
+        if "volume" in parts:
+            report["volume"] = measure_volume(trained, scoring, question, flags)
+        if "growth" in parts:
+            asked = (trained, scoring, question, flags.repeats)
+            report["growth"] = measure_growth(*asked)
+    return report | {"load": [round(load, 1) for load in os.getloadavg()]}
+
+
+def main() -> None:
+    """Measures, and prints one JSON object."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them")
+    parser.add_argument("--grid", type=int, nargs=2, default=(192, 160))
+    parser.add_argument("--shape", type=int, nargs=3, default=(240, 240, 155))
+    parser.add_argument("--batch", type=int, default=8, help="slices a microbatch")
+    parser.add_argument("--draws", type=int, default=8, help="of warm, beside the mean")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=2, help="microbatches; 0: all")
+    parser.add_argument("--timed-algorithm1", type=int, default=1, help="0: all")
+    flags = parser.parse_args()
+    if set(flags.parts.split(",")) - set(PARTS):
+        parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        tell(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

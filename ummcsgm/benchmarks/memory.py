@@ -1,0 +1,197 @@
+"""How much memory training takes, by batch, and completing a subject, by draws.
+
+    python -m ummcsgm.benchmarks.memory [--config FILE] [--parts training,completing]
+        [--grid H W] [--batches 1,2,4,8] [--shape X Y Z] [--draws 4,32] [--few N]
+        [--json FILE]
+
+training    What the compiled training step of the config's network needs, as XLA tells
+            it: arguments, results and all between, in MiB; with rematerialisation at
+            every level and without; and the slope of a line through it, MiB an example.
+            Where the device tells its own peak, one step is run, and that told too.
+completing  The peak of a process that completes a phantom subject by `complete` itself,
+            files and all, with one modality missing and so many draws of `warm`: in
+            MiB, how much the last is above the first, and their ratio. The network is
+            a small one and takes `--few` steps: what it needs does not depend on draws.
+
+Every number is of a process of its own.
+"""
+
+import argparse
+import contextlib
+import copy
+import multiprocessing
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ummcsgm import build, checkpoint, parallel
+from ummcsgm.benchmarks.data import peak_mib
+from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.untrained import (
+    random_params,
+    read_config,
+    untrained,
+    write_subject,
+)
+from ummcsgm.complete import complete
+from ummcsgm.data.phantom.make import FIELD_OF_VIEW
+from ummcsgm.results import Order
+from ummcsgm.train import init_state, make_train_step
+from ummcsgm.types import Batch, Config, InputError
+
+PARTS = ("training", "completing")
+MIB = 2**20
+SMALL = {
+    "network.widths": (32,),
+    "network.blocks": (1,),
+    "network.pixel_width": 8,
+    "network.pixel_layers": 1,
+    "network.context": 2,
+}
+
+
+def with_remat(config: Config, on: bool) -> Config:
+    """The config, with rematerialisation at every level of the network or at none.
+
+    Raises:
+        InputError: its network knows no rematerialisation.
+    """
+    if "remat" not in config.network:
+        raise InputError("config.network.remat does not exist.")
+    config = copy.deepcopy(config)
+    config.network.remat = (on,) * len(config.network.widths)
+    return config
+
+
+def apart(work: Callable, *arguments: Any) -> Any:
+    """`work(*arguments)` in a new process, whose memory is its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
+    """MiB of a training step of `batch` slices: `compiled`, as XLA tells, and `device`,
+    the peak that one step reaches, None where that is not told."""
+    config = with_remat(read_config(file, grid), remat)
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    state = init_state(jax.random.key(0), model, recipe, tuple(config.data.grid))
+    modalities = model.network.modalities
+    images = np.ones((batch, *config.data.grid, model.network.channels()), np.float16)
+    present = np.ones((batch, modalities), bool)
+    rows = parallel.shard(Batch(images, present, np.ones(batch, bool)))
+    step = make_train_step(model, build.build_objective(config), recipe)
+    asked = (jax.random.key(1), parallel.replicate(state), rows)
+    compiled = parallel.over_devices(step).lower(*asked).compile()
+    told = compiled.memory_analysis()
+    total = told.argument_size_in_bytes + told.output_size_in_bytes
+    total += told.temp_size_in_bytes - told.alias_size_in_bytes
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None:
+        jax.block_until_ready(compiled(*asked))
+        stats = jax.local_devices()[0].memory_stats()
+    peak = None if stats is None else round(stats["peak_bytes_in_use"] / MIB, 1)
+    return {"compiled": round(total / MIB, 1), "device": peak}
+
+
+def measure_training(flags: argparse.Namespace) -> dict:
+    """Peaks of the training step by batch, without rematerialisation and with it."""
+    batches = [int(number) for number in flags.batches.split(",")]
+    ways = {"kept": False, "rematerialised": True}
+    asked = (flags.config, tuple(flags.grid))
+    told = {
+        name: [apart(step_mib, *asked, batch, remat) for batch in batches]
+        for name, remat in ways.items()
+    }
+    report: dict[str, Any] = {"batches": batches}
+    for name, peaks in told.items():
+        compiled = [peak["compiled"] for peak in peaks]
+        report[name] = {
+            "compiled_mib": compiled,
+            "mib_an_example": round(float(np.polyfit(batches, compiled, 1)[0]), 2),
+            "device_peak_mib": [peak["device"] for peak in peaks],
+        }
+    last = {name: peaks[-1]["compiled"] for name, peaks in told.items()}
+    return report | {"ratio": round(last["rematerialised"] / last["kept"], 3)}
+
+
+def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) -> None:
+    """A workdir whose checkpoint holds a network that was not trained, for subjects of
+    such voxels as a phantom of `shape` has."""
+    trained = untrained(config)
+    spacing = [FIELD_OF_VIEW[axis] / shape[axis] for axis in (1, 0)]
+    about = {"config": build.config_to_json(config), "scales": trained.scales}
+    about |= {"ranges": trained.ranges, "spacing": spacing}
+    with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
+        params = random_params(trained.model, trained.space.grid)
+        checkpoint.save(checkpoints, 1, {"step": jnp.int32(1)}, params, about)
+
+
+def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
+    """`folder` holds run/ and subjects/; the modality to do without."""
+    config = read_config(flags.config, tuple(flags.grid))
+    config.update_from_flattened_dict({**SMALL, "evaluate.few": flags.few})
+    write_workdir(folder / "run", config, tuple(flags.shape))
+    names = tuple(config.data.modalities)
+    write_subject(folder / "subjects", names, tuple(flags.shape))
+    return names[0]
+
+
+def completing_mib(folder: Path, missing: str, draws: int) -> float | None:
+    """The peak of this process, when it has completed the subject."""
+    levels, target = (0.05, 0.5, 0.95), folder / f"{draws}"
+    order = Order((missing,), (), draws, levels, "warm", overwrite=True, keep=False)
+    folders = (str(folder / "subjects"), str(target))
+    with contextlib.redirect_stdout(sys.stderr):
+        if not complete(folder / "run", None, folders, order, (0, 1)):
+            raise InputError("the phantom subject could not be completed.")
+    return peak_mib()
+
+
+def measure_completing(folder: Path, flags: argparse.Namespace) -> dict:
+    """Peaks of completing a subject, by the number of draws."""
+    missing = apart(prepare_run, folder, flags)
+    draws = [int(number) for number in flags.draws.split(",")]
+    peaks = [apart(completing_mib, folder, missing, number) for number in draws]
+    report = {"shape": list(flags.shape), "draws": draws, "few": flags.few}
+    if None in peaks:  # not told here
+        return report | {"peak_mib": None}
+    return report | {
+        "peak_mib": [round(peak) for peak in peaks],
+        "growth_mib": round(peaks[-1] - peaks[0], 1),
+        "ratio": round(peaks[-1] / peaks[0], 3),
+    }
+
+
+def main() -> None:
+    """Measures, and prints one JSON object."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--parts", default=",".join(PARTS), help="one of them, or both")
+    parser.add_argument("--grid", type=int, nargs=2, default=(192, 160))
+    parser.add_argument("--batches", default="1,2,4,8", help="slices a training step")
+    parser.add_argument("--shape", type=int, nargs=3, default=(240, 240, 155))
+    parser.add_argument("--draws", default="4,32", help="of a completed subject")
+    parser.add_argument("--few", type=int, default=1, help="steps of a draw")
+    flags = parser.parse_args()
+    parts, report = flags.parts.split(","), {"grid": list(flags.grid)}
+    try:
+        if "training" in parts:
+            report["training"] = measure_training(flags)
+        if "completing" in parts:
+            with tempfile.TemporaryDirectory() as folder:
+                report["completing"] = measure_completing(Path(folder), flags)
+    except InputError as error:
+        parser.error(str(error))
+    tell(report, flags.json)
+
+
+if __name__ == "__main__":
+    main()
