@@ -49,7 +49,7 @@ def random_params():
     """random_params(network): no leaf is zero, so that every path carries signal."""
 
     def draw(network: MMCSN):
-        images = jnp.zeros((1, 16, 16, network.modalities))
+        images = jnp.zeros((1, 16, 16, network.channels()))
         missing = jnp.zeros((1, network.modalities), bool)
         shapes = jax.eval_shape(
             network.init, jax.random.key(0), images, missing, jnp.zeros(1)

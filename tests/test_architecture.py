@@ -23,7 +23,9 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What each module may import of the package; "data." and "baselines." stand for all in
 # them. A new file has to find its place here first.
-CORE = "types sde completion patches network denoiser loss grids solvers sampling"
+CORE = (
+    "types sde completion patches pixels network denoiser loss grids solvers sampling"
+)
 MAY_IMPORT = {
     "types": "",
     "files": "types",
@@ -43,7 +45,8 @@ MAY_IMPORT = {
     "console": "",
     "data.": "types files data.",
     "patches": "types",
-    "network": "types completion patches",  # for `channels`: how flags broadcast
+    "pixels": "types completion patches",  # for `channels`: how flags broadcast
+    "network": "types completion patches pixels",
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
     "microbatches": "types",
@@ -95,7 +98,7 @@ MAY_IMPORT = {
 WORLDS = {
     "nibabel": {"data.nifti"},
     "orbax": {"checkpoint"},
-    "flax.linen": {"network", "baselines."},
+    "flax.linen": {"pixels", "network", "baselines."},
     "jax.sharding": {"parallel"},
     "jax.distributed": {"parallel"},
     "jax.pmap": {"parallel"},
@@ -110,7 +113,8 @@ WORLDS = {
     "rich": {"progress", "console"},
     "filelock": {"data.prepare"},
     "skimage": set(),
-    "torch": set(),
+    "torch": {"benchmarks.twin", "benchmarks.torch_step", "benchmarks.rivals"},
+    "monai": {"benchmarks.rivals"},
     "tensorflow": set(),
     "clu": set(),
 }

@@ -106,7 +106,10 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     images, noise, answer, s = voxels(0), voxels(1), voxels(2), 0.4
 
     class Network:
-        def apply(self, params, inputs, missing, level):
+        def once(self, *question):
+            return None
+
+        def apply(self, params, inputs, missing, level, once):
             return answer
 
     objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
@@ -128,7 +131,10 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     """Eq. 6 is a sum: three missing modalities alike weigh three times one."""
 
     class Network:
-        def apply(self, params, inputs, missing, level):
+        def once(self, *question):
+            return None
+
+        def apply(self, params, inputs, missing, level, once):
             return jnp.ones_like(inputs)
 
     images = jnp.zeros((len(EVERY), 8, 8, 4))
@@ -142,7 +148,10 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
 
 def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
     class Network:
-        def apply(self, params, inputs, missing, level):
+        def once(self, *question):
+            return None
+
+        def apply(self, params, inputs, missing, level, once):
             return jnp.ones_like(inputs)
 
     images, t = jnp.zeros((len(EVERY), 8, 8, 4)), np.ones(len(EVERY), np.float32)
@@ -285,7 +294,10 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
     sde, asked = SDES["vp"], []
 
     class Network:
-        def apply(self, params, inputs, missing, level):
+        def once(self, *question):
+            return None
+
+        def apply(self, params, inputs, missing, level, once):
             asked.append((np.asarray(inputs), np.asarray(missing)))
             return 0 * inputs
 

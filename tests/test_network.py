@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ummcsgm import network as network_module
-from ummcsgm.network import CONDITIONINGS, products
+from ummcsgm import pixels
+from ummcsgm.network import CONDITIONINGS
 from ummcsgm.patches import STEMS, from_patches, haar_matrix, in_patches, to_patches
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -147,7 +147,9 @@ def test_bfloat16_is_for_activations_only(make_network, random_params):
     dtypes = {
         name: value.dtype
         for name, value in outputs.items()
-        if name.startswith(("stem", "down", "up", "context_out")) and "film" not in name
+        if name.startswith(("stem", "down", "up", "context_out"))
+        and "film" not in name
+        or name.startswith(("still/stem", "still/enter"))
     }
     assert set(dtypes.values()) == {jnp.dtype(jnp.bfloat16)}
     answer = answer_of(network, params)(images, missing, level)
@@ -229,7 +231,9 @@ def test_products_are_each_two_modalities_multiplied_once():
     images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     a, b, c = np.moveaxis(images, -1, 0)
     expected = np.stack([a * a, a * b, a * c, b * b, b * c, c * c], axis=-1) / 4
-    np.testing.assert_allclose(products(jnp.asarray(images)), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        pixels.products(jnp.asarray(images)), expected, rtol=1e-6
+    )
 
 
 def test_in_patches_puts_each_pixel_with_its_own_patch():
@@ -242,13 +246,13 @@ def test_in_patches_puts_each_pixel_with_its_own_patch():
 
 def test_products_are_of_what_is_seen_alone(make_network, monkeypatch):
     """A product with noise is a noise of another kind, which no layer could undo."""
-    multiplied = []
+    multiplied, products = [], pixels.products
 
     def note(images):
         multiplied.append(np.asarray(images))
         return products(images)
 
-    monkeypatch.setattr(network_module, "products", note)
+    monkeypatch.setattr(pixels, "products", note)
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
     missing = jnp.array([[True, False, False, True], [False, True, False, False]])
     make_network().init(jax.random.key(1), images, missing, jnp.zeros(2))
@@ -286,3 +290,45 @@ def test_a_rematerialised_level_leaves_less_and_has_the_same_gradient(
         pairs = zip(*map(jax.tree.leaves, (expected, gradient)), strict=True)
         for one, other in pairs:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_what_is_computed_once_a_question_is_the_same_as_in_each_evaluation(
+    make_network, random_params, conditioning, neighbours
+):
+    network = make_network(conditioning=conditioning, neighbours=neighbours)
+    rng, (_, missing, level) = np.random.default_rng(0), inputs()
+    params = random_params(network)
+    images = rng.normal(size=(3, 16, 16, network.channels())).astype(np.float32)
+    near = np.where(np.tile(missing, 2 * neighbours)[:, None, None], 0, images[..., 4:])
+    asked = missing[:, None, None]
+    once = network.once(params, np.where(asked, 0, images[..., :4]), near, missing)
+    for noise in (0.0, 1.0):
+        noisy = np.where(asked, images[..., :4] + noise, images[..., :4])
+        full = np.concatenate([noisy, near], axis=-1)
+        given = network.apply(params, full, missing, level, once)
+        np.testing.assert_array_equal(
+            given, network.apply(params, full, missing, level)
+        )
+    # It is all that is known of the seen: their own channels are not read again.
+    if conditioning == "both":
+        other = np.where(asked, full[..., :4], 7.0)
+        full = np.concatenate([other, 7.0 + near], axis=-1)
+        again = network.apply(params, full, missing, level, once)
+        np.testing.assert_array_equal(given, again)
+
+
+def test_a_first_convolution_in_parts_begins_as_the_whole_would(make_network):
+    network = make_network(modalities=4, widths=(64, 64), pixel_width=64)
+    images, missing = jnp.zeros((1, 16, 16, 4)), jnp.zeros((1, 4), bool)
+    init = jax.jit(network.init)(jax.random.key(0), images, missing, jnp.zeros(1))
+    params = init["params"]
+    for moving, still in (
+        (params["stem"], params["still"]["stem"]),
+        (params["pixels"]["enter"], params["still"]["enter"]),
+    ):
+        kernels = [moving["kernel"], still["kernel"]]
+        channels = sum(kernel.shape[2] for kernel in kernels)
+        for kernel in kernels:
+            assert abs(np.std(kernel) * np.sqrt(9 * channels) - 1) < 0.05

@@ -13,7 +13,7 @@ from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, make_estimate, posterior_moments
 from ummcsgm.grids import log_uniform_times
 from ummcsgm.loss import Questions, losses
-from ummcsgm.network import LOG_VARIANCE, in_variance_head
+from ummcsgm.pixels import LOG_VARIANCE, in_variance_head
 from ummcsgm.sampling import warm
 from ummcsgm.sde import VP
 from ummcsgm.train import init_state, make_train_step
@@ -34,7 +34,10 @@ class Exact:
     def __init__(self, mean, variance):
         self.mean, self.variance = jnp.asarray(mean), jnp.asarray(variance)
 
-    def apply(self, params, inputs, missing, level):
+    def once(self, *question):
+        return None
+
+    def apply(self, params, inputs, missing, level, once):
         tau = jnp.exp(4 * level)[:, None, None, None]
         total = jnp.square(tau) + STD**2
         y = inputs * jnp.sqrt(total)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ummcsgm import completion, loss, network, patches, sde
+from ummcsgm import completion, loss, network, patches, pixels, sde
 from ummcsgm.data.subjects import View
 from ummcsgm.denoiser import Model
 from ummcsgm.plans import Plan, Recipe, Scoring, Space
@@ -106,7 +106,7 @@ def build_recipe(config: ConfigDict) -> Recipe:
     schedule = lookup("train.schedule", fields.schedule, SCHEDULES)
     clip = optax.clip_by_global_norm(fields.clip)
     if config.network.variance:
-        clip = optax.partition({True: clip, False: clip}, network.in_variance_head)
+        clip = optax.partition({True: clip, False: clip}, pixels.in_variance_head)
     optimizer = optax.chain(clip, optax.adam(schedule(fields), b1=0.9, b2=0.99))
     return Recipe(optimizer, fields.ema_decay, fields.accumulate)
 

@@ -52,7 +52,9 @@ def make_estimate(
     The variance is c_out^2 exp(u), of the network's second head u; None without one.
     """
     sde, own = model.sde, model.data_std**2
-    around = completion.around / model.data_std
+    seen, around = completion.seen / model.data_std, completion.around / model.data_std
+    # Here and not in `estimate`: a sampler evaluates that many times.
+    once = model.network.once(params, seen, around, completion.missing)
 
     def estimate(x: Images, t: Times) -> Estimate:
         level = sde.noise_level(t)
@@ -62,11 +64,11 @@ def make_estimate(
         inputs = jnp.where(
             channels(completion.missing),
             clean_scale / total,
-            completion.seen / model.data_std,
+            seen,
         )
         inputs = jnp.concatenate([inputs, around], axis=-1)
         answer = model.network.apply(
-            params, inputs, completion.missing, 0.25 * jnp.log(level)
+            params, inputs, completion.missing, 0.25 * jnp.log(level), once
         )
         skip, out = own / jnp.square(total), noise * model.data_std / total
         modalities = x.shape[-1]

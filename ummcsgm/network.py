@@ -6,8 +6,7 @@ network knows no SDE and no config. Its parts:
     stem      H x W x M -> H/p x W/p: space-to-depth, or the orthonormal Haar transform
     U-Net     residual blocks, average pooling, attention only on small grids
     pixels    a full-resolution path of pointwise layers, fed by the input itself and by
-              a few upsampled channels of context, without which a patch stem loses the
-              voxel-to-voxel relation between contrasts
+              a few upsampled channels of context (`pixels.py`)
 
 `conditioning="decoder"` is the paper: the encoder sees (a_t, b) alone, time and the
 code A|B join its latent features in the decoder. `"both"` tells the encoder too.
@@ -18,25 +17,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ummcsgm.completion import channels
-from ummcsgm.patches import from_patches, in_patches, to_patches
+from ummcsgm.patches import from_patches, to_patches
+from ummcsgm.pixels import VARIANCE, Once, Pixels, Still, Variance, first_conv
 from ummcsgm.types import Array, Images, Missing, Params, Stacks, Times
 
 CONDITIONINGS = ("both", "decoder")
-VARIANCE = "variance"  # the head's name among the parameters
-LOG_VARIANCE = (-11.0, 1.0)  # of the output, whose own is 1 if nothing were known
-
-
-def products(images: Array) -> Array:
-    """[B, H, W, M] -> [B, H, W, M (M + 1) / 2]: each two modalities multiplied, over 4.
-
-    With them, one linear map a patch is a quadratic one: where gadolinium was taken up,
-    no linear map from T1c finds T1.
-    """
-    one, other = np.triu_indices(images.shape[-1])
-    return images[..., one] * images[..., other] / 4
 
 
 def fourier(level: Times) -> Array:
@@ -109,80 +96,6 @@ class Attention(nn.Module):
         return features + attend(tokens.reshape(b, h * w, c)).reshape(b, h, w, c)
 
 
-class Pixels(nn.Module):
-    """The full-resolution path: what a pixel's own values say, read patch by patch.
-
-    What the U-Net knows of a patch (bias field, protocol, time, A|B) modulates the
-    pointwise layers of all its pixels, and gives them one linear map from the given
-    images to the answer: a local change of contrast (Gharbi et al. 2017, bilateral
-    grids, for the idea).
-    """
-
-    modalities: int
-    width: int
-    layers: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(
-        self, given: Array, around: Array, patches: Array
-    ) -> tuple[Images, Array]:
-        """The image, and the last hidden features [B, h, p, w, q, width] of pixels."""
-        inputs = jnp.concatenate([given, around], axis=-1)
-        hidden = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="enter")(inputs)
-        hidden = in_patches(hidden, patches)
-        for layer in range(self.layers):
-            film = nn.Dense(2 * self.width, dtype=self.dtype, name=f"film{layer}")
-            scale, shift = jnp.split(film(patches)[:, :, None, :, None], 2, axis=-1)
-            hidden = nn.silu(hidden * (1 + scale) + shift)
-            hidden = nn.Dense(self.width, dtype=self.dtype, name=f"{layer}")(hidden)
-        hidden = nn.silu(hidden).astype(jnp.float32)
-        zeros = nn.initializers.zeros
-        image = nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
-        maps = nn.Dense(
-            self.modalities * given.shape[-1], kernel_init=zeros, name="map"
-        )
-        maps = maps(patches.astype(jnp.float32))
-        maps = maps.reshape(*patches.shape[:3], self.modalities, given.shape[-1])
-        image += jnp.einsum("bhpwqi,bhwoi->bhpwqo", in_patches(given, patches), maps)
-        return image.reshape(*given.shape[:3], self.modalities), hidden
-
-
-class Variance(nn.Module):
-    """The log variance of each voxel of the answer, from what the answer is made of:
-    the given images, the pixels' last hidden features, and those of their patches.
-
-    Bounded by `LOG_VARIANCE`, about 0 at initialisation. No gradient leaves it: what
-    the answer is made of learns from the answer alone.
-    """
-
-    modalities: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, given: Array, hidden: Array, patches: Array) -> Array:
-        hidden, patches = jax.lax.stop_gradient((hidden, patches))
-        width = hidden.shape[-1] // 4
-        film = nn.Dense(2 * width, dtype=self.dtype, name="film")(patches)
-        scale, shift = jnp.split(film[:, :, None, :, None], 2, axis=-1)
-        hidden = nn.Dense(width, dtype=self.dtype, name="hidden")(hidden)
-        own = nn.Dense(width, use_bias=False, dtype=self.dtype, name="given")(given)
-        hidden += in_patches(own, patches)
-        hidden = nn.silu(hidden * (1 + scale) + shift).astype(jnp.float32)
-        zeros = nn.initializers.zeros
-        raw = nn.Dense(self.modalities, kernel_init=zeros, name="log")(hidden)
-        least, most = LOG_VARIANCE
-        logs = least + nn.softplus(most - nn.softplus(most - raw) - least)
-        return logs.reshape(*given.shape[:3], self.modalities)
-
-
-def in_variance_head(params: Params) -> Any:
-    """A tree like `params` of bools: True for the parameters of the variance head."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(part.key == VARIANCE for part in path), params
-    )
-
-
 class MMCSN(nn.Module):
     """mm-CSN: (images, missing, level) -> [B, H, W, M] float32, zero at initialisation.
 
@@ -216,52 +129,67 @@ class MMCSN(nn.Module):
         """How many the images have, neighbours and all."""
         return self.modalities * (1 + 2 * self.neighbours)
 
+    @nn.nowrap
+    def once(self, params: Params, seen: Images, near: Array, missing: Missing) -> Once:
+        """What is the same for every a_t and time of a question: to be handed to all
+        evaluations of it. `seen` and `near` are 0 where missing."""
+        own = {"params": params["params"]["still"]}
+        return Still(*self._still(), parent=None).apply(own, seen, near, missing)
+
+    @nn.nowrap
+    def _still(self) -> tuple:
+        told = self.conditioning == "both"
+        first = (self.widths[0], self.patch, self.stem, told)
+        return (*first, self.pixel_width, self.context, self.dtype)
+
     @nn.compact
-    def __call__(self, images: Stacks, missing: Missing, level: Times) -> Images:
+    def __call__(
+        self,
+        images: Stacks,
+        missing: Missing,
+        level: Times,
+        once: Once | None = None,
+    ) -> Images:
         images, near = images[..., : self.modalities], images[..., self.modalities :]
         condition = Condition(4 * self.widths[0], name="condition")(level, missing)
         told = condition if self.conditioning == "both" else None
         asked = channels(missing)
+        if once is None:
+            once = Still(*self._still(), name="still")(
+                jnp.where(asked, 0, images), near, missing
+            )
         # Noise and tissue in channels of their own: each has weights of its own.
-        apart = jnp.concatenate(
-            [jnp.where(asked, images, 0), jnp.where(asked, 0, images)], axis=-1
-        )
-        inputs = jnp.concatenate([images if told is None else apart, near], axis=-1)
-        features, skips = self.encode(inputs, missing, told)
+        noisy = jnp.where(asked, images, 0)
+        moving = jnp.concatenate([images, near], axis=-1) if told is None else noisy
+        features, skips = self.encode(moving, told, once)
         features = self.decode(features, skips, condition)
         features = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(features))
         around = nn.Dense(
             self.context * self.patch**2, dtype=self.dtype, name="context_out"
         )(features)
         around = from_patches(around, self.patch, self.stem)
-        # Of what is seen alone: there is no telling noise in a product.
-        known = products(jnp.where(asked, 0, images))
-        given = jnp.concatenate([apart, known], axis=-1)
-        pixels = Pixels(
-            self.modalities,
-            self.pixel_width,
-            self.pixel_layers,
-            self.dtype,
-            name="pixels",
-        )
-        image, hidden = pixels(given, around, features)
+        own = (self.modalities, self.pixel_width, self.pixel_layers, self.dtype)
+        image, hidden = Pixels(*own, name="pixels")(noisy, around, features, once)
         if not self.variance:
             return image
+        given = jnp.concatenate([noisy, once.given], axis=-1)
         head = Variance(self.modalities, self.dtype, name=VARIANCE)
-        logs = head(given, hidden, features)
-        return jnp.concatenate([image, logs], axis=-1)
+        return jnp.concatenate([image, head(given, hidden, features)], axis=-1)
 
     def encode(
-        self, inputs: Array, missing: Missing, told: Array | None
+        self, moving: Array, told: Array | None, once: Once
     ) -> tuple[Array, list[Array]]:
         """The features of the coarsest level, and each finer level's for the skip."""
-        features = to_patches(inputs.astype(self.dtype), self.patch, self.stem)
+        inputs = to_patches(moving.astype(self.dtype), self.patch, self.stem)
+        own, still = inputs.shape[-1], 0
         if told is not None:
-            flags = channels(missing).astype(self.dtype)
-            flags = jnp.broadcast_to(flags, features.shape[:3] + flags.shape[-1:])
-            features = jnp.concatenate([features, flags], axis=-1)
-        stem = nn.Conv(self.widths[0], (3, 3), dtype=self.dtype, name="stem")
-        features, skips = stem(features), []
+            still = self.channels() * self.patch**2 + self.modalities
+        conv = first_conv(
+            own, own + still, self.widths[0], self.dtype, bias=True, name="stem"
+        )
+        features, skips = conv(inputs), []
+        if once.stem is not None:
+            features += once.stem
         for depth in range(len(self.widths)):
             if depth:
                 features = nn.avg_pool(features, (2, 2), (2, 2))

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ummcsgm.network import LOG_VARIANCE, MMCSN, VARIANCE
+from ummcsgm.network import MMCSN
 from ummcsgm.patches import haar_matrix
+from ummcsgm.pixels import LOG_VARIANCE, VARIANCE
 from ummcsgm.types import Params
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -29,7 +30,7 @@ class Twin(nn.Module):
         super().__init__()
         self.network = network
         self.dtype = DTYPES[np.dtype(network.dtype).name]
-        self.weights = nn.ParameterDict(_flat(params["params"]))
+        self.weights = nn.ParameterDict(_flat(_whole(network, params["params"])))
         if network.stem == "haar":
             matrix = torch.tensor(haar_matrix(network.patch), dtype=torch.float32)
             self.register_buffer("haar", matrix)
@@ -207,6 +208,22 @@ def _first(features: Tensor) -> Tensor:
 
 def _last(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1)
+
+
+def _whole(network: MMCSN, params: dict) -> dict:
+    """The parameters with their first convolutions in one piece, channels in the order
+    in which `forward` lines them up."""
+    m, params = network.modalities, dict(params)
+    still = params.pop("still")
+    pixels, enter = dict(params["pixels"]), params["pixels"]["enter"]
+    noisy, around = np.split(np.asarray(enter["kernel"]), [m], axis=2)
+    kernel = np.concatenate([noisy, still["enter"]["kernel"], around], axis=2)
+    pixels["enter"] = {**enter, "kernel": kernel}
+    params["pixels"] = pixels
+    if "stem" in still:
+        parts = params["stem"]["kernel"], still["stem"]["kernel"]
+        params["stem"] = {**params["stem"], "kernel": np.concatenate(parts, axis=2)}
+    return params
 
 
 def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
