@@ -56,7 +56,7 @@ def parts(study, quick_compile):
     grid = build.build_space(config).grid
     key = jax.random.fold_in(jax.random.key(0), 1)
     return SimpleNamespace(
-        step=functools.partial(parallel.over_devices(step), key),
+        step=functools.partial(parallel.over_devices(train.make_told_step(step)), key),
         start=jax.tree.map(
             np.asarray, train.init_state(jax.random.key(0), model, recipe, grid)
         ),
