@@ -20,14 +20,15 @@ for ((id = 0; id < count; id++)); do
 done
 status=0
 while ((${#pids[@]})); do
-  code=0 ended=
+  code=0
   wait -n -p ended "${pids[@]}" || code=$?
-  [[ -n $ended ]] || continue # a signal was passed on
+  [[ -n ${ended-} ]] || continue # a signal was passed on
   for id in "${!pids[@]}"; do [[ ${pids[id]} != "$ended" ]] || unset "pids[id]"; done
   if ((code && !status)); then
     status=$code
     (sleep 45 && kill -KILL "${pids[@]}" 2>/dev/null) & # they end sooner by themselves
     watch=$!
+    disown "$watch"
   fi
 done
 [[ -z ${watch-} ]] || kill -- "-$watch" 2>/dev/null || true
