@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -58,27 +59,13 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
     if wanted is None:
         yield
         return
-    ending = threading.Lock()
-
-    def end(code: int, sentence: str = "") -> NoReturn:
-        ending.acquire()  # for good: of two threads that end the process, one does
-        if sentence:
-            os.write(2, f"ummcsgm: {sentence}\n".encode())
-        os._exit(code)
-
-    def lose(why: str) -> NoReturn:
-        end(
-            LOST,
-            f"another process of this job ended ({why}): start the same command again, "
-            f"{kept()}.",
-        )
-
+    end = _make_end()
     with _aborted(lambda: end(2, _unreached(wanted, "see above"))):
         try:
             _join(wanted)
         except Exception as error:  # of sockets, of the cluster's own interfaces
             end(2, _unreached(wanted, _line(error)))
-    with _aborted(lambda: lose("see above")):
+    with _aborted(lambda: end(LOST, _lost("see above", kept()))):
         try:
             yield
             parallel.wait_for_all("the end")
@@ -88,14 +75,36 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
             raise
         except BaseException as error:
             if _gone(error):
-                lose(_line(error))
-            code = error.code if isinstance(error, SystemExit) else verdict(error)
-            if code is None:
-                traceback.print_exc()
+                end(LOST, _lost(_line(error), kept()))
+            code = _code(error, verdict)
             if parallel.first():
                 time.sleep(1)  # the others end when it does: they say first what it is
-            end(1 if code is None else code)
+            end(code)
         jax.distributed.shutdown()
+
+
+def _make_end() -> Callable[..., NoReturn]:
+    """end(code, sentence): this process ends at once, without a look at the others."""
+    ending = threading.Lock()
+
+    def end(code: int, sentence: str = "") -> NoReturn:
+        ending.acquire()  # for good: of two threads that end the process, one does
+        sys.stdout.flush()
+        if sentence:
+            os.write(2, f"ummcsgm: {sentence}\n".encode())
+        os._exit(code)
+
+    return end
+
+
+def _code(error: BaseException, verdict: Callable) -> int:
+    """The exit code after an error, which is told."""
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code
+    code = verdict(error)
+    if code is None:
+        traceback.print_exception(error)
+    return 1 if code is None else code
 
 
 def job_of(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -163,6 +172,13 @@ def _join(wanted: dict[str, Any]) -> None:
         heartbeat_timeout_seconds=HEARTBEAT,
     )
     parallel.meet()
+
+
+def _lost(why: str, kept: str) -> str:
+    return (
+        f"another process of this job ended ({why}): start the same command again, "
+        f"{kept}."
+    )
 
 
 def _unreached(wanted: dict[str, Any], why: str) -> str:

@@ -8,8 +8,6 @@ import contextlib
 import functools
 import json
 import pathlib
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,13 +20,13 @@ from ummcsgm import build, build_data, checkpoint, parallel
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
-from ummcsgm.job import Stopped
 from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Recipe
 from ummcsgm.preparation import normaliser, prepare
 from ummcsgm.progress import TrainingLog
 from ummcsgm.schema import RUN_KEYS, check_same
+from ummcsgm.stopping import asked_to_stop, leave, make_told_step
 from ummcsgm.types import Array, Batch, Config, Params
 
 
@@ -101,18 +99,6 @@ def make_train_step(model: Model, objective: Objective, recipe: Recipe) -> Calla
     return step
 
 
-def make_told_step(step: Callable) -> Callable:
-    """`step`, of (batch, asked) in place of the batch, with the metric `asked`: how
-    many devices are of a process that was asked to stop."""
-
-    def told(key: jax.Array, state: TrainState, rows: tuple[Batch, Array]) -> tuple:
-        batch, asked = rows
-        state, metrics = step(key, state, batch)
-        return state, metrics | {"asked": parallel.total(asked.sum())}
-
-    return told
-
-
 def _split(tree: Any, parts: int) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), tree
@@ -177,8 +163,8 @@ def fit(
     """
     first = int(state.step)
     source = batches.from_step(first)
-    pending, alone = None, not parallel.several()
-    with _asked_to_stop() as asked, _log(workdir, first, plan) as log:
+    pending, stop, alone = None, False, not parallel.several()
+    with asked_to_stop() as asked, _log(workdir, first, plan) as log:
         for done in range(first + 1, plan.steps + 1):
             flags = parallel.spread(bool(asked))
             state, metrics = step(state, parallel.shard((next(source), flags)))
@@ -192,7 +178,7 @@ def fit(
             if stop:
                 break
         if asked or stop:
-            _leave(asked, done)
+            leave(asked, int(state.step), all_do=stop)
     return state
 
 
@@ -222,37 +208,6 @@ def _report(
         )
     log(done, values)
     return asked
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that the first SIGTERM or SIGINT is put into; a second one kills."""
-    asked: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
-
-
-def _leave(asked: list[int], done: int) -> None:
-    """Raises Stopped. In a process that was not asked itself, as SIGTERM does."""
-    name = signal.Signals(asked[0]).name if asked else "another process was asked"
-    print(
-        f"{name}: saved at step {done}; the same command continues.",
-        file=sys.stdout if parallel.first() else sys.stderr,
-        flush=True,
-    )
-    raise Stopped(128 + (asked[0] if asked else signal.SIGTERM))
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
