@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
-    + " preparation stopping data.",
+    + " preparation job stopping data.",
     "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
     + " data.",
     "evaluate": CORE

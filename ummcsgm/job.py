@@ -83,6 +83,19 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
         jax.distributed.shutdown()
 
 
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Inside, where another process is lost this one does not close what is around:
+    Orbax would wait for that process. To be used within `joined`."""
+    try:
+        yield
+    except Exception as error:
+        if parallel.several() and _gone(error):
+            print(_line(error), file=sys.stderr, flush=True)
+            os.abort()  # as JAX's runtime does, and so with the sentence of `joined`
+        raise
+
+
 def _make_end() -> Callable[..., NoReturn]:
     """end(code, sentence): this process ends at once, without a look at the others."""
     ending = threading.Lock()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ummcsgm import build, build_data, checkpoint, parallel
+from ummcsgm import build, build_data, checkpoint, job, parallel
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
@@ -236,7 +236,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     about = {"config": fields, **normaliser(store, space.modalities)}
     step = make_train_step(model, build.build_objective(config), recipe)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-    with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
+    opened = checkpoint.open_checkpoints(workdir, keep=plan.keep)
+    with opened as checkpoints, job.at_once():
         fit(
             functools.partial(parallel.over_devices(make_told_step(step)), key),
             parallel.replicate(state),
