@@ -145,7 +145,7 @@ def test_two_processes_train_what_two_devices_of_one_do(straight, tmp_path):
     )
 
 
-# The sums over rows and devices may be taken in another order: float32 rounding, 6e-8 of
+# Sums over rows and devices may be taken in another order: float32 rounding, 6e-8 of
 # a gradient, which Adam divides by its own size, so that a weight moves by the learning
 # rate, 3e-3, times the relative error of a gradient that is small. Measured after 8
 # steps: 0 for two processes beside two devices; 2e-2 where all read the same rows.
