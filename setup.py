@@ -37,6 +37,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test names itself
             "pytest-xdist>=3.6",  # a file a process, several at a time
+            "pyyaml>=6",  # reads the JobSet of launch/
             "ruff>=0.9",  # format and lint
             "scikit-image>=0.24",  # what SSIM is checked against
         ],

@@ -37,6 +37,8 @@ MAY_IMPORT = {
     "spread": "types calibration",
     "through_plane": "types metrics",
     "parallel": "types",
+    "job": "types parallel",
+    "stopping": "types parallel job",
     "checkpoint": "types files",
     "figure": "types files",
     "plots": "types files figure",
@@ -59,7 +61,7 @@ MAY_IMPORT = {
     "build": CORE + " plans posterior metrics files schema data. baselines.",
     "build_data": "types schema build data.",
     "progress": "types files plans",
-    "preparation": "types build_data progress data.",
+    "preparation": "types build_data parallel progress data.",
     "checkup": "types build_data console progress data.",
     "answer": CORE
     + " plans posterior build checkpoint parallel microbatches files data.",
@@ -69,10 +71,12 @@ MAY_IMPORT = {
     "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest progress files"
-    + " preparation data.",
-    "rehearsal": "types answer ensembles exam marks recalibration slabs files data.",
+    + " preparation job stopping data.",
+    "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
+    + " data.",
     "evaluate": CORE
     + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
+    + " parallel"
     + " metrics data. baselines.",
     "results": "types answer manifest files data.",
     "outputs": "types answer figure data.",
@@ -83,15 +87,16 @@ MAY_IMPORT = {
     "advice": "types synthesis data.",
     "complete": CORE
     + " plans answer results outputs build build_data console progress figure files"
-    + " data. recalibration intake synthesis budget advice overlap",
+    + " data. recalibration intake synthesis budget advice overlap parallel",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "coherence": "types files figure plots slabs evaluate",
     "report": "types files figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report"
-    + " results",
+    + " results checkpoint job parallel",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. parallel train results synthesis checkpoint complete benchmarks.",
+    + " baselines. job parallel train results synthesis checkpoint complete"
+    + " benchmarks.",
 }
 
 # The only files in which a foreign world may be met.
@@ -100,8 +105,10 @@ WORLDS = {
     "orbax": {"checkpoint"},
     "flax.linen": {"pixels", "network", "baselines."},
     "jax.sharding": {"parallel"},
-    "jax.distributed": {"parallel"},
+    "jax.distributed": {"job"},
+    "jax._src": {"parallel"},
     "jax.pmap": {"parallel"},
+    "ctypes": {"job"},
     "jax.experimental.multihost_utils": {"parallel"},
     "jax.experimental.shard_map": {"parallel"},
     "jax.shard_map": {"parallel"},

@@ -7,11 +7,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny_run import tiny_config, write_config
+from tiny_run import ENVIRONMENT, ROOT, tiny_config, write_config
 from tiny_slices import look, made, write_three
 
 from ummcsgm import parallel
-from ummcsgm.benchmarks import data, dial, doctor, memory, sampling
+from ummcsgm.benchmarks import data, dial, doctor, memory, sampling, scaling
 from ummcsgm.synthesis import Posterior, Question
 from ummcsgm.types import Estimate
 
@@ -257,3 +257,42 @@ def test_the_rate_is_slices_by_time(monkeypatch):
     times = iter([10.0, 12.0])
     monkeypatch.setattr(data.time, "perf_counter", lambda: next(times))
     assert data.rate(lambda: 64) == 32
+
+
+def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
+    for name, value in (ENVIRONMENT | {"PYTHONPATH": str(ROOT)}).items():
+        monkeypatch.setenv(name, value)
+    config = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
+    told = tmp_path / "scaling.json"
+    flags = ["--config", config, "--counts", 1, 2, "--steps", 3, "--repeats", 2]
+    flags = ["scaling", *map(str, flags), "--json", str(told)]
+    monkeypatch.setattr(sys, "argv", flags)
+    scaling.main()
+    title, *lines = capsys.readouterr().out.splitlines()
+    one, two = json.loads(told.read_text())["rows"]
+    assert [one["processes"], two["processes"]] == [1, 2] and len(lines) == 2
+    assert title.startswith("processes | images/s") and lines[1].startswith("2 | ")
+    assert one["efficiency"] == 1 and len(two["turns_images_per_s"]) == 2
+    ratio = two["images_per_s"] / one["images_per_s"]
+    assert two["efficiency"] == pytest.approx(ratio, abs=1e-3)
+    assert two["collectives"] > 0.01  # two processes wait for one another, at least
+
+
+def test_the_scaling_summary_is_of_medians():
+    turns = [
+        {"together": t, "alone": a} for t, a in ((2.0, 1.0), (4.0, 3.0), (5.0, 5.0))
+    ]
+    told = scaling.summary(turns, images=40)
+    assert told["images_per_s"] == 10 and told["collectives"] == 0.25
+    assert told["turns_images_per_s"] == [20, 10, 8]
+
+
+def test_a_process_count_that_does_not_divide_the_batch_is_refused(
+    tmp_path, monkeypatch, capsys
+):
+    config = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
+    flags = ["scaling", "--config", str(config), "--counts", "3"]
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(SystemExit):
+        scaling.main()
+    assert "--counts 3 does not divide the batch of 4" in capsys.readouterr().err

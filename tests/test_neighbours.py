@@ -229,8 +229,9 @@ def test_without_neighbours_no_parameter_is_another(make_network):
     changed = {name for name in near if near[name] != plain.get(name)}
     assert near.keys() == plain.keys() and changed == {"still/stem/kernel"}
     # A patch of 4 x 4 of each of 4 modalities, noise or tissue; the flags; neighbours.
-    assert plain["stem/kernel"] == (3, 3, 16 * 8 + 4, 32)
-    assert near["stem/kernel"] == (3, 3, 16 * (8 + 8) + 4, 32)
+    assert plain["stem/kernel"] == (3, 3, 16 * 4, 32)
+    assert plain["still/stem/kernel"] == (3, 3, 16 * 4 + 4, 32)
+    assert near["still/stem/kernel"] == (3, 3, 16 * (4 + 8) + 4, 32)
 
 
 def test_a_scan_that_would_be_acquired_has_the_neighbours_it_would_have():

@@ -15,6 +15,7 @@ from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 from ummcsgm import build, checkpoint, parallel, train
 from ummcsgm.data import prepare
 from ummcsgm.data.store import Store, open_store
+from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Batch
 
 pytest_plugins = ["tiny_study"]
@@ -56,7 +57,7 @@ def parts(study, quick_compile):
     grid = build.build_space(config).grid
     key = jax.random.fold_in(jax.random.key(0), 1)
     return SimpleNamespace(
-        step=functools.partial(parallel.over_devices(step), key),
+        step=functools.partial(parallel.over_devices(make_told_step(step)), key),
         start=jax.tree.map(
             np.asarray, train.init_state(jax.random.key(0), model, recipe, grid)
         ),
@@ -85,6 +86,11 @@ def run_fit(parts, workdir, source, state=None, **changes):
         result = error
     assert [signal.getsignal(number) for number in STOPS] == handlers
     return saved, result
+
+
+def rows(batch):
+    """What one step is given where no process is asked to stop."""
+    return parallel.shard((batch, parallel.spread(False)))
 
 
 def bits(tree):
@@ -148,7 +154,7 @@ def test_a_run_in_a_row_is_still_one_after_a_restart(parts, tmp_path):
 
 
 def test_the_state_is_donated_and_alike_on_every_device(parts):
-    batch = parallel.shard(parts.batches.at(0))
+    batch = rows(parts.batches.at(0))
     before = parallel.replicate(parts.start)
     after, metrics = parts.step(before, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
@@ -234,7 +240,7 @@ def test_the_next_step_is_dispatched_before_the_last_ones_metrics_are_read(
     def step(state, batch):
         done = state.step + 1
         events.append(f"dispatch {done}")
-        zeros = dict.fromkeys(("grad_norm", "in_row", "skipped"), 0.0)
+        zeros = dict.fromkeys(("grad_norm", "in_row", "skipped", "asked"), 0.0)
         return state.replace(step=done), {"loss": Metric(done, events), **zeros}
 
     train.fit(
@@ -277,9 +283,7 @@ def test_another_seed_starts_elsewhere_and_the_same_seed_at_the_same_place(parts
 def test_restoring_gives_what_was_saved_and_not_the_start(parts, tmp_path):
     config = parts.config
     model, recipe = build.build_model(config), build.build_recipe(config)
-    state, _ = parts.step(
-        parallel.replicate(parts.start), parallel.shard(parts.batches.at(0))
-    )
+    state, _ = parts.step(parallel.replicate(parts.start), rows(parts.batches.at(0)))
     with checkpoint.open_checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoint.save(checkpoints, 1, state.replace(ema=None), state.ema, {"a": 1})
     again = train.init_or_restore(tmp_path, model, recipe, 0, (16, 16))
@@ -300,7 +304,7 @@ def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
         images[3] = filler
         state, metrics = parts.step(
             parallel.replicate(parts.start),
-            parallel.shard(Batch(images, present, valid)),
+            rows(Batch(images, present, valid)),
         )
         results.append((bits(state), float(metrics["loss"])))
     assert results[0] == results[1]

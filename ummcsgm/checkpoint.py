@@ -4,6 +4,9 @@ A checkpoint holds three things under one step: `state` (a pytree of arrays), `e
 averaged parameters, which can be read alone) and `about`, JSON: the config and what
 else is needed to use the weights. Orbax writes beside and renames, so a checkpoint
 exists wholly or not at all.
+
+All processes of a job save together, of which Orbax lets the first write; each reads
+for itself.
 """
 
 import pathlib
@@ -21,7 +24,8 @@ FOLDER = "checkpoints"
 def open_checkpoints(workdir: pathlib.Path, *, keep: int) -> ocp.training.Checkpointer:
     """The checkpoints of a workdir to write to, of which the newest `keep` stay.
 
-    A context manager: saving runs in the background, and closing waits for it.
+    A context manager: saving runs in the background, and closing waits for it. For all
+    processes together, as is saving.
     """
     return ocp.training.Checkpointer(
         _folder(workdir),
@@ -48,10 +52,10 @@ def save(
 
 def latest_step(workdir: pathlib.Path) -> int | None:
     """The newest checkpoint's step, None if the workdir has no checkpoint."""
-    if not _folder(workdir).is_dir():
-        return None
-    with ocp.training.Checkpointer(_folder(workdir)) as checkpoints:
-        return None if checkpoints.latest is None else checkpoints.latest.step
+    folder = _folder(workdir)
+    # One that is being written, or was when its run was killed, has a longer name.
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def restore(workdir: pathlib.Path, state: Any, ema: Params) -> tuple[Any, Params]:
@@ -80,14 +84,18 @@ def _shapes(tree: Any) -> Any:
 
 
 def _restore(workdir: pathlib.Path, abstract: dict) -> dict:
-    if latest_step(workdir) is None:
+    step = latest_step(workdir)
+    if step is None:
         raise InputError(
             f"{workdir} holds no checkpoint: train first, with --mode train and the "
             "same --workdir."
         )
-    with ocp.training.Checkpointer(_folder(workdir)) as checkpoints:
+    own, alone = jax.process_index(), ocp.Context()
+    alone.multiprocessing.primary_host = own
+    alone.multiprocessing.active_processes = {own}
+    with alone:
         try:
-            return checkpoints.load_checkpointables(None, abstract)
+            return ocp.load_checkpointables(_folder(workdir) / str(step), abstract)
         except (ocp.errors.InvalidLayoutError, KeyError, ValueError, OSError) as error:
             raise InputError(
                 f"{_folder(workdir)}: the newest checkpoint is damaged "

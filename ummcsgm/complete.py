@@ -12,13 +12,13 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ummcsgm import build, build_data
+from ummcsgm import build, build_data, parallel
 from ummcsgm.advice import expected_gains, told
 from ummcsgm.answer import (
     Trained,
@@ -111,9 +111,9 @@ def complete(
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
     found = find_lacking(trained, pathlib.Path(source), order)
     subjects = found.subjects[part[0] :: part[1]]
-    if order.seconds is not None and subjects:
+    if order.seconds is not None and (subjects or parallel.several()):
         known = (trained, scoring, subjects, pathlib.Path(target))
-        order = within_budget(order, *known)
+        order = _bought(order, *known)
     work = _set_to(workdir, trained, scoring, order, found.layout, pathlib.Path(target))
     rows = _all(work, subjects)
     if part[0] == 0:  # what no process can complete is told by the first
@@ -121,6 +121,13 @@ def complete(
     what = "Advice" if order.advise else "Completed subjects"
     show_table(what, ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
+
+
+def _bought(order: Order, *known: Any) -> Order:
+    """`within_budget`, which the first process of a job measures for all."""
+    asked = order if parallel.first() else replace(order, overwrite=False)
+    bought = parallel.in_turn(lambda: within_budget(asked, *known))
+    return replace(bought, overwrite=order.overwrite)
 
 
 def _set_to(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ummcsgm import build, build_data, slabs
+from ummcsgm import build, build_data, parallel, slabs
 from ummcsgm.answer import Trained, load_trained, make_answer
 from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
@@ -16,7 +16,7 @@ from ummcsgm.data.layouts import Subject
 from ummcsgm.data.store import Store
 from ummcsgm.ensembles import SAMPLER, predictions, summaries
 from ummcsgm.exam import METHODS, Exam, Share, examine
-from ummcsgm.marks import Marks, digest_of, kept
+from ummcsgm.marks import Marks, by_name, digest_of, kept
 from ummcsgm.metrics import TABLE1
 from ummcsgm.plans import Scoring
 from ummcsgm.preparation import prepare
@@ -63,7 +63,8 @@ def evaluate(
     floors answer for all scored slices; Algorithm 1, and the draws that measure the
     posterior, for config.evaluate's shares of subjects and slices. On validation
     subjects alone, if there are any, factors are fitted that recalibrate the spread of
-    draws, and how their noise is to correlate along z: workdir/calibration.json.
+    draws, and how their noise is to correlate along z: workdir/calibration.json. The
+    processes of a job share the subjects, and all return the same.
 
     Raises:
         InputError: there is no checkpoint or no test subject.
@@ -100,15 +101,17 @@ def _examine_all(
 ) -> dict[str, Marks]:
     drawn = exam.scoring.algorithm1_subjects or len(subjects)
     measured = exam.scoring.draw_subjects or len(subjects)
-    marks = {}
-    for place, subject in enumerate(subjects):
+
+    def one(place: int) -> Marks:
+        subject = subjects[place]
         share = Share(place < drawn, place < measured, place < 2)
         key = [exam.key, dataclasses.astuple(share)]
         ask = functools.partial(examine, exam, subject, share)
-        path = folder / f"{subject.name}.npz"
-        marks[subject.name] = kept(path, key, subject, ask)
+        marks = kept(folder / f"{subject.name}.npz", key, subject, ask)
         print(f"evaluated {place + 1}/{len(subjects)}: {subject.name}", flush=True)
-    return marks
+        return marks
+
+    return by_name(subjects, parallel.divided(one, len(subjects)))
 
 
 def _set_exam(

@@ -45,29 +45,39 @@ SECONDS = flags.DEFINE_float(
 )
 ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help most.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
-PART = flags.DEFINE_string("part", "1/1", "complete: k/n, every n-th from the k-th on.")
+PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
 ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configuration.")
 
 
 def run() -> None:
     """The console script: exit code 0; 1 if a subject is ill or could not be completed;
-    2 after one sentence on what is wrong."""
+    2 after one sentence on what is wrong; 75 if another process of this job ended."""
     app.define_help_flags()
-    # An exception, not a sudden end: worker processes are told to stop.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         rest = _parse(sys.argv)
         if rest[1:]:
             raise InputError(f"{rest[1]!r} is not a flag: flags begin with --.")
         if not _command(MODE.value):
             raise SystemExit(1)
-    except (InputError, FloatingPointError, OSError) as error:
-        print(f"ummcsgm: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except Exception as error:
+        code = _verdict(error)
+        if code is None:
+            raise
+        raise SystemExit(code) from None
+    except KeyboardInterrupt as error:
+        raise SystemExit(_verdict(error)) from None
+
+
+def _verdict(error: BaseException) -> int | None:
+    """The exit code after an error that concerns the user, who is told; else None."""
+    if isinstance(error, KeyboardInterrupt):
         print("ummcsgm: interrupted; the same command continues.", file=sys.stderr)
-        raise SystemExit(130) from None
+        return 130
+    if isinstance(error, InputError | FloatingPointError | OSError):
+        print(f"ummcsgm: {error}", file=sys.stderr, flush=True)
+        return 2
+    return None
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -112,21 +122,49 @@ def _command(mode: str) -> bool:
     if mode == "doctor":
         from ummcsgm import checkup
 
+        _end_by_exception()
         return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
-    from ummcsgm import build, complete, evaluate, manifest, preparation, report, train
+    from ummcsgm import job
+
+    with job.joined(_verdict, _kept):
+        _end_by_exception()  # JAX's runtime has a handler of its own
+        return _network_command(mode)
+
+
+def _end_by_exception() -> None:
+    """SIGTERM is no sudden end: worker processes are told to stop."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+def _network_command(mode: str) -> bool:
+    from ummcsgm import build, manifest, parallel, preparation, report, train
+    from ummcsgm.complete import complete
+    from ummcsgm.evaluate import evaluate
 
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if mode == "complete":
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
-        return complete.complete(workdir, config, folders, _order(), part)
-    if mode in ("study", "train", "prepare"):
-        if config is None:
-            config = build.config_from_json(manifest.config_of_run(workdir))
-        (preparation.prepare if mode == "prepare" else train.train)(config, workdir)
-    if mode in ("study", "evaluate"):
-        measured = evaluate.evaluate(workdir, CONFIG.value, ALL.value)
-        report.write(measured, workdir / "evaluation")
+        return complete(workdir, config, folders, _order(), part)
+    with parallel.one_voice():
+        if mode in ("study", "train", "prepare"):
+            if config is None:
+                config = build.config_from_json(manifest.config_of_run(workdir))
+            (preparation.prepare if mode == "prepare" else train.train)(config, workdir)
+        if mode in ("study", "evaluate"):
+            measured = evaluate(workdir, CONFIG.value, ALL.value)
+            if parallel.first():
+                report.write(measured, workdir / "evaluation")
     return True
+
+
+def _kept() -> str:
+    """From where a command that was broken off goes on."""
+    from ummcsgm import checkpoint
+
+    step = checkpoint.latest_step(pathlib.Path(WORKDIR.value))
+    if MODE.value in ("study", "train") and step is not None:
+        return f"it continues from step {step}'s checkpoint"
+    return "it continues with what is finished"
 
 
 def _order() -> Any:
@@ -172,8 +210,17 @@ def _levels(words: list[str]) -> tuple[float, ...]:
         raise InputError(f"--quantiles is {','.join(words)}; wanted numbers.") from None
 
 
-def _part(text: str) -> tuple[int, int]:
-    """(k - 1, n) of "k/n"."""
+def _part(text: str | None) -> tuple[int, int]:
+    """(k - 1, n) of "k/n"; if it is None, this process's own part of its job's n."""
+    from ummcsgm import parallel
+
+    if text is None:
+        return parallel.part()
+    if parallel.several():
+        raise InputError(
+            f"--part is {text!r}, and this is one of {parallel.part()[1]} processes "
+            "that take a part each: leave out --part."
+        )
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     k, n = map(int, found.groups()) if found else (0, 0)
     if not 1 <= k <= n:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -32,6 +32,11 @@ class Marks:
     records: list[dict]
     panels: dict[str, Array]
     pictures: dict[str, Array]
+
+
+def by_name(subjects: Sequence[Subject], marks: Sequence[Marks]) -> dict[str, Marks]:
+    """The marks of each subject, in their order."""
+    return {one.name: own for one, own in zip(subjects, marks, strict=True)}
 
 
 def digest_of(*depends: object) -> str:

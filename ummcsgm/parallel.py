@@ -1,30 +1,44 @@
 """Devices and processes: the only file that knows of pmap, sharding and collectives.
 
-A step is written for the rows of one device; `AXIS` names the devices it runs on.
+A step is written for the rows of one device; `AXIS` names the devices it runs on. The
+processes of a job each run the whole program and meet in its collectives.
 """
 
-from collections.abc import Callable
+import contextlib
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ummcsgm.types import InputError
+
 AXIS = "devices"
+WEEK = 7 * 24 * 3600 * 1000  # ms; a process that ends is noticed long before
 
 
-def over_devices(step: Callable) -> Callable:
-    """step(key, state, batch) mapped over the devices; the state is donated.
+def over_devices(step: Callable, devices: list | None = None) -> Callable:
+    """step(key, state, batch) mapped over the devices of all processes, or those given;
+    the state is donated.
 
-    The batch carries a leading axis of devices (`shard`); key and state are the same
-    everywhere and have none. Whatever the step returns must be `total`-ed over devices
-    or computed alike on all: device 0's is taken.
+    The batch carries a leading axis of this process's devices (`shard`); key and state
+    are the same everywhere and have none. Whatever the step returns must be `total`-ed
+    over devices or computed alike on all: one device's is taken.
     """
+    if devices is None:  # the rows of a process are neighbours in the global batch
+        devices = sorted(jax.devices(), key=lambda one: (one.process_index, one.id))
     return jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, None, 0),
         out_axes=None,
+        devices=devices,
         donate_argnums=(1,),
     )
 
@@ -81,6 +95,11 @@ def whole_rows(size: int) -> int:
     return -(-size // devices) * devices
 
 
+def spread(flag: bool) -> np.ndarray:
+    """[devices] int32, for each of this process's devices whether `flag`."""
+    return np.full(jax.local_device_count(), flag, np.int32)
+
+
 def total(tree: Any) -> Any:
     """Sums over all devices; inside `over_devices` only."""
     return jax.lax.psum(tree, AXIS)
@@ -98,3 +117,96 @@ def device_count() -> int:
 
 def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def part() -> tuple[int, int]:
+    """(k, n): this process is the k-th, from 0 on, of its job's n; (0, 1) alone."""
+    return jax.process_index(), jax.process_count()
+
+
+def several() -> bool:
+    """Whether this process is one of a job of several."""
+    return jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this process is the one that writes what all share."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Inside, what processes other than the first print goes nowhere."""
+    if first():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def meet() -> None:
+    """Connects the devices of all processes, while these are near one another.
+
+    Left to the first step, this fails if one process comes to it half a minute late.
+    """
+    multihost_utils.sync_global_devices("meet")
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process of the job has come to the place of this `name`.
+
+    Through JAX's coordination service and not through devices, whose collectives give
+    up on a process that is late.
+    """
+    if several():
+        client = distributed.global_state.client  # public JAX has no such barrier
+        _interruptible(lambda: client.wait_at_barrier(name, WEEK))
+
+
+def check_alike(value: object, sentence: str) -> None:
+    """Raises InputError, with `sentence`, unless all processes give the same value."""
+    wait_for_all("check alike")
+    mark = np.uint32(zlib.crc32(repr(value).encode()))
+    if len(np.unique(multihost_utils.process_allgather(mark))) > 1:
+        raise InputError(sentence)
+
+
+def in_turn(do: Callable[[], Any]) -> Any:
+    """What do() gives: the first process does it alone, then the others, who find on
+    disk what it left there."""
+    if not first():
+        wait_for_all("the first process")
+    done = do()
+    if first():
+        wait_for_all("the first process")
+    return done
+
+
+def divided(work: Callable[[int], Any], count: int) -> list:
+    """work(0), work(1) .. work(count - 1), each place's done by one process.
+
+    `work` keeps on disk what it gives, and finds there what another process kept.
+    """
+    k, n = part()
+    done = {place: work(place) for place in range(k, count, n)}
+    wait_for_all("what was divided")
+    return [done[at] if at in done else work(at) for at in range(count)]
+
+
+def _interruptible(wait: Callable[[], Any]) -> Any:
+    """wait(), which holds up this thread where a signal is answered, unlike in C++."""
+    results: list = []
+
+    def run() -> None:
+        try:
+            results.append((wait(), None))
+        except Exception as error:  # raised again below, where someone hears it
+            results.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    value, error = results[0]
+    if error is not None:
+        raise error
+    return value

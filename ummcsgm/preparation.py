@@ -1,11 +1,12 @@
 """The command that training and evaluation begin with: slices made ready to be read."""
 
+import functools
 import pathlib
 import statistics
 
 import numpy as np
 
-from ummcsgm import build_data
+from ummcsgm import build_data, parallel
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.store import Store
 from ummcsgm.progress import counting
@@ -15,9 +16,15 @@ from ummcsgm.types import Config
 def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
     """The subjects of the run, and their prepared slices by split, in the workdir.
 
+    The first process of a job makes what is not there; the others find it.
+
     Raises:
         InputError: the config or the data is wrong.
     """
+    return parallel.in_turn(functools.partial(_prepare, config, workdir))
+
+
+def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
     build_data.check_data(config)
     cohort = build_data.build_cohort(config, workdir)
     if cohort.left_out:

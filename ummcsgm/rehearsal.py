@@ -6,13 +6,13 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from ummcsgm import slabs
+from ummcsgm import parallel, slabs
 from ummcsgm.answer import Trained
 from ummcsgm.data.layouts import Subject
 from ummcsgm.ensembles import SAMPLER, fit_factors
 from ummcsgm.exam import Exam, rehearse
 from ummcsgm.files import write_whole
-from ummcsgm.marks import Marks, digest_of, kept
+from ummcsgm.marks import Marks, by_name, digest_of, kept
 from ummcsgm.recalibration import FILE, GRID
 
 # What of the scoring decides what is drawn, and how it was measured.
@@ -33,15 +33,19 @@ def calibrated(
     drawing(rho) draws with such a noise.
     """
     folder = workdir / "evaluation" / "parts" / "validation"
-    records = []
-    for subject in subjects:
+
+    def one(place: int) -> Marks:
+        subject = subjects[place]
         ask = functools.partial(rehearse, exam, subject)
-        path = folder / f"{subject.name}.npz"
-        records += kept(path, [exam.key], subject, ask).records
+        marks = kept(folder / f"{subject.name}.npz", [exam.key], subject, ask)
         print(f"calibrated on {subject.name}", flush=True)
-    fitted = fit_factors(records)
+        return marks
+
+    every = parallel.divided(one, len(subjects))
+    fitted = fit_factors([record for marks in every for record in marks.records])
     if not fitted:  # what an earlier evaluation fitted is of other subjects
-        (workdir / FILE).unlink(missing_ok=True)
+        if parallel.first():
+            (workdir / FILE).unlink(missing_ok=True)
         return exam
 
     def measured(rho: float) -> list[dict]:
@@ -56,7 +60,8 @@ def calibrated(
         "rho": coherence.get("rho", 0.0),
         "coherence": coherence,
     }
-    write_whole(workdir / FILE, json.dumps(told, indent=1))
+    if parallel.first():
+        write_whole(workdir / FILE, json.dumps(told, indent=1))
     key = digest_of(exam.key, fitted, coherence)
     return dataclasses.replace(exam, factors=fitted, coherence=coherence, key=key)
 
@@ -81,11 +86,15 @@ def examine_slabs(
     answers: dict[float, Callable],
 ) -> dict[str, Marks]:
     """By subject, the marks of its slab with each of the `answers`, by rho."""
-    marks, rhos = {}, " and ".join(f"{rho:g}" for rho in answers)
-    for place, subject in enumerate(subjects):
+    rhos = " and ".join(f"{rho:g}" for rho in answers)
+
+    def one(place: int) -> Marks:
+        subject = subjects[place]
         ask = functools.partial(slabs.examine_slab, exam, subject, answers)
         path, key = folder / f"{subject.name}.npz", [exam.key, list(answers)]
-        marks[subject.name] = kept(path, key, subject, ask)
+        marks = kept(path, key, subject, ask)
         count = f"{place + 1}/{len(subjects)}"
         print(f"slab {count}, rho {rhos}: {subject.name}", flush=True)
-    return marks
+        return marks
+
+    return by_name(subjects, parallel.divided(one, len(subjects)))

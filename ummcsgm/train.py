@@ -6,8 +6,8 @@ numbers are functions of (seed, step), so a resumed run is the uninterrupted one
 
 import contextlib
 import functools
+import json
 import pathlib
-import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ummcsgm import build, build_data, checkpoint, parallel
+from ummcsgm import build, build_data, checkpoint, job, parallel
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
@@ -26,6 +26,7 @@ from ummcsgm.plans import Plan, Recipe
 from ummcsgm.preparation import normaliser, prepare
 from ummcsgm.progress import TrainingLog
 from ummcsgm.schema import RUN_KEYS, check_same
+from ummcsgm.stopping import asked_to_stop, leave, make_told_step
 from ummcsgm.types import Array, Batch, Config, Params
 
 
@@ -149,73 +150,64 @@ def fit(
     workdir: pathlib.Path,
     save: Callable[[int, TrainState], None],
 ) -> TrainState:
-    """The state after `plan.steps` of `step(state, batch)`, saved on the way and at the
-    end.
+    """The state after `plan.steps` of `step(state, (batch, asked))`, saved on the way
+    and at the end.
 
     The next step is dispatched before the last one's metrics are read, so that the
     device never waits for the log. SIGTERM and SIGINT end the loop after a step, save,
-    and exit with 128 + the signal's number.
+    and exit with 128 + the signal's number. Of several processes that one step is the
+    same for all, whichever was asked: the step after the first that was told of it.
 
     Raises:
         FloatingPointError: `plan.max_bad` steps in a row were not finite.
     """
     first = int(state.step)
     source = batches.from_step(first)
-    pending = None
-    with _asked_to_stop() as asked, TrainingLog(workdir, first, plan) as log:
+    pending, stop, alone = None, False, not parallel.several()
+    with asked_to_stop() as asked, _log(workdir, first, plan) as log:
         for done in range(first + 1, plan.steps + 1):
-            state, metrics = step(state, parallel.shard(next(source)))
-            if pending is not None:
-                _report(log, plan, *pending)
+            flags = parallel.spread(bool(asked))
+            state, metrics = step(state, parallel.shard((next(source), flags)))
+            stop = pending is not None and _report(log, plan, *pending)
             pending = (done, metrics)
-            stop = bool(asked)  # read once: what comes later waits for the next step
+            stop |= alone and bool(asked)  # read once: the next step has what is later
             if done % plan.save_every == 0 or done == plan.steps or stop:
-                _report(log, plan, *pending)
+                stop |= _report(log, plan, *pending)
                 pending = None
                 save(done, state)
             if stop:
                 break
-        if asked:
-            _leave(asked[0], int(state.step))
+        if asked or stop:
+            leave(asked, int(state.step), all_do=stop)
     return state
 
 
-def _report(log: TrainingLog, plan: Plan, done: int, metrics: dict) -> None:
+@contextlib.contextmanager
+def _log(
+    workdir: pathlib.Path, first: int, plan: Plan
+) -> Iterator[Callable[[int, dict], None]]:
+    """log(step, metrics), of which the first process alone keeps something."""
+    if not parallel.first():
+        yield lambda step, metrics: None
+        return
+    with TrainingLog(workdir, first, plan) as log:
+        yield log.add
+
+
+def _report(
+    log: Callable[[int, dict], None], plan: Plan, done: int, metrics: dict
+) -> bool:
+    """Whether a process was asked to stop before the step, whose metrics are logged."""
     values = {name: float(value) for name, value in metrics.items()}
-    in_row = int(values.pop("in_row"))
+    in_row, asked = int(values.pop("in_row")), values.pop("asked") > 0
     if in_row >= plan.max_bad:
         raise FloatingPointError(
             f"the loss or its gradient was not finite at step {done} and at the "
             f"{in_row - 1} steps before it: lower config.train.learning_rate, or look "
             "at the training images; nothing after the last checkpoint is kept."
         )
-    log.add(done, values)
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that the first SIGTERM or SIGINT is put into; a second one kills."""
-    asked: list[int] = []
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield asked
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
-
-
-def _leave(number: int, done: int) -> None:
-    name = signal.Signals(number).name
-    print(f"{name}: saved at step {done}; the same command continues.", flush=True)
-    raise SystemExit(128 + number)
+    log(done, values)
+    return asked
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -238,13 +230,16 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     plan, space = build.build_plan(config), build.build_space(config)
     state = init_or_restore(workdir, model, recipe, plan.seed, space.grid)
     fields = build.config_to_json(config)
-    write_manifest(workdir, fields, cohort.split, int(state.step))
+    _check_shared(workdir, int(state.step), fields, store)
+    if parallel.first():
+        write_manifest(workdir, fields, cohort.split, int(state.step))
     about = {"config": fields, **normaliser(store, space.modalities)}
     step = make_train_step(model, build.build_objective(config), recipe)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-    with checkpoint.open_checkpoints(workdir, keep=plan.keep) as checkpoints:
+    opened = checkpoint.open_checkpoints(workdir, keep=plan.keep)
+    with opened as checkpoints, job.at_once():
         fit(
-            functools.partial(parallel.over_devices(step), key),
+            functools.partial(parallel.over_devices(make_told_step(step)), key),
             parallel.replicate(state),
             _batches(store, plan),
             plan,
@@ -253,6 +248,16 @@ def train(config: Config, workdir: pathlib.Path) -> None:
                 checkpoints, done, state.replace(ema=None), state.ema, about
             ),
         )
+    parallel.wait_for_all("the checkpoint")
+
+
+def _check_shared(workdir: pathlib.Path, step: int, fields: dict, store: Store) -> None:
+    """Raises InputError unless all processes go on with the same run."""
+    parallel.check_alike(
+        (step, json.dumps(fields, sort_keys=True), store.path.name),
+        f"the processes of this job do not see the same run in {workdir}: they need "
+        "one folder, that all of them share, and the same flags.",
+    )
 
 
 def init_or_restore(
@@ -281,6 +286,6 @@ def _batches(store: Store, plan: Plan) -> Batches:
         batch=plan.batch,
         seed=plan.seed,
         flip=plan.flip,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        process=parallel.part()[0],
+        processes=parallel.part()[1],
     )

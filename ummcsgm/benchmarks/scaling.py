@@ -1,0 +1,165 @@
+"""How fast training is over several processes of this machine, beside one.
+
+    python -m ummcsgm.benchmarks.scaling [--config FILE] [--counts 1 2 4] [--repeats R]
+                                         [--steps S] [--json FILE]
+
+For each count so many processes start, which train as one: each has one device and its
+rows of a constant batch of config.train.batch. They take training's own steps, and in
+turn the same steps with sums over their own device alone: what these are faster is the
+share of time in collectives, the waiting for slower processes in it.
+
+On a CPU all processes share the cores, of which one process already uses all: the
+efficiency, images/s by those of the first count, is then at best about 1 and tells what
+dividing costs. Prints a table, or with --json writes one JSON object.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import runpy
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from ummcsgm import build, job, parallel
+from ummcsgm.train import init_state, make_train_step
+from ummcsgm.types import Batch, Config
+
+
+def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
+    """steps(count): so many training steps, awaited; of all processes together, and of
+    each alone."""
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    space, rows = build.build_space(config), build.build_plan(config).batch // processes
+    step = make_train_step(model, build.build_objective(config), recipe)
+    images = np.full((rows, *space.grid, model.network.channels()), 0.5, np.float16)
+    present = np.ones((rows, len(space.modalities)), bool)
+    batch = parallel.shard(Batch(images, present, np.ones(rows, bool)))
+    start = jax.tree.map(
+        np.asarray, init_state(jax.random.key(0), model, recipe, space.grid)
+    )
+
+    def steps(run: Callable, count: int) -> None:
+        state = parallel.replicate(start)
+        for _ in range(count):
+            state, metrics = run(jax.random.key(1), state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return {
+        "together": functools.partial(steps, parallel.over_devices(step)),
+        "alone": functools.partial(
+            steps, parallel.over_devices(step, jax.local_devices())
+        ),
+    }
+
+
+def seconds(work: Callable[[int], None], count: int) -> float:
+    """How long `count` steps take, begun by all processes at once."""
+    parallel.wait_for_all("a turn")
+    start = time.perf_counter()
+    work(count)
+    return time.perf_counter() - start
+
+
+def take_part(flags: argparse.Namespace) -> None:
+    """Measures as one of the processes that the environment names; the first writes
+    the seconds of each turn to --json."""
+    with job.joined(lambda error: None, lambda: "nothing is kept"):
+        config = runpy.run_path(flags.config)["get_config"]()
+        contestants = make_contestants(config, parallel.part()[1])
+        for work in contestants.values():
+            seconds(work, 2)
+        turns = [
+            {name: seconds(work, flags.steps) for name, work in contestants.items()}
+            for _ in range(flags.repeats)
+        ]
+        if parallel.first():
+            pathlib.Path(flags.json).write_text(json.dumps(turns))
+
+
+def measured(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
+    """The seconds of each turn with `count` processes.
+
+    Raises:
+        subprocess.CalledProcessError: one of them failed.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        told = pathlib.Path(folder) / "turns.json"
+        command = [sys.executable, "-m", "ummcsgm.benchmarks.scaling", "--take-part"]
+        command += ["--config", flags.config, "--json", str(told)]
+        command += ["--steps", str(flags.steps), "--repeats", str(flags.repeats)]
+        names = {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(count),
+            "JAX_NUM_CPU_DEVICES": "1",
+        }
+        parts = []
+        for k in range(count):
+            own = {"JAX_PROCESS_ID": str(k), "JAX_LOCAL_DEVICE_IDS": str(k)}
+            environment = os.environ | names | own
+            parts.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+            )
+        codes = [part.wait() for part in parts]
+        if any(codes):
+            raise subprocess.CalledProcessError(max(codes), command)
+        return json.loads(told.read_text())
+
+
+def summary(turns: list[dict[str, float]], images: int) -> dict[str, float]:
+    """Medians over the turns, in each of which `images` were trained on."""
+    shares = [1 - turn["alone"] / turn["together"] for turn in turns]
+    rates = [images / turn["together"] for turn in turns]
+    return {
+        "images_per_s": round(statistics.median(rates), 2),
+        "collectives": round(statistics.median(shares), 3),
+        "turns_images_per_s": [round(rate, 2) for rate in rates],
+        "turns_collectives": [round(share, 3) for share in shares],
+    }
+
+
+def main() -> None:
+    """Measures, and prints a table; with --json FILE the file has one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--counts", type=int, nargs="+", default=(1, 2, 4))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20, help="of a turn")
+    parser.add_argument("--json", help="a file to write")
+    parser.add_argument("--take-part", action="store_true", help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.take_part:
+        return take_part(flags)
+    config = runpy.run_path(flags.config)["get_config"]()
+    batch = build.build_plan(config).batch
+    if wrong := [count for count in flags.counts if count < 1 or batch % count]:
+        parser.error(f"--counts {wrong[0]} does not divide the batch of {batch}")
+    rows = [
+        {"processes": count} | summary(measured(flags, count), flags.steps * batch)
+        for count in flags.counts
+    ]
+    for row in rows:
+        row["efficiency"] = round(row["images_per_s"] / rows[0]["images_per_s"], 3)
+    about = {"batch": batch, "steps": flags.steps, "cores": os.cpu_count()}
+    report = about | {"device": jax.devices()[0].device_kind, "rows": rows}
+    print("processes | images/s | efficiency | in collectives")
+    for row in rows:
+        told = [row["images_per_s"], row["efficiency"], f"{row['collectives']:.0%}"]
+        print(" | ".join(map(str, (row["processes"], *told))))
+    if flags.json:
+        pathlib.Path(flags.json).write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
