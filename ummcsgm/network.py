@@ -45,33 +45,47 @@ class Condition(nn.Module):
         return nn.silu(nn.Dense(self.width, name="second")(hidden))
 
 
-class Modulate(nn.Module):
-    """A scale and a shift of every channel, given by the condition (FiLM)."""
+class Activate(nn.Module):
+    """silu(norm(x)) or, with a condition, silu(norm(x) (1 + scale) + shift) (FiLM).
 
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, features: Array, condition: Array) -> Array:
-        film = nn.Dense(2 * features.shape[-1], name="film")(condition)
-        scale, shift = jnp.split(film.astype(self.dtype)[:, None, None], 2, axis=-1)
-        return features * (1 + scale) + shift
-
-
-class Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(modulate(norm(x))))))), the identity at first."""
+    The norm is that of each position: a slice's background must not dilute its brain.
+    """
 
     dtype: Any
 
     @nn.compact
     def __call__(self, features: Array, condition: Array | None) -> Array:
         width = features.shape[-1]
-        # Norms are per position: a slice's background must not dilute its brain.
-        hidden = nn.RMSNorm(dtype=self.dtype, name="enter")(features)
+        gain = self.param("scale", nn.initializers.ones, (width,))
+        film = None
         if condition is not None:
-            hidden = Modulate(self.dtype, name="modulate")(hidden, condition)
-        hidden = nn.silu(hidden)
+            film = nn.Dense(2 * width, name="film")(condition)[:, None, None]
+        return _activated(features, gain, film).astype(self.dtype)
+
+
+@jax.checkpoint
+def _activated(features: Array, gain: Array, film: Array | None) -> Array:
+    """What `Activate` is; its gradient remembers `features` alone."""
+    exact = features.astype(jnp.float32)
+    square = jnp.mean(jnp.square(exact), axis=-1, keepdims=True)
+    hidden = exact * (jax.lax.rsqrt(square + 1e-6) * gain)
+    if film is not None:
+        scale, shift = jnp.split(film, 2, axis=-1)
+        hidden = hidden * (1 + scale) + shift
+    return nn.silu(hidden)
+
+
+class Block(nn.Module):
+    """x + conv(activate(conv(activate(x)))), the identity at first."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, features: Array, condition: Array | None) -> Array:
+        width = features.shape[-1]
+        hidden = Activate(self.dtype, name="enter")(features, condition)
         hidden = nn.Conv(width, (3, 3), dtype=self.dtype, name="first")(hidden)
-        hidden = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(hidden))
+        hidden = Activate(self.dtype, name="norm")(hidden, None)
         zeros = nn.initializers.zeros
         return features + nn.Conv(
             width, (3, 3), dtype=self.dtype, kernel_init=zeros, name="second"
@@ -163,7 +177,7 @@ class MMCSN(nn.Module):
         moving = jnp.concatenate([images, near], axis=-1) if told is None else noisy
         features, skips = self.encode(moving, told, once)
         features = self.decode(features, skips, condition)
-        features = nn.silu(nn.RMSNorm(dtype=self.dtype, name="norm")(features))
+        features = Activate(self.dtype, name="norm")(features, None)
         around = nn.Dense(
             self.context * self.patch**2, dtype=self.dtype, name="context_out"
         )(features)

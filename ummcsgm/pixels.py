@@ -29,6 +29,16 @@ def products(images: Array) -> Array:
     return images[..., one] * images[..., other] / 4
 
 
+@jax.checkpoint
+def gated(hidden: Array, film: Array) -> Array:
+    """silu(hidden (1 + scale) + shift), film being scale and shift (FiLM).
+
+    Its gradient remembers what goes in and nothing between.
+    """
+    scale, shift = jnp.split(film, 2, axis=-1)
+    return nn.silu(hidden * (1 + scale) + shift)
+
+
 def first_conv(
     own: int, total: int, width: int, dtype: Any, *, bias: bool, name: str
 ) -> nn.Conv:
@@ -125,10 +135,9 @@ class Pixels(nn.Module):
         hidden = in_patches(conv(inputs) + once.enter, patches)
         for layer in range(self.layers):
             film = nn.Dense(2 * self.width, dtype=self.dtype, name=f"film{layer}")
-            scale, shift = jnp.split(film(patches)[:, :, None, :, None], 2, axis=-1)
-            hidden = nn.silu(hidden * (1 + scale) + shift)
+            hidden = gated(hidden, film(patches)[:, :, None, :, None])
             hidden = nn.Dense(self.width, dtype=self.dtype, name=f"{layer}")(hidden)
-        hidden = nn.silu(hidden).astype(jnp.float32)
+        hidden = jax.checkpoint(nn.silu)(hidden).astype(jnp.float32)
         zeros = nn.initializers.zeros
         image = nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
         maps = nn.Dense(
@@ -156,11 +165,10 @@ class Variance(nn.Module):
         hidden, patches = jax.lax.stop_gradient((hidden, patches))
         width = hidden.shape[-1] // 4
         film = nn.Dense(2 * width, dtype=self.dtype, name="film")(patches)
-        scale, shift = jnp.split(film[:, :, None, :, None], 2, axis=-1)
         hidden = nn.Dense(width, dtype=self.dtype, name="hidden")(hidden)
         own = nn.Dense(width, use_bias=False, dtype=self.dtype, name="given")(given)
         hidden += in_patches(own, patches)
-        hidden = nn.silu(hidden * (1 + scale) + shift).astype(jnp.float32)
+        hidden = gated(hidden, film[:, :, None, :, None]).astype(jnp.float32)
         zeros = nn.initializers.zeros
         raw = nn.Dense(self.modalities, kernel_init=zeros, name="log")(hidden)
         least, most = LOG_VARIANCE

@@ -33,7 +33,8 @@ AGREED = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value of an answer
 def make_ours(config: Config, batch: int) -> SimpleNamespace:
     """`step` and `answer`, functions of nothing, and what they are made of."""
     config.train.batch = batch
-    build.check_config(config, 1)
+    parallel.use_cores(batch // config.train.accumulate)
+    build.check_config(config, jax.device_count())
     model, recipe = build.build_model(config), build.build_recipe(config)
     grid = build.build_space(config).grid
     state = train.init_state(jax.random.key(0), model, recipe, grid)
@@ -51,8 +52,8 @@ def make_ours(config: Config, batch: int) -> SimpleNamespace:
     missing = np.eye(modalities, dtype=bool)[np.arange(batch) % modalities]
     asked = (images, missing, np.linspace(-1, 1, batch, dtype=np.float32))
     states = [parallel.replicate(state.replace(params=params))]
-    forward, params = jax.jit(model.network.apply), jax.device_put(params)
-    on_device = jax.device_put(asked)
+    forward = parallel.over_rows(model.network.apply)
+    laid = parallel.replicate(params)
 
     def take_step() -> jax.Array:
         states[0], told = step(states[0], rows)
@@ -63,7 +64,7 @@ def make_ours(config: Config, batch: int) -> SimpleNamespace:
         params=params,
         asked=asked,
         step=take_step,
-        answer=lambda: forward(params, *on_device),
+        answer=lambda: forward(laid, *asked),
     )
 
 
@@ -113,6 +114,7 @@ def measure(flags: argparse.Namespace) -> dict:
     rivals = {"twin": twin, "monai": monai}
     report = {
         "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
         "batch": flags.batch,
         "twin": agreed,
         "gflop_an_image": flops / 1e9,

@@ -46,7 +46,7 @@ class Twin(nn.Module):
         inputs = torch.cat([images if told is None else apart, near], -1)
         features, skips = self.encode(inputs, missing, told)
         features = self.decode(features, skips, condition)
-        features = functional.silu(self.norm("norm", features))
+        features = self.activate("norm", features, None)
         around = self.pixels_of(self.dense("context_out", features))
         one, other = np.triu_indices(m)
         known = seen[..., one] * seen[..., other] / 4
@@ -99,14 +99,18 @@ class Twin(nn.Module):
         return features
 
     def block(self, name, features, condition):
-        hidden = self.norm(f"{name}.enter", features)
-        if condition is not None:
-            film = self.full(f"{name}.modulate.film", condition)
-            scale, shift = film.to(self.dtype)[:, None, None].chunk(2, -1)
-            hidden = hidden * (1 + scale) + shift
-        hidden = self.conv(f"{name}.first", functional.silu(hidden))
-        hidden = functional.silu(self.norm(f"{name}.norm", hidden))
+        hidden = self.activate(f"{name}.enter", features, condition)
+        hidden = self.conv(f"{name}.first", hidden)
+        hidden = self.activate(f"{name}.norm", hidden, None)
         return features + self.conv(f"{name}.second", hidden)
+
+    def activate(self, name, features, condition):
+        hidden = self.norm(name, features)
+        if condition is not None:
+            film = self.full(f"{name}.film", condition).to(self.dtype)
+            scale, shift = film[:, None, None].chunk(2, -1)
+            hidden = hidden * (1 + scale) + shift
+        return functional.silu(hidden)
 
     def attention(self, name, features):
         b, h, w, c = features.shape
