@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "plots": "types files figure",
     "manifest": "types files",
     "plans": "data.",
+    "programs": "",
     "console": "",
     "data.": "types files data.",
     "patches": "types",
@@ -69,8 +70,9 @@ MAY_IMPORT = {
     "marks": "types files data.",
     "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
     "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
+    "loop": "types parallel plans programs progress stopping data.",
     "train": CORE
-    + " plans schema build build_data checkpoint parallel manifest progress files"
+    + " plans schema build build_data checkpoint parallel manifest loop programs files"
     + " preparation job stopping data.",
     "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
     + " data.",
@@ -92,7 +94,7 @@ MAY_IMPORT = {
     "coherence": "types files figure plots slabs evaluate",
     "report": "types files figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report"
-    + " results checkpoint job parallel",
+    + " results checkpoint job parallel build_data programs",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
     + " baselines. job parallel train results synthesis checkpoint complete"

@@ -264,11 +264,11 @@ def test_products_are_of_what_is_seen_alone(make_network, monkeypatch):
 
 def kept_for_gradients(network, params):
     """The gradient of a loss, and how many bytes its forward pass leaves for it."""
-    images = jax.random.normal(jax.random.key(2), (2, 16, 16, 4))
-    missing = jnp.tile(jnp.array([False, True, False, True]), (2, 1))
+    images = jax.random.normal(jax.random.key(2), (32, 16, 16, 4))
+    missing = jnp.tile(jnp.array([False, True, False, True]), (32, 1))
 
     def loss(params):
-        answer = network.apply(params, images, missing, jnp.linspace(-1, 1, 2))
+        answer = network.apply(params, images, missing, jnp.linspace(-1, 1, 32))
         return jnp.square(answer).mean()
 
     # What `vjp` returns is a tree of what it remembers.

@@ -5,12 +5,14 @@ import json
 import struct
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tiny_run import quickstart
 
 from ummcsgm import build, progress
+from ummcsgm.plans import Watch
 from ummcsgm.progress import TrainingLog
 
 
@@ -26,7 +28,7 @@ def metrics(step, skipped=0.0):
 
 
 def write_log(workdir, first, last, **changes):
-    with TrainingLog(workdir, first, plan(**changes)) as log:
+    with TrainingLog(Watch(workdir, None, trace=False), first, plan(**changes)) as log:
         for step in range(first + 1, last + 1):
             log.add(step, metrics(step))
 
@@ -60,7 +62,7 @@ def test_a_record_is_the_mean_of_its_steps_and_the_last_step_has_one(tmp_path):
 
 
 def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
-    with TrainingLog(tmp_path, 0, plan(steps=3)) as log:
+    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=3)) as log:
         for step, skipped in ((1, 0.0), (2, 1.0), (3, 2.0)):
             log.add(step, metrics(step, skipped))
     assert records(tmp_path)[0]["skipped"] == 2.0
@@ -69,7 +71,7 @@ def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
 
 def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tmp_path):
     nan, inf = float("nan"), float("inf")
-    with TrainingLog(tmp_path, 0, plan(steps=6)) as log:
+    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=6)) as log:
         for step, loss in enumerate((1.0, nan, 3.0, nan, inf, nan), 1):
             log.add(step, {**metrics(step), "loss": loss})
 
@@ -146,3 +148,16 @@ def test_on_a_terminal_there_is_one_bar_and_no_plain_line(
     assert "\x1b[" in shown
     assert capsys.readouterr().out == ""
     assert [record["step"] for record in records(tmp_path)] == [3, 6, 9, 10]
+
+
+def test_on_a_device_whose_peak_is_known_its_share_is_told(tmp_path, capsys):
+    with TrainingLog(Watch(tmp_path, 1e-6, trace=False), 0, plan(steps=2)) as log:
+        for step in (1, 2):
+            log.add(step, metrics(step))
+    (record,) = records(tmp_path)
+    rate = record["images_per_second"] / 4  # of a batch
+    np.testing.assert_allclose(record["utilisation"], 1e-6 * rate)
+    assert "% of peak FLOP/s" in capsys.readouterr().out
+    write_log(tmp_path / "b", 0, 3)
+    assert "utilisation" not in records(tmp_path / "b")[0]
+    assert "peak" not in capsys.readouterr().out

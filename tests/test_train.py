@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 
-from ummcsgm import build, checkpoint, parallel, train
+from ummcsgm import build, checkpoint, loop, parallel, train
 from ummcsgm.data import prepare
 from ummcsgm.data.store import Store, open_store
+from ummcsgm.plans import Watch
+from ummcsgm.programs import TRACED
 from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Batch
 
@@ -68,18 +70,18 @@ def parts(study, quick_compile):
     )
 
 
-def run_fit(parts, workdir, source, state=None, **changes):
+def run_fit(parts, workdir, source, state=None, trace=False, **changes):
     """The states that were saved, by step, and what the loop returned or raised."""
     saved, handlers = {}, [signal.getsignal(number) for number in STOPS]
     every = {"steps": 6, "save_every": 1, "log_every": 1, **changes}
     workdir.mkdir(exist_ok=True)
     try:
-        result = train.fit(
+        result = loop.fit(
             parts.step,
             parallel.replicate(parts.start if state is None else state),
             source,
             plan(parts.config, **every),
-            workdir,
+            Watch(workdir, None, trace),
             lambda done, state: saved.update({done: jax.tree.map(np.array, state)}),
         )
     except (FloatingPointError, SystemExit) as error:
@@ -196,7 +198,7 @@ def test_a_finished_run_takes_no_step_and_saves_nothing(parts, tmp_path):
 @pytest.mark.parametrize("number", STOPS)
 def test_a_signal_saves_the_step_it_came_in_and_leaves(parts, tmp_path, number, capsys):
     def interrupt(step):
-        if step == 2:
+        if step == 3:  # the next step's batch is fetched in step 3
             os.kill(os.getpid(), number)
 
     source = Source(parts.batches, before=interrupt)
@@ -211,12 +213,13 @@ def test_a_signal_saves_the_step_it_came_in_and_leaves(parts, tmp_path, number, 
 
 
 def test_a_signal_in_the_last_step_is_not_swallowed(parts, tmp_path):
-    def interrupt(step):
-        if step == 5:
+    def step(state, batch):
+        if int(state.step) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
+        return parts.step(state, batch)
 
-    source = Source(parts.batches, before=interrupt)
-    saved, stop = run_fit(parts, tmp_path / "a", source, save_every=9)
+    own = SimpleNamespace(**vars(parts) | {"step": step})
+    saved, stop = run_fit(own, tmp_path / "a", parts.batches, save_every=9)
     assert isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
     assert sorted(saved) == [6]
 
@@ -232,36 +235,56 @@ class Metric:
         return 0.0
 
 
-def test_the_next_step_is_dispatched_before_the_last_ones_metrics_are_read(
+def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(
     parts, tmp_path
 ):
     events = []
 
     def step(state, batch):
         done = state.step + 1
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch))
         events.append(f"dispatch {done}")
         zeros = dict.fromkeys(("grad_norm", "in_row", "skipped", "asked"), 0.0)
         return state.replace(step=done), {"loss": Metric(done, events), **zeros}
 
-    train.fit(
+    def fetched(step):
+        events.append(f"fetch {step + 1}")
+
+    loop.fit(
         step,
         parts.start.replace(step=0),
-        parts.batches,
+        Source(parts.batches, before=fetched),
         plan(parts.config, steps=4, save_every=9, log_every=1),
-        tmp_path,
+        Watch(tmp_path, None, trace=False),
         lambda done, state: events.append(f"save {done}"),
     )
     assert events == [
+        "fetch 1",
         "dispatch 1",
+        "fetch 2",
         "dispatch 2",
+        "fetch 3",
         "read 1",
         "dispatch 3",
+        "fetch 4",
         "read 2",
         "dispatch 4",
         "read 3",
         "read 4",
         "save 4",
     ]
+
+
+def test_a_trace_of_some_steps_is_written_where_it_was_asked_for(parts, tmp_path):
+    run_fit(parts, tmp_path / "a", parts.batches, steps=25, save_every=99, trace=True)
+    (trace,) = (tmp_path / "a" / "profile").glob("plugins/profile/*/*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(trace)).planes
+    events = [event for p in planes for line in p.lines for event in line.events]
+    steps = {dict(event.stats).get("step_num") for event in events}
+    first, last = TRACED
+    assert steps - {None} == set(range(first + 1, last + 1))
+    run_fit(parts, tmp_path / "b", parts.batches, steps=12, save_every=99)
+    assert not (tmp_path / "b" / "profile").exists()
 
 
 def test_the_average_starts_at_the_parameters(parts):

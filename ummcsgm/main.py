@@ -47,6 +47,7 @@ ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help mos
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
+PROFILE = flags.DEFINE_bool("profile", False, "train: a trace in WORKDIR/profile.")
 ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configuration.")
 
 
@@ -137,24 +138,38 @@ def _end_by_exception() -> None:
 
 
 def _network_command(mode: str) -> bool:
-    from ummcsgm import build, manifest, parallel, preparation, report, train
+    from ummcsgm import build, manifest, parallel, preparation, programs, report, train
     from ummcsgm.complete import complete
     from ummcsgm.evaluate import evaluate
 
+    programs.keep_compiled()
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
+    if config is None and mode in ("study", "train", "prepare"):
+        config = build.config_from_json(manifest.config_of_run(workdir))
+    parallel.use_cores(_rows(mode, config))
     if mode == "complete":
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
         return complete(workdir, config, folders, _order(), part)
     with parallel.one_voice():
-        if mode in ("study", "train", "prepare"):
-            if config is None:
-                config = build.config_from_json(manifest.config_of_run(workdir))
-            (preparation.prepare if mode == "prepare" else train.train)(config, workdir)
+        if mode == "prepare":
+            preparation.prepare(config, workdir)
+        if mode in ("study", "train"):
+            train.train(config, workdir, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
             measured = evaluate(workdir, CONFIG.value, ALL.value)
             if parallel.first():
                 report.write(measured, workdir / "evaluation")
     return True
+
+
+def _rows(mode: str, config: ConfigDict | None) -> int | None:
+    """How many slices the devices share at a time, if the mode says it; else None."""
+    from ummcsgm import build_data
+
+    if mode not in ("study", "train"):
+        return None
+    build_data.check_data(config)
+    return config.train.batch // config.train.accumulate
 
 
 def _kept() -> str:

@@ -24,21 +24,25 @@ LEAST = 4  # rows a CPU device: with fewer, what is not shared takes over
 WEEK = 7 * 24 * 3600 * 1000  # ms; a process that ends is noticed long before
 
 
-def use_cores(rows: int) -> None:
-    """JAX will see as many CPU devices as there are cores for, of `rows` that divide
-    evenly over them, none with fewer than LEAST.
+def use_cores(rows: int | None) -> None:
+    """A CPU's cores become devices, as many as divide `rows` evenly and have LEAST of
+    them each; all cores, if rows is None.
 
-    XLA computes much of a network on one core at a time, and two devices at a time: a
-    training step of the quickstart takes 0.7 of the time on two devices of one core
-    than on one of two. Nothing happens where the environment or a caller has said how
-    many there are to be. To be called before any device is used.
+    XLA computes much of a network on one core, whatever there is, but several devices
+    at once: on two cores a training step of the quickstart takes 0.7 of the time.
+    Nothing happens in a job of several processes, where the environment or a caller
+    has said how many devices there are, or where they are in use already.
     """
     told = os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in told:
         return
-    most = min(len(os.sched_getaffinity(0)), max(rows // LEAST, 1))
-    count = max(n for n in range(1, most + 1) if rows % n == 0)
-    jax.config.update("jax_num_cpu_devices", count)
+    if distributed.global_state.client is not None:
+        return
+    cores = len(os.sched_getaffinity(0))
+    most = cores if rows is None else min(cores, max(rows // LEAST, 1))
+    count = max(n for n in range(1, most + 1) if rows is None or rows % n == 0)
+    with contextlib.suppress(RuntimeError):  # devices are in use
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def over_devices(step: Callable, devices: list | None = None) -> Callable:
@@ -71,11 +75,12 @@ def replicate(tree: Any) -> Any:
 
 
 def shard(batch: Any) -> Any:
-    """Every leaf [B, ...] -> [devices, B / devices, ...]."""
+    """Every leaf [B, ...] -> [devices, B / devices, ...], on its way to the devices."""
     devices = jax.local_device_count()
-    return jax.tree.map(
+    split = jax.tree.map(
         lambda leaf: leaf.reshape(devices, len(leaf) // devices, *leaf.shape[1:]), batch
     )
+    return jax.device_put(split, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
 
 
 def over_rows(answer: Callable) -> Callable:

@@ -1,6 +1,7 @@
 """What a run is told of itself, beside the mathematics: plain facts, no config."""
 
 import dataclasses
+import pathlib
 
 import optax
 
@@ -41,6 +42,15 @@ class Plan:
     keep: int  # checkpoints
     log_every: int
     max_bad: int  # steps in a row that may be not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """How a training run is watched."""
+
+    workdir: pathlib.Path  # where its log lies
+    least: float | None  # seconds of a step at the devices' peak, if that is known
+    trace: bool  # of some steps, for a profiler
 
 
 @dataclasses.dataclass(frozen=True)

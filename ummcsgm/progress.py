@@ -22,7 +22,7 @@ from rich.progress import (
 from tensorboardX import SummaryWriter
 
 from ummcsgm.files import write_whole
-from ummcsgm.plans import Plan
+from ummcsgm.plans import Plan, Watch
 
 
 @contextlib.contextmanager
@@ -56,14 +56,14 @@ class TrainingLog:
     the uninterrupted one's.
     """
 
-    def __init__(self, workdir: pathlib.Path, first: int, plan: Plan):
-        self.path = workdir / "log.jsonl"
+    def __init__(self, watch: Watch, first: int, plan: Plan):
+        self.path, self.least = watch.workdir / "log.jsonl", watch.least
         self.last, self.every, self.examples = plan.steps, plan.log_every, plan.batch
         self.records: list[dict] = []
         self.mark = time.monotonic()
         _forget_after(self.path, first)
         self.events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first + 1, flush_secs=10
+            str(watch.workdir / "tensorboard"), purge_step=first + 1, flush_secs=10
         )
         self.console = Console()
         self.bar = Progress(
@@ -96,6 +96,8 @@ class TrainingLog:
         record = {name: _mean([r[name] for r in self.records]) for name in names}
         record["skipped"] = metrics["skipped"]
         record["images_per_second"] = rate * self.examples
+        if self.least is not None:
+            record["utilisation"] = rate * self.least
         self._write(step, record)
         self._show(step, record, (self.last - step) / rate)
         self.records, self.mark = [], now
@@ -109,6 +111,8 @@ class TrainingLog:
 
     def _show(self, step: int, record: dict[str, float], seconds_left: float) -> None:
         note = f"loss {record['loss']:.4f}, {record['images_per_second']:.0f} images/s"
+        if "utilisation" in record:
+            note += f", {record['utilisation']:.0%} of peak FLOP/s"
         if record["skipped"]:
             note += f", {record['skipped']:.0f} steps skipped"
         self.bar.update(self.task, note=note)

@@ -1,14 +1,14 @@
-"""TrainState, one step of denoising score matching, and the loop around it.
+"""TrainState, one step of denoising score matching, and the command that trains.
 
 The state holds arrays only: what is in it is what is saved. A batch and all its random
 numbers are functions of (seed, step), so a resumed run is the uninterrupted one.
 """
 
-import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -20,13 +20,14 @@ from ummcsgm import build, build_data, checkpoint, job, parallel
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.denoiser import Model
+from ummcsgm.loop import fit
 from ummcsgm.loss import Objective, draw_questions, losses
 from ummcsgm.manifest import write_manifest
-from ummcsgm.plans import Plan, Recipe
+from ummcsgm.plans import Plan, Recipe, Watch
 from ummcsgm.preparation import normaliser, prepare
-from ummcsgm.progress import TrainingLog
+from ummcsgm.programs import flops_of, peak_of
 from ummcsgm.schema import RUN_KEYS, check_same
-from ummcsgm.stopping import asked_to_stop, leave, make_told_step
+from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Array, Batch, Config, Params
 
 
@@ -142,77 +143,9 @@ def _update(recipe: Recipe, state: TrainState, told: dict, grads: Params) -> tup
     return state, told | counts
 
 
-def fit(
-    step: Callable,
-    state: TrainState,
-    batches: Batches,
-    plan: Plan,
-    workdir: pathlib.Path,
-    save: Callable[[int, TrainState], None],
-) -> TrainState:
-    """The state after `plan.steps` of `step(state, (batch, asked))`, saved on the way
-    and at the end.
-
-    The next step is dispatched before the last one's metrics are read, so that the
-    device never waits for the log. SIGTERM and SIGINT end the loop after a step, save,
-    and exit with 128 + the signal's number. Of several processes that one step is the
-    same for all, whichever was asked: the step after the first that was told of it.
-
-    Raises:
-        FloatingPointError: `plan.max_bad` steps in a row were not finite.
-    """
-    first = int(state.step)
-    source = batches.from_step(first)
-    pending, stop, alone = None, False, not parallel.several()
-    with asked_to_stop() as asked, _log(workdir, first, plan) as log:
-        for done in range(first + 1, plan.steps + 1):
-            flags = parallel.spread(bool(asked))
-            state, metrics = step(state, parallel.shard((next(source), flags)))
-            stop = pending is not None and _report(log, plan, *pending)
-            pending = (done, metrics)
-            stop |= alone and bool(asked)  # read once: the next step has what is later
-            if done % plan.save_every == 0 or done == plan.steps or stop:
-                stop |= _report(log, plan, *pending)
-                pending = None
-                save(done, state)
-            if stop:
-                break
-        if asked or stop:
-            leave(asked, int(state.step), all_do=stop)
-    return state
-
-
-@contextlib.contextmanager
-def _log(
-    workdir: pathlib.Path, first: int, plan: Plan
-) -> Iterator[Callable[[int, dict], None]]:
-    """log(step, metrics), of which the first process alone keeps something."""
-    if not parallel.first():
-        yield lambda step, metrics: None
-        return
-    with TrainingLog(workdir, first, plan) as log:
-        yield log.add
-
-
-def _report(
-    log: Callable[[int, dict], None], plan: Plan, done: int, metrics: dict
-) -> bool:
-    """Whether a process was asked to stop before the step, whose metrics are logged."""
-    values = {name: float(value) for name, value in metrics.items()}
-    in_row, asked = int(values.pop("in_row")), values.pop("asked") > 0
-    if in_row >= plan.max_bad:
-        raise FloatingPointError(
-            f"the loss or its gradient was not finite at step {done} and at the "
-            f"{in_row - 1} steps before it: lower config.train.learning_rate, or look "
-            "at the training images; nothing after the last checkpoint is kept."
-        )
-    log(done, values)
-    return asked
-
-
-def train(config: Config, workdir: pathlib.Path) -> None:
+def train(config: Config, workdir: pathlib.Path, *, trace: bool = False) -> None:
     """The workdir holds a checkpoint of step config.train.steps, continued from the
-    newest one there.
+    newest one there; with `trace`, and a trace of some steps.
 
     Raises:
         InputError: the config or the data is wrong, or the checkpoint there was made
@@ -234,21 +167,45 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     if parallel.first():
         write_manifest(workdir, fields, cohort.split, int(state.step))
     about = {"config": fields, **normaliser(store, space.modalities)}
-    step = make_train_step(model, build.build_objective(config), recipe)
+    objective = build.build_objective(config)
+    step = make_train_step(model, objective, recipe)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
+    batches, state = _batches(store, plan), parallel.replicate(state)
+    watch = Watch(workdir, _least_seconds(model, objective, state, batches), trace)
     opened = checkpoint.open_checkpoints(workdir, keep=plan.keep)
     with opened as checkpoints, job.at_once():
         fit(
             functools.partial(parallel.over_devices(make_told_step(step)), key),
-            parallel.replicate(state),
-            _batches(store, plan),
+            state,
+            batches,
             plan,
-            workdir,
+            watch,
             lambda done, state: checkpoint.save(
                 checkpoints, done, state.replace(ema=None), state.ema, about
             ),
         )
     parallel.wait_for_all("the checkpoint")
+
+
+def _least_seconds(
+    model: Model, objective: Objective, state: TrainState, batches: Batches
+) -> float | None:
+    """How long one step would take at the peak of its devices; None where their kind
+    is not known.
+
+    Counted are the FLOPs of the gradient, each once, whatever is computed again.
+    """
+    peak = peak_of(jax.local_devices()[0].device_kind)
+    if peak is None:
+        return None
+    levels = len(model.network.widths)
+    network = model.network.clone(remat=(False,) * levels)
+    plain = dataclasses.replace(model, network=network)
+    whole = Recipe(optax.identity(), ema_decay=0.0, accumulate=1)
+    state = state.replace(opt_state=whole.optimizer.init(state.params))
+    step = parallel.over_devices(make_train_step(plain, objective, whole))
+    rows = parallel.shard(batches.at(int(state.step)))
+    return flops_of(step, jax.random.key(0), state, rows) / peak
 
 
 def _check_shared(workdir: pathlib.Path, step: int, fields: dict, store: Store) -> None:
