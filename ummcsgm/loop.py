@@ -38,16 +38,9 @@ def fit(
     first = int(state.step)
     pending, stop, alone = None, False, not parallel.several()
     folder = watch.workdir / TRACES if watch.trace and parallel.first() else None
-    with (
-        asked_to_stop() as asked,
-        _log(watch, first, plan) as log,
-        traced(folder) as at,
-    ):
-        # On their way to the devices while the step before is computed.
-        source = (
-            parallel.shard((batch, parallel.spread(bool(asked))))
-            for batch in batches.from_step(first)
-        )
+    told = _log(watch, first, plan)
+    with asked_to_stop() as asked, told as log, traced(folder) as at:
+        source = _rows(batches, first, asked)
         rows = next(source) if first < plan.steps else None
         for done in range(first + 1, plan.steps + 1):
             at(done - first - 1)
@@ -67,6 +60,12 @@ def fit(
         if asked or stop:
             leave(asked, int(state.step), all_do=stop)
     return state
+
+
+def _rows(batches: Batches, first: int, asked: list[int]) -> Iterator[tuple]:
+    """What each step from `first` on is given, on its way to the devices."""
+    for batch in batches.from_step(first):
+        yield parallel.shard((batch, parallel.spread(bool(asked))))
 
 
 @contextlib.contextmanager
