@@ -105,7 +105,7 @@ def test_a_twin_that_answers_otherwise_is_refused(ours, twin):
     assert told["parameters"] == twin.parameters
     weights = twin.trained.module.weights
     with torch.no_grad():
-        weights["stem/kernel"][0].mul_(1.5)
+        weights["stem/kernel"][0].mul_(1.004)
     with pytest.raises(ValueError, match="the twin's answers differ"):
         train_step.check_twin(ours, twin)
     twin.parameters += 1
@@ -166,6 +166,21 @@ def test_monai_is_given_as_many_flops_as_asked(ours, gigaflops):
     assert own == told["gflop_an_image"] * 1e9
     with torch.inference_mode():
         assert monai.answer().shape == (4, 16, 16, 4)
+
+
+def test_no_size_of_monai_is_nearer(ours, monkeypatch):
+    monkeypatch.setattr(rivals, "WIDTHS", range(8, 41, 8))
+    monkeypatch.setattr(rivals, "GROWTH", ((1, 2, 2), (1, 1, 1)))
+    flops = {}
+    for width in rivals.WIDTHS:
+        for growth in rivals.GROWTH:
+            widths = tuple(width * own for own in growth)
+            module = rivals.Monai(4, 4, widths)
+            flops[widths] = rivals.forward_flops(module, ours.asked)
+    for wanted in [share * own for own in flops.values() for share in (0.99, 1.01)]:
+        told = rivals.make_monai(wanted, ours.asked)[1]
+        least = min(abs(own - wanted) for own in flops.values())
+        assert abs(flops[told["widths"]] - wanted) == least
 
 
 def test_flops_are_two_a_product_of_one_image():

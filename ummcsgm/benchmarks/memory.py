@@ -137,11 +137,10 @@ def measure_training(flags: argparse.Namespace) -> dict:
         report[name] = {"device_peak_mib": [peak["device"] for peak in peaks]}
         for kind in ("compiled", "kept"):
             mib = [peak[kind] for peak in peaks]
-            slope = float(np.polyfit(batches, mib, 1)[0])
-            report[name] |= {
-                f"{kind}_mib": mib,
-                f"{kind}_mib_an_example": round(slope, 2),
-            }
+            report[name][f"{kind}_mib"] = mib
+            if len(batches) > 1:
+                slope = round(float(np.polyfit(batches, mib, 1)[0]), 2)
+                report[name][f"{kind}_mib_an_example"] = slope
     plain, rematerialised = (told[name][-1] for name in ways)
     for kind in ("compiled", "kept"):
         report[f"{kind}_ratio"] = round(rematerialised[kind] / plain[kind], 3)
