@@ -137,12 +137,15 @@ def test_launches_are_told_apart_by_what_they_print(tmp_path, monkeypatch):
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "slices").write_text("whole")
     monkeypatch.setattr(
-        launch, "make_command", lambda _, at, mode: [sys.executable, "-c", CHILD, at]
+        launch,
+        "make_command",
+        lambda _, at, mode: [sys.executable, "-c", CHILD, str(at)],
     )
     for _ in range(2):
         told = launch.turn(tmp_path, "")
         rest = {way: told[way]["step"] - told[way]["prepared"] for way in WAYS}
         assert min(told[way]["prepared"] for way in WAYS) > 0.2
+        assert max(told[way]["step"] for way in WAYS) < 20
         assert 0 < rest["warm"] < rest["cold"] - 0.5
         assert told["files"] == 1 and told["mib"] == 2**-20
     assert [own.name for own in tmp_path.iterdir()] == ["prepared"]
