@@ -97,7 +97,7 @@ MAY_IMPORT = {
     + " results checkpoint job parallel build_data programs",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. job parallel train results synthesis checkpoint complete"
+    + " baselines. job parallel train stopping results synthesis checkpoint complete"
     + " benchmarks.",
 }
 

@@ -39,6 +39,18 @@ STATUS = Path("/proc/self/status")  # Linux tells a process its peak memory here
 LARGER = 4  # times the slices, of the second store whose reading is weighed
 
 
+def write_subjects(
+    folder: Path,
+    modalities: tuple[str, ...],
+    shape: tuple[int, int, int],
+    count: int,
+    processes: int,
+) -> list[Subject]:
+    """So many phantom subjects of `shape` voxels, whose files `folder` holds."""
+    write_phantom(folder, subjects=count, shape=shape, seed=0, processes=processes)
+    return list(find_subjects(folder, [brats(modalities, "")]).subjects)
+
+
 def batches_of(store: Store, batch: int) -> Batches:
     """The batches of training."""
     return make_batches(store, batch=batch, seed=0, flip=True, process=0, processes=1)
@@ -132,14 +144,8 @@ def make_contest(
 def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
     """What is printed; `folder` is filled."""
     start = time.perf_counter()
-    write_phantom(
-        folder / "phantom",
-        subjects=flags.subjects,
-        shape=tuple(flags.shape),
-        seed=0,
-        processes=flags.processes,
-    )
-    subjects = find_subjects(folder / "phantom", [brats(MODALITIES, "")]).subjects
+    about = (tuple(flags.shape), flags.subjects, flags.processes)
+    subjects = write_subjects(folder / "phantom", MODALITIES, *about)
     written = time.perf_counter()
     view = View(tuple(flags.grid), 0.0, masked=False, neighbours=0)
     store = prepare(

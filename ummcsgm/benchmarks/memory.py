@@ -4,10 +4,15 @@
         [--grid H W] [--batches 1,2,4,8] [--shape X Y Z] [--draws 4,32] [--few N]
         [--json FILE]
 
-training    What the compiled training step of the config's network needs, as XLA tells
-            it: arguments, results and all between, in MiB; with rematerialisation at
-            every level and without; and the slope of a line through it, MiB an example.
-            Where the device tells its own peak, one step is run, and that told too.
+training    MiB of a training step of the config's network, with rematerialisation at
+            every level and without, and the slope of a line through them, MiB an
+            example. `compiled` is what XLA tells that the compiled step needs:
+            arguments, results and all between. `kept` is what the forward pass of the
+            loss leaves for the gradient, parameters and all, as JAX tells it before
+            anything is compiled: the backend does not matter. On a CPU look at `kept`:
+            XLA there finds that what is computed again is what was computed before,
+            and keeps it after all, so that `compiled` hardly differs. Where the device
+            tells its own peak, one step is run, and that told too.
 completing  The peak of a process that completes a phantom subject by `complete` itself,
             files and all, with one modality missing and so many draws of `warm`: in
             MiB, how much the last is above the first, and their ratio. The network is
@@ -34,6 +39,7 @@ import numpy as np
 from ummcsgm import build, checkpoint, parallel
 from ummcsgm.benchmarks.data import peak_mib
 from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.untrained import (
     random_params,
     read_config,
@@ -42,9 +48,9 @@ from ummcsgm.benchmarks.untrained import (
 )
 from ummcsgm.complete import complete
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW
+from ummcsgm.loss import draw_questions, losses
 from ummcsgm.results import Order
-from ummcsgm.train import init_state, make_train_step
-from ummcsgm.types import Batch, Config, InputError
+from ummcsgm.types import Array, Batch, Config, InputError, Params
 
 PARTS = ("training", "completing")
 MIB = 2**20
@@ -58,15 +64,9 @@ SMALL = {
 
 
 def with_remat(config: Config, on: bool) -> Config:
-    """The config, with rematerialisation at every level of the network or at none.
-
-    Raises:
-        InputError: its network knows no rematerialisation.
-    """
-    if "remat" not in config.network:
-        raise InputError("config.network.remat does not exist.")
+    """The config, with rematerialisation at every level of the network or at none."""
     config = copy.deepcopy(config)
-    config.network.remat = (on,) * len(config.network.widths)
+    config.train.remat = (on,) * len(config.network.widths)
     return config
 
 
@@ -78,16 +78,16 @@ def apart(work: Callable, *arguments: Any) -> Any:
 
 
 def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
-    """MiB of a training step of `batch` slices: `compiled`, as XLA tells, and `device`,
-    the peak that one step reaches, None where that is not told."""
+    """MiB of a training step of `batch` slices: `compiled`, as XLA tells; `kept`, what
+    the forward pass leaves for the gradient; and `device`, the peak that one step
+    reaches, None where that is not told."""
     config = with_remat(read_config(file, grid), remat)
-    model, recipe = build.build_model(config), build.build_recipe(config)
-    state = init_state(jax.random.key(0), model, recipe, tuple(config.data.grid))
+    config.train.accumulate = 1  # the batch is one microbatch
+    model, step, state = start_of(config)
     modalities = model.network.modalities
     images = np.ones((batch, *config.data.grid, model.network.channels()), np.float16)
     present = np.ones((batch, modalities), bool)
     rows = parallel.shard(Batch(images, present, np.ones(batch, bool)))
-    step = make_train_step(model, build.build_objective(config), recipe)
     asked = (jax.random.key(1), parallel.replicate(state), rows)
     compiled = parallel.over_devices(step).lower(*asked).compile()
     told = compiled.memory_analysis()
@@ -98,13 +98,35 @@ def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
         jax.block_until_ready(compiled(*asked))
         stats = jax.local_devices()[0].memory_stats()
     peak = None if stats is None else round(stats["peak_bytes_in_use"] / MIB, 1)
-    return {"compiled": round(total / MIB, 1), "device": peak}
+    told = {"compiled": round(total / MIB, 1), "device": peak}
+    own = jax.tree.map(lambda leaf: leaf[0], rows)
+    return told | {"kept": round(kept_bytes(config, state.params, own) / MIB, 1)}
+
+
+def kept_bytes(config: Config, params: Params, batch: Batch) -> int:
+    """What the forward pass of training's loss leaves for the gradient, by JAX."""
+    model, objective = build.build_model(config), build.build_objective(config)
+    rows = len(batch.valid)
+
+    def left(key: jax.Array, params: Params, batch: Batch) -> Any:
+        images = batch.images.astype(jnp.float32)
+        place, full = jnp.arange(rows), batch._replace(images=images)
+        questions = draw_questions(key, objective, model.sde, full, place, rows)
+
+        def total(params: Params) -> Array:
+            own = losses(model, params, objective, images, questions)
+            return sum(one.sum() for one in own if one is not None)
+
+        return jax.vjp(total, params)[1]  # a tree of what it remembers
+
+    leaves = jax.tree.leaves(jax.eval_shape(left, jax.random.key(0), params, batch))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def measure_training(flags: argparse.Namespace) -> dict:
     """Peaks of the training step by batch, without rematerialisation and with it."""
     batches = [int(number) for number in flags.batches.split(",")]
-    ways = {"kept": False, "rematerialised": True}
+    ways = {"plain": False, "rematerialised": True}
     asked = (flags.config, tuple(flags.grid))
     told = {
         name: [apart(step_mib, *asked, batch, remat) for batch in batches]
@@ -112,14 +134,17 @@ def measure_training(flags: argparse.Namespace) -> dict:
     }
     report: dict[str, Any] = {"batches": batches}
     for name, peaks in told.items():
-        compiled = [peak["compiled"] for peak in peaks]
-        report[name] = {
-            "compiled_mib": compiled,
-            "mib_an_example": round(float(np.polyfit(batches, compiled, 1)[0]), 2),
-            "device_peak_mib": [peak["device"] for peak in peaks],
-        }
-    last = {name: peaks[-1]["compiled"] for name, peaks in told.items()}
-    return report | {"ratio": round(last["rematerialised"] / last["kept"], 3)}
+        report[name] = {"device_peak_mib": [peak["device"] for peak in peaks]}
+        for kind in ("compiled", "kept"):
+            mib = [peak[kind] for peak in peaks]
+            report[name][f"{kind}_mib"] = mib
+            if len(batches) > 1:
+                slope = round(float(np.polyfit(batches, mib, 1)[0]), 2)
+                report[name][f"{kind}_mib_an_example"] = slope
+    plain, rematerialised = (told[name][-1] for name in ways)
+    for kind in ("compiled", "kept"):
+        report[f"{kind}_ratio"] = round(rematerialised[kind] / plain[kind], 3)
+    return report
 
 
 def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) -> None:

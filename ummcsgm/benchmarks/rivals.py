@@ -3,6 +3,9 @@
 Only this file, `twin` and `torch_step` meet PyTorch and MONAI, of the extra `bench`.
 """
 
+import bisect
+import functools
+
 import numpy as np
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -88,13 +91,15 @@ def make_monai(flops: float, batch: tuple) -> tuple[Rival, dict]:
         with torch.device("meta"):
             return forward_flops(Monai(*sizes, widths), batch)
 
-    found = {}
-    for growth in GROWTH:
-        for width in WIDTHS:
-            widths = tuple(width * own for own in growth)
-            found[widths] = counted(widths)
-            if found[widths] > flops:
-                break
+    found: dict[tuple[int, ...], float] = {}
+
+    def told(width: int, growth: tuple[int, ...]) -> float:
+        widths = tuple(width * own for own in growth)
+        found[widths] = counted(widths)
+        return found[widths]
+
+    for growth in GROWTH:  # the two on either side are among those that are tried
+        bisect.bisect(WIDTHS, flops, key=functools.partial(told, growth=growth))
     widths = min(found, key=lambda own: abs(found[own] - flops))
     torch.manual_seed(0)
     rival = Rival(Monai(*sizes, widths), batch, variance=False)

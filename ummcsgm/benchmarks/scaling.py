@@ -10,7 +10,7 @@ share of time in collectives, the waiting for slower processes in it.
 
 On a CPU all processes share the cores, of which one process already uses all: the
 efficiency, images/s by those of the first count, is then at best about 1 and tells what
-dividing costs. Prints a table, or with --json writes one JSON object.
+dividing costs. Prints a table, then one JSON object.
 """
 
 import argparse
@@ -31,22 +31,19 @@ import jax
 import numpy as np
 
 from ummcsgm import build, job, parallel
-from ummcsgm.train import init_state, make_train_step
+from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.training import start_of
 from ummcsgm.types import Batch, Config
 
 
 def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
     """steps(count): so many training steps, awaited; of all processes together, and of
     each alone."""
-    model, recipe = build.build_model(config), build.build_recipe(config)
+    model, step, start = start_of(config)
     space, rows = build.build_space(config), build.build_plan(config).batch // processes
-    step = make_train_step(model, build.build_objective(config), recipe)
     images = np.full((rows, *space.grid, model.network.channels()), 0.5, np.float16)
     present = np.ones((rows, len(space.modalities)), bool)
     batch = parallel.shard(Batch(images, present, np.ones(rows, bool)))
-    start = jax.tree.map(
-        np.asarray, init_state(jax.random.key(0), model, recipe, space.grid)
-    )
 
     def steps(run: Callable, count: int) -> None:
         state = parallel.replicate(start)
@@ -83,7 +80,7 @@ def take_part(flags: argparse.Namespace) -> None:
             for _ in range(flags.repeats)
         ]
         if parallel.first():
-            pathlib.Path(flags.json).write_text(json.dumps(turns))
+            flags.json.write_text(json.dumps(turns))
 
 
 def measured(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
@@ -130,13 +127,12 @@ def summary(turns: list[dict[str, float]], images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, and prints a table; with --json FILE the file has one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measures, and prints a table and one JSON object."""
+    parser = make_parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--counts", type=int, nargs="+", default=(1, 2, 4))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of a turn")
-    parser.add_argument("--json", help="a file to write")
     parser.add_argument("--take-part", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.take_part:
@@ -157,8 +153,7 @@ def main() -> None:
     for row in rows:
         told = [row["images_per_s"], row["efficiency"], f"{row['collectives']:.0%}"]
         print(" | ".join(map(str, (row["processes"], *told))))
-    if flags.json:
-        pathlib.Path(flags.json).write_text(json.dumps(report, indent=1) + "\n")
+    tell(report, flags.json)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from ummcsgm import build, parallel, train
+from ummcsgm import build, parallel
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.rivals import Rival, forward_flops, make_monai, make_twin
+from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.twin import Twin
 from ummcsgm.types import Batch, Config
 
@@ -35,17 +36,12 @@ def make_ours(config: Config, batch: int) -> SimpleNamespace:
     config.train.batch = batch
     parallel.use_cores(batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
-    model, recipe = build.build_model(config), build.build_recipe(config)
-    grid = build.build_space(config).grid
-    state = train.init_state(jax.random.key(0), model, recipe, grid)
+    model, step, state = start_of(config)
     params = jax.tree.map(_stirred, state.params)  # a new network answers 0
-    own = parallel.over_devices(
-        train.make_train_step(model, build.build_objective(config), recipe)
-    )
-    step = functools.partial(own, jax.random.key(1))
+    step = functools.partial(parallel.over_devices(step), jax.random.key(1))
     modalities = model.network.modalities
     rng = np.random.default_rng(0)
-    shape = (batch, *grid, model.network.channels())
+    shape = (batch, *config.data.grid, model.network.channels())
     images = rng.normal(size=shape).astype(np.float32) * config.data.std
     everything = np.ones((batch, modalities), bool), np.ones(batch, bool)
     rows = parallel.shard(Batch(images, *everything))

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from ummcsgm import build, parallel
 from ummcsgm.answer import Trained
-from ummcsgm.data.layouts import Subject, brats
-from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.data.search import find_subjects
+from ummcsgm.benchmarks.data import write_subjects
+from ummcsgm.data.layouts import Subject
 from ummcsgm.denoiser import Model
 from ummcsgm.types import Config, Params
 
@@ -48,6 +47,5 @@ def write_subject(
     folder: Path, modalities: tuple[str, ...], shape: tuple[int, int, int]
 ) -> Subject:
     """A phantom subject of `shape` voxels, whose files `folder` holds."""
-    write_phantom(folder, subjects=1, shape=tuple(shape), seed=0, processes=1)
-    (subject,) = find_subjects(folder, [brats(modalities, "")]).subjects
+    (subject,) = write_subjects(folder, modalities, tuple(shape), 1, 1)
     return subject

@@ -1,0 +1,148 @@
+"""Whether training waits for its input.
+
+    python -m ummcsgm.benchmarks.input [--config FILE] [--subjects N] [--shape X Y Z]
+        [--steps S] [--repeats R] [--processes P] [--json FILE]
+
+Phantom subjects are prepared as the config asks. Then `train.fit` trains the config's
+network, in turn, `repeats` times: on one batch that is there, the same in each step,
+and on the batches that it reads. Told are the ms a step of either, over S steps after
+the first WARM, and their ratio, whose median should be 1.03 at most. Either batch goes
+from the host's memory to the device: what is measured is reading alone. The slices are
+in the page cache, so a slow disk is not seen here.
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ummcsgm import build, build_data, parallel
+from ummcsgm.benchmarks.data import batches_of, write_subjects
+from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.training import start_of
+from ummcsgm.benchmarks.untrained import read_config
+from ummcsgm.data.batches import Batches
+from ummcsgm.data.prepare import prepare
+from ummcsgm.data.store import Store
+from ummcsgm.stopping import make_told_step
+from ummcsgm.train import TrainState, fit
+from ummcsgm.types import Batch, Config
+
+WANTED = 1.03  # of the median ratio, at most
+WARM = 8  # steps before the clock runs: nothing is compiled, and batches are read ahead
+
+
+class Constant(NamedTuple):
+    """As `Batches`, of one batch that is there."""
+
+    batch: Batch
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """The batch, without end."""
+        return itertools.repeat(self.batch)
+
+
+def make_timer(config: Config, folder: Path, steps: int) -> Callable:
+    """timer(batches): the ms a step of training on them, by the loop of training."""
+    _, step, state = start_of(config)
+    step = functools.partial(
+        parallel.over_devices(make_told_step(step)), jax.random.key(1)
+    )
+    # The loop saves when it has ended a step, all of it: then the clock is read.
+    first = WARM * steps  # a multiple of `steps`
+    plan = replace(build.build_plan(config), steps=first + steps, save_every=first)
+    state = state.replace(step=np.int32(first - WARM))
+
+    def timer(batches: Batches | Constant) -> float:
+        marks = []
+
+        def save(done: int, state: TrainState) -> None:
+            marks.append(time.perf_counter())
+
+        with tempfile.TemporaryDirectory(dir=folder) as workdir:
+            with contextlib.redirect_stdout(sys.stderr):  # the log's lines
+                laid = parallel.replicate(state)
+                fit(step, laid, batches, plan, Path(workdir), save)
+        begun, ended = marks
+        return 1000 * (ended - begun) / steps
+
+    return timer
+
+
+def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
+    """The slices of phantom subjects, as the config has them prepared."""
+    space = build.build_space(config)
+    shape = config.phantom.shape if flags.shape is None else flags.shape
+    subjects = write_subjects(
+        folder / "phantom",
+        space.modalities,
+        tuple(shape),
+        flags.subjects,
+        flags.processes,
+    )
+    return prepare(
+        folder / "prepared",
+        {"train": subjects},
+        build_data.build_settings(config),
+        processes=flags.processes,
+        report=lambda done, total: None,
+    )["train"]
+
+
+def measure(folder: Path, flags: argparse.Namespace) -> dict:
+    """What is printed; `folder` is filled."""
+    config = read_config(flags.config, None)
+    parallel.use_cores(config.train.batch // config.train.accumulate)
+    build.check_config(config, jax.device_count())
+    store = prepared(folder, config, flags)
+    batches = batches_of(store, config.train.batch)
+    ways = {"constant": Constant(batches.at(0)), "read": batches}
+    timer = make_timer(config, folder, flags.steps)
+    timer(ways["constant"])  # compiles
+    turns = [
+        {name: timer(own) for name, own in ways.items()} for _ in range(flags.repeats)
+    ]
+    ratios = [turn["read"] / turn["constant"] for turn in turns]
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "batch": config.train.batch,
+        "grid": [*store.settings.slice_shape],
+        "slices": len(store),
+        "steps": flags.steps,
+        **{f"{way}_ms": [round(turn[way], 3) for turn in turns] for way in ways},
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "median_ratio": round(statistics.median(ratios), 4),
+        "wanted": WANTED,
+        "load": [round(load, 1) for load in os.getloadavg()],
+    }
+
+
+def main() -> None:
+    """Measures, and prints one JSON object."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--config", default="configs/quickstart.py")
+    parser.add_argument("--subjects", type=int, default=8)
+    parser.add_argument("--shape", type=int, nargs=3, help="the config's phantom's")
+    parser.add_argument("--steps", type=int, default=100, help="of a turn")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tell(measure(Path(folder), flags), flags.json)
+
+
+if __name__ == "__main__":
+    main()
