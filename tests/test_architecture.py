@@ -97,8 +97,8 @@ MAY_IMPORT = {
     + " results checkpoint job parallel build_data programs",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. job parallel train stopping results synthesis checkpoint complete"
-    + " benchmarks.",
+    + " baselines. job loop parallel train stopping results synthesis checkpoint"
+    + " complete benchmarks.",
 }
 
 # The only files in which a foreign world may be met.

@@ -57,7 +57,9 @@ def test_training_is_timed_on_a_constant_batch_and_on_those_it_reads(
     assert told["median_ratio"] == sorted(told["ratios"])[1]
     first = told["read_ms"][0] / told["constant_ms"][0]
     assert told["ratios"][0] == pytest.approx(first, rel=1e-2)
-    assert min(told["read_ms"]) > 195 > 2 * min(told["constant_ms"])
+    # The loop fetches a batch ahead: of so many steps all but one wait.
+    late = 200 * (1 - 1 / told["steps"])
+    assert min(told["read_ms"]) > 0.97 * late > 2 * min(told["constant_ms"])
 
 
 def test_so_many_steps_are_timed_after_the_warm_ones(tiny, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+QUICK = "jax_persistent_cache_min_compile_time_secs"
 LARGEST = 2 * 2**30  # bytes of compiled programs that are kept; the oldest go first
 TRACED = (10, 20)  # steps after the first one of a run, of which a trace is written
 
@@ -36,13 +37,13 @@ def keep_compiled() -> None:
     In JAX's persistent cache: where JAX_COMPILATION_CACHE_DIR says, else in ummcsgm/ of
     the user's cache folder, apart for each kind of CPU.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    caches = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
-    folder = pathlib.Path(caches).expanduser() / "ummcsgm" / _machine()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_compilation_cache_max_size", LARGEST)
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
+        folder = pathlib.Path(caches).expanduser() / "ummcsgm" / _machine()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", LARGEST)
+    if QUICK.upper() not in os.environ:
+        jax.config.update(QUICK, 0.2)
 
 
 def _machine() -> str:

@@ -125,9 +125,21 @@ def _spread(
     kinds = ["sd", *map(quantile_kind, levels)]
     slabs, slab = [], max(1, DRAWN // shape[0])
     for z in range(0, shape[1], slab):
-        draws = np.memmap(file, np.float32, "r", shape=shape)
-        slabs.append(_of_slab(np.array(draws[:, z : z + slab]), levels))
+        slabs.append(_of_slab(_read(file, shape, slice(z, z + slab)), levels))
     return dict(zip(kinds, np.concatenate(slabs, axis=1), strict=True))
+
+
+def _read(file: BinaryIO, shape: tuple[int, ...], slices: slice) -> Array:
+    """[K, S, ...]: some slices of all draws that `file` holds.
+
+    Read and not mapped: mapped pages of a file are memory of the process.
+    """
+    first, last, _ = slices.indices(shape[1])
+    found = np.empty((shape[0], last - first, *shape[2:]), np.float32)
+    for draw, own in enumerate(found):
+        file.seek((draw * shape[1] + first) * own[0].nbytes)
+        file.readinto(own.data)
+    return found
 
 
 def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:

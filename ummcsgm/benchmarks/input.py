@@ -3,7 +3,7 @@
     python -m ummcsgm.benchmarks.input [--config FILE] [--subjects N] [--shape X Y Z]
         [--steps S] [--repeats R] [--processes P] [--json FILE]
 
-Phantom subjects are prepared as the config asks. Then `train.fit` trains the config's
+Phantom subjects are prepared as the config asks. Then `loop.fit` trains the config's
 network, in turn, `repeats` times: on one batch that is there, the same in each step,
 and on the batches that it reads. Told are the ms a step of either, over S steps after
 the first WARM, and their ratio, whose median should be 1.03 at most. Either batch goes
@@ -36,8 +36,10 @@ from ummcsgm.benchmarks.untrained import read_config
 from ummcsgm.data.batches import Batches
 from ummcsgm.data.prepare import prepare
 from ummcsgm.data.store import Store
+from ummcsgm.loop import fit
+from ummcsgm.plans import Watch
 from ummcsgm.stopping import make_told_step
-from ummcsgm.train import TrainState, fit
+from ummcsgm.train import TrainState
 from ummcsgm.types import Batch, Config
 
 WANTED = 1.03  # of the median ratio, at most
@@ -74,7 +76,8 @@ def make_timer(config: Config, folder: Path, steps: int) -> Callable:
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             with contextlib.redirect_stdout(sys.stderr):  # the log's lines
                 laid = parallel.replicate(state)
-                fit(step, laid, batches, plan, Path(workdir), save)
+                watch = Watch(Path(workdir), None, trace=False)
+                fit(step, laid, batches, plan, watch, save)
         begun, ended = marks
         return 1000 * (ended - begun) / steps
 

@@ -5,6 +5,7 @@ Only this file, `twin` and `torch_step` meet PyTorch and MONAI, of the extra `be
 
 import bisect
 import functools
+import time
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ummcsgm.benchmarks.torch_step import TorchStep
-from ummcsgm.benchmarks.twin import Twin
+from ummcsgm.benchmarks.twin import DTYPES, Twin
 from ummcsgm.network import MMCSN
 from ummcsgm.types import Params
 
@@ -114,3 +115,16 @@ def forward_flops(module: nn.Module, batch: tuple) -> float:
     with counter, torch.no_grad():
         module(*first)
     return float(counter.get_total_flops())
+
+
+def product_rate(dtype: object, size: int = 2048) -> float:
+    """GFLOP/s of a product of two matrices of a network's type: the best of ten."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = DTYPES[np.dtype(dtype).name]
+    matrix = torch.ones(size, size, device=device, dtype=kind)
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # awaited
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9

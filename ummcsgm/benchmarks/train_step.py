@@ -5,9 +5,11 @@
 Three contestants on one constant batch and one device, in turn, `repeats` times: ours,
 the very step of training; its PyTorch twin, channels last, with the same parameters,
 whose answers are checked against ours first; MONAI's DiffusionModelUNet with as many
-FLOPs as ours. On a GPU both are compiled by torch.compile. Every PyTorch step draws,
-perturbs, weighs, clips, runs Adam and averages parameters as ours does. Wants the extra
-`bench`.
+FLOPs as ours. Every PyTorch step draws, perturbs, weighs, clips, runs Adam and averages
+parameters as ours does; on a GPU it is compiled by torch.compile. Told are images a
+second, their ratios, and the GFLOP/s of products and convolutions in ours and MONAI's
+step, beside those of one large matrix product, which no network reaches. Wants the
+extra `bench`.
 """
 
 import argparse
@@ -23,7 +25,13 @@ import numpy as np
 
 from ummcsgm import build, parallel
 from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.rivals import Rival, forward_flops, make_monai, make_twin
+from ummcsgm.benchmarks.rivals import (
+    Rival,
+    forward_flops,
+    make_monai,
+    make_twin,
+    product_rate,
+)
 from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.twin import Twin
 from ummcsgm.types import Batch, Config
@@ -129,6 +137,12 @@ def measure(flags: argparse.Namespace) -> dict:
             ratios = [turn["ours"] / turn[name] for turn in turns]
             report[f"{kind}_to_{name}"] = [round(ratio, 3) for ratio in ratios]
             report[f"median_{kind}_to_{name}"] = round(statistics.median(ratios), 3)
+    sizes = {"ours": flops / 1e9, "monai": size["gflop_an_image"]}
+    report["step_gflop_per_s"] = {
+        name: round(3 * own * statistics.median(report["step_images_per_s"][name]))
+        for name, own in sizes.items()  # forward, and twice that for the gradient
+    }
+    report["product_gflop_per_s"] = round(product_rate(ours.network.dtype))
     return report
 
 
