@@ -9,9 +9,9 @@ Four ideas:
 4. Randomness and data have addresses: (seed, step, example) in training, (seed,
    subject, draw, step, slice) in sampling.
 
-Read the files in this order: types, sde, completion, network, denoiser, loss, grids,
-solvers, sampling, train, evaluate, complete; then build, which makes all of it from a
-config, and main.
+Read the files in this order: types, sde, completion, pixels, network, denoiser, loss,
+grids, solvers, sampling, train, loop, evaluate, complete; then build, which makes all
+of it from a config, parallel and job, which know of devices and processes, and main.
 
 For research only: not a medical device, not for clinical decisions.
 """

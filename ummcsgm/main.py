@@ -138,28 +138,42 @@ def _end_by_exception() -> None:
 
 
 def _network_command(mode: str) -> bool:
-    from ummcsgm import build, manifest, parallel, preparation, programs, report, train
-    from ummcsgm.complete import complete
-    from ummcsgm.evaluate import evaluate
+    # What a mode does not need is not loaded: training begins a second sooner.
+    from ummcsgm import parallel, programs
 
     programs.keep_compiled()
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if config is None and mode in ("study", "train", "prepare"):
+        from ummcsgm import build, manifest
+
         config = build.config_from_json(manifest.config_of_run(workdir))
     parallel.use_cores(_rows(mode, config))
     if mode == "complete":
+        from ummcsgm.complete import complete
+
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
         return complete(workdir, config, folders, _order(), part)
     with parallel.one_voice():
         if mode == "prepare":
-            preparation.prepare(config, workdir)
+            from ummcsgm.preparation import prepare
+
+            prepare(config, workdir)
         if mode in ("study", "train"):
-            train.train(config, workdir, trace=PROFILE.value)
+            from ummcsgm.train import train
+
+            train(config, workdir, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
-            measured = evaluate(workdir, CONFIG.value, ALL.value)
-            if parallel.first():
-                report.write(measured, workdir / "evaluation")
+            _evaluate(workdir)
     return True
+
+
+def _evaluate(workdir: pathlib.Path) -> None:
+    from ummcsgm import parallel, report
+    from ummcsgm.evaluate import evaluate
+
+    measured = evaluate(workdir, CONFIG.value, ALL.value)
+    if parallel.first():
+        report.write(measured, workdir / "evaluation")
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ummcsgm.types import InputError
@@ -124,8 +125,13 @@ def spread(flag: bool) -> np.ndarray:
 
 
 def total(tree: Any) -> Any:
-    """Sums over all devices; inside `over_devices` only."""
-    return jax.lax.psum(tree, AXIS)
+    """Sums over all devices; inside `over_devices` only.
+
+    All leaves go as one array: sent one by one, between processes on CPUs, most of a
+    step is waiting.
+    """
+    flat, back = ravel_pytree(tree)
+    return back(jax.lax.psum(flat, AXIS))
 
 
 def device_index() -> jax.Array:

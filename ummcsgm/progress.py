@@ -19,7 +19,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
 
 from ummcsgm.files import write_whole
 from ummcsgm.plans import Plan, Watch
@@ -61,10 +60,10 @@ class TrainingLog:
         self.last, self.every, self.examples = plan.steps, plan.log_every, plan.batch
         self.records: list[dict] = []
         self.mark = time.monotonic()
+        watch.workdir.mkdir(parents=True, exist_ok=True)
         _forget_after(self.path, first)
-        self.events = SummaryWriter(
-            str(watch.workdir / "tensorboard"), purge_step=first + 1, flush_secs=10
-        )
+        self.folder = str(watch.workdir / "tensorboard")
+        self.first, self.events = first, None
         self.console = Console()
         self.bar = Progress(
             *_columns("training"),
@@ -81,7 +80,8 @@ class TrainingLog:
 
     def __exit__(self, *error) -> None:
         self.bar.stop()
-        self.events.close()
+        if self.events is not None:
+            self.events.close()
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         """Takes the metrics of the step that brought the count to `step`; every
@@ -98,14 +98,21 @@ class TrainingLog:
         record["images_per_second"] = rate * self.examples
         if self.least is not None:
             record["utilisation"] = rate * self.least
-        self._write(step, record)
         self._show(step, record, (self.last - step) / rate)
+        self._write(step, record)
         self.records, self.mark = [], now
 
     def _write(self, step: int, record: dict[str, float]) -> None:
         known = {n: v for n, v in record.items() if math.isfinite(v)}  # JSON has no NaN
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **known}) + "\n")
+        if self.events is None:
+            # Here: where there is PyTorch this loads it, which takes a second.
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(
+                self.folder, purge_step=self.first + 1, flush_secs=10
+            )
         for name, value in known.items():
             self.events.add_scalar(f"train/{name}", value, step)
 

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm import build
+from ummcsgm import build, parallel
 from ummcsgm.answer import Trained, make_answer, make_draws
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.untrained import (
@@ -260,6 +260,7 @@ def main() -> None:
     flags = parser.parse_args()
     if set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
+    parallel.use_cores(None)  # as complete does
     with tempfile.TemporaryDirectory() as folder:
         tell(measure(Path(folder), flags), flags.json)
 
