@@ -55,6 +55,7 @@ from ummcsgm.types import Array, Batch, Config, InputError, Params
 PARTS = ("training", "completing")
 MIB = 2**20
 SMALL = {
+    "train.remat": (False,),
     "network.widths": (32,),
     "network.blocks": (1,),
     "network.pixel_width": 8,
