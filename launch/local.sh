@@ -2,7 +2,7 @@
 # N processes on this machine, which train as one: on a CPU that share its cores, on GPUs
 # with one GPU each (one process alone takes all of them, which is as fast).
 #   launch/local.sh 2 configs/quickstart.py runs/quickstart [more flags]
-# Ctrl-C and SIGTERM are passed on to all. When one fails the others end; the status is
+# Wants bash 5.1. Ctrl-C and SIGTERM are passed on to all. When one fails the others end; the status is
 # that of the one that failed first.
 set -euo pipefail
 set -m # each process in a group of its own: a signal reaches it once, through here

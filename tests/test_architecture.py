@@ -65,7 +65,7 @@ MAY_IMPORT = {
     "preparation": "types build_data parallel progress data.",
     "checkup": "types build_data console progress data.",
     "answer": CORE
-    + " plans posterior build checkpoint parallel microbatches files data.",
+    + " plans posterior build checkpoint parallel microbatches schema files data.",
     "ensembles": "types answer calibration spread metrics data.",
     "marks": "types files data.",
     "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
@@ -85,7 +85,7 @@ MAY_IMPORT = {
     "recalibration": "types answer plans posterior files",
     "intake": "types answer results build_data data.",
     "synthesis": "types answer calibration results data.",
-    "budget": "types answer plans results intake synthesis files data.",
+    "budget": "types parallel answer plans results intake synthesis files data.",
     "advice": "types synthesis data.",
     "complete": CORE
     + " plans answer results outputs build build_data console progress figure files"

@@ -289,9 +289,12 @@ def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
     one, two = json.loads(last)["rows"]
     assert [one["processes"], two["processes"]] == [1, 2] and len(lines) == 2
     assert title.startswith("processes | images/s") and lines[1].startswith("2 | ")
-    assert one["efficiency"] == 1 and len(two["turns_images_per_s"]) == 2
+    assert (
+        one["efficiency"] == one["speedup"] == 1 and len(two["turns_images_per_s"]) == 2
+    )
     ratio = two["images_per_s"] / one["images_per_s"]
-    assert two["efficiency"] == pytest.approx(ratio, abs=1e-3)
+    assert two["speedup"] == pytest.approx(ratio, abs=1e-3)
+    assert two["efficiency"] == pytest.approx(ratio / 2, abs=1e-3)
     assert two["collectives"] > 0.01  # two processes wait for one another, at least
 
 

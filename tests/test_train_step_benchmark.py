@@ -96,7 +96,7 @@ def ours():
 
 @pytest.fixture
 def twin(ours):
-    return rivals.make_twin(ours.network, ours.params, ours.asked)
+    return rivals.make_twin(ours.network, ours.params, ours.asked, compiled=False)
 
 
 def test_a_twin_that_answers_otherwise_is_refused(ours, twin):
@@ -160,7 +160,7 @@ def test_the_loss_of_the_rival_counts_the_missing_alone(ours, twin):
 
 @pytest.mark.parametrize("gigaflops", [0.02, 0.1])
 def test_monai_is_given_as_many_flops_as_asked(ours, gigaflops):
-    monai, told = rivals.make_monai(gigaflops * 1e9, ours.asked)
+    monai, told = rivals.make_monai(gigaflops * 1e9, ours.asked, compiled=False)
     assert told["gflop_an_image"] == pytest.approx(gigaflops, rel=0.15)
     own = rivals.forward_flops(monai.trained.module, ours.asked)
     assert own == told["gflop_an_image"] * 1e9
@@ -178,7 +178,7 @@ def test_no_size_of_monai_is_nearer(ours, monkeypatch):
             module = rivals.Monai(4, 4, widths)
             flops[widths] = rivals.forward_flops(module, ours.asked)
     for wanted in [share * own for own in flops.values() for share in (0.99, 1.01)]:
-        told = rivals.make_monai(wanted, ours.asked)[1]
+        told = rivals.make_monai(wanted, ours.asked, compiled=False)[1]
         least = min(abs(own - wanted) for own in flops.values())
         assert abs(flops[told["widths"]] - wanted) == least
 

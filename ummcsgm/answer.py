@@ -35,6 +35,7 @@ from ummcsgm.sampling import (
     find_sampler,
     make_draw,
 )
+from ummcsgm.schema import check_fields
 from ummcsgm.sde import SDE
 from ummcsgm.types import (
     Array,
@@ -75,6 +76,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
     """The network of a workdir. Raises InputError if it holds no checkpoint."""
     about = checkpoint.restore_about(workdir)
     config = build.config_from_json(about["config"])
+    check_fields(config.to_dict())
     model = build.build_model(config)
     space = build.build_space(config)
     params = checkpoint.restore_ema(workdir, abstract_params(model, space.grid))

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from ummcsgm import parallel
 from ummcsgm.answer import Trained, make_answer, slice_addresses
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.subjects import prepare_subject
@@ -72,8 +73,9 @@ def _draws(
     """How many the seconds buy, 0 for the mean alone."""
     question = _first_question(trained, subjects)
     rate = evaluations_a_second(trained, scoring, question)
-    # The last microbatch is filled up.
-    slices = -(-len(question.z) // scoring.microbatch) * scoring.microbatch
+    # The last microbatch is filled up; draws share theirs, so there it is little.
+    size = parallel.whole_rows(scoring.microbatch)
+    slices = -(-len(question.z) // size) * size
     draws = affordable(order.seconds, slices, rate, scoring.few)
     if draws is None:
         raise InputError(
@@ -111,7 +113,7 @@ def evaluations_a_second(
 ) -> float:
     """How many slices the compiled network answers a second, in full microbatches."""
     answer = make_answer(trained, "mean", scoring)
-    z = np.resize(question.z, scoring.microbatch)
+    z = np.resize(question.z, parallel.whole_rows(scoring.microbatch))
     rows = (
         question.images[np.resize(np.arange(len(question.z)), len(z))],
         np.tile(question.missing, (len(z), 1)),

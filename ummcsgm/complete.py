@@ -111,8 +111,8 @@ def complete(
     scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
     found = find_lacking(trained, pathlib.Path(source), order)
     subjects = found.subjects[part[0] :: part[1]]
-    if order.seconds is not None and (subjects or parallel.several()):
-        known = (trained, scoring, subjects, pathlib.Path(target))
+    if order.seconds is not None and found.subjects:
+        known = (trained, scoring, found.subjects, pathlib.Path(target))
         order = _bought(order, *known)
     work = _set_to(workdir, trained, scoring, order, found.layout, pathlib.Path(target))
     rows = _all(work, subjects)

@@ -65,7 +65,9 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
             _join(wanted)
         except Exception as error:  # of sockets, of the cluster's own interfaces
             end(2, _unreached(wanted, _line(error)))
-    with _aborted(lambda: end(LOST, _lost("see above", kept()))):
+    with _aborted(
+        lambda: end(LOST, _lost("or this one was aborted: see above", kept()))
+    ):
         try:
             yield
             parallel.wait_for_all("the end")

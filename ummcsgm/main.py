@@ -47,7 +47,9 @@ ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help mos
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
-PROFILE = flags.DEFINE_bool("profile", False, "train: a trace in WORKDIR/profile.")
+PROFILE = flags.DEFINE_bool(
+    "profile", False, "train: steps 11 to 20, in WORKDIR/profile."
+)
 ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configuration.")
 
 
@@ -141,6 +143,8 @@ def _network_command(mode: str) -> bool:
     # What a mode does not need is not loaded: training begins a second sooner.
     from ummcsgm import parallel, programs
 
+    if PROFILE.value and mode not in ("study", "train"):
+        raise InputError(f"--profile is of training: --mode {mode} has none.")
     programs.keep_compiled()
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if config is None and mode in ("study", "train", "prepare"):
@@ -177,13 +181,20 @@ def _evaluate(workdir: pathlib.Path) -> None:
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:
-    """How many slices the devices share at a time, if the mode says it; else None."""
-    from ummcsgm import build_data
+    """How many slices the devices share at a time; None where nothing says it."""
+    from ummcsgm import build, build_data, manifest
 
-    if mode not in ("study", "train"):
-        return None
+    if mode in ("study", "train"):
+        build_data.check_data(config)
+        return config.train.batch // config.train.accumulate
+    if config is None:
+        try:
+            fields = manifest.config_of_run(pathlib.Path(WORKDIR.value))
+        except InputError:  # nothing was begun there: what follows says so
+            return None
+        config = build.config_from_json(fields)
     build_data.check_data(config)
-    return config.train.batch // config.train.accumulate
+    return config.evaluate.microbatch
 
 
 def _kept() -> str:

@@ -18,12 +18,13 @@ TRACED = (10, 20)  # steps after the first one of a run, of which a trace is wri
 PEAKS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA H200 NVL": 835e12,
     "NVIDIA B200": 2250e12,
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,
-    "Tesla V100": 125e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
@@ -39,7 +40,10 @@ def keep_compiled() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
-        folder = pathlib.Path(caches).expanduser() / "ummcsgm" / _machine()
+        try:
+            folder = pathlib.Path(caches).expanduser() / "ummcsgm" / _machine()
+        except RuntimeError:  # a user without a home
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
     if QUICK.upper() not in os.environ:
@@ -67,7 +71,8 @@ def flops_of(program: Callable, *arguments: Any) -> float:
     """The FLOPs of one call of a jitted or mapped `program`, on one of its devices.
 
     As XLA counts them in the program before it chooses kernels, which it does not look
-    into. The body of a loop counts once.
+    into. The body of a loop counts once. The devices are to be CPUs: XLA's clients of
+    others do not count.
     """
     return float(program.lower(*arguments).cost_analysis()["flops"])
 

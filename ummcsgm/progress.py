@@ -100,7 +100,7 @@ class TrainingLog:
             record["utilisation"] = rate * self.least
         self._show(step, record, (self.last - step) / rate)
         self._write(step, record)
-        self.records, self.mark = [], now
+        self.records, self.mark = [], time.monotonic()
 
     def _write(self, step: int, record: dict[str, float]) -> None:
         known = {n: v for n, v in record.items() if math.isfinite(v)}  # JSON has no NaN

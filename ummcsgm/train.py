@@ -14,6 +14,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ummcsgm import build, build_data, checkpoint, job, parallel
@@ -202,10 +203,16 @@ def _least_seconds(
     network = model.network.clone(remat=(False,) * levels)
     plain = dataclasses.replace(model, network=network)
     whole = Recipe(optax.identity(), ema_decay=0.0, accumulate=1)
+    step = make_train_step(plain, objective, whole)
+    batch = batches.at(int(state.step))
+    share = len(batch.valid) // jax.local_device_count()
+    rows = jax.tree.map(lambda leaf: leaf[None, :share], batch)
     state = state.replace(opt_state=whole.optimizer.init(state.params))
-    step = parallel.over_devices(make_train_step(plain, objective, whole))
-    rows = parallel.shard(batches.at(int(state.step)))
-    return flops_of(step, jax.random.key(0), state, rows) / peak
+    # On the CPU that is always there: accelerators do not tell what a program costs.
+    host = jax.local_devices(backend="cpu")[:1]
+    known = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    mapped = parallel.over_devices(step, host)
+    return flops_of(mapped, jax.random.key(0), known, rows) / peak
 
 
 def _check_shared(workdir: pathlib.Path, step: int, fields: dict, store: Store) -> None:

@@ -53,13 +53,14 @@ class Monai(nn.Module):
 class Rival:
     """A PyTorch network that is trained and asked on one constant batch."""
 
-    def __init__(self, module: nn.Module, batch: tuple, *, variance: bool):
+    def __init__(
+        self, module: nn.Module, batch: tuple, *, variance: bool, compiled: bool
+    ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.images, self.missing, self.level = (
             torch.tensor(np.asarray(own), device=self.device) for own in batch
         )
         own = module.to(self.device, memory_format=torch.channels_last)
-        compiled = self.device == "cuda"  # on a CPU it would want a C++ compiler
         self.parameters = sum(value.numel() for value in own.parameters())
         self.trained = TorchStep(own, variance=variance, compiled=compiled)
 
@@ -78,12 +79,13 @@ class Rival:
             torch.cuda.synchronize()
 
 
-def make_twin(network: MMCSN, params: Params, batch: tuple) -> Rival:
+def make_twin(network: MMCSN, params: Params, batch: tuple, *, compiled: bool) -> Rival:
     """The twin of a network, on (images [B, H, W, M], missing [B, M], level [B])."""
-    return Rival(Twin(network, params), batch, variance=network.variance)
+    own = Twin(network, params)
+    return Rival(own, batch, variance=network.variance, compiled=compiled)
 
 
-def make_monai(flops: float, batch: tuple) -> tuple[Rival, dict]:
+def make_monai(flops: float, batch: tuple, *, compiled: bool) -> tuple[Rival, dict]:
     """MONAI's network with the number of FLOPs an image nearest to `flops`, and its
     widths and FLOPs."""
     sizes = batch[0].shape[-1], batch[1].shape[-1]
@@ -103,7 +105,7 @@ def make_monai(flops: float, batch: tuple) -> tuple[Rival, dict]:
         bisect.bisect(WIDTHS, flops, key=functools.partial(told, growth=growth))
     widths = min(found, key=lambda own: abs(found[own] - flops))
     torch.manual_seed(0)
-    rival = Rival(Monai(*sizes, widths), batch, variance=False)
+    rival = Rival(Monai(*sizes, widths), batch, variance=False, compiled=compiled)
     return rival, {"widths": widths, "gflop_an_image": found[widths] / 1e9}
 
 
@@ -128,3 +130,8 @@ def product_rate(dtype: object, size: int = 2048) -> float:
         float((matrix @ matrix)[0, 0])  # awaited
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds) / 1e9
+
+
+def torch_has_gpu() -> bool:
+    """Whether PyTorch sees a GPU."""
+    return torch.cuda.is_available()

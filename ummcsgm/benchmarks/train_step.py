@@ -6,10 +6,10 @@ Three contestants on one constant batch and one device, in turn, `repeats` times
 the very step of training; its PyTorch twin, channels last, with the same parameters,
 whose answers are checked against ours first; MONAI's DiffusionModelUNet with as many
 FLOPs as ours. Every PyTorch step draws, perturbs, weighs, clips, runs Adam and averages
-parameters as ours does; on a GPU it is compiled by torch.compile. Told are images a
-second, their ratios, and the GFLOP/s of products and convolutions in ours and MONAI's
-step, beside those of one large matrix product, which no network reaches. Wants the
-extra `bench`.
+parameters as ours does; eager on a CPU, by torch.compile on a GPU or with --compile.
+Told are images a second, their ratios, and the GFLOP/s of ours and MONAI's step, a step
+taken for three forward passes, beside those of one large matrix product, which no
+network reaches. Wants the extra `bench`.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from ummcsgm.benchmarks.rivals import (
     make_monai,
     make_twin,
     product_rate,
+    torch_has_gpu,
 )
 from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.twin import Twin
@@ -111,15 +112,17 @@ def rates(
 def measure(flags: argparse.Namespace) -> dict:
     """What is printed."""
     ours = make_ours(runpy.run_path(flags.config)["get_config"](), flags.batch)
-    twin = make_twin(ours.network, ours.params, ours.asked)
+    compiled = flags.compile or torch_has_gpu()
+    twin = make_twin(ours.network, ours.params, ours.asked, compiled=compiled)
     agreed = check_twin(ours, twin)
     flops = forward_flops(Twin(ours.network, ours.params), ours.asked)
-    monai, size = make_monai(flops, ours.asked)
+    monai, size = make_monai(flops, ours.asked, compiled=compiled)
     rivals = {"twin": twin, "monai": monai}
     report = {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "batch": flags.batch,
+        "torch": "compiled" if compiled else "eager",
         "twin": agreed,
         "gflop_an_image": flops / 1e9,
         "monai": size,
@@ -152,6 +155,8 @@ def main() -> None:
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--calls", type=int, default=30, help="a turn")
+    told = "PyTorch compiles; on a CPU with a C++ compiler"
+    parser.add_argument("--compile", action="store_true", help=told)
     parser.add_argument("--repeats", type=int, default=7)
     flags = parser.parse_args()
     tell(measure(flags), flags.json)
