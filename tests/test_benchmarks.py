@@ -7,20 +7,13 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny_run import ENVIRONMENT, ROOT, tiny_config, write_config
+from tiny_run import ENVIRONMENT, ROOT, printed, tiny_config, write_config
 from tiny_slices import look, made, write_three
 
 from ummcsgm import parallel
 from ummcsgm.benchmarks import data, dial, doctor, memory, sampling, scaling
 from ummcsgm.synthesis import Posterior, Question
 from ummcsgm.types import Estimate
-
-
-def printed(module, monkeypatch, capsys, *flags):
-    """What `module` prints when it is run with `flags`."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, flags)])
-    module.main()
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.fixture

@@ -136,6 +136,30 @@ def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
     assert set(calls) == {((8, 4, 4, 2), (8, 2), (8, 3))}
 
 
+def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(
+    monkeypatch, tmp_path
+):
+    """As many rows as are computed: 12 where 12 devices share a microbatch of 8."""
+    sizes = []
+
+    def answer(images, missing, addresses):
+        sizes.append(len(images))
+
+    monkeypatch.setattr(budget.parallel, "whole_rows", lambda size: size + 4)
+    monkeypatch.setattr(budget, "make_answer", lambda *which: answer)
+    monkeypatch.setattr(budget, "MEASURED", 0.0)
+    images = np.zeros((3, 4, 4, 2), np.float32)
+    question = Question("P1", np.arange(3), images, np.array([True, False]))
+    evaluations_a_second(None, SCORING, question)
+    assert set(sizes) == {12}
+    # 5 slices of brain are 16 rows: 25 evaluations of each in 5 s, 1 + 2 x 12.
+    monkeypatch.setattr(budget.parallel, "whole_rows", lambda size: 2 * size)
+    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
+    order = dataclasses.replace(ORDER, seconds=5.0)
+    known = (trained(), SCORING, subjects_in(tmp_path / "in"), tmp_path / "out")
+    assert within_budget(order, *known).draws == 2
+
+
 def test_by_the_command_line_a_budget_and_then_the_same_draws_again(
     study, tmp_path, capsys, monkeypatch
 ):

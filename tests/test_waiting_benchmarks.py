@@ -8,19 +8,12 @@ import sys
 import time
 
 import pytest
-from tiny_run import ROOT, run_main, tiny_config, write_config
+from tiny_run import ROOT, printed, run_main, tiny_config, write_config
 
 from ummcsgm.benchmarks import input as waiting
 from ummcsgm.benchmarks import launch
 from ummcsgm.data.batches import Batches
 from ummcsgm.types import InputError
-
-
-def printed(module, monkeypatch, capsys, *flags):
-    """What `module` prints when it is run with `flags`."""
-    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, flags)])
-    module.main()
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.fixture

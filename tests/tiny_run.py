@@ -1,6 +1,7 @@
 """A whole run made small: subjects, a config, and the command line in this process."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -159,3 +160,10 @@ def start_main(*arguments, **options) -> subprocess.Popen:
         text=True,
         **options,
     )
+
+
+def printed(module, monkeypatch, capsys, *flags):
+    """What a benchmark prints last when it is run with `flags`."""
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, flags)])
+    module.main()
+    return json.loads(capsys.readouterr().out.splitlines()[-1])

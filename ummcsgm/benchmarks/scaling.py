@@ -13,6 +13,7 @@ times as many processes there are. On a CPU all processes share the cores, of wh
 device uses one and a half or so: a speed-up is bounded by that, and by the sums going
 through sockets. One process with a device a core, as training runs alone, is faster.
 
+Prints a table, then one JSON object.
 """
 
 import argparse
