@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
                 "grid": (192, 160),
                 "spacing": 0.0,  # BraTS has 1 mm
                 "min_brain": 0.02,  # of the grid, in the slices trained on
+                "labels": False,  # the tumour's segmentation goes with the slices
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included
                 "processes": 8,

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
                 "grid": (56, 48),  # rows and columns that the network sees
                 "spacing": 0.0,  # mm of its pixels, by resampling; 0: none
                 "min_brain": 0.3,  # of the grid, in the slices trained on
+                "labels": False,  # the tumour's segmentation goes with the slices
                 "flip": True,  # left and right, in training
                 "std": 0.25,  # of clean images, background included
                 "processes": 2,  # that make the phantom and read NIfTI

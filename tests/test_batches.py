@@ -125,8 +125,9 @@ def test_processes_share_one_batch_row_by_row(store, processes):
     for step in (0, 1, 5, 100):
         shares = [part.at(step) for part in parts]
         assert {len(share.images) for share in shares} == {6 // processes}
-        together = [np.concatenate(field) for field in zip(*shares, strict=True)]
-        assert same(whole.at(step), together)
+        arrays = [share[:3] for share in shares]  # this store carries no labels
+        together = [np.concatenate(field) for field in zip(*arrays, strict=True)]
+        assert same(whole.at(step)[:3], together)
 
 
 def test_a_process_reads_its_own_rows_only(store):

@@ -249,7 +249,7 @@ def test_the_decathlon_has_one_file_a_subject_and_labels(decathlon):
     label = decathlon / "labelsTr/BRATS_001.nii.gz"
     files = dict.fromkeys(FOUR, own)
     assert found[0] == Subject(
-        "BRATS_001", "", "BRATS_001", files, VOLUMES, label, None
+        "BRATS_001", "", "BRATS_001", files, VOLUMES, label, None, (2, 1, 3)
     )
     test = found[3]
     assert test.files["t2"] == decathlon / "imagesTs/BRATS_485.nii.gz"

@@ -129,7 +129,8 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
 def build_settings(config: ConfigDict) -> store.Settings:
     """What the prepared slices depend on, beside the images."""
     space = build_space(config)
-    return store.Settings(space.modalities, space.view, config.data.min_brain)
+    own = config.data.min_brain, config.data.labels
+    return store.Settings(space.modalities, space.view, *own)
 
 
 def build_stores(

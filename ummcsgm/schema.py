@@ -20,6 +20,7 @@ SCHEMA: dict[str, Rule] = {
     "data.grid": (tuple, 2, 2),
     "data.spacing": (float, 0, 100),
     "data.min_brain": (float, 0, 1),
+    "data.labels": (bool, ANY, ANY),
     "data.flip": (bool, ANY, ANY),
     "data.std": (float, 1e-3, 1e3),
     "data.processes": (int, 1, ANY),

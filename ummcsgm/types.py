@@ -26,12 +26,14 @@ class Batch(NamedTuple):
 
     `images` are the slices and, if the network is to see any, their neighbours.
     `present[b, m]` says that subject b was scanned with modality m (its images are 0
-    where not); `valid[b]` is False on rows that only pad the batch.
+    where not); `valid[b]` is False on rows that only pad the batch. `labels` are as
+    `data.labels` has them, None where the store carries none.
     """
 
     images: Stacks
     present: Present
     valid: Array  # [B] bool
+    labels: Array | None = None  # [B, H, W]
 
 
 class Estimate(NamedTuple):

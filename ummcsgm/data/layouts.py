@@ -43,6 +43,12 @@ KNOWN = {
 }
 
 
+# What a segmentation has for core, oedema and what enhances: BraTS 2018 to 2021's, and
+# those of the layouts that have others.
+TUMOUR = (1, 2, 4)
+OTHERS = {"brats23": (1, 2, 3), "msd": (2, 1, 3)}
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the files of a data set are named.
@@ -78,6 +84,7 @@ class Subject:
     volumes: dict[str, int]
     segmentation: Path | None
     mask: Path | None
+    tumour: tuple[int, int, int] = TUMOUR  # its values in the segmentation
 
 
 def contrast_of(modality: str) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
+from ummcsgm.data.labels import network_labels, read_labels
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.nifti import spacing_in_plane
 from ummcsgm.data.store import (
@@ -135,7 +136,9 @@ def _files(subject: Subject, settings: Settings) -> dict[str, Path]:
         if name in subject.files
     }
     masked = settings.view.masked and subject.mask is not None
-    return files | ({"mask": subject.mask} if masked else {})
+    labelled = settings.labels and subject.segmentation is not None
+    files |= {"mask": subject.mask} if masked else {}
+    return files | ({"labels": subject.segmentation} if labelled else {})
 
 
 def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
@@ -194,6 +197,9 @@ def _slices(
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
     images = network_stacks(prepared, settings.modalities, z)
+    if settings.labels:
+        labels = network_labels(prepared, read_labels(subject, prepared), z)
+        images = np.concatenate([images, labels[..., None]], axis=-1)
     return np.clip(images, -LARGEST, LARGEST).astype(STORED), z.tolist()
 
 

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ummcsgm.data.layouts import FOUR_D, Layout, Subject, contrast_of
+from ummcsgm.data.layouts import (
+    FOUR_D,
+    OTHERS,
+    TUMOUR,
+    Layout,
+    Subject,
+    contrast_of,
+)
 from ummcsgm.data.nifti import is_synthetic
 from ummcsgm.data.patterns import fields_of
 from ummcsgm.data.readings import (
@@ -225,7 +232,8 @@ def _subject(readings: list[Reading], layout: Layout) -> Subject:
     mask = paths.get(layout.mask) if layout.mask else None
     volumes = {name: layout.volumes[name] for name in layout.volumes if name in files}
     name = readings[0].name
-    return Subject(name, group, patient, files, volumes, segmentation, mask)
+    tumour = OTHERS.get(layout.name, TUMOUR)
+    return Subject(name, group, patient, files, volumes, segmentation, mask, tumour)
 
 
 def _as_described(layout: Layout, folder: Path) -> Layout:

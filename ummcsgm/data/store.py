@@ -26,7 +26,7 @@ from ummcsgm.data.window import Window
 from ummcsgm.files import read_sealed, sealed
 from ummcsgm.types import InputError
 
-FORMAT = 5  # of the files: part of every key, so that old ones are made anew
+FORMAT = 6  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
 INDEX = "index.json"
 THREADS = 4  # that check slices: checksums and reads leave Python to others
@@ -39,12 +39,13 @@ class Settings:
     modalities: tuple[str, ...]
     view: View
     min_brain: float  # part of the grid that is brain, above which a slice is kept
+    labels: bool = False  # the segmentation is a last channel, `labels.read_labels`
 
     @property
     def slice_shape(self) -> tuple[int, int, int]:
-        """H, W and, with the neighbours on either side, M (2 n + 1)."""
+        """H, W and, with the neighbours on either side, M (2 n + 1); 1 for labels."""
         copies = 1 + 2 * self.view.neighbours
-        return (*self.view.grid, copies * len(self.modalities))
+        return (*self.view.grid, copies * len(self.modalities) + self.labels)
 
     @property
     def slice_bytes(self) -> int:
@@ -203,7 +204,8 @@ def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
         return None
     fields = content["settings"]
     view = fields["view"] | {"grid": tuple(fields["view"]["grid"])}
-    settings = Settings(tuple(fields["modalities"]), View(**view), fields["min_brain"])
+    rest = fields["min_brain"], fields["labels"]
+    settings = Settings(tuple(fields["modalities"]), View(**view), *rest)
     stores = {
         split: Store(Path(folder) / one["file"], settings, _entries(one["subjects"]))
         for split, one in content["splits"].items()

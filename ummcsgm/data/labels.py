@@ -1,0 +1,62 @@
+"""A subject's segmentation, as the slices of the store carry it.
+
+Values are those of BraTS 2018 to 2021, whatever the files have: 1 the necrotic and
+non-enhancing core, 2 oedema, 4 what enhances, 0 elsewhere; UNKNOWN where the subject
+has no segmentation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ummcsgm.data.layouts import Subject
+from ummcsgm.data.nifti import check_same_grid, read_volume
+from ummcsgm.data.subjects import Prepared
+from ummcsgm.data.window import cut_mask
+from ummcsgm.types import Array, InputError
+
+CORE, OEDEMA, ENHANCING, UNKNOWN = 1, 2, 4, -1
+REGIONS = {  # of BraTS, by the labels that each is made of
+    "WT": (CORE, OEDEMA, ENHANCING),  # whole tumour
+    "TC": (CORE, ENHANCING),  # tumour core
+    "ET": (ENHANCING,),  # enhancing tumour
+}
+
+
+def read_labels(subject: Subject, prepared: Prepared) -> Array | None:
+    """The segmentation [Z, Y, X] int8 of `subject`, None where it has none.
+
+    Raises:
+        InputError: it lies on another grid than the scans, or holds other values than
+            its layout has.
+    """
+    if subject.segmentation is None:
+        return None
+    volume, geometry = read_volume(subject.segmentation)
+    check_same_grid(prepared.case.geometry, geometry)
+    labels = np.zeros(volume.shape, np.int8)
+    for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour, strict=True):
+        labels[volume == own] = value
+    strange = np.setdiff1d(volume, [0, *subject.tumour])
+    if strange.size:
+        raise InputError(
+            f"{subject.segmentation} holds the value {strange[0]:g}: a segmentation of "
+            f"this layout has 0 and {', '.join(map(str, subject.tumour))}"
+        )
+    return labels
+
+
+def network_labels(prepared: Prepared, labels: Array | None, z: Array) -> Array:
+    """The slices `z` of `read_labels` on the network's grid, int8 [S, H, W]."""
+    window = prepared.window
+    if labels is None:
+        return np.full((len(z), *window.grid), UNKNOWN, np.int8)
+    cut = np.zeros((len(z), *window.grid), np.int8)
+    for value in (OEDEMA, CORE, ENHANCING):
+        cut[cut_mask(window, labels[z] == value)] = value
+    return cut
+
+
+def region(labels: Array, name: str) -> Array:
+    """Where `labels` show the region of REGIONS, bool."""
+    return np.isin(labels, REGIONS[name])
