@@ -12,6 +12,7 @@ from tiny_slices import (
     SHAPE,
     look,
     made,
+    volume,
     write_three,
 )
 
@@ -49,7 +50,9 @@ def prepared(subject):
 
 def test_labels_lie_on_the_pixels_of_the_images(folder):
     """A modality that is a function of the labels stays one, slice by slice."""
-    painted = np.where(tumour() > 0, 100.0 + tumour(), 50.0).astype(np.float32)
+    brain = volume(0) != 0
+    painted = np.where(brain, np.where(tumour() > 0, 100.0 + tumour(), 50.0), 0)
+    painted = painted.astype(np.float32)
     write_new(folder / "a" / "a-t1.nii.gz", painted, AFFINE)
     subject = look(folder)[0]
     own = prepared(subject)
@@ -129,7 +132,7 @@ def test_a_changed_segmentation_is_read_again(folder):
 def test_each_layouts_values_become_one_code(tmp_path, make, values):
     layout = make(("t1", "t2"), "")
     for name in ("t1", "t2"):
-        image = np.where(tumour() >= 0, 100.0, 0).astype(np.float32)
+        image = volume(3)
         write_new(_path(layout, tmp_path, name), image, AFFINE)
     write_new(_path(layout, tmp_path, "seg"), tumour(values), AFFINE)
     (subject,) = find_subjects(tmp_path, [layout]).subjects
@@ -145,6 +148,12 @@ def _path(layout, folder, word) -> pathlib.Path:
     joint = "_" if layout.name == "brats" else "-"
     token = layout.words.get(word, word)
     return folder / "S-00001-000" / f"S-00001-000{joint}{token}.nii.gz"
+
+
+def test_a_subject_without_a_tumour_has_labels_all_the_same(folder):
+    write_new(folder / "a" / "a-seg.nii.gz", np.zeros(SHAPE, np.uint8), AFFINE)
+    subject = look(folder)[0]
+    assert (read_labels(subject, prepared(subject)) == 0).all()
 
 
 def test_a_segmentation_of_another_code_is_refused(folder):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.nifti import check_same_grid, read_volume
+from ummcsgm.data.nifti import check_same_grid, read_segmentation
 from ummcsgm.data.subjects import Prepared
 from ummcsgm.data.window import cut_mask
 from ummcsgm.types import Array, InputError
@@ -32,7 +32,7 @@ def read_labels(subject: Subject, prepared: Prepared) -> Array | None:
     """
     if subject.segmentation is None:
         return None
-    volume, geometry = read_volume(subject.segmentation)
+    volume, geometry = read_segmentation(subject.segmentation)
     check_same_grid(prepared.case.geometry, geometry)
     labels = np.zeros(volume.shape, np.int8)
     for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour, strict=True):

@@ -19,17 +19,22 @@ def physical(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
         return (stored.astype(np.float64) * slope + inter).astype(np.float32)
 
 
+def check_finite(path: Path, volume: np.ndarray) -> None:
+    """`volume` is finite. Raises InputError if it is not."""
+    broken = volume.size - np.count_nonzero(np.isfinite(volume))
+    if broken:
+        raise InputError(
+            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
+        )
+
+
 def check_values(path: Path, volume: np.ndarray) -> None:
     """`volume` is finite and holds more than one value.
 
     Raises:
         InputError: it is not, or does not.
     """
-    broken = volume.size - np.count_nonzero(np.isfinite(volume))
-    if broken:
-        raise InputError(
-            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
-        )
+    check_finite(path, volume)
     if volume.min() == volume.max():
         value = float(volume.flat[0])
         seen = (
