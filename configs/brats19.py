@@ -92,6 +92,17 @@ def get_config() -> ConfigDict:
                 "log_every": 100,
                 "max_bad": 50,
             },
+            "study": {
+                # Beside the mm-CSN: regression, mm-gan, hi-net, mm-syn, ucdgan, cocagan.
+                "methods": (),
+                "width": 1.0,  # of the published methods' channels, a share
+                "speed": 1.0,  # their learning rates, by this factor
+                "only": "",  # the one contrast that cocagan is given; else all
+                "budget": "images",  # that each method sees; or seconds it trains
+                "downstream": 0,  # steps of the segmentation network; 0: none
+                "gallery": 24,  # slices of two subjects in the report
+                "paper": False,  # the paper's Table 1 beside ours: the same data
+            },
             "evaluate": {
                 "steps": 1000,
                 "few": 12,

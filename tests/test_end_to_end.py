@@ -23,6 +23,7 @@ from tiny_run import (
 )
 
 from ummcsgm import build, build_data, checkpoint, evaluate, train
+from ummcsgm.courses import build_course
 from ummcsgm.answer import load_trained
 
 pytest_plugins = ["tiny_study"]
@@ -35,8 +36,8 @@ def state_bits(workdir):
     """All that the newest checkpoint holds of the state, and the average, as bytes."""
     about = checkpoint.restore_about(workdir)
     config = build.config_from_json(about["config"])
-    model, recipe = build.build_model(config), build.build_recipe(config)
-    state = train.init_or_restore(workdir, model, recipe, 0, (16, 16))
+    start = build_course(config, "mm-csn").start
+    state = train.start_or_restore(workdir, start, 0)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 

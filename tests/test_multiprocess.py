@@ -26,6 +26,7 @@ from tiny_run import (
 )
 
 from ummcsgm import build, checkpoint, job, main, parallel, train
+from ummcsgm.courses import build_course
 from ummcsgm.types import InputError
 
 STEPS, EVERY, LOGGED = 32, 8, 4
@@ -71,8 +72,8 @@ def state_at(workdir, step, folder):
     here = workdir / "checkpoints" / str(step)
     shutil.copytree(here, folder / "checkpoints" / str(step))
     config = build.config_from_json(checkpoint.restore_about(folder)["config"])
-    model, recipe = build.build_model(config), build.build_recipe(config)
-    return jax.tree.leaves(train.init_or_restore(folder, model, recipe, 0, (16, 16)))
+    start = build_course(config, "mm-csn").start
+    return jax.tree.leaves(train.start_or_restore(folder, start, 0))
 
 
 def saved_steps(workdir):

@@ -11,6 +11,7 @@ import pytest
 from tiny_run import ROOT, tiny_config
 
 from ummcsgm import build, parallel, programs, train
+from ummcsgm.courses import build_course
 from ummcsgm.data.store import open_store
 
 pytest_plugins = ["tiny_study"]
@@ -62,22 +63,21 @@ def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(study, monkey
         {"train__accumulate": 2},
     ):
         config = tiny_config(study / "subjects", **changes)
-        model, recipe = build.build_model(config), build.build_recipe(config)
-        grid = build.build_space(config).grid
-        state = train.init_state(jax.random.key(0), model, recipe, grid)
+        course = build_course(config, "mm-csn")
+        state = course.start(jax.random.key(0))
         batches = train._batches(store, build.build_plan(config))
-        objective = build.build_objective(config)
-        asked = (model, objective, parallel.replicate(state), batches)
+        asked = (course.counted, parallel.replicate(state), batches)
         told.append(train._least_seconds(*asked))
     assert told[0] == told[1] == told[2]
     # About three times the forward pass of the two rows of a device.
-    images = jnp.zeros((2, *grid, 4))
-    forward = jax.jit(functools.partial(model.network.apply, state.params))
+    network = build.build_model(config).network
+    images = jnp.zeros((2, *config.data.grid, 4))
+    forward = jax.jit(functools.partial(network.apply, state.params))
     asked = (images, jnp.zeros((2, 4), bool), jnp.zeros(2))
     ratio = told[0] * 1e9 / programs.flops_of(forward, *asked)
     assert 2 < ratio < 4
     monkeypatch.setattr(train, "peak_of", lambda kind: None)
-    assert train._least_seconds(model, objective, state, batches) is None
+    assert train._least_seconds(course.counted, state, batches) is None
 
 
 def devices(*arguments, **environment):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 
-from ummcsgm import build, checkpoint, loop, parallel, train
+from ummcsgm import build, checkpoint, loop, matching, parallel, train
+from ummcsgm.courses import build_course
 from ummcsgm.data import prepare
 from ummcsgm.data.store import Store, open_store
 from ummcsgm.plans import Watch
@@ -55,13 +56,13 @@ def parts(study, quick_compile):
     """The study's own step, compiled once, and what it is called with."""
     config = tiny_config(study / "subjects")
     model, recipe = build.build_model(config), build.build_recipe(config)
-    step = train.make_train_step(model, build.build_objective(config), recipe)
+    step = matching.make_train_step(model, build.build_objective(config), recipe)
     grid = build.build_space(config).grid
     key = jax.random.fold_in(jax.random.key(0), 1)
     return SimpleNamespace(
         step=functools.partial(parallel.over_devices(make_told_step(step)), key),
         start=jax.tree.map(
-            np.asarray, train.init_state(jax.random.key(0), model, recipe, grid)
+            np.asarray, matching.init_state(jax.random.key(0), model, recipe, grid)
         ),
         batches=train._batches(
             open_store(study / "run" / "prepared", "train"), build.build_plan(config)
@@ -293,23 +294,20 @@ def test_the_average_starts_at_the_parameters(parts):
 
 
 def test_another_seed_starts_elsewhere_and_the_same_seed_at_the_same_place(parts):
-    config = parts.config
-    model, recipe = build.build_model(config), build.build_recipe(config)
+    start = build_course(parts.config, "mm-csn").start
     first, again, other = (
-        train.init_or_restore(pathlib.Path("none"), model, recipe, seed, (16, 16))
-        for seed in (0, 0, 1)
+        train.start_or_restore(pathlib.Path("none"), start, seed) for seed in (0, 0, 1)
     )
     assert bits(first) == bits(again)
     assert bits(first.params) != bits(other.params)
 
 
 def test_restoring_gives_what_was_saved_and_not_the_start(parts, tmp_path):
-    config = parts.config
-    model, recipe = build.build_model(config), build.build_recipe(config)
+    start = build_course(parts.config, "mm-csn").start
     state, _ = parts.step(parallel.replicate(parts.start), rows(parts.batches.at(0)))
     with checkpoint.open_checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoint.save(checkpoints, 1, state.replace(ema=None), state.ema, {"a": 1})
-    again = train.init_or_restore(tmp_path, model, recipe, 0, (16, 16))
+    again = train.start_or_restore(tmp_path, start, 0)
     assert jax.tree.structure(again) == jax.tree.structure(state)
     assert bits(again) == bits(state) != bits(parts.start)
 

@@ -11,7 +11,9 @@ from ummcsgm.completion import configurations, probabilities
 from ummcsgm.denoiser import Model
 from ummcsgm.loss import Objective, Proposal, weigh_edm
 from ummcsgm.sde import VP
-from ummcsgm.train import Recipe, TrainState, make_train_step
+from ummcsgm.matching import make_train_step
+from ummcsgm.plans import Recipe
+from ummcsgm.state import TrainState
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -16,7 +16,7 @@ from ummcsgm.loss import Questions, losses
 from ummcsgm.pixels import LOG_VARIANCE, in_variance_head
 from ummcsgm.sampling import warm
 from ummcsgm.sde import VP
-from ummcsgm.train import init_state, make_train_step
+from ummcsgm.matching import init_state, make_train_step
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

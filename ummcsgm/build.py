@@ -81,7 +81,7 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     """Which questions are drawn in training and how their errors are weighed."""
     modalities = len(config.data.modalities)
     table = completion.configurations(modalities, proper=config.questions.proper)
-    sizes = _sizes(config.questions.sizes)
+    sizes = build_sizes(config)
     largest = int(table.sum(axis=1).max())
     if sizes and (len(sizes) != largest or not min(sizes) >= 0 or sum(sizes) <= 0):
         raise InputError(
@@ -103,12 +103,18 @@ def build_recipe(config: ConfigDict) -> Recipe:
     other parameters move alike.
     """
     fields = config.train
-    schedule = lookup("train.schedule", fields.schedule, SCHEDULES)
+    rate = build_schedule(config)(fields.learning_rate)
     clip = optax.clip_by_global_norm(fields.clip)
     if config.network.variance:
         clip = optax.partition({True: clip, False: clip}, pixels.in_variance_head)
-    optimizer = optax.chain(clip, optax.adam(schedule(fields), b1=0.9, b2=0.99))
+    optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
     return Recipe(optimizer, fields.ema_decay, fields.accumulate)
+
+
+def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
+    """schedule(rate): that of config.train, whose highest learning rate is `rate`."""
+    schedule = lookup("train.schedule", config.train.schedule, SCHEDULES)
+    return lambda rate: schedule(rate, config.train)
 
 
 def build_plan(config: ConfigDict) -> Plan:
@@ -180,8 +186,9 @@ def _check_network(config: ConfigDict, net: network.MMCSN) -> None:
         )
 
 
-def _sizes(text: str) -> tuple[float, ...]:
+def build_sizes(config: ConfigDict) -> tuple[float, ...]:
     """The numbers of config.questions.sizes; () for uniform."""
+    text = config.questions.sizes
     if text == "uniform":
         return ()
     try:
@@ -218,11 +225,11 @@ WEIGHTINGS: dict[str, Callable] = {
 }
 
 SCHEDULES: dict[str, Callable] = {
-    "constant": lambda fields: optax.warmup_constant_schedule(
-        0.0, fields.learning_rate, fields.warmup
+    "constant": lambda rate, fields: optax.warmup_constant_schedule(
+        0.0, rate, fields.warmup
     ),
-    "cosine": lambda fields: optax.warmup_cosine_decay_schedule(
-        0.0, fields.learning_rate, fields.warmup, fields.steps
+    "cosine": lambda rate, fields: optax.warmup_cosine_decay_schedule(
+        0.0, rate, fields.warmup, fields.steps
     ),
 }
 

@@ -1,6 +1,6 @@
 """A training step as one writes it in PyTorch: what `train_step` runs beside ours.
 
-The same mathematics as `train.make_train_step` with VP and the loss `edm`: noise drawn,
+The same mathematics as `matching.make_train_step` with VP and the loss `edm`: noise drawn,
 images perturbed, a preconditioned network, its weighted error on what is missing, the
 likelihood of its variance, clipping, Adam, EMA.
 """

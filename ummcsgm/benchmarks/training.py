@@ -8,7 +8,8 @@ import numpy as np
 
 from ummcsgm import build
 from ummcsgm.denoiser import Model
-from ummcsgm.train import TrainState, init_state, make_train_step
+from ummcsgm.matching import init_state, make_train_step
+from ummcsgm.state import TrainState
 from ummcsgm.types import Config
 
 

@@ -1,0 +1,95 @@
+"""The one trainer of the five published methods: a generator and what judges it.
+
+Both move at once, from the same answers: the gradient of the generator's loss stops at
+the discriminator and the other way round, so that one backward pass serves both. That
+is the published order of MM-GAN, whose discriminator is updated on the answers that
+the generator gave before its own update.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ummcsgm import parallel
+from ummcsgm.baselines.method import Lesson, Method
+from ummcsgm.completion import deal, stratified
+from ummcsgm.plans import Recipe
+from ummcsgm.state import TrainState, accumulate, first_state, split, update
+from ummcsgm.types import Array, Batch, Params
+
+NETWORKS = ("generator", "discriminator")
+
+
+def make_optimizer(
+    method: Method, schedule: Callable[[float], optax.Schedule]
+) -> optax.GradientTransformation:
+    """Adam for generator and discriminator, each at `schedule` of its published rate;
+    running statistics are not its to move."""
+    one, two = method.betas
+    rates = dict(zip(NETWORKS, method.rates, strict=True))
+    own = {name: optax.adam(schedule(rate), one, two) for name, rate in rates.items()}
+    own["statistics"] = optax.set_to_zero()
+    return optax.partition(own, lambda params: {name: name for name in params})
+
+
+def start(key: jax.Array, method: Method, recipe: Recipe, grid: tuple) -> TrainState:
+    """The state before the first step."""
+    return first_state(jax.jit(method.init, static_argnums=1)(key, grid), recipe)
+
+
+def make_step(
+    method: Method, recipe: Recipe, table: np.ndarray, weights: np.ndarray, steps: int
+) -> Callable:
+    """step(key, state, batch) -> (state, metrics), to be mapped over devices.
+
+    Questions are dealt as for the mm-CSN, with the `weights` [N] of `table`, or as the
+    method's own curriculum has them after the present part of `steps`. The gradient is
+    that of the mean over the scored examples of the global batch.
+    """
+
+    def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
+        key = jax.random.fold_in(key, state.step)
+        progress, now = state.step / steps, weights
+        if method.deal is not None:
+            now = method.deal(progress, table.shape[1])
+        lesson = _lesson(jax.random.fold_in(key, 0), table, now, batch)
+        examples = jnp.maximum(parallel.total(lesson.scored.any(axis=1).sum()), 1)
+        own = jax.random.fold_in(jax.random.fold_in(key, 1), parallel.device_index())
+
+        def mean_losses(params: Params, part: tuple) -> tuple[Array, dict]:
+            lesson, number = part
+            outcome = method.losses(jax.random.fold_in(own, number[0]), params, lesson)
+            told = {"loss": outcome.generator, **outcome.told}
+            told = {name: values.sum() / examples for name, values in told.items()}
+            total = told["loss"] + outcome.discriminator.sum() / examples
+            return total, {"told": told, "statistics": outcome.statistics}
+
+        turns = jnp.arange(recipe.accumulate)
+        parts = split((lesson, turns), recipe.accumulate)
+        told, grads = accumulate(mean_losses, state.params, parts)
+        told, grads = parallel.total((told, grads))
+        shares = recipe.accumulate * parallel.device_count()
+        means = jax.tree.map(lambda total: total / shares, told["statistics"])
+
+        def settle(params: Params) -> Params:
+            return {**params, "statistics": means}
+
+        return update(recipe, state, told["told"], grads, settle)
+
+    return step
+
+
+def _lesson(key: jax.Array, table: np.ndarray, weights: Array, batch: Batch) -> Lesson:
+    """What the rows of this device are asked, of a deck over the global batch."""
+    rows = len(batch.valid)
+    place = parallel.device_index() * rows + jnp.arange(rows)
+    cards = stratified(key, rows * parallel.device_count())[place]
+    scored = deal(cards, table, weights, batch.present) & batch.valid[:, None]
+    images = batch.images[..., : table.shape[1]].astype(jnp.float32)
+    lesion = jnp.zeros(images.shape[:-1], bool)
+    if batch.labels is not None:
+        lesion = batch.labels > 0
+    return Lesson(images, scored | ~batch.present, scored, lesion)

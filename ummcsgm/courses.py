@@ -1,0 +1,90 @@
+"""How each method of the study is trained: where it starts, and its step.
+
+The mm-CSN and `regression`, which is the mm-CSN's own network asked for the mean alone,
+take the step of `matching`; the five published methods that of `baselines.adversarial`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import optax
+
+from ummcsgm import build, matching
+from ummcsgm.baselines import adversarial
+from ummcsgm.baselines.method import Method
+from ummcsgm.build_methods import (
+    MM_CSN,
+    REGRESSION,
+    build_method,
+    build_method_schedule,
+    build_questions,
+    regressing,
+)
+from ummcsgm.plans import Recipe
+from ummcsgm.state import TrainState
+from ummcsgm.types import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Training in one method.
+
+    start(key) is the state before the first step, step(key, state, batch) the step;
+    `counted` is the same without what computes twice or moves parameters: its FLOPs are
+    those of the model.
+    """
+
+    start: Callable[[jax.Array], TrainState]
+    step: Callable
+    counted: Callable
+
+
+def place_of(workdir: pathlib.Path, method: str) -> pathlib.Path:
+    """Where a method's checkpoints and log lie: the mm-CSN's in the workdir itself."""
+    return workdir if method == MM_CSN else workdir / "methods" / method
+
+
+def config_of(config: Config, method: str) -> Config:
+    """The config that a method's checkpoint carries."""
+    return regressing(config) if method == REGRESSION else config
+
+
+def build_course(config: Config, method: str) -> Course:
+    """Training in `method` as the config has it.
+
+    Raises:
+        InputError: the method is none of the study's, or cannot be trained so.
+    """
+    if method in (MM_CSN, REGRESSION):
+        return _matching(config_of(config, method))
+    return _adversarial(config, build_method(config, method))
+
+
+def _matching(config: Config) -> Course:
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    objective, grid = build.build_objective(config), build.build_space(config).grid
+    network = model.network.clone(remat=(False,) * len(model.network.widths))
+    plain = dataclasses.replace(model, network=network)
+    return Course(
+        lambda key: matching.init_state(key, model, recipe, grid),
+        matching.make_train_step(model, objective, recipe),
+        matching.make_train_step(plain, objective, _unmoved()),
+    )
+
+
+def _adversarial(config: Config, method: Method) -> Course:
+    optimizer = adversarial.make_optimizer(method, build_method_schedule(config))
+    recipe = dataclasses.replace(build.build_recipe(config), optimizer=optimizer)
+    grid, questions = build.build_space(config).grid, build_questions(config)
+    steps = build.build_plan(config).steps
+    return Course(
+        lambda key: adversarial.start(key, method, recipe, grid),
+        adversarial.make_step(method, recipe, *questions, steps),
+        adversarial.make_step(method, _unmoved(), *questions, steps),
+    )
+
+
+def _unmoved() -> Recipe:
+    return Recipe(optax.identity(), ema_decay=0.0, accumulate=1)
