@@ -47,6 +47,9 @@ ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help mos
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
+METHODS = flags.DEFINE_list(
+    "methods", [], "study, train: these of the study's methods alone."
+)
 PROFILE = flags.DEFINE_bool(
     "profile", False, "train: steps 11 to 20, in WORKDIR/profile."
 )
@@ -163,21 +166,15 @@ def _network_command(mode: str) -> bool:
 
             prepare(config, workdir)
         if mode in ("study", "train"):
-            from ummcsgm.train import train
+            from ummcsgm import study
 
-            train(config, workdir, trace=PROFILE.value)
+            names = tuple(METHODS.value) or study.default_methods(config, mode)
+            study.train_all(config, workdir, names, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
-            _evaluate(workdir)
+            from ummcsgm import conclusion
+
+            conclusion.conclude(workdir, CONFIG.value, ALL.value)
     return True
-
-
-def _evaluate(workdir: pathlib.Path) -> None:
-    from ummcsgm import parallel, report
-    from ummcsgm.evaluate import evaluate
-
-    measured = evaluate(workdir, CONFIG.value, ALL.value)
-    if parallel.first():
-        report.write(measured, workdir / "evaluation")
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:

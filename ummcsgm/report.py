@@ -57,7 +57,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     write_table_markdown(
         folder / "table.md", evaluation.rows, labels, notes(evaluation.facts)
     )
-    content = _without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
+    content = without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
     write_whole(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
     if evaluation.records:
@@ -125,12 +125,12 @@ def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:
     )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """`value` with None for numbers that JSON does not have, however deep they lie."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     unknown = isinstance(value, float) and not math.isfinite(value)
     return None if unknown else value
 
