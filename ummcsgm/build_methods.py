@@ -132,6 +132,6 @@ METHODS: dict[str, Callable[[ConfigDict], Method]] = {
     "mm-syn": lambda c: make_mm_syn(len(c.data.modalities), **_options(c)),
     "ucdgan": lambda c: make_ucdgan(len(c.data.modalities), **_options(c)),
     "cocagan": lambda c: make_cocagan(
-        len(c.data.modalities), only=_only(c), **_options(c)
+        len(c.data.modalities), inputs=_only(c), **_options(c)
     ),
 }
