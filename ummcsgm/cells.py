@@ -42,10 +42,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph; `warning` if nobody should overlook it."""
+    """A paragraph. Its `kind` is "warning" if nobody should overlook it, "run" if it
+    names the run of what follows, else empty."""
 
     text: str
-    warning: bool = False
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,11 @@ class Points:
 
 @dataclass(frozen=True)
 class Listing:
-    """Lines of text as they are, under a title that opens them."""
+    """Lines of text as they are, under a title that opens them, or already has."""
 
     title: str
     text: str
+    opened: bool = False
 
 
 @dataclass(frozen=True)

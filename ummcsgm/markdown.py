@@ -41,8 +41,8 @@ def _block(block: Block, folder: Path) -> str:
     match block:
         case Table():
             return _table(block)
-        case Words(text, warning):
-            return f"**{escaped(text)}**" if warning else escaped(text)
+        case Words(text, kind):
+            return f"**{escaped(text)}**" if kind else escaped(text)
         case Points(lines):
             return "\n".join(f"- {escaped(line)}" for line in lines)
         case Listing(title, text):

@@ -49,7 +49,7 @@
 
     function paint(canvas, values, colours, width, tall) {
       [canvas.width, canvas.height] = [width, tall];
-      const context = canvas.getContext("2d");
+      const context = canvas.getContext("2d", { willReadFrequently: true });
       const image = context.createImageData(width, tall);
       values.forEach((level, k) => image.data.set([...colours[level], 255], 4 * k));
       context.putImageData(image, 0, 0);

@@ -114,14 +114,15 @@ def _block(block: Block) -> str:
     match block:
         case Table():
             return _table(block)
-        case Words(text, warning):
-            return f"<p{' class=warning' if warning else ''}>{_safe(text)}</p>"
+        case Words(text, kind):
+            return f'<p class="{kind}">{_safe(text)}</p>'
         case Points(lines):
             items = "".join(f"<li>{_safe(line)}</li>" for line in lines)
             return f"<ul>{items}</ul>"
-        case Listing(title, text):
+        case Listing(title, text, opened):
             inner = f'<pre tabindex="0">{_safe(text)}</pre>'
-            return f"<details><summary>{_safe(title)}</summary>{inner}</details>"
+            head = f"<details{' open' if opened else ''}><summary>{_safe(title)}"
+            return f"{head}</summary>{inner}</details>"
         case Picture():
             return _picture(block)
         case Curves():
@@ -155,7 +156,7 @@ def _table(table: Table) -> str:
 def _kind(place: int, name: str, names: int) -> str:
     if place >= names:
         return "number"
-    return "word method" if name == "method" else "word"
+    return "word method" if name in ("method", "") else "word"
 
 
 def _line(line: tuple[Cell, ...], kinds: list[str]) -> str:

@@ -60,16 +60,16 @@ def sections(runs: list[Run]) -> list[Section]:
         "The dial": _each(runs, _dial),
         "Training": _training(runs),
         "How it was made": _origin(runs),
-        "How to cite": [Words(CITE), Listing("BibTeX", BIBTEX)],
+        "How to cite": [Words(CITE), Listing("BibTeX", BIBTEX, opened=True)],
     }
     return [Section(title, tuple(blocks)) for title, blocks in found.items() if blocks]
 
 
 def opening(runs: list[Run]) -> list[Block]:
     """What stands below the title: for research only, what was run, what to know."""
-    blocks: list[Block] = [Words(RESEARCH_ONLY, warning=True)]
+    blocks: list[Block] = [Words(RESEARCH_ONLY, kind="warning")]
     if not tables.same_questions(runs):
-        blocks.append(Words(DIFFER, warning=True))
+        blocks.append(Words(DIFFER, kind="warning"))
     lines = []
     for run in runs:
         lines.append(_summary(run))
@@ -104,7 +104,7 @@ def _each(runs: list[Run], blocks) -> list[Block]:
     for run in runs:
         own = blocks(run)
         if own and len(runs) > 1:
-            found.append(Words(f"Run {run.name}"))
+            found.append(Words(f"Run {run.name}", kind="run"))
         found += own
     return found
 
