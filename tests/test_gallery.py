@@ -52,7 +52,7 @@ def saved(tmp_path, **changes):
 
 def test_a_sprite_has_a_row_a_method_and_a_column_a_modality(tmp_path):
     path, arrays = saved(tmp_path)
-    shown = read_subject(path, ("ridge", "absent", "mm-csn"))
+    shown = read_subject(path, ("ridge", "absent", "mm-csn"), "mm-csn")
     assert shown.rows == ("truth", "ridge", "mm-csn", "sd")
     assert shown.slices == (50, 52, 54, 56, 58, 60) and len(shown.sprites) == 6
     sprite = decoded(base64.b64decode(shown.sprites[2]))
@@ -70,14 +70,26 @@ def test_a_sprite_has_a_row_a_method_and_a_column_a_modality(tmp_path):
     )
 
 
+def test_the_networks_own_errors_have_a_scale_of_their_own(tmp_path):
+    path, arrays = saved(tmp_path)
+    limits = read_subject(path, ("mm-csn", "ridge"), "mm-csn").limits
+    inside = arrays["truth"] > 0
+    for view, names in {"error": ("mm-csn", "ridge"), "sd": ("mm-csn",)}.items():
+        error = [np.abs(arrays[n] - arrays["truth"].astype(int))[inside] for n in names]
+        assert limits[view] - 10 < np.percentile(error, 99) <= limits[view]
+    assert limits["sd"] < limits["error"]
+    alone = read_subject(path, ("ridge",), "mm-csn").limits
+    assert alone["sd"] == alone["error"]
+
+
 def test_without_a_predicted_sd_there_is_no_row_of_it(tmp_path):
     path, _ = saved(tmp_path, sd=None)
-    assert read_subject(path, ("ridge",)).rows == ("truth", "ridge")
+    assert read_subject(path, ("ridge",), "mm-csn").rows == ("truth", "ridge")
 
 
 def test_a_black_subject_is_shown_whole(tmp_path):
     path, _ = saved(tmp_path, truth=np.zeros((4, 6, 56, 48), np.uint8))
-    assert read_subject(path, ("ridge",)).size == (56, 48)
+    assert read_subject(path, ("ridge",), "mm-csn").size == (56, 48)
 
 
 def test_one_percent_of_the_brains_errors_are_beyond_the_scale():
@@ -98,7 +110,7 @@ def test_a_damaged_file_is_named(tmp_path):
     path = tmp_path / "P1.npz"
     path.write_bytes(b"no arrays")
     with pytest.raises(InputError, match="P1.npz"):
-        read_subject(path, ())
+        read_subject(path, (), "mm-csn")
     np.savez(path, z=np.arange(2))
     with pytest.raises(InputError, match="truth"):
-        read_subject(path, ())
+        read_subject(path, (), "mm-csn")

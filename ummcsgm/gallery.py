@@ -22,18 +22,20 @@ SD = "sd"
 @dataclass(frozen=True)
 class Shown:
     """A subject's slices: their places along z, the rows of a sprite by name, the size
-    of a tile in pixels, the error that 1 % of the brain exceeds, and the sprites as
-    PNGs in base64."""
+    of a tile in pixels, and the sprites as PNGs in base64. `limits` are the tops of
+    scales: of all methods' errors, and of those the predicted sd belongs to."""
 
     slices: tuple[int, ...]
     rows: tuple[str, ...]
     size: tuple[int, int]
-    limit: int
+    limits: dict[str, int]
     sprites: tuple[str, ...]
 
 
-def read_subject(path: Path, methods: tuple[str, ...]) -> Shown:
+def read_subject(path: Path, methods: tuple[str, ...], network: str) -> Shown:
     """The slices in the file at `path`, of those `methods` that are in it.
+
+    `network` is the method that predicts the standard deviation.
 
     Raises:
         InputError: the file is damaged.
@@ -50,8 +52,10 @@ def read_subject(path: Path, methods: tuple[str, ...]) -> Shown:
     tiles = np.stack([arrays[row][:, :, *box] for row in rows])  # [R, M, S, H, W]
     tiles = tiles[..., ::-1, ::-1].astype(np.uint8)  # as a radiologist sees them
     sprites = tuple(base64.b64encode(png(one)).decode() for one in _sprites(tiles))
-    limit = error_limit(tiles[0], tiles[1 : 1 + len(named)])
-    return Shown(tuple(map(int, places)), rows, tiles.shape[3:], limit, sprites)
+    own = [tile for name, tile in zip(rows, tiles, strict=True) if name == network]
+    limits = {"error": error_limit(tiles[0], tiles[1 : 1 + len(named)])}
+    limits[SD] = error_limit(tiles[0], np.stack(own)) if own else limits["error"]
+    return Shown(tuple(map(int, places)), rows, tiles.shape[3:], limits, sprites)
 
 
 def error_limit(truth: Array, estimates: Array) -> int:

@@ -31,7 +31,7 @@
       if (view === "images") {
         return name === "sd" ? null : { what: "", error: false, colours: GREY };
       }
-      const colours = coloursUpTo(one().limit);
+      const colours = coloursUpTo(one().limits[view]);
       if (name === "sd") return view === "sd" ? { what: "", error: false, colours } : null;
       if (view === "sd" && name !== about.network) return null;
       return { what: "absolute error", error: true, colours };
@@ -88,7 +88,7 @@
 
     function drawScale() {
       const grey = view() === "images";
-      const top = grey ? 255 : one().limit;
+      const top = grey ? 255 : one().limits[view()];
       const ends = grey ? [[0, 0, 0], [255, 255, 255]] : STOPS;
       root.querySelector(".scale i").style.background = gradient(ends.map(css));
       root.querySelector(".high").textContent = `${top}${grey ? "" : " or more"} grey levels`;

@@ -193,7 +193,9 @@ def _plot(curves: Curves) -> str:
 def _slices(slices: Slices) -> str:
     """The controls, a row of tiles for each method, and every sprite as text."""
     methods = tuple(slices.methods)
-    shown = {name: read_subject(p, methods) for name, p in slices.paths.items()}
+    shown = {
+        name: read_subject(p, methods, NETWORK) for name, p in slices.paths.items()
+    }
     rows = [
         r for r in ("truth", *methods, SD) if any(r in s.rows for s in shown.values())
     ]
@@ -202,7 +204,7 @@ def _slices(slices: Slices) -> str:
         "modalities": slices.modalities,
         "network": NETWORK,
         "subjects": [
-            {"slices": s.slices, "rows": s.rows, "size": s.size, "limit": s.limit}
+            {"slices": s.slices, "rows": s.rows, "size": s.size, "limits": s.limits}
             for s in shown.values()
         ],
     }
