@@ -42,6 +42,15 @@ MAY_IMPORT = {
     "checkpoint": "types files",
     "figure": "types files",
     "plots": "types files figure",
+    "cells": "",
+    "runs": "types files",
+    "tables": "cells runs",
+    "ledger": "cells runs tables",
+    "sections": "cells runs tables ledger figure",
+    "gallery": "types",
+    "curves": "types cells",
+    "markdown": "cells",
+    "page": "types files cells runs sections gallery curves markdown",
     "manifest": "types files",
     "plans": "data.",
     "programs": "",
@@ -92,9 +101,9 @@ MAY_IMPORT = {
     + " data. recalibration intake synthesis budget advice overlap parallel",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "coherence": "types files figure plots slabs evaluate",
-    "report": "types files figure ensembles evaluate uncertainty coherence",
+    "report": "types files cells figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report"
-    + " results checkpoint job parallel build_data programs",
+    + " page results checkpoint job parallel build_data programs",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
     + " baselines. job loop parallel train stopping results synthesis checkpoint"

@@ -8,6 +8,7 @@ prepare           the slices that training reads, which it would prepare itself
 train             the training alone
 evaluate          tables and figure of the newest checkpoint; needs only --workdir
 complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing modalities
+compare           RUN RUN ... --output DIR: one report of several studies
 """
 
 import pathlib
@@ -23,13 +24,15 @@ from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
-MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete")
+MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete", "compare")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run lies.")
 MODE = flags.DEFINE_string("mode", "study", f"One of {', '.join(MODES)}.")
 INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a folder.")
-OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "complete, compare: where the files are written."
+)
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
 LEVELS = flags.DEFINE_list(
@@ -62,9 +65,9 @@ def run() -> None:
     app.define_help_flags()
     try:
         rest = _parse(sys.argv)
-        if rest[1:]:
+        if rest[1:] and MODE.value != "compare":
             raise InputError(f"{rest[1]!r} is not a flag: flags begin with --.")
-        if not _command(MODE.value):
+        if not _command(MODE.value, rest[1:]):
             raise SystemExit(1)
     except Exception as error:
         code = _verdict(error)
@@ -98,7 +101,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(" ".join(str(error).split())) from None
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
-    if not WORKDIR.value and MODE.value != "doctor":
+    if not WORKDIR.value and MODE.value not in ("doctor", "compare"):
         raise InputError("--workdir is missing: name the folder of the run.")
     return rest
 
@@ -122,7 +125,7 @@ def _check_config_file(arguments: list[str]) -> None:
         raise InputError(f"--config {path}: get_config() gives {kind}, no ConfigDict.")
 
 
-def _command(mode: str) -> bool:
+def _command(mode: str, words: list[str]) -> bool:
     """Does what was asked; whether every subject came through it."""
     # Here, not above: worker processes import this file, and need none of it.
     if mode == "doctor":
@@ -130,6 +133,11 @@ def _command(mode: str) -> bool:
 
         _end_by_exception()
         return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
+    if mode == "compare":
+        from ummcsgm import page
+
+        page.compare(words, OUTPUT.value)
+        return True
     from ummcsgm import job
 
     with job.joined(_verdict, _kept):
