@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from ummcsgm import build, build_data, checkpoint, parallel, report
+from ummcsgm import build, build_data, checkpoint, page, parallel, report
 from ummcsgm.answer import Trained, load_trained
 from ummcsgm.build_methods import MM_CSN, build_gallery, build_names, build_paper
 from ummcsgm.completion import configurations
@@ -72,6 +72,7 @@ def conclude(
         results = results_of(findings, trained.space.modalities, facts)
         results["paper"] = build_paper(config)
         _write(workdir / "study", results, galleries)
+        page.write_report([workdir], workdir / "study")
 
 
 def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contest:
