@@ -33,6 +33,14 @@ MAY_IMPORT = {
     "sde": "types",
     "completion": "types",
     "metrics": "types",
+    "measures": "types metrics",
+    "normalisation": "types",
+    "profiles": "metrics",
+    "protocol": "types metrics measures normalisation profiles",
+    "pairs": "data.",
+    "scoreboard": "files console profiles",
+    "scoring": "types build_data normalisation pairs profiles progress protocol"
+    + " scoreboard data.",
     "calibration": "types",
     "spread": "types calibration",
     "through_plane": "types metrics",
@@ -94,7 +102,7 @@ MAY_IMPORT = {
     "coherence": "types files figure plots slabs evaluate",
     "report": "types files figure ensembles evaluate uncertainty coherence",
     "main": "types build checkup manifest preparation train evaluate complete report"
-    + " results checkpoint job parallel build_data programs",
+    + " results checkpoint job parallel build_data programs scoring",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
     + " baselines. job loop parallel train stopping results synthesis checkpoint"

@@ -7,6 +7,8 @@ doctor            --input FOLDER: what is wrong with these scans; needs no --wor
 prepare           the slices that training reads, which it would prepare itself
 train             the training alone
 evaluate          tables and figure of the newest checkpoint; needs only --workdir
+score             --predictions DIR --truth DIR [--output DIR]: under every profile;
+                  needs no --workdir
 complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing modalities
 """
 
@@ -23,13 +25,17 @@ from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
-MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete")
+MODES = ("study", "doctor", "prepare", "train", "evaluate", "score", "complete")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run lies.")
 MODE = flags.DEFINE_string("mode", "study", f"One of {', '.join(MODES)}.")
 INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a folder.")
-OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
+PREDICTIONS = flags.DEFINE_string("predictions", None, "score: a folder of NIfTI.")
+TRUTH = flags.DEFINE_string("truth", None, "score: the folder of the real scans.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "complete, score: where the files are written."
+)
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
 LEVELS = flags.DEFINE_list(
@@ -54,8 +60,9 @@ ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configurat
 
 
 def run() -> None:
-    """The console script: exit code 0; 1 if a subject is ill or could not be completed;
-    2 after one sentence on what is wrong; 75 if another process of this job ended."""
+    """The console script: exit code 0; 1 if a subject is ill or could not be completed,
+    or a prediction not scored; 2 after one sentence on what is wrong; 75 if another
+    process of this job ended."""
     app.define_help_flags()
     try:
         rest = _parse(sys.argv)
@@ -95,7 +102,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(" ".join(str(error).split())) from None
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
-    if not WORKDIR.value and MODE.value != "doctor":
+    if not WORKDIR.value and MODE.value not in ("doctor", "score"):
         raise InputError("--workdir is missing: name the folder of the run.")
     return rest
 
@@ -127,6 +134,12 @@ def _command(mode: str) -> bool:
 
         _end_by_exception()
         return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
+    if mode == "score":
+        from ummcsgm import scoring
+
+        _end_by_exception()
+        folders = (PREDICTIONS.value, TRUTH.value, OUTPUT.value)
+        return scoring.score_folder(CONFIG.value, folders)
     from ummcsgm import job
 
     with job.joined(_verdict, _kept):

@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
-from ummcsgm.data.nifti_values import check_values, physical, stored_as
+from ummcsgm.data.nifti_values import check_finite, check_values, physical, stored_as
 from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
@@ -84,6 +84,11 @@ def read_volume(path: Path, index: int | None = None) -> tuple[np.ndarray, Geome
             NaN, infinities, zeros only or one value only.
     """
     return _volume(path, *_read_file(path), index)
+
+
+def read_labels(path: Path) -> tuple[np.ndarray, Geometry]:
+    """As `read_volume`, of labels: 0 everywhere is where there is nothing to label."""
+    return _volume(path, *_read_file(path), None, check_finite)
 
 
 def read_geometry(path: Path) -> Geometry:
@@ -206,7 +211,11 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _volume(
-    path: Path, header: nib.Nifti1Header, stored: np.ndarray, index: int | None
+    path: Path,
+    header: nib.Nifti1Header,
+    stored: np.ndarray,
+    index: int | None,
+    check: Callable[[Path, np.ndarray], None] = check_values,
 ) -> tuple[np.ndarray, Geometry]:
     """The volume [Z, Y, X] in `stored`, the one of number `index` where it is 4-D."""
     if index is not None:
@@ -217,7 +226,7 @@ def _volume(
             header.set_data_shape(stored.shape)
     geometry = _geometry(path, header, stored.shape)
     volume = physical(stored.reshape(stored.shape[:3]), *_scaling(header))
-    check_values(path, volume)
+    check(path, volume)
     volume = apply_orientation(volume, geometry.orientation)
     return np.ascontiguousarray(volume.transpose(2, 1, 0)), geometry
 

@@ -25,17 +25,22 @@ def check_values(path: Path, volume: np.ndarray) -> None:
     Raises:
         InputError: it is not, or does not.
     """
-    broken = volume.size - np.count_nonzero(np.isfinite(volume))
-    if broken:
-        raise InputError(
-            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
-        )
+    check_finite(path, volume)
     if volume.min() == volume.max():
         value = float(volume.flat[0])
         seen = (
             "is empty: every voxel is 0" if value == 0 else f"is {value:g} everywhere"
         )
         raise InputError(f"{path}: the volume {seen}, wanted an image")
+
+
+def check_finite(path: Path, volume: np.ndarray) -> None:
+    """Raises InputError unless every voxel of `volume` is finite."""
+    broken = volume.size - np.count_nonzero(np.isfinite(volume))
+    if broken:
+        raise InputError(
+            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
+        )
 
 
 def stored_as(
