@@ -237,6 +237,23 @@ def test_who_sees_that_an_estimate_is_twice_as_bright(profile):
 
 
 @each_profile
+def test_another_contrast_is_seen(profile):
+    own = scan()
+    own.truth[3, 10, 8] = 5000.0
+    inverted = np.where(own.brain, 2000 - own.truth.clip(0, 1900), 0)
+    other = measured(profile, dataclasses.replace(own, estimate=inverted))
+    for name, value in measured(profile, own).items():
+        if name == "psnr":
+            assert other[name] < value - 2
+        elif name == "ssim_tumour":  # whatever is in it, see above
+            assert other[name] < value
+        elif name.startswith("ssim"):
+            assert other[name] < value - 0.1, name
+        else:
+            assert other[name] > 1.5 * value, name
+
+
+@each_profile
 def test_units_cancel(profile):
     own = scan()
     others = dataclasses.replace(own, truth=own.truth * 8, estimate=own.estimate * 8)

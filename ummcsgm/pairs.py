@@ -146,5 +146,7 @@ def _stem(path: Path) -> str:
 def _sentence(path: Path, images: list[Image], truth: Path) -> str:
     if not images:
         return f"{path}: no scan in {truth} has this path, this name or is so called."
-    several = " and ".join(f"{modality} of {subject}" for subject, modality in images)
+    several = " and ".join(
+        f"{modality or 'a mask'} of {subject}" for subject, modality in images
+    )
     return f"{path}: its name is that of {several}: give it its truth's path."

@@ -127,9 +127,9 @@ HI_NET = Definition(
     "in 7 x 7 x 7 windows with the data range 2 that scikit-image took for floats, "
     "which flatters, PSNR with peak 1. 240 x 240 frames are cropped to 180 x 160. "
     "Chosen here: the longer side of the crop runs from front to back; negative values "
-    "are 0, as in the code's 8-bit images; minimum and maximum are those of the volume, "
-    "where the code also stretches each of four patches a slice; other frames are not "
-    "cropped.",
+    "are 0, as in the code's 8-bit images; minimum and maximum are those of the "
+    "volume, where the code also stretches each of four patches a slice; other frames "
+    "are not cropped.",
     crop=Crop(frame=(240, 240), rows=(40, 220), columns=(40, 200)),
     scaling="own minimum and maximum, negatives 0",
     percentiles=(),
