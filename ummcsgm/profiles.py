@@ -96,7 +96,7 @@ TABLE1 = Definition(
     measures=(
         Measure("psnr", "psnr of slices", 255.0),
         Measure("ssim_global", "global ssim of slices", 255.0),
-        Measure("ssim_wang", "gaussian ssim of slices", 255.0),
+        Measure("ssim_wang", "gaussian ssim in the plane", 255.0),
         Measure("mae", "mae of slices", None),
     ),
 )
@@ -116,7 +116,7 @@ MM_GAN = Definition(
     slices=Slices(depth=155, first=0, last=147, brain_fraction=0.0),
     measures=(
         Measure("psnr", "psnr of slices", 1.0),
-        Measure("ssim", "gaussian ssim of slices", 1.0),
+        Measure("ssim", "gaussian ssim in the plane", 1.0),
         Measure("mse", "mse of slices", None),
     ),
 )
@@ -138,7 +138,7 @@ HI_NET = Definition(
     slices=None,
     measures=(
         Measure("psnr", "psnr of voxels", 1.0),
-        Measure("ssim", "uniform ssim of the volume", 2.0),
+        Measure("ssim", "uniform ssim", 2.0),
         Measure("nmse", "nmse of the volume", None),
     ),
 )
@@ -157,7 +157,7 @@ FAST_DDPM = Definition(
     slices=EVERY_SLICE_WITH_BRAIN,
     measures=(
         Measure("psnr", "psnr of slices", 255.0),
-        Measure("ssim", "uniform ssim of slices", 255.0),
+        Measure("ssim", "uniform ssim in the plane", 255.0),
     ),
 )
 BRASYN = Definition(
@@ -198,7 +198,7 @@ VOLUME = Definition(
     slices=None,
     measures=(
         Measure("psnr", "psnr of voxels", 255.0),
-        Measure("ssim", "gaussian ssim of the volume", 255.0),
+        Measure("ssim", "gaussian ssim", 255.0),
         Measure("mae", "mae of voxels", None),
     ),
 )
@@ -219,7 +219,7 @@ def _within(name: str, region: str, text: str) -> Definition:
         slices=None,
         measures=(
             Measure("psnr", "psnr of voxels", 255.0, region),
-            Measure("ssim", "gaussian ssim of axial windows", 255.0, region),
+            Measure("ssim", "gaussian ssim in the plane", 255.0, region),
             Measure("mae", "mae of voxels", None, region),
         ),
     )
