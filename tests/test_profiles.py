@@ -142,8 +142,11 @@ def slow_ssim_3d(wanted, given, span):
     return np.mean(values)
 
 
-def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data():
+@pytest.mark.parametrize("gain", [0.6, 1.6])
+def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data(gain):
     own = scan()
+    own.truth[5, 5:12, 5:14] = -60.0  # more than 0.5 %, and the lower limit is 0
+    own.estimate[own.tumour] *= gain  # either may have the larger range
     scaled = []
     for volume in (own.truth, own.estimate):
         low, high = np.percentile(volume, [0.5, 99.5])
@@ -157,10 +160,15 @@ def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data():
     ):
         a, b = (np.where(region, volume, 0) for volume in scaled)
         expected[name] = slow_ssim_3d(a, b, max(np.ptp(a), np.ptp(b)))
-    values = measured(by_name["brasyn-official"], own)
-    close(values, expected)
-    # What the quirk is: zeros agree, so that the tumour's is above the volume's.
-    assert values["ssim_tumour"] > values["ssim"] + 0.05
+    close(measured(by_name["brasyn-official"], own), expected)
+
+
+def test_the_tumour_of_brasyn_is_mostly_zeros_that_agree():
+    own = scan((40, 60, 60))
+    wrong = np.where(own.tumour, 2000 - own.truth, own.truth)
+    own = dataclasses.replace(own, estimate=wrong)
+    assert measured(by_name["tumour"], own)["ssim"] < 0
+    assert measured(by_name["brasyn-official"], own)["ssim_tumour"] > 0.97
 
 
 @each_depth
@@ -276,7 +284,20 @@ def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
         expected = stored[place].transpose(0, 2, 1)[:, ::-1, ::-1]
         assert np.array_equal(cropped.truth, expected), name
         assert np.array_equal(cropped.estimate, expected[::-1]), name
+        values = measured(by_name[name], own)
+        assert values == measured(by_name[name], cropped)
+        uncropped = dataclasses.replace(by_name[name], crop=None)
+        assert values["psnr"] != measured(uncropped, own)["psnr"]
     assert cropped.brain.shape == cropped.truth.shape == (2, 180, 160)
+
+
+def test_a_region_is_that_of_the_slices_that_count():
+    own = scan()
+    profile = dataclasses.replace(profiles.TUMOUR, slices=profiles.Slices(14, 6, 9, 0))
+    a, b = in_grey_levels(own)
+    place = np.s_[6:8, 8:13, 9:15]  # the tumour lies in slices 4 to 7
+    expected = np.abs(a - b)[place].mean()
+    assert measured(profile, own)["mae"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_mm_gan_leaves_out_the_top_slices_of_brats():

@@ -34,6 +34,7 @@ def lesion(name):
     """P2 is tumour-free, P3 was not segmented."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[6:9, 8:12, 2:4] = {"P1": 4, "P2": 0}[name]
+    labels[6, 8:12, 2:4] = {"P1": 1, "P2": 0}[name]
     return labels
 
 

@@ -1,8 +1,8 @@
 """How far an estimate is from the truth: one number an image, and Table 1's profile.
 
 The same prediction scores 7.8 dB and 0.42 SSIM apart under protocols in use, so that a
-number means something only beside the name of the `Profile` that produced it. `profiles` has
-those of other protocols, for whole volumes.
+number means something only beside the name of the `Profile` that produced it. Those of
+other protocols are in `profiles`.
 """
 
 from collections.abc import Callable
