@@ -7,6 +7,8 @@ doctor            --input FOLDER: what is wrong with these scans; needs no --wor
 prepare           the slices that training reads, which it would prepare itself
 train             the training alone
 evaluate          tables and figure of the newest checkpoint; needs only --workdir
+score             --predictions DIR --truth DIR [--output DIR]: under every profile;
+                  needs no --workdir
 complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing modalities
 compare           RUN RUN ... --output DIR: one report of several studies
 """
@@ -24,14 +26,17 @@ from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
-MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete", "compare")
+MODES = ("study", "doctor", "prepare", "train", "evaluate", "score", "complete")
+MODES += ("compare",)
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run lies.")
 MODE = flags.DEFINE_string("mode", "study", f"One of {', '.join(MODES)}.")
 INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a folder.")
+PREDICTIONS = flags.DEFINE_string("predictions", None, "score: a folder of NIfTI.")
+TRUTH = flags.DEFINE_string("truth", None, "score: the folder of the real scans.")
 OUTPUT = flags.DEFINE_string(
-    "output", None, "complete, compare: where the files are written."
+    "output", None, "complete, score, compare: where the files are written."
 )
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
@@ -60,8 +65,9 @@ ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configurat
 
 
 def run() -> None:
-    """The console script: exit code 0; 1 if a subject is ill or could not be completed;
-    2 after one sentence on what is wrong; 75 if another process of this job ended."""
+    """The console script: exit code 0; 1 if a subject is ill or could not be completed,
+    or a prediction not scored; 2 after one sentence on what is wrong; 75 if another
+    process of this job ended."""
     app.define_help_flags()
     try:
         rest = _parse(sys.argv)
@@ -101,7 +107,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(" ".join(str(error).split())) from None
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
-    if not WORKDIR.value and MODE.value not in ("doctor", "compare"):
+    if not WORKDIR.value and MODE.value not in ("doctor", "score", "compare"):
         raise InputError("--workdir is missing: name the folder of the run.")
     return rest
 
@@ -138,6 +144,12 @@ def _command(mode: str, words: list[str]) -> bool:
 
         page.compare(words, OUTPUT.value)
         return True
+    if mode == "score":
+        from ummcsgm import scoring
+
+        _end_by_exception()
+        folders = (PREDICTIONS.value, TRUTH.value, OUTPUT.value)
+        return scoring.score_folder(CONFIG.value, folders)
     from ummcsgm import job
 
     with job.joined(_verdict, _kept):

@@ -1,7 +1,8 @@
-"""How far an estimate is from the truth: one number an image, and named profiles.
+"""How far an estimate is from the truth: one number an image, and Table 1's profile.
 
 The same prediction scores 7.8 dB and 0.42 SSIM apart under protocols in use, so that a
-number means something only beside the name of the `Profile` that produced it.
+number means something only beside the name of the `Profile` that produced it. Those of
+other protocols are in `profiles`.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def ssim_global(truth: Array, estimate: Array, peak: float) -> Array:
     Wang et al. 2004, eq. 13, with population statistics of each image [..., H, W].
     The published Table 1 is within reach of this form only, not of the windowed one.
     """
-    return _similarity(_image_mean, truth, estimate, peak)[..., 0, 0]
+    return similarity(_image_mean, truth, estimate, peak)[..., 0, 0]
 
 
 def ssim_wang(truth: Array, estimate: Array, peak: float) -> Array:
@@ -57,9 +58,9 @@ def ssim_wang(truth: Array, estimate: Array, peak: float) -> Array:
             f"ssim_wang needs images of at least {size} x {size} pixels, and these are "
             f"{shape[-2]} x {shape[-1]}."
         )
-    similarity = _similarity(_window_mean, truth, estimate, peak)
+    values = similarity(window_mean, truth, estimate, peak)
     inside = slice(WANG_RADIUS, -WANG_RADIUS)
-    return np.mean(similarity[..., inside, inside], axis=(-2, -1))
+    return np.mean(values[..., inside, inside], axis=(-2, -1))
 
 
 def _difference(truth: Array, estimate: Array) -> Array:
@@ -70,23 +71,32 @@ def _image_mean(images: Array) -> Array:
     return np.mean(images, axis=(-2, -1), keepdims=True)
 
 
-def _window_mean(images: Array) -> Array:
+def window_mean(images: Array) -> Array:
+    """Each pixel's mean over Wang's window around it, of images [..., H, W]."""
     for axis in (-2, -1):
         images = gaussian_filter1d(images, WANG_SIGMA, axis=axis, radius=WANG_RADIUS)
     return images
 
 
-def _similarity(
-    mean: Callable[[Array], Array], truth: Array, estimate: Array, peak: float
+def similarity(
+    mean: Callable[[Array], Array],
+    truth: Array,
+    estimate: Array,
+    peak: float,
+    unbiased: float = 1.0,
 ) -> Array:
-    """Wang et al. 2004, eq. 13, with `mean` for the average over a window."""
+    """Wang et al. 2004, eq. 13, with `mean` for the average over a window.
+
+    `unbiased` multiplies population variances: n / (n - 1) makes them those of samples.
+    """
     x, y = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
     mean_x, mean_y = mean(x), mean(y)
     variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance * (2 * covariance + c2) / (variances + c2)
+    contrast = 2 * unbiased * covariance + c2
+    return luminance * contrast / (unbiased * variances + c2)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
 from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
-from ummcsgm.data.nifti_values import (
-    check_finite,
-    check_values,
-    physical,
-    stored_as,
-)
+from ummcsgm.data.nifti_values import check_finite, check_values, physical, stored_as
 from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
