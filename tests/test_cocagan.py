@@ -65,8 +65,8 @@ def test_the_guess_is_to_be_even_for_one_and_right_for_the_other():
 
 
 def test_it_learns_four_slices_by_heart():
-    """At ten times our rate."""
+    """At ten times our rate: to 0.25 of what a blind guess errs."""
     lesson, method = tiny_lessons.lesson(2), method_of()
-    params, told = tiny_lessons.learn(method, lesson, steps=100, rate=10)
+    params, _ = tiny_lessons.learn(method, lesson, steps=100, rate=10)
     blind = tiny_lessons.blind_error(lesson)
-    assert tiny_lessons.scored_error(method, params, lesson) < 0.5 * blind
+    assert tiny_lessons.scored_error(method, params, lesson) < 0.4 * blind

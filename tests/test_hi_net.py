@@ -12,8 +12,8 @@ from ummcsgm.completion import ask
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
-def method_of(modalities=2):
-    return hi_net.make_hi_net(modalities, width=0.125, scale=0.4, axis=None)
+def method_of(modalities, width=0.125):
+    return hi_net.make_hi_net(modalities, width=width, scale=0.4, axis=None)
 
 
 def test_a_fusion_is_sum_product_and_maximum_of_the_available():
@@ -74,8 +74,9 @@ def test_statistics_are_of_the_rows_that_have_a_modality():
 
 
 def test_it_learns_four_slices_by_heart():
-    """At three times the published rate, as running statistics have it."""
-    lesson, method = tiny_lessons.lesson(2), method_of()
-    params, _ = tiny_lessons.learn(method, lesson, steps=150, rate=3)
+    """At twice the published rate, as running statistics have it: to 0.29 of what a
+    blind guess errs."""
+    lesson, method = tiny_lessons.lesson(2), method_of(2, width=0.25)
+    params, _ = tiny_lessons.learn(method, lesson, steps=150, rate=2)
     blind = tiny_lessons.blind_error(lesson)
-    assert tiny_lessons.scored_error(method, params, lesson) < 0.7 * blind
+    assert tiny_lessons.scored_error(method, params, lesson) < 0.45 * blind

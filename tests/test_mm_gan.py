@@ -99,8 +99,7 @@ def test_dropout_is_drawn_from_the_key_in_training_alone():
 
 
 def test_it_learns_four_slices_by_heart():
-    """At ten times the published rate: in 100 steps, 0.26 of what a blind guess
-    errs."""
+    """At ten times the published rate: to 0.30 of what a blind guess errs."""
     method = mm_gan.make_mm_gan(2, width=0.125, scale=0.4, axis=None)
     lesson = tiny_lessons.lesson(2)
     params, _ = tiny_lessons.learn(method, lesson, steps=100, rate=10)

