@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "network": "types completion patches pixels",
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
+    "segmenter": "types network patches pixels parallel plans state data.",
     "microbatches": "types",
     "overlap": "",
     "grids": "types sde",
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "sampling": "types sde grids solvers",
     "posterior": "types through_plane",
     "baselines.": CORE + " metrics files data. baselines.",
-    "build": CORE + " plans posterior metrics files schema data. baselines.",
+    "build": CORE + " plans posterior metrics files schema segmenter data. baselines.",
     "build_data": "types schema build data.",
     "progress": "types files plans",
     "preparation": "types build_data parallel progress data.",
@@ -74,6 +75,9 @@ MAY_IMPORT = {
     "train": CORE
     + " plans schema build build_data checkpoint parallel manifest loop programs files"
     + " preparation job stopping data.",
+    "downstream": "types build checkpoint parallel courses microbatches marks segmenter"
+    + " data.",
+    "tumour_maps": "types downstream results segmenter data.",
     "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
     + " data.",
     "evaluate": CORE
@@ -105,7 +109,7 @@ MAY_IMPORT = {
 WORLDS = {
     "nibabel": {"data.nifti"},
     "orbax": {"checkpoint"},
-    "flax.linen": {"pixels", "network", "baselines."},
+    "flax.linen": {"pixels", "network", "segmenter", "baselines."},
     "jax.sharding": {"parallel"},
     "jax.distributed": {"job"},
     "jax._src": {"parallel"},
