@@ -130,7 +130,7 @@ def write_maps(
     """In `folder` a NIfTI file a region with `maps` [S, H, W, 3] on the scanner's grid,
     and a JSON file beside each; returns the volumes.
 
-    `about` says how they came about: the `missing` modality, which is in the names, how
+    They are 0 off the brain, and in slices that are not the patient's. `about` says how they came about: the `missing` modality, which is in the names, how
     many draws of which sampler, and digests of the networks.
     """
     paths = []
@@ -141,6 +141,7 @@ def write_maps(
             "what": "the probability of a tumour region, of BraTS, over draws of the "
             "missing modality",
             "region": name,
+            "slices": patient.z.tolist(),
         }
         volume = _volume(prepared, patient, maps[..., place])
         folder.mkdir(parents=True, exist_ok=True)
