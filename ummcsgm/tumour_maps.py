@@ -130,8 +130,9 @@ def write_maps(
     """In `folder` a NIfTI file a region with `maps` [S, H, W, 3] on the scanner's grid,
     and a JSON file beside each; returns the volumes.
 
-    They are 0 off the brain, and in slices that are not the patient's. `about` says how they came about: the `missing` modality, which is in the names, how
-    many draws of which sampler, and digests of the networks.
+    They are 0 off the brain, and in slices that are not the patient's. `about` says how
+    they came about: the `missing` modality, which is in the names, how many draws of
+    which sampler, and digests of the networks.
     """
     paths = []
     for place, name in enumerate(REGIONS):
