@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
                 "max_bad": 50,
             },
             "study": {
-                # Beside the mm-CSN: regression, mm-gan, hi-net, mm-syn, ucdgan, cocagan.
+                # Beside the mm-CSN: regression and published methods, see README.
                 "methods": (),
                 "width": 1.0,  # of the published methods' channels, a share
                 "speed": 1.0,  # their learning rates, by this factor

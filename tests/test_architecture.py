@@ -42,6 +42,15 @@ MAY_IMPORT = {
     "checkpoint": "types files",
     "figure": "types files",
     "plots": "types files figure",
+    "cells": "",
+    "runs": "types files",
+    "tables": "cells runs",
+    "ledger": "cells runs tables",
+    "sections": "cells runs tables ledger figure",
+    "gallery": "types",
+    "curves": "types cells",
+    "markdown": "cells",
+    "page": "types files cells runs sections gallery curves markdown",
     "manifest": "types files",
     "plans": "data.",
     "programs": "",
@@ -59,9 +68,16 @@ MAY_IMPORT = {
     "solvers": "types sde completion",  # for `channels`, as network
     "sampling": "types sde grids solvers",
     "posterior": "types through_plane",
-    "baselines.": CORE + " metrics files data. baselines.",
+    "significance": "types calibration",
+    "paper": "",
+    "state": "types plans",
+    "matching": "types denoiser loss parallel plans state",
+    "baselines.": CORE + " metrics files data. baselines. parallel plans state",
     "build": CORE + " plans posterior metrics files schema segmenter data. baselines.",
     "build_data": "types schema build data.",
+    "build_methods": "types completion build paper parallel baselines.",
+    "courses": "types build build_methods matching plans segmenter state baselines.",
+    "sitting": "types answer marks metrics plans data.",
     "progress": "types files plans",
     "preparation": "types build_data parallel progress data.",
     "checkup": "types build_data console progress data.",
@@ -69,12 +85,25 @@ MAY_IMPORT = {
     + " plans posterior build checkpoint parallel microbatches schema files data.",
     "ensembles": "types answer calibration spread metrics data.",
     "marks": "types files data.",
-    "exam": CORE + " plans answer ensembles marks metrics files data. baselines.",
-    "slabs": "types answer ensembles exam marks metrics posterior through_plane data.",
+    "exam": "types plans answer ensembles marks sitting data. baselines.",
+    "rivals": CORE
+    + " answer build build_methods checkpoint microbatches parallel programs schema"
+    + " baselines.",
+    "contest": "types answer ensembles exam marks parallel plans rivals sitting data.",
+    "costs": "files contest progress rivals sitting data.",
+    "findings": "types answer build build_methods ensembles evaluate manifest marks"
+    + " significance data.",
+    "allowance": "types build build_methods courses files parallel preparation progress"
+    + " train data.",
+    "study": "types allowance build_methods train",
+    "conclusion": "types completion answer build build_data build_methods checkpoint"
+    + " contest costs courses evaluate files findings page parallel preparation report"
+    + " rivals data.",
+    "slabs": "types answer ensembles exam marks metrics posterior sitting"
+    + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",
-    "train": CORE
-    + " plans schema build build_data checkpoint parallel manifest loop programs files"
-    + " preparation job stopping data.",
+    "train": "types plans schema build build_data build_methods courses checkpoint"
+    + " parallel manifest loop programs preparation job state stopping data.",
     "downstream": "types build checkpoint parallel courses microbatches marks segmenter"
     + " data.",
     "tumour_maps": "types downstream results segmenter data.",
@@ -96,12 +125,13 @@ MAY_IMPORT = {
     + " data. recalibration intake synthesis budget advice overlap parallel",
     "uncertainty": "types files figure plots calibration spread ensembles evaluate",
     "coherence": "types files figure plots slabs evaluate",
-    "report": "types files figure ensembles evaluate uncertainty coherence",
-    "main": "types build checkup manifest preparation train evaluate complete report"
-    + " results checkpoint job parallel build_data programs",
+    "report": "types files cells figure ensembles evaluate uncertainty coherence",
+    "main": "types build checkup manifest preparation study conclusion complete"
+    + " page results checkpoint job parallel build_data programs",
     "benchmarks.": CORE
     + " plans answer build build_data calibration spread plots metrics files data."
-    + " baselines. job loop parallel train stopping results synthesis checkpoint"
+    + " baselines. job loop parallel matching state train stopping results synthesis"
+    + " checkpoint"
     + " complete benchmarks.",
 }
 
@@ -119,7 +149,7 @@ WORLDS = {
     "jax.experimental.shard_map": {"parallel"},
     "jax.shard_map": {"parallel"},
     "absl": {"main"},
-    "ml_collections": {"build", "build_data", "main"},
+    "ml_collections": {"build", "build_data", "build_methods", "main"},
     "grain": {"data.batches"},
     "matplotlib": {"figure", "plots"},
     "tensorboardX": {"progress"},

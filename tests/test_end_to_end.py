@@ -23,8 +23,8 @@ from tiny_run import (
 )
 
 from ummcsgm import build, build_data, checkpoint, evaluate, train
-from ummcsgm.courses import build_course
 from ummcsgm.answer import load_trained
+from ummcsgm.courses import build_course
 
 pytest_plugins = ["tiny_study"]
 

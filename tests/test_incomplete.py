@@ -18,7 +18,7 @@ from tiny_run import (
 
 from ummcsgm.completion import configurations
 from ummcsgm.data.store import open_store
-from ummcsgm.exam import asked_of
+from ummcsgm.sitting import asked_of
 
 LACKS = dict(zip(NAMES, ("flair", "t1", "t1c", "t2", "t1"), strict=True))
 

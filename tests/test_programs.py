@@ -65,7 +65,7 @@ def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(study, monkey
         config = tiny_config(study / "subjects", **changes)
         course = build_course(config, "mm-csn")
         state = course.start(jax.random.key(0))
-        batches = train._batches(store, build.build_plan(config))
+        batches = train.batches_of(store, build.build_plan(config))
         asked = (course.counted, parallel.replicate(state), batches)
         told.append(train._least_seconds(*asked))
     assert told[0] == told[1] == told[2]

@@ -70,7 +70,7 @@ def test_the_best_of_each_column_is_bold_high_but_low_for_mae(tmp_path):
     assert ridge["T1"] == "20.00<br>**90.00** / **80.00**<br>7.00"
     assert mean["T1"] == "**25.00**<br>85.00 / **80.00**<br>**6.00**"
     assert ridge["T2"] == "**21.00**<br>**90.00** / **90.00**<br>**5.00**"
-    assert mean["T2"] == "nan<br>**90.00** / 80.00<br>nan"
+    assert mean["T2"] == "–<br>**90.00** / 80.00<br>–"
 
 
 def test_methods_are_labelled_and_in_the_labels_order_with_unknown_ones_last(tmp_path):

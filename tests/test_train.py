@@ -64,7 +64,7 @@ def parts(study, quick_compile):
         start=jax.tree.map(
             np.asarray, matching.init_state(jax.random.key(0), model, recipe, grid)
         ),
-        batches=train._batches(
+        batches=train.batches_of(
             open_store(study / "run" / "prepared", "train"), build.build_plan(config)
         ),
         config=config,

@@ -10,9 +10,9 @@ from ummcsgm import parallel
 from ummcsgm.completion import configurations, probabilities
 from ummcsgm.denoiser import Model
 from ummcsgm.loss import Objective, Proposal, weigh_edm
-from ummcsgm.sde import VP
 from ummcsgm.matching import make_train_step
 from ummcsgm.plans import Recipe
+from ummcsgm.sde import VP
 from ummcsgm.state import TrainState
 from ummcsgm.types import Batch
 

@@ -13,10 +13,10 @@ from ummcsgm.completion import ask
 from ummcsgm.denoiser import Model, make_denoise, make_estimate, posterior_moments
 from ummcsgm.grids import log_uniform_times
 from ummcsgm.loss import Questions, losses
+from ummcsgm.matching import init_state, make_train_step
 from ummcsgm.pixels import LOG_VARIANCE, in_variance_head
 from ummcsgm.sampling import warm
 from ummcsgm.sde import VP
-from ummcsgm.matching import init_state, make_train_step
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

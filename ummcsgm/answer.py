@@ -58,7 +58,7 @@ class Trained:
     `scales` has each modality's median intensity scale over the training subjects,
     `ranges` where their scaled values lie, all but 0.1 % on either side,
     `spacing` the median size of their voxels in the plane, y and x in mm; `digest` is
-    that of the parameters.
+    that of the parameters, `data` that of the slices they were trained on.
     """
 
     config: Config
@@ -70,6 +70,7 @@ class Trained:
     ranges: dict[str, tuple[float, float]]
     spacing: tuple[float, float]
     digest: str
+    data: str
 
 
 def load_trained(workdir: pathlib.Path) -> Trained:
@@ -94,6 +95,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         {name: tuple(own) for name, own in about["ranges"].items()},
         tuple(about["spacing"]),
         digest.hexdigest(),
+        about["data"],
     )
 
 

@@ -1,4 +1,4 @@
-"""ConfigDict -> the methods of the study: the part of `build` that meets `baselines`."""
+"""ConfigDict -> the other methods of the study: the half that meets `baselines`."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ummcsgm import parallel
+from ummcsgm import paper, parallel
 from ummcsgm.baselines.cocagan import make_cocagan
 from ummcsgm.baselines.hi_net import make_hi_net
 from ummcsgm.baselines.method import Method
@@ -18,6 +18,7 @@ from ummcsgm.completion import configurations, probabilities
 from ummcsgm.types import InputError
 
 MM_CSN, REGRESSION = "mm-csn", "regression"
+BY_IMAGES, BY_SECONDS = "images", "seconds"
 
 
 def check_study(config: ConfigDict) -> None:
@@ -31,7 +32,7 @@ def check_study(config: ConfigDict) -> None:
             raise InputError(
                 f"config.study.methods has {name!r}; wanted some of {', '.join(known)}."
             )
-    lookup("study.budget", config.study.budget, {"images": None, "seconds": None})
+    lookup("study.budget", config.study.budget, BUDGETS)
     labels = config.data.labels
     if "cocagan" in names and not labels:
         raise InputError(
@@ -83,6 +84,33 @@ def build_questions(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     return table, probabilities(table, sizes)
 
 
+def build_names(config: ConfigDict) -> tuple[str, ...]:
+    """The methods of the study beside the mm-CSN, in their order."""
+    return tuple(config.study.methods)
+
+
+def build_budget(config: ConfigDict) -> str:
+    """What all methods have alike in training: BY_IMAGES or BY_SECONDS."""
+    return lookup("study.budget", config.study.budget, BUDGETS)
+
+
+def build_gallery(config: ConfigDict) -> int:
+    """How many slices of a subject the report shows."""
+    return config.study.gallery
+
+
+def build_paper(config: ConfigDict) -> list[dict]:
+    """The paper's numbers, where they are of the data of this study; else nothing."""
+    return paper.rows() if config.study.paper else []
+
+
+def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
+    """The config with another number of training steps."""
+    config = config.copy_and_resolve_references()
+    config.train.steps = steps
+    return config
+
+
 def _options(config: ConfigDict) -> dict:
     return {
         "width": config.study.width,
@@ -96,12 +124,14 @@ def _only(config: ConfigDict) -> int | None:
     return names.index(only) if only else None
 
 
+BUDGETS = {name: name for name in (BY_IMAGES, BY_SECONDS)}
+
 METHODS: dict[str, Callable[[ConfigDict], Method]] = {
     "mm-gan": lambda c: make_mm_gan(len(c.data.modalities), **_options(c)),
     "hi-net": lambda c: make_hi_net(len(c.data.modalities), **_options(c)),
     "mm-syn": lambda c: make_mm_syn(len(c.data.modalities), **_options(c)),
     "ucdgan": lambda c: make_ucdgan(len(c.data.modalities), **_options(c)),
     "cocagan": lambda c: make_cocagan(
-        len(c.data.modalities), only=_only(c), **_options(c)
+        len(c.data.modalities), inputs=_only(c), **_options(c)
     ),
 }

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def evaluate(
     config = build_data.fitting(config, trained.config, workdir)
     scoring = build.build_scoring(config)
     cohort, stores = prepare(config, workdir)
-    names = _interleaved(cohort, "test")
+    names = interleaved(cohort, "test")
     if not names:
         raise InputError(
             f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
@@ -84,7 +84,7 @@ def evaluate(
     exam = _set_exam(trained, scoring, single, stores["train"])
     parts = workdir / "evaluation" / "parts"
     drawing = _make_drawing(trained, exam)
-    inside = [cohort.subjects[name] for name in _interleaved(cohort, "validation")]
+    inside = [cohort.subjects[name] for name in interleaved(cohort, "validation")]
     inside = inside[: scoring.draw_subjects or None]
     exam = calibrated(workdir, exam, inside, trained, drawing)
     exam = _asking(exam, table if all_configurations else single)
@@ -147,7 +147,7 @@ def _asking(exam: Exam, questions: Array) -> Exam:
     return dataclasses.replace(exam, questions=questions, key=key)
 
 
-def _interleaved(cohort: Cohort, split: str) -> list[str]:
+def interleaved(cohort: Cohort, split: str) -> list[str]:
     """The split's subjects, groups in turn, so that the first few hold each group."""
     groups: dict[str, list[str]] = {}
     for name in cohort.split[split]:
@@ -183,7 +183,7 @@ def _gather(
         "coherence": exam.coherence | {"summaries": slabs.summaries(along)},
         **_asked(exam, len(marks), subjects),
     }
-    rows = _summary(subjects)
+    rows = summary(subjects, METHODS)
     rows.sort(key=lambda row: exam.modalities.index(row["modality"]))
     panels = {name: one.panels for name, one in marks.items() if one.panels}
     pictures = {name: one.pictures for name, one in marks.items() if one.pictures}
@@ -199,11 +199,11 @@ def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:
     return {"questions": len(exam.questions) * number, "scored": len(rows)}
 
 
-def _summary(subjects: list[dict]) -> list[dict]:
-    """Mean and standard deviation over subjects, a row a metric."""
+def summary(subjects: list[dict], methods: Sequence[str]) -> list[dict]:
+    """Mean and standard deviation over subjects, a row a metric, of these methods."""
     groups: dict[tuple, list[dict]] = {}
     for row in subjects:
-        if row["method"] in METHODS:
+        if row["method"] in methods:
             asked = (row["method"], row["missing"], row["modality"])
             groups.setdefault(asked, []).append(row)
     names = ("method", "missing", "modality")

@@ -1,27 +1,26 @@
-"""What one test subject is asked, and how its answers are scored."""
+"""What one test subject is asked of the mm-CSN and the floors, and its marks."""
 
 import dataclasses
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from ummcsgm import ensembles
-from ummcsgm.answer import slice_addresses
 from ummcsgm.baselines.ridge import Moments, moments_having, ridge
 from ummcsgm.data.layouts import Subject
-from ummcsgm.data.subjects import (
-    Prepared,
-    network_brain,
-    network_slices,
-    network_stacks,
-    prepare_subject,
-)
-from ummcsgm.data.window import paste
 from ummcsgm.marks import Marks
-from ummcsgm.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.plans import Scoring, Space
-from ummcsgm.types import Array, Estimate, InputError
+from ummcsgm.sitting import (
+    Sitting,
+    absolute_error,
+    answers_of,
+    grade,
+    grey_images,
+    sit,
+    spread,
+    true_images,
+)
+from ummcsgm.types import Array, Estimate
 
 FLOORS = ("ridge", "ridge2")
 METHODS = (*FLOORS, "mean", "algorithm1", ensembles.SAMPLER)
@@ -48,24 +47,6 @@ class Exam:
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """The questions that a subject can be asked: what is missing, what is scored.
-
-    Missing [Q, M] is also what the subject was never scanned with; it has no truth.
-    """
-
-    missing: Array
-    scored: Array
-
-
-def asked_of(questions: Array, present: Array) -> Asked:
-    """Those of `questions` [Q, M] that have a truth in what is `present` [M], and leave
-    something of it to be seen."""
-    possible = ~(questions & ~present).any(axis=1) & (present & ~questions).any(axis=1)
-    return Asked(questions[possible] | ~present, questions[possible])
-
-
-@dataclasses.dataclass(frozen=True)
 class Share:
     """What one subject is asked beside the mean and the floors."""
 
@@ -80,96 +61,107 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
     `mean_same_slices` is `mean` on the slices that Algorithm 1 answered for, and
     `mean_of_draw_slices` on those of the K draws; `warm` is one of these draws,
     `warm_mean` the mean of all. A floor has no row where no training subject was
-    scanned with all that it needs.
+    scanned with all that it needs. `crps` is of the brain's voxels on the slices of the
+    K draws, in grey levels; None where there are none, or for single draws.
     """
-    prepared, asked, z = _called(exam, subject)
-    few = _spread(z, exam.scoring.algorithm1_slices) if share.drawn else z[:0]
-    told = _network(exam, asked, subject, prepared, z, "mean")
-    mean = told.mean
+    sitting = sit(subject, exam.space, exam.questions)
+    z = sitting.z
+    few = spread(z, exam.scoring.algorithm1_slices) if share.drawn else z[:0]
+    told = _network(exam, sitting, z, "mean")
     estimates = {
-        "ridge": (z, _floor(exam, asked, prepared, z, 1)),
-        "ridge2": (z, _floor(exam, asked, prepared, z, 2)),
-        "mean": (z, mean),
+        "ridge": (z, _floor(exam, sitting, z, 1)),
+        "ridge2": (z, _floor(exam, sitting, z, 2)),
+        "mean": (z, told.mean),
     }
+    certain = dict(estimates) if share.measured else {}
     if share.drawn:
-        draw = _network(exam, asked, subject, prepared, few, "euler_maruyama")
-        same = mean[:, np.isin(z, few)]
+        draw = _network(exam, sitting, few, "euler_maruyama")
+        same = told.mean[:, np.isin(z, few)]
         estimates |= {"mean_same_slices": (few, same), "algorithm1": (few, draw)}
     records, pictures = [], {}
     if share.measured:
-        own, records, pictures = _measure(exam, asked, subject, prepared, (z, told))
+        own, records, pictures = _measure(exam, sitting, (z, told))
         estimates |= own
+    crps = _crps(exam, sitting, certain, records)
     rows = [
-        {"subject": subject.name, "group": subject.group, "method": method}
-        | _score(exam, prepared, slices, asked.missing[q], channel, images[q])
+        sitting.names
+        | {"method": method}
+        | grade(sitting, slices, sitting.asked.missing[q], channel, images[q])
+        | {"crps": crps.get((method, q, channel))}
         for method, (slices, images) in estimates.items()
-        for q, channel in np.argwhere(asked.scored)
+        for q, channel in np.argwhere(sitting.asked.scored)
         if method not in FLOORS or np.isfinite(images[q, ..., channel]).all()
     ]
     if not share.shown:
         return Marks(rows, records, {}, {})
-    shown_z = _spread(few if share.drawn else z, 1)[0]
+    shown = spread(few if share.drawn else z, 1)[:1]
     if share.measured:
-        at = (z[z == shown_z], told.each(lambda own: own[:, z == shown_z]))
-        estimates[ensembles.SAMPLER] = at[0], _draw(exam, asked, subject, prepared, at)
-    panels = _panels(exam, asked, prepared, estimates, shown_z)
-    return Marks(rows, records, panels, pictures)
+        at = (shown, told.each(lambda own: own[:, z == shown]))
+        estimates[ensembles.SAMPLER] = shown, _draw(exam, sitting, at)
+    return Marks(rows, records, _panels(sitting, estimates, shown), pictures)
 
 
 def rehearse(exam: Exam, subject: Subject) -> Marks:
     """The records alone, of a subject on which the factors are fitted."""
-    prepared, asked, z = _called(exam, subject)
-    z = _spread(z, exam.scoring.draw_slices)
-    told = _network(exam, asked, subject, prepared, z, "mean")
-    _, records, _ = _measure(exam, asked, subject, prepared, (z, told))
+    sitting = sit(subject, exam.space, exam.questions)
+    z = spread(sitting.z, exam.scoring.draw_slices)
+    told = _network(exam, sitting, z, "mean")
+    _, records, _ = _measure(exam, sitting, (z, told))
     return Marks([], records, {}, {})
 
 
-def _called(exam: Exam, subject: Subject) -> tuple[Prepared, Asked, Array]:
-    """The subject, its questions, and the slices that are scored."""
-    prepared = prepare_subject(subject, exam.modalities, exam.space.view)
-    present = np.array([name in prepared.scales for name in exam.modalities])
-    try:
-        z = scored_slices(prepared.brain, TABLE1)
-    except InputError as error:
-        raise InputError(f"subject {subject.name}: {error}") from None
-    return prepared, asked_of(exam.questions, present), z
-
-
-def _draw(
-    exam: Exam,
-    asked: Asked,
-    subject: Subject,
-    prepared: Prepared,
-    told: tuple[Array, Estimate],
-) -> Array:
+def draw_once(answer: Callable, sitting: Sitting, told: tuple) -> Array:
     """One draw of each question, [Q, S, H, W, M], about (z, what the network told)."""
-    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, told[0])
-    answer, images = exam.answers[ensembles.SAMPLER], told[1].mean.copy()
-    for q, missing in enumerate(asked.missing):
+    slices = _slices(sitting, told[0])
+    images = told[1].mean.copy()
+    for q, missing in enumerate(sitting.asked.missing):
         images[q] = ensembles.draw(answer, slices, missing, told[1].row(q), 1)[0]
     return images
 
 
+def _draw(exam: Exam, sitting: Sitting, told: tuple[Array, Estimate]) -> Array:
+    return draw_once(exam.answers[ensembles.SAMPLER], sitting, told)
+
+
+def _slices(sitting: Sitting, z: Array) -> ensembles.Slices:
+    name, own = sitting.subject.name, sitting.prepared
+    return ensembles.slices_of(name, own, sitting.modalities, z)
+
+
+def _crps(
+    exam: Exam, sitting: Sitting, certain: dict, records: list[dict]
+) -> dict[tuple, float]:
+    """By (method, question, channel): of what is no draw, and of the K draws."""
+    z = spread(sitting.z, exam.scoring.draw_slices)
+    there = np.isin(sitting.z, z)
+    found = {
+        (method, q, channel): absolute_error(sitting, z, channel, images[q, there])
+        for method, (_, images) in certain.items()
+        for q, channel in np.argwhere(sitting.asked.scored)
+    }
+    drawn = {(record["missing"], record["modality"]): record for record in records}
+    for q, channel in np.argwhere(sitting.asked.scored):
+        asked = sitting.named(sitting.asked.missing[q]), sitting.modalities[channel]
+        if asked in drawn:
+            found[ensembles.SAMPLER, q, channel] = drawn[asked]["raw"]["crps"]
+    return found
+
+
 def _measure(
-    exam: Exam,
-    asked: Asked,
-    subject: Subject,
-    prepared: Prepared,
-    told: tuple[Array, Estimate],
+    exam: Exam, sitting: Sitting, told: tuple[Array, Estimate]
 ) -> tuple[dict, list[dict], dict[str, Array]]:
     """Estimates of K draws by method, their records, and the pictures of a slice.
 
     `told` is (z, what the network told) of the slices among which some are chosen.
     """
-    z = _spread(told[0], exam.scoring.draw_slices)
+    z = spread(told[0], exam.scoring.draw_slices)
     known = told[1].each(lambda own: own[:, np.isin(told[0], z)])
-    slices = ensembles.slices_of(subject.name, prepared, exam.modalities, z)
+    slices, asked = _slices(sitting, z), sitting.asked
     factors = {
         exam.modalities.index(name): fit["factor"] for name, fit in exam.factors.items()
     }
     first, average, records, tiles = known.mean.copy(), known.mean.copy(), [], {}
-    facts = {"subject": subject.name, "group": subject.group, "slices": len(z)}
+    facts = sitting.names | {"slices": len(z)}
     facts |= {"method": ensembles.SAMPLER, "draws": exam.scoring.draws}
     for q, missing in enumerate(asked.missing):
         answer, count = exam.answers[ensembles.SAMPLER], exam.scoring.draws
@@ -177,7 +169,7 @@ def _measure(
         first[q], average[q] = draws[0], np.mean(draws, axis=0)
         question = asked.scored[q], known.row(q), draws, factors, exam.scoring.seed
         judged = ensembles.judge(slices, *question)
-        names = {"missing": _named(exam, missing)}
+        names = {"missing": sitting.named(missing)}
         for channel, numbers in judged.items():
             modality = {"modality": exam.modalities[channel]}
             records.append(facts | names | modality | numbers)
@@ -191,23 +183,9 @@ def _measure(
     return estimates, records, ensembles.stacked(tiles, len(exam.modalities))
 
 
-def _named(exam: Exam, missing: Array) -> str:
-    """The modalities of `missing` [M], joined by "+"."""
-    return "+".join(np.array(exam.modalities)[missing])
-
-
-def _spread(z: Array, count: int) -> Array:
-    """`count` of `z`, evenly spread and away from the ends; all of them for 0."""
-    if not 0 < count < len(z):
-        return z
-    return z[((np.arange(count) + 0.5) * len(z) / count).astype(int)]
-
-
-def _floor(
-    exam: Exam, asked: Asked, prepared: Prepared, z: Array, degree: int
-) -> Array:
+def _floor(exam: Exam, sitting: Sitting, z: Array, degree: int) -> Array:
     """The ridge answers to what is scored, [Q, S, H, W, M]; NaN where there is none."""
-    images = network_slices(prepared, exam.modalities, z)
+    images, asked = sitting.slices(z), sitting.asked
     answers = np.full((len(asked.missing), *images.shape), np.nan, np.float32)
     for q, channel in np.argwhere(asked.scored):
         missing = asked.missing[q]
@@ -220,69 +198,22 @@ def _floor(
     return answers
 
 
-def _network(
-    exam: Exam,
-    asked: Asked,
-    subject: Subject,
-    prepared: Prepared,
-    z: Array,
-    sampler: str,
-) -> Array | Estimate:
+def _network(exam: Exam, sitting: Sitting, z: Array, sampler: str) -> Array | Estimate:
     """The network's answers to all questions, [Q, S, H, W, M]."""
-    images = network_stacks(prepared, exam.modalities, z)
-    questions = len(asked.missing)
-    addresses = slice_addresses(subject.name, z, draw=0)
-    if not questions:
-        nothing = images[None, ..., : len(exam.modalities)][:0]
-        return Estimate(nothing, None) if sampler == "mean" else nothing
-    rows = exam.answers[sampler](
-        np.tile(images, (questions, 1, 1, 1)),
-        np.repeat(asked.missing, len(z), axis=0),
-        np.tile(addresses, (questions, 1)),
-    )
-    shape = (questions, len(z))
-    return jax.tree.map(lambda own: own.reshape(*shape, *own.shape[1:]), rows)
-
-
-def _score(
-    exam: Exam,
-    prepared: Prepared,
-    z: Array,
-    missing: Array,
-    channel: int,
-    images: Array,
-) -> dict:
-    """The scores of modality `channel` in answers [S, H, W, M] to one question."""
-    name = exam.modalities[channel]
-    slices = images[..., channel] * network_brain(prepared, z)
-    estimate = paste(prepared.window, slices) * prepared.scales[name]
-    truth = prepared.case.volumes[name]
-    facts = {"missing": _named(exam, missing), "modality": name, "slices": len(z)}
-    return facts | score(truth, estimate, prepared.brain, z, TABLE1)
+    if len(sitting.asked.missing):
+        return answers_of(sitting, z, exam.answers[sampler])
+    nothing = sitting.slices(z)[None][:0]
+    return Estimate(nothing, None) if sampler == "mean" else nothing
 
 
 def _panels(
-    exam: Exam, asked: Asked, prepared: Prepared, estimates: dict, z: int
+    sitting: Sitting, estimates: dict[str, tuple], z: Array
 ) -> dict[str, Array]:
-    """Truth and every method's answer with one left out, in grey levels.
-
-    [M, H, W] on the network's grid: subjects' own frames may differ in size. All 0
-    where the subject was not scanned or cannot be asked.
-    """
-    names = [name for name in ("truth", *METHODS) if name in {"truth", *estimates}]
-    panels = np.zeros((len(names), len(exam.modalities), *exam.space.grid))
-    for question in np.flatnonzero(asked.scored.sum(axis=1) == 1):
-        channel = int(np.argmax(asked.scored[question]))
-        modality = exam.modalities[channel]
-        volume = prepared.case.volumes[modality]
-        grey = grey_scale(volume, prepared.brain, TABLE1)
-        scale = prepared.scales[modality] * grey
-        brain = network_brain(prepared, np.array([z]))[0]
-        truth = network_slices(prepared, exam.modalities, np.array([z]))
-        panels[0, channel] = truth[0, ..., channel] * scale
-        for place, method in enumerate(names[1:], 1):
+    """Truth and every method's answer with one left out, [M, H, W] in grey levels."""
+    panels = {"truth": true_images(sitting, z)[:, 0]}
+    for method in METHODS:
+        if method in estimates:
             slices, images = estimates[method]
-            image = images[question, np.flatnonzero(slices == z)[0], ..., channel]
-            panels[place, channel] = np.nan_to_num(image) * brain * scale
-    clipped = np.clip(panels, 0, TABLE1.peak).astype(np.float32)
-    return dict(zip(names, clipped, strict=True))
+            own = images[:, np.flatnonzero(slices == z)[:1]]
+            panels[method] = grey_images(sitting, z, own)[:, 0]
+    return panels

@@ -8,6 +8,7 @@ prepare           the slices that training reads, which it would prepare itself
 train             the training alone
 evaluate          tables and figure of the newest checkpoint; needs only --workdir
 complete          --input SUBJECT_OR_FOLDER --output DIR: writes the missing modalities
+compare           RUN RUN ... --output DIR: one report of several studies
 """
 
 import pathlib
@@ -23,13 +24,15 @@ from ml_collections import ConfigDict, config_flags
 
 from ummcsgm.types import InputError
 
-MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete")
+MODES = ("study", "doctor", "prepare", "train", "evaluate", "complete", "compare")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run lies.")
 MODE = flags.DEFINE_string("mode", "study", f"One of {', '.join(MODES)}.")
 INPUT = flags.DEFINE_string("input", None, "doctor, complete: a subject or a folder.")
-OUTPUT = flags.DEFINE_string("output", None, "complete: where the files are written.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "complete, compare: where the files are written."
+)
 MISSING = flags.DEFINE_list("missing", [], "complete: modalities to do without.")
 IGNORE = flags.DEFINE_list("ignore", [], "complete: scans that are not to be read.")
 LEVELS = flags.DEFINE_list(
@@ -47,6 +50,9 @@ ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help mos
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
+METHODS = flags.DEFINE_list(
+    "methods", [], "study, train: these of the study's methods alone."
+)
 PROFILE = flags.DEFINE_bool(
     "profile", False, "train: steps 11 to 20, in WORKDIR/profile."
 )
@@ -59,9 +65,9 @@ def run() -> None:
     app.define_help_flags()
     try:
         rest = _parse(sys.argv)
-        if rest[1:]:
+        if rest[1:] and MODE.value != "compare":
             raise InputError(f"{rest[1]!r} is not a flag: flags begin with --.")
-        if not _command(MODE.value):
+        if not _command(MODE.value, rest[1:]):
             raise SystemExit(1)
     except Exception as error:
         code = _verdict(error)
@@ -95,7 +101,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise InputError(" ".join(str(error).split())) from None
     if MODE.value not in MODES:
         raise InputError(f"--mode is {MODE.value!r}; wanted one of {', '.join(MODES)}.")
-    if not WORKDIR.value and MODE.value != "doctor":
+    if not WORKDIR.value and MODE.value not in ("doctor", "compare"):
         raise InputError("--workdir is missing: name the folder of the run.")
     return rest
 
@@ -119,7 +125,7 @@ def _check_config_file(arguments: list[str]) -> None:
         raise InputError(f"--config {path}: get_config() gives {kind}, no ConfigDict.")
 
 
-def _command(mode: str) -> bool:
+def _command(mode: str, words: list[str]) -> bool:
     """Does what was asked; whether every subject came through it."""
     # Here, not above: worker processes import this file, and need none of it.
     if mode == "doctor":
@@ -127,6 +133,11 @@ def _command(mode: str) -> bool:
 
         _end_by_exception()
         return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
+    if mode == "compare":
+        from ummcsgm import page
+
+        page.compare(words, OUTPUT.value)
+        return True
     from ummcsgm import job
 
     with job.joined(_verdict, _kept):
@@ -163,21 +174,15 @@ def _network_command(mode: str) -> bool:
 
             prepare(config, workdir)
         if mode in ("study", "train"):
-            from ummcsgm.train import train
+            from ummcsgm import study
 
-            train(config, workdir, trace=PROFILE.value)
+            names = tuple(METHODS.value) or study.default_methods(config, mode)
+            study.train_all(config, workdir, names, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
-            _evaluate(workdir)
+            from ummcsgm import conclusion
+
+            conclusion.conclude(workdir, CONFIG.value, ALL.value)
     return True
-
-
-def _evaluate(workdir: pathlib.Path) -> None:
-    from ummcsgm import parallel, report
-    from ummcsgm.evaluate import evaluate
-
-    measured = evaluate(workdir, CONFIG.value, ALL.value)
-    if parallel.first():
-        report.write(measured, workdir / "evaluation")
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:

@@ -23,6 +23,8 @@ from rich.progress import (
 from ummcsgm.files import write_whole
 from ummcsgm.plans import Plan, Watch
 
+LOG = "log.jsonl"
+
 
 @contextlib.contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
@@ -56,7 +58,7 @@ class TrainingLog:
     """
 
     def __init__(self, watch: Watch, first: int, plan: Plan):
-        self.path, self.least = watch.workdir / "log.jsonl", watch.least
+        self.path, self.least = watch.workdir / LOG, watch.least
         self.last, self.every, self.examples = plan.steps, plan.log_every, plan.batch
         self.records: list[dict] = []
         self.mark = time.monotonic()
@@ -95,6 +97,7 @@ class TrainingLog:
         names = self.records[0]
         record = {name: _mean([r[name] for r in self.records]) for name in names}
         record["skipped"] = metrics["skipped"]
+        record["seconds"] = now - self.mark
         record["images_per_second"] = rate * self.examples
         if self.least is not None:
             record["utilisation"] = rate * self.least
@@ -126,6 +129,16 @@ class TrainingLog:
         if not self.console.is_terminal:
             left = _clock(seconds_left)
             print(f"step {step}/{self.last}: {note}, {left} left", flush=True)
+
+
+def training_seconds(place: pathlib.Path) -> float | None:
+    """How long the run whose log lies in `place` trained, in all its starts; None where
+    there is no log. What was done twice after a kill is counted once."""
+    path = place / LOG
+    if not path.is_file():
+        return None
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return sum(record["seconds"] for record in records) if records else None
 
 
 def _columns(what: str) -> tuple[ProgressColumn, ...]:

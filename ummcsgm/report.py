@@ -9,13 +9,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ummcsgm import coherence, uncertainty
+from ummcsgm.cells import SCALES, distinct, number
 from ummcsgm.ensembles import SCALARS, VERSIONS
 from ummcsgm.evaluate import Evaluation
 from ummcsgm.figure import RESEARCH_ONLY, Panels, write_figure
@@ -28,7 +29,6 @@ SUBJECT_COLUMNS = "subject group method missing modality slices".split()
 SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
 RECORD_COLUMNS = "subject group method draws slices missing modality voxels".split()
 RECORD_COLUMNS += ["mae_of_mean", "mse_of_mean", "version", *SCALARS]
-SCALES = {"psnr": 1, "ssim_global": 100, "ssim_wang": 100, "mae": 1}  # as printed
 CELL = "PSNR in dB, SSIM global / Wang in %, MAE in grey levels of 0 to 255"
 
 
@@ -57,7 +57,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     write_table_markdown(
         folder / "table.md", evaluation.rows, labels, notes(evaluation.facts)
     )
-    content = _without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
+    content = without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
     write_whole(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
     if evaluation.records:
@@ -125,12 +125,12 @@ def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:
     )
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """`value` with None for numbers that JSON does not have, however deep they lie."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     unknown = isinstance(value, float) and not math.isfinite(value)
     return None if unknown else value
 
@@ -162,7 +162,7 @@ def write_table_markdown(
             "a table wants at least one row of numbers, and there is none."
         )
     parts = ["# Completion of missing modalities"]
-    for profile in _distinct(row["profile"] for row in rows):
+    for profile in distinct(row["profile"] for row in rows):
         parts.append(f"## Profile `{profile}`")
         parts += _tables([row for row in rows if row["profile"] == profile], labels)
     parts.append("\n".join(f"- {note}" for note in [*notes, RESEARCH_ONLY]))
@@ -176,7 +176,7 @@ def _tables(rows: list[Row], labels: dict[str, str]) -> list[str]:
     parts = []
     if single:
         counts = sorted(row["subjects"] for row in single)
-        subjects = " to ".join(_distinct([str(counts[0]), str(counts[-1])]))
+        subjects = " to ".join(distinct([str(counts[0]), str(counts[-1])]))
         parts.append(
             f"One modality missing, the others given: {CELL}; mean ± standard "
             f"deviation over {subjects} subject{'s' * (counts[-1] > 1)}."
@@ -194,8 +194,8 @@ def _tables(rows: list[Row], labels: dict[str, str]) -> list[str]:
 
 def _table(rows: list[Row], labels: dict[str, str]) -> str:
     """A Markdown table: a line for each number missing (unless one) and method."""
-    columns = _distinct(row["modality"] for row in rows)
-    order = _distinct([*labels, *(row["method"] for row in rows)])
+    columns = distinct(row["modality"] for row in rows)
+    order = distinct([*labels, *(row["method"] for row in rows)])
     head = ["missing", "method", *columns]
     lines = [head, ["---"] * len(head)]
     for size in sorted({_size(row) for row in rows}):
@@ -223,32 +223,10 @@ def _cell(rows: list[Row], method: str, modality: str) -> str:
 
 def _number(rows: list[Row], method: str) -> str:
     """A method's mean ± sd among the `rows` of one metric in one column."""
-    own = [row for row in rows if row["method"] == method]
-    if not own:
-        return "–"
-    metric = own[0]["metric"]
-    # rounded before they are compared: what is printed alike is bold alike
-    rivals = [row for row in rows if row["subjects"] == own[0]["subjects"]]
-    means = {
-        rival: round(SCALES[metric] * _mean(rivals, rival), 2)
-        for rival in _distinct(row["method"] for row in rivals)
-    }
-    text = f"{means[method]:.2f}"
-    if len(own) == 1 and math.isfinite(own[0]["sd"]):
-        text += f" ± {SCALES[metric] * own[0]['sd']:.2f}"
-    best = np.fmin if metric == "mae" else np.fmax
-    is_best = means[method] == best.reduce(list(means.values()))
-    return f"**{text}**" if is_best and len(means) > 1 else text
-
-
-def _mean(rows: list[Row], method: str) -> float:
-    return float(np.mean([row["mean"] for row in rows if row["method"] == method]))
+    cell = number(rows, method)
+    return f"**{cell.text}**" if cell.best else cell.text
 
 
 def _size(row: Row) -> int:
     """How many modalities are missing."""
     return len(row["missing"].split("+"))
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))

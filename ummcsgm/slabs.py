@@ -16,10 +16,11 @@ from ummcsgm.answer import slice_addresses
 from ummcsgm.data.layouts import Subject
 from ummcsgm.data.nifti import spacing
 from ummcsgm.data.subjects import Prepared, prepare_subject
-from ummcsgm.exam import Exam, asked_of
+from ummcsgm.exam import Exam
 from ummcsgm.marks import Marks
 from ummcsgm.metrics import TABLE1, WANG_RADIUS
 from ummcsgm.posterior import fit_rho
+from ummcsgm.sitting import asked_of
 from ummcsgm.through_plane import (
     coronal_ssim,
     gradient_scores,

@@ -4,7 +4,6 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -58,10 +57,10 @@ def train(
     _check_shared(place, int(state.step), fields, store)
     if parallel.first():
         write_manifest(place, fields, cohort.split, int(state.step))
-    about = {"config": fields, "method": method}
+    about = {"config": fields, "method": method, "data": store.digest}
     about |= normaliser(store, space.modalities)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-    batches, state = _batches(store, plan), parallel.replicate(state)
+    batches, state = batches_of(store, plan), parallel.replicate(state)
     watch = Watch(place, _least_seconds(course.counted, state, batches), trace)
     opened = checkpoint.open_checkpoints(place, keep=plan.keep)
     with opened as checkpoints, job.at_once():
@@ -124,7 +123,8 @@ def start_or_restore(
     return rest.replace(ema=ema)
 
 
-def _batches(store: Store, plan: Plan) -> Batches:
+def batches_of(store: Store, plan: Plan) -> Batches:
+    """The batches of a run: this process's rows of each."""
     return make_batches(
         store,
         batch=plan.batch,

@@ -38,8 +38,8 @@ from ummcsgm.data.prepare import prepare
 from ummcsgm.data.store import Store
 from ummcsgm.loop import fit
 from ummcsgm.plans import Watch
-from ummcsgm.stopping import make_told_step
 from ummcsgm.state import TrainState
+from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Batch, Config
 
 WANTED = 1.03  # of the median ratio, at most

@@ -1,8 +1,8 @@
 """A training step as one writes it in PyTorch: what `train_step` runs beside ours.
 
-The same mathematics as `matching.make_train_step` with VP and the loss `edm`: noise drawn,
-images perturbed, a preconditioned network, its weighted error on what is missing, the
-likelihood of its variance, clipping, Adam, EMA.
+The same mathematics as `matching.make_train_step` with VP and the loss `edm`: noise
+drawn, images perturbed, a preconditioned network, its weighted error on what is
+missing, the likelihood of its variance, clipping, Adam, EMA.
 """
 
 from collections.abc import Callable

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,12 @@ class Store:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when the subjects do, or any byte of their slices."""
+        content = [[entry.name, entry.crc, entry.slices] for entry in self.subjects]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The slices at `places` [B]: float16 [B, *slice_shape], and present bool

@@ -1,0 +1,36 @@
+r"""Table 1 on BraTS 2019: the paper's split and questions, every method side by side.
+
+What       configs/brats19.py, and beside the mm-CSN the five published methods with
+           their published widths and learning rates, regression and floors; the paper's
+           own numbers stand beside ours in the report.
+Source     Meng et al. 2022 (arXiv 2207.03430), Table 1 and Figure 2.
+Data       MICCAI_BraTS_2019_Data_Training, as for configs/brats19.py.
+Hardware   one GPU of 40 GiB or a TPU v4-8 for each method, days in all; not run by us.
+           Methods may be trained on different machines (--methods mm-gan,hi-net) and
+           their folders WORKDIR/methods/NAME copied into one workdir.
+Command    python -m ummcsgm.main --config configs/table1_brats19.py \
+               --workdir runs/table1_brats19 \
+               --config.data.folder=/path/to/MICCAI_BraTS_2019_Data_Training
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+BRATS19 = pathlib.Path(__file__).with_name("brats19.py")
+METHODS = ("regression", "mm-gan", "ucdgan", "hi-net", "mm-syn", "cocagan")
+
+
+def get_config() -> ConfigDict:
+    """The config of the paper's Table 1."""
+    config = runpy.run_path(str(BRATS19))["get_config"]()
+    config.update_from_flattened_dict(
+        {
+            "data.labels": True,
+            "study.methods": METHODS,
+            "study.downstream": 50000,
+            "study.paper": True,
+        }
+    )
+    return config

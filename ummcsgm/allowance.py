@@ -1,0 +1,69 @@
+"""How long each method of a study may train: equal images, or equal seconds."""
+
+import functools
+import json
+import pathlib
+import time
+
+import jax
+
+from ummcsgm import build, parallel
+from ummcsgm.build_methods import BY_SECONDS, build_budget, with_steps
+from ummcsgm.courses import build_course, place_of
+from ummcsgm.data.batches import Batches
+from ummcsgm.files import read_json, write_whole
+from ummcsgm.preparation import prepare
+from ummcsgm.progress import training_seconds
+from ummcsgm.train import batches_of
+from ummcsgm.types import Config, InputError
+
+WARM, TIMED = 3, 20  # steps
+
+
+def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
+    """The config with the steps that the method of this name may make.
+
+    As many as the mm-CSN; or, where config.study.budget is seconds, as many as the
+    method makes here in the time that the mm-CSN trained. That number is measured once
+    and kept in the method's allowance.json, so that a stopped run goes on as it began.
+
+    Raises:
+        InputError: seconds are wanted, and the mm-CSN has not been trained here.
+    """
+    if build_budget(config) != BY_SECONDS:
+        return config
+    path = place_of(workdir, name) / "allowance.json"
+    if not path.is_file():
+        seconds = training_seconds(workdir)
+        if seconds is None:
+            raise InputError(
+                f"config.study.budget is 'seconds', those that the mm-CSN trained, and "
+                f"{workdir} has no log of it: train it there first."
+            )
+        steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
+        told = {"seconds": seconds, "steps": steps}
+        parallel.in_turn(functools.partial(_write_once, path, told))
+    return with_steps(config, read_json(path)["steps"])
+
+
+def _write_once(path: pathlib.Path, told: dict) -> None:
+    """Of several processes the first one's measurement counts for all."""
+    if not path.is_file():
+        write_whole(path, json.dumps(told))
+
+
+def _seconds_per_step(config: Config, workdir: pathlib.Path, name: str) -> float:
+    _, stores = prepare(config, workdir)
+    course, plan = build_course(config, name), build.build_plan(config)
+    batches: Batches = batches_of(stores["train"], plan)
+    state = parallel.replicate(course.start(jax.random.key(plan.seed)))
+    step = functools.partial(parallel.over_devices(course.step), jax.random.key(0))
+    rows = [parallel.shard(batches.at(number)) for number in range(WARM + TIMED)]
+    start = 0.0
+    for number, one in enumerate(rows):
+        if number == WARM:
+            jax.block_until_ready(state)
+            start = time.perf_counter()
+        state, _ = step(state, one)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - start) / TIMED

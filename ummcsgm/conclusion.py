@@ -1,0 +1,119 @@
+"""The study's end: every method that was trained, asked the same, set beside others.
+
+Methods whose folders were copied into the workdir count as those trained there.
+WORKDIR/study holds what comes of it.
+"""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from ummcsgm import build, build_data, checkpoint, page, parallel, report
+from ummcsgm.answer import Trained, load_trained
+from ummcsgm.build_methods import MM_CSN, build_gallery, build_names, build_paper
+from ummcsgm.completion import configurations
+from ummcsgm.contest import Contest, enter, exhibit
+from ummcsgm.costs import costs_of, measure
+from ummcsgm.courses import place_of
+from ummcsgm.data.cohort import Cohort
+from ummcsgm.evaluate import evaluate, interleaved
+from ummcsgm.files import write_whole
+from ummcsgm.findings import Findings, facts_of, own_findings, results_of
+from ummcsgm.preparation import prepare
+from ummcsgm.rivals import load_rival, mm_csn_mean
+from ummcsgm.types import Config, InputError
+
+TESTED = ("difference", "low", "high", "p", "p_holm")
+TABLES = {  # in WORKDIR/study: the results they hold, and their columns
+    "table": ("rows", report.COLUMNS),
+    "subjects": ("subjects", [*report.SUBJECT_COLUMNS, "crps"]),
+    "crps": ("crps", ("method", "modality", "mean", "sd", "subjects")),
+    "significance": (
+        "tests",
+        (*"metric modality method reference subjects".split(), *TESTED),
+    ),
+}
+
+
+def conclude(
+    workdir: pathlib.Path, config: Config | None, all_configurations: bool
+) -> None:
+    """WORKDIR/evaluation holds what `report.write` writes of the mm-CSN's evaluation,
+    WORKDIR/study results.json, its tables and galleries, of all methods that have been
+    trained there.
+
+    Raises:
+        InputError: as `evaluate`; or a method was trained on other slices than the
+            mm-CSN.
+    """
+    trained = load_trained(workdir)
+    config = build_data.fitting(config, trained.config, workdir)
+    measured = evaluate(workdir, config, all_configurations)
+    if parallel.first():
+        report.write(measured, workdir / "evaluation")
+    cohort, _ = prepare(config, workdir)
+    contest = _contest(config, cohort, all_configurations)
+    mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
+    if parallel.first():
+        measure(workdir, mean, contest)
+    findings = own_findings(measured, costs_of(workdir, mean))
+    folder = workdir / "evaluation" / "parts" / "gallery"
+    galleries = exhibit(folder, contest, trained)
+    for name in build_names(config):
+        place = place_of(workdir, name)
+        if checkpoint.latest_step(place) is None:
+            print(f"study: {name} is not in {place} yet", flush=True)
+            continue
+        findings.append(_entered(place, contest, trained, galleries))
+    if parallel.first():
+        facts = facts_of(config, cohort, trained, measured, findings)
+        results = results_of(findings, trained.space.modalities, facts)
+        results["paper"] = build_paper(config)
+        _write(workdir / "study", results, galleries)
+        page.write_report([workdir], workdir / "study")
+
+
+def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contest:
+    """What every method is asked: the questions of the mm-CSN's evaluation."""
+    space, scoring = build.build_space(config), build.build_scoring(config)
+    table = configurations(len(space.modalities), proper=True)
+    asked = table if all_configurations else table[table.sum(axis=1) == 1]
+    subjects = [cohort.subjects[name] for name in interleaved(cohort, "test")]
+    return Contest(space, scoring, asked, subjects, build_gallery(config))
+
+
+def _entered(
+    place: pathlib.Path, contest: Contest, trained: Trained, galleries: dict
+) -> Findings:
+    """What the method of this place did, whose answers are put in the galleries."""
+    rival = load_rival(place)
+    if rival.data != trained.data:
+        raise InputError(
+            f"{place} was trained on other slices than the mm-CSN: remove it, and "
+            "train the method again with this workdir's config."
+        )
+    marks = enter(place / "parts", contest, rival)
+    if parallel.first():
+        measure(place, rival, contest)
+    for subject, gallery in galleries.items():
+        own = marks[subject].panels
+        if own and np.array_equal(own["z"], gallery["z"]):
+            gallery[rival.name] = own["answers"]
+    rows = [row for own in marks.values() for row in own.rows]
+    costs = costs_of(place, rival)
+    return Findings(rival.name, rival.title, rival.note, costs, rows)
+
+
+def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
+    """The tables are the same for the same seed; results.json tells of times, too."""
+    for name, gallery in galleries.items():
+        content = io.BytesIO()
+        np.savez_compressed(content, **gallery)
+        write_whole(folder / "gallery" / f"{name}.npz", content.getvalue())
+    for name, (key, columns) in TABLES.items():
+        report.write_csv(folder / f"{name}.csv", results[key], columns)
+    write_whole(
+        folder / "results.json", json.dumps(report.without_nan(results), indent=1)
+    )

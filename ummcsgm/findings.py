@@ -1,0 +1,150 @@
+"""What a study found: the marks of all methods as the rows of its tables."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ummcsgm import build
+from ummcsgm.answer import Trained
+from ummcsgm.build_methods import MM_CSN
+from ummcsgm.data.cohort import Cohort
+from ummcsgm.ensembles import SAMPLER
+from ummcsgm.evaluate import Evaluation, summary
+from ummcsgm.manifest import commit, versions
+from ummcsgm.marks import digest_of
+from ummcsgm.significance import compare, correct
+from ummcsgm.types import Config
+
+# What the mm-CSN's evaluation calls its answers, and the study.
+OWN = {"mean": MM_CSN, SAMPLER: SAMPLER, "algorithm1": "algorithm1"}
+OWN |= {"ridge2": "ridge2", "ridge": "ridge"}
+DRAWS = (SAMPLER, "algorithm1")
+FLOOR = "Ours: voxel by voxel, no network."
+SOME = "On some slices of some subjects: not to be compared with the other rows."
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What the study knows of one method."""
+
+    name: str
+    title: str
+    note: str
+    costs: dict | None
+    rows: list[dict]  # of subjects
+
+
+def own_findings(measured: Evaluation, costs: dict) -> list[Findings]:
+    """The mm-CSN's mean and draws, and the floors, in the order of the table; `costs`
+    are the mean's."""
+    few, steps = measured.facts["few"], measured.facts["evaluations"]
+    told = {
+        MM_CSN: ("mm-CSN mean, 1 evaluation", "", costs),
+        SAMPLER: (f"mm-CSN draw, 1 + {few} evaluations", "One draw of each.", None),
+        "algorithm1": (f"mm-CSN Algorithm 1, {steps} evaluations", SOME, None),
+        "ridge2": ("ridge, quadratic (floor)", FLOOR, None),
+        "ridge": ("ridge, linear (floor)", FLOOR, None),
+    }
+    rows = {own: [] for own in told}
+    for row in measured.subjects:
+        if row["method"] in OWN:
+            own = OWN[row["method"]]
+            rows[own].append(row | {"method": own})
+    return [Findings(own, *told[own], rows[own]) for own in told if rows[own]]
+
+
+def results_of(
+    findings: list[Findings], modalities: Sequence[str], facts: dict
+) -> dict:
+    """results.json of a study, but for what the config adds.
+
+    Tests compare the mm-CSN's mean with every method that is no draw.
+    """
+    subjects = [row for own in findings for row in own.rows]
+    names = [own.name for own in findings]
+    others = [name for name in names if name not in (MM_CSN, *DRAWS)]
+    tests = [row for m in modalities for row in compare(subjects, MM_CSN, others, m)]
+    return {
+        "methods": [
+            {"name": o.name, "title": o.title, "note": o.note, "costs": o.costs}
+            for o in findings
+        ],
+        "rows": summary(subjects, names),
+        "subjects": subjects,
+        "crps": _crps(subjects, names, modalities),
+        "tests": correct(tests),
+        "downstream": None,
+        "facts": facts,
+    }
+
+
+def _crps(
+    subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[str]
+) -> list[dict]:
+    """Means over subjects, a row a method and modality that alone is missing."""
+    rows = []
+    for name in names:
+        for modality in modalities:
+            values = [
+                row["crps"]
+                for row in subjects
+                if row["method"] == name and row["crps"] is not None
+                if row["missing"] == row["modality"] == modality
+            ]
+            if values:
+                sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                facts = {"method": name, "modality": modality}
+                told = {"mean": float(np.mean(values)), "sd": sd}
+                rows.append(facts | told | {"subjects": len(values)})
+    return rows
+
+
+def facts_of(
+    config: Config,
+    cohort: Cohort,
+    trained: Trained,
+    measured: Evaluation,
+    findings: list[Findings],
+) -> dict:
+    """What a reader needs to know of a study, and to repeat it."""
+    fields, split = build.config_to_json(config), cohort.split
+    return {
+        "budget": _budget(findings),
+        "seed": fields["seed"],
+        "modalities": list(trained.space.modalities),
+        "split": {name: len(members) for name, members in split.items()},
+        "split_sha256": digest_of(split),
+        "data_sha256": trained.data,
+        "parameters_sha256": trained.digest,
+        "config": fields,
+        "versions": versions(),
+        "commit": commit(),
+        "notes": _notes(measured),
+    }
+
+
+def _budget(findings: list[Findings]) -> str:
+    """What each method was given, in one sentence."""
+    costs = {own.title: own.costs for own in findings if own.costs is not None}
+    seen = {own["images_seen"] for own in costs.values()}
+    if len(seen) == 1:
+        return f"Every trained method saw the same number of images, {seen.pop()}."
+    told = [
+        f"{title} {own['images_seen']} images in {own['train_seconds']:.0f} s"
+        for title, own in costs.items()
+    ]
+    return "Methods saw different numbers of images: " + ", ".join(told) + "."
+
+
+def _notes(measured: Evaluation) -> list[str]:
+    few = measured.facts["few"]
+    return [
+        f"{measured.facts['test_subjects']} test subjects. Every method is given the "
+        "truth's own intensity scale and brain mask.",
+        "mm-CSN draws are of the network whose mean is the row above them, after "
+        f"{few} further evaluations; a draw that is right has 3 dB less PSNR than the "
+        "mean. Their CRPS is that of all draws of a question together.",
+        "Differences are the mm-CSN mean minus the method, p of Wilcoxon's signed-rank "
+        "test over subjects, corrected by Holm for all methods and modalities.",
+    ]

@@ -1,0 +1,44 @@
+"""The methods of a study, each trained in its place.
+
+WORKDIR/methods/NAME holds what a method needs, but for the mm-CSN's, which lies in the
+workdir itself: methods may be trained in several workdirs, on several machines, and
+their folders copied together.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from ummcsgm.allowance import allowed
+from ummcsgm.build_methods import MM_CSN, build_names, check_study
+from ummcsgm.train import train
+from ummcsgm.types import Config, InputError
+
+
+def default_methods(config: Config, mode: str) -> tuple[str, ...]:
+    """What a mode trains where nobody says: the mm-CSN, and in a study all others."""
+    check_study(config)
+    return (MM_CSN, *build_names(config)) if mode == "study" else (MM_CSN,)
+
+
+def train_all(
+    config: Config, workdir: pathlib.Path, names: Sequence[str], *, trace: bool
+) -> None:
+    """The methods of these names are trained in the workdir.
+
+    Raises:
+        InputError: a name is none of the study's; or as `train`.
+    """
+    check_study(config)
+    known = (MM_CSN, *build_names(config))
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"--methods has {name!r}; wanted some of {', '.join(known)}, which are "
+                "the mm-CSN and config.study.methods."
+            )
+    for name in names:
+        print(f"training: {name}", flush=True)
+        if name == MM_CSN:
+            train(config, workdir, trace=trace)
+        else:
+            train(allowed(config, workdir, name), workdir, method=name)
