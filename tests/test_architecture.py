@@ -106,6 +106,8 @@ MAY_IMPORT = {
     + " parallel manifest loop programs preparation job state stopping data.",
     "downstream": "types build checkpoint parallel courses microbatches marks segmenter"
     + " data.",
+    "usefulness": "types answer build build_methods checkpoint contest courses"
+    + " downstream ensembles marks metrics parallel rivals sitting tumour_maps data.",
     "tumour_maps": "types downstream results segmenter data.",
     "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
     + " data.",

@@ -93,6 +93,11 @@ def build_segmenter(config: ConfigDict) -> Segmenter:
     )
 
 
+def build_downstream(config: ConfigDict) -> int:
+    """How many steps the segmentation network is trained for; 0 where there is none."""
+    return config.study.downstream
+
+
 def segmenting(config: ConfigDict) -> ConfigDict:
     """The config of the segmentation network's training: config.study.downstream steps.
 
