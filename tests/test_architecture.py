@@ -95,10 +95,10 @@ MAY_IMPORT = {
     + " significance data.",
     "allowance": "types build build_methods courses files parallel preparation progress"
     + " train data.",
-    "study": "types allowance build_methods train",
+    "study": "types allowance build build_methods courses train",
     "conclusion": "types completion answer build build_data build_methods checkpoint"
     + " contest costs courses evaluate files findings page parallel preparation report"
-    + " rivals data.",
+    + " rivals usefulness data.",
     "slabs": "types answer ensembles exam marks metrics posterior sitting"
     + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",
