@@ -69,6 +69,7 @@ MAY_IMPORT = {
     "network": "types completion patches pixels",
     "denoiser": "types network sde completion",
     "loss": "types denoiser sde completion",
+    "segmenter": "types network patches pixels parallel plans state data.",
     "microbatches": "types",
     "overlap": "",
     "grids": "types sde",
@@ -80,10 +81,10 @@ MAY_IMPORT = {
     "state": "types plans",
     "matching": "types denoiser loss parallel plans state",
     "baselines.": CORE + " metrics files data. baselines. parallel plans state",
-    "build": CORE + " plans posterior metrics files schema data. baselines.",
+    "build": CORE + " plans posterior metrics files schema segmenter data. baselines.",
     "build_data": "types schema build data.",
     "build_methods": "types completion build paper parallel baselines.",
-    "courses": "types build build_methods matching plans state baselines.",
+    "courses": "types build build_methods matching plans segmenter state baselines.",
     "sitting": "types answer marks metrics plans data.",
     "progress": "types files plans",
     "preparation": "types build_data parallel progress data.",
@@ -102,15 +103,20 @@ MAY_IMPORT = {
     + " significance data.",
     "allowance": "types build build_methods courses files parallel preparation progress"
     + " train data.",
-    "study": "types allowance build_methods train",
+    "study": "types allowance build build_methods courses train",
     "conclusion": "types completion answer build build_data build_methods checkpoint"
     + " contest costs courses evaluate files findings page parallel preparation report"
-    + " rivals data.",
+    + " rivals usefulness data.",
     "slabs": "types answer ensembles exam marks metrics posterior sitting"
     + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",
     "train": "types plans schema build build_data build_methods courses checkpoint"
     + " parallel manifest loop programs preparation job state stopping data.",
+    "downstream": "types build checkpoint parallel courses microbatches marks segmenter"
+    + " data.",
+    "usefulness": "types answer build build_methods checkpoint contest courses"
+    + " downstream ensembles marks metrics parallel rivals sitting tumour_maps data.",
+    "tumour_maps": "types downstream results segmenter data.",
     "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
     + " data.",
     "evaluate": CORE
@@ -143,7 +149,7 @@ MAY_IMPORT = {
 WORLDS = {
     "nibabel": {"data.nifti"},
     "orbax": {"checkpoint"},
-    "flax.linen": {"pixels", "network", "baselines."},
+    "flax.linen": {"pixels", "network", "segmenter", "baselines."},
     "jax.sharding": {"parallel"},
     "jax.distributed": {"job"},
     "jax._src": {"parallel"},

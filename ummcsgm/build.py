@@ -16,6 +16,7 @@ from ummcsgm.data.subjects import View
 from ummcsgm.denoiser import Model
 from ummcsgm.plans import Plan, Recipe, Scoring, Space
 from ummcsgm.schema import check_fields
+from ummcsgm.segmenter import Segmenter
 from ummcsgm.types import InputError
 
 
@@ -75,6 +76,44 @@ def build_model(config: ConfigDict) -> Model:
 def build_sde(config: ConfigDict) -> sde.SDE:
     """The forward process that config.sde names, with its own fields."""
     return lookup("sde.name", config.sde.name, SDES)(config.sde)
+
+
+def build_segmenter(config: ConfigDict) -> Segmenter:
+    """The segmentation network, of the same blocks as the mm-CSN of this config."""
+    net = build_model(config).network
+    return Segmenter(
+        scale=config.data.std,
+        widths=net.widths,
+        blocks=net.blocks,
+        stem=net.stem,
+        patch=net.patch,
+        pixel_width=net.pixel_width,
+        context=net.context,
+        dtype=net.dtype,
+    )
+
+
+def build_downstream(config: ConfigDict) -> int:
+    """How many steps the segmentation network is trained for; 0 where there is none."""
+    return config.study.downstream
+
+
+def segmenting(config: ConfigDict) -> ConfigDict:
+    """The config of the segmentation network's training: config.study.downstream steps.
+
+    Raises:
+        InputError: the config asks for none.
+    """
+    steps = config.study.downstream
+    if not steps:
+        raise InputError(
+            "config.study.downstream is 0: set it to the steps that the segmentation "
+            "network is to train for."
+        )
+    config = config.copy_and_resolve_references()
+    config.train.steps = steps
+    config.train.warmup = min(config.train.warmup, steps // 2)
+    return config
 
 
 def build_objective(config: ConfigDict) -> loss.Objective:

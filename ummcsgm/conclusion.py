@@ -24,6 +24,7 @@ from ummcsgm.findings import Findings, facts_of, own_findings, results_of
 from ummcsgm.preparation import prepare
 from ummcsgm.rivals import load_rival, mm_csn_mean
 from ummcsgm.types import Config, InputError
+from ummcsgm.usefulness import downstream_of
 
 TESTED = ("difference", "low", "high", "p", "p_holm")
 TABLES = {  # in WORKDIR/study: the results they hold, and their columns
@@ -67,10 +68,11 @@ def conclude(
             print(f"study: {name} is not in {place} yet", flush=True)
             continue
         findings.append(_entered(place, contest, trained, galleries))
+    useful = downstream_of(workdir, config, contest, trained)
     if parallel.first():
         facts = facts_of(config, cohort, trained, measured, findings)
         results = results_of(findings, trained.space.modalities, facts)
-        results["paper"] = build_paper(config)
+        results |= {"paper": build_paper(config), "downstream": useful}
         _write(workdir / "study", results, galleries)
         page.write_report([workdir], workdir / "study")
 

@@ -2,6 +2,7 @@
 
 The mm-CSN and `regression`, which is the mm-CSN's own network asked for the mean alone,
 take the step of `matching`; the five published methods that of `baselines.adversarial`.
+`segmenter` is the network that judges them all: `downstream`.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from ummcsgm import build, matching
+from ummcsgm import build, matching, segmenter
 from ummcsgm.baselines import adversarial
 from ummcsgm.baselines.method import Method
 from ummcsgm.build_methods import (
@@ -25,6 +26,8 @@ from ummcsgm.build_methods import (
 from ummcsgm.plans import Recipe
 from ummcsgm.state import TrainState
 from ummcsgm.types import Config
+
+SEGMENTER = "segmenter"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,13 @@ def place_of(workdir: pathlib.Path, method: str) -> pathlib.Path:
 
 
 def config_of(config: Config, method: str) -> Config:
-    """The config that a method's checkpoint carries."""
-    return regressing(config) if method == REGRESSION else config
+    """The config that a method's checkpoint carries.
+
+    Raises:
+        InputError: it is the segmenter's, and the config asks for no such training.
+    """
+    own = {REGRESSION: regressing, SEGMENTER: build.segmenting}
+    return own[method](config) if method in own else config
 
 
 def build_course(config: Config, method: str) -> Course:
@@ -59,6 +67,8 @@ def build_course(config: Config, method: str) -> Course:
     """
     if method in (MM_CSN, REGRESSION):
         return _matching(config_of(config, method))
+    if method == SEGMENTER:
+        return _segmenting(config_of(config, method))
     return _adversarial(config, build_method(config, method))
 
 
@@ -83,6 +93,17 @@ def _adversarial(config: Config, method: Method) -> Course:
         lambda key: adversarial.start(key, method, recipe, grid),
         adversarial.make_step(method, recipe, *questions, steps),
         adversarial.make_step(method, _unmoved(), *questions, steps),
+    )
+
+
+def _segmenting(config: Config) -> Course:
+    model, recipe = build.build_segmenter(config), build.build_recipe(config)
+    space = build.build_space(config)
+    modalities = len(space.modalities)
+    return Course(
+        lambda key: segmenter.init_state(key, model, recipe, (*space.grid, modalities)),
+        segmenter.make_step(model, recipe, modalities),
+        segmenter.make_step(model, _unmoved(), modalities),
     )
 
 

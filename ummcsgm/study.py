@@ -9,15 +9,23 @@ import pathlib
 from collections.abc import Sequence
 
 from ummcsgm.allowance import allowed
+from ummcsgm.build import build_downstream
 from ummcsgm.build_methods import MM_CSN, build_names, check_study
+from ummcsgm.courses import SEGMENTER
 from ummcsgm.train import train
 from ummcsgm.types import Config, InputError
 
 
 def default_methods(config: Config, mode: str) -> tuple[str, ...]:
     """What a mode trains where nobody says: the mm-CSN, and in a study all others."""
+    return _known(config) if mode == "study" else (MM_CSN,)
+
+
+def _known(config: Config) -> tuple[str, ...]:
+    """The mm-CSN, the other methods, and the network that segments, if it is wanted."""
     check_study(config)
-    return (MM_CSN, *build_names(config)) if mode == "study" else (MM_CSN,)
+    judge = (SEGMENTER,) if build_downstream(config) else ()
+    return (MM_CSN, *build_names(config), *judge)
 
 
 def train_all(
@@ -28,17 +36,19 @@ def train_all(
     Raises:
         InputError: a name is none of the study's; or as `train`.
     """
-    check_study(config)
-    known = (MM_CSN, *build_names(config))
+    known = _known(config)
     for name in names:
         if name not in known:
             raise InputError(
                 f"--methods has {name!r}; wanted some of {', '.join(known)}, which are "
-                "the mm-CSN and config.study.methods."
+                "the mm-CSN, config.study.methods and, with config.study.downstream, "
+                f"{SEGMENTER}."
             )
     for name in names:
         print(f"training: {name}", flush=True)
         if name == MM_CSN:
             train(config, workdir, trace=trace)
+        elif name == SEGMENTER:  # no method: it has steps of its own
+            train(config, workdir, method=name)
         else:
             train(allowed(config, workdir, name), workdir, method=name)
