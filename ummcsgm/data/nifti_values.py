@@ -43,15 +43,6 @@ def check_values(path: Path, volume: np.ndarray) -> None:
         raise InputError(f"{path}: the volume {seen}, wanted an image")
 
 
-def check_finite(path: Path, volume: np.ndarray) -> None:
-    """Raises InputError unless every voxel of `volume` is finite."""
-    broken = volume.size - np.count_nonzero(np.isfinite(volume))
-    if broken:
-        raise InputError(
-            f"{path}: {broken} of {volume.size} voxels are NaN or infinite, wanted none"
-        )
-
-
 def stored_as(
     dtype: np.dtype, scaling: tuple[float, float], volume: np.ndarray
 ) -> tuple[np.ndarray, float, float]:
