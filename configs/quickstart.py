@@ -95,8 +95,8 @@ def get_config() -> ConfigDict:
             "study": {
                 # Beside the mm-CSN: regression and published methods, see README.
                 "methods": (),
-                "width": 1.0,  # of the published methods' channels, a share
-                "speed": 1.0,  # their learning rates, by this factor
+                "widths": (),  # of each: its channels, as a share of the published
+                "speeds": (),  # and by what its published learning rates are multiplied
                 "only": "",  # the one contrast that cocagan is given; else all
                 "budget": "images",  # that each method sees; or seconds it trains
                 "downstream": 0,  # steps of the segmentation network; 0: none

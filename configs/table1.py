@@ -20,7 +20,14 @@ import runpy
 from ml_collections import ConfigDict
 
 QUICKSTART = pathlib.Path(__file__).with_name("quickstart.py")
-METHODS = ("regression", "mm-gan", "ucdgan", "hi-net", "mm-syn", "cocagan")
+METHODS = {  # the share of the published channels, the factor on the learning rates
+    "regression": (1.0, 1.0),
+    "mm-gan": (0.5, 20.0),
+    "ucdgan": (0.09375, 60.0),
+    "hi-net": (0.375, 20.0),
+    "mm-syn": (0.25, 20.0),
+    "cocagan": (0.25, 20.0),
+}
 SMOKE = {
     "phantom.subjects": 29,
     "phantom.shape": (64, 64, 16),
@@ -46,9 +53,9 @@ def get_config(preset: str = "") -> ConfigDict:
             "data.labels": True,
             "questions.proper": True,  # what the published methods can be asked
             "questions.sizes": "0.8,0.1,0.1",
-            "study.methods": METHODS,
-            "study.width": 0.25,
-            "study.speed": 5.0,
+            "study.methods": tuple(METHODS),
+            "study.widths": tuple(width for width, _ in METHODS.values()),
+            "study.speeds": tuple(speed for _, speed in METHODS.values()),
             "study.downstream": 1500,
         }
         | (SMOKE if preset else {})

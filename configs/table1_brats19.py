@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
         {
             "data.labels": True,
             "study.methods": METHODS,
+            "study.widths": (1.0,) * len(METHODS),
+            "study.speeds": (1.0,) * len(METHODS),
             "study.downstream": 50000,
             "study.paper": True,
         }

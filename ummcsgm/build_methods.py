@@ -26,6 +26,12 @@ def check_study(config: ConfigDict) -> None:
     names = config.study.methods
     if len(set(names)) < len(names):
         raise InputError(f"config.study.methods is {tuple(names)}: name each once.")
+    for key in ("widths", "speeds"):
+        if len(config.study[key]) != len(names):
+            raise InputError(
+                f"config.study.{key} has {len(config.study[key])} numbers and "
+                f"config.study.methods {len(names)} names: wanted one for each."
+            )
     known = (REGRESSION, *METHODS)
     for name in names:
         if name not in known:
@@ -53,13 +59,40 @@ def check_study(config: ConfigDict) -> None:
 
 def build_method(config: ConfigDict, name: str) -> Method:
     """The published method of this name, for the config's modalities."""
-    return lookup("study.methods", name, METHODS)(config)
+    make = lookup("study.methods", name, METHODS)
+    own = {"width": options_of(config, name)["width"], "axis": parallel.AXIS}
+    if name == "cocagan":
+        own["inputs"] = _only(config)
+    return make(len(config.data.modalities), scale=config.data.std, **own)
 
 
-def build_method_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
-    """schedule(rate): config.train's, of config.study.speed times a published rate."""
-    schedule = build_schedule(config)
-    return lambda rate: schedule(rate * config.study.speed)
+def options_of(config: ConfigDict, name: str) -> dict:
+    """What the config has for one method: none of it may change while it trains."""
+    if name not in config.study.methods:
+        return {}
+    place = tuple(config.study.methods).index(name)
+    fields = config.study
+    own = {"width": fields.widths[place], "speed": fields.speeds[place]}
+    return own | ({"only": fields.only} if name == "cocagan" else {})
+
+
+def check_options(had: dict, own: dict, where: str) -> None:
+    """Raises InputError if a method's options are not those it was begun with."""
+    for key, value in own.items():
+        if had.get(key) != value:
+            raise InputError(
+                f"{where} was begun with another config.study.{PLURALS.get(key, key)}: "
+                f"{had.get(key)!r}, and yours is {value!r}; use that one, or remove "
+                "the folder."
+            )
+
+
+def build_method_schedule(
+    config: ConfigDict, name: str
+) -> Callable[[float], optax.Schedule]:
+    """schedule(rate): config.train's, of the method's speed times a published rate."""
+    schedule, speed = build_schedule(config), options_of(config, name)["speed"]
+    return lambda rate: schedule(rate * speed)
 
 
 def regressing(config: ConfigDict) -> ConfigDict:
@@ -111,27 +144,19 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
     return config
 
 
-def _options(config: ConfigDict) -> dict:
-    return {
-        "width": config.study.width,
-        "scale": config.data.std,
-        "axis": parallel.AXIS,
-    }
-
-
 def _only(config: ConfigDict) -> int | None:
     names, only = tuple(config.data.modalities), config.study.only
     return names.index(only) if only else None
 
 
+PLURALS = {"width": "widths", "speed": "speeds"}
+
 BUDGETS = {name: name for name in (BY_IMAGES, BY_SECONDS)}
 
-METHODS: dict[str, Callable[[ConfigDict], Method]] = {
-    "mm-gan": lambda c: make_mm_gan(len(c.data.modalities), **_options(c)),
-    "hi-net": lambda c: make_hi_net(len(c.data.modalities), **_options(c)),
-    "mm-syn": lambda c: make_mm_syn(len(c.data.modalities), **_options(c)),
-    "ucdgan": lambda c: make_ucdgan(len(c.data.modalities), **_options(c)),
-    "cocagan": lambda c: make_cocagan(
-        len(c.data.modalities), inputs=_only(c), **_options(c)
-    ),
+METHODS: dict[str, Callable[..., Method]] = {
+    "mm-gan": make_mm_gan,
+    "hi-net": make_hi_net,
+    "mm-syn": make_mm_syn,
+    "ucdgan": make_ucdgan,
+    "cocagan": make_cocagan,
 }

@@ -85,7 +85,9 @@ def _matching(config: Config) -> Course:
 
 
 def _adversarial(config: Config, method: Method) -> Course:
-    optimizer = adversarial.make_optimizer(method, build_method_schedule(config))
+    optimizer = adversarial.make_optimizer(
+        method, build_method_schedule(config, method.name)
+    )
     recipe = dataclasses.replace(build.build_recipe(config), optimizer=optimizer)
     grid, questions = build.build_space(config).grid, build_questions(config)
     steps = build.build_plan(config).steps

@@ -66,8 +66,8 @@ SCHEMA: dict[str, Rule] = {
     "train.log_every": (int, 1, ANY),
     "train.max_bad": (int, 1, ANY),
     "study.methods": (tuple, 0, 6),
-    "study.width": (float, 1e-3, 4),
-    "study.speed": (float, 1e-3, 1e3),
+    "study.widths": (tuple, 0, 6),
+    "study.speeds": (tuple, 0, 6),
     "study.only": (str, ANY, ANY),
     "study.budget": (str, ANY, ANY),
     "study.downstream": (int, 0, ANY),
@@ -98,13 +98,14 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "network.blocks": (int, 1, ANY),
     "train.remat": (bool, ANY, ANY),
     "study.methods": (str, ANY, ANY),
+    "study.widths": (float, 1e-3, 4),
+    "study.speeds": (float, 1e-3, 1e3),
 }
 
 # What weights were made for, and what a continued run must not change beside that.
 NETWORK_KEYS = ("network.", "sde.", "data.modalities", "data.grid", "data.std")
 NETWORK_KEYS += ("data.spacing",)
 RUN_KEYS = (*NETWORK_KEYS, "seed", "data.split")
-STUDY_KEYS = ("study.width", "study.speed", "study.only")  # of the other methods
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 

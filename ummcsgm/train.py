@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ummcsgm import build, build_data, checkpoint, job, parallel
-from ummcsgm.build_methods import MM_CSN, check_study
+from ummcsgm.build_methods import MM_CSN, check_options, check_study, options_of
 from ummcsgm.courses import build_course, config_of, place_of
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
@@ -19,7 +19,7 @@ from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Watch
 from ummcsgm.preparation import normaliser, prepare
 from ummcsgm.programs import flops_of, peak_of
-from ummcsgm.schema import RUN_KEYS, STUDY_KEYS, check_same
+from ummcsgm.schema import RUN_KEYS, check_same
 from ummcsgm.state import TrainState
 from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Config
@@ -45,10 +45,11 @@ def train(
     check_study(config)
     config = config_of(build_data.located(config), method)
     place, fields = place_of(workdir, method), build.config_to_json(config)
+    options = options_of(config, method)
     if checkpoint.latest_step(place) is not None:
-        saved = checkpoint.restore_about(place)["config"]
-        keys = RUN_KEYS if method == MM_CSN else (*RUN_KEYS, *STUDY_KEYS)
-        check_same(fields, saved, str(place), keys)
+        about = checkpoint.restore_about(place)
+        check_same(fields, about["config"], str(place), RUN_KEYS)
+        check_options(about["options"], options, str(place))
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     plan, space = build.build_plan(config), build.build_space(config)
@@ -57,7 +58,8 @@ def train(
     _check_shared(place, int(state.step), fields, store)
     if parallel.first():
         write_manifest(place, fields, cohort.split, int(state.step))
-    about = {"config": fields, "method": method, "data": store.digest}
+    about = {"config": fields, "method": method, "options": options}
+    about |= {"data": store.digest}
     about |= normaliser(store, space.modalities)
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     batches, state = batches_of(store, plan), parallel.replicate(state)
