@@ -19,11 +19,12 @@ from ummcsgm.costs import costs_of, measure
 from ummcsgm.courses import place_of
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.evaluate import evaluate, interleaved
+from ummcsgm.figure import Panels, write_figure
 from ummcsgm.files import write_whole
 from ummcsgm.findings import Findings, facts_of, own_findings, results_of
 from ummcsgm.preparation import prepare
 from ummcsgm.rivals import load_rival, mm_csn_mean
-from ummcsgm.types import Config, InputError
+from ummcsgm.types import Array, Config, InputError
 from ummcsgm.usefulness import downstream_of
 
 TESTED = ("difference", "low", "high", "p", "p_holm")
@@ -108,6 +109,27 @@ def _entered(
     return Findings(rival.name, rival.title, rival.note, costs, rows)
 
 
+def _panels(results: dict, galleries: dict[str, dict[str, Array]]) -> Panels | None:
+    """Figure 2: the middle slice of each shown subject, and each method's answer; None
+    where the subjects' slices differ in what there is to show."""
+
+    def middles(name: str) -> Array:
+        stacks = [gallery[name] for gallery in galleries.values()]
+        return np.stack([own[:, own.shape[1] // 2] for own in stacks]).astype(float)
+
+    titles = {one["name"]: one["title"] for one in results["methods"]}
+    titles = {
+        name: title
+        for name, title in titles.items()
+        if galleries and all(name in gallery for gallery in galleries.values())
+    }
+    if not titles:
+        return None
+    estimates = {title: middles(name) for name, title in titles.items()}
+    modalities = tuple(results["facts"]["modalities"])
+    return Panels(tuple(galleries), modalities, middles("truth"), estimates)
+
+
 def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
     """The tables are the same for the same seed; results.json tells of times, too."""
     for name, gallery in galleries.items():
@@ -116,6 +138,9 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
         write_whole(folder / "gallery" / f"{name}.npz", content.getvalue())
     for name, (key, columns) in TABLES.items():
         report.write_csv(folder / f"{name}.csv", results[key], columns)
+    shown = _panels(results, galleries)
+    if shown is not None:
+        write_figure(folder / "figure.png", shown)
     write_whole(
         folder / "results.json", json.dumps(report.without_nan(results), indent=1)
     )

@@ -163,7 +163,8 @@ def _training(runs: list[Run]) -> list[Block]:
     for run in runs:
         for name, points in run.logs.items():
             plots.setdefault(name, {})[run.name] = points
-    titles = {name: title for run in runs for name, title in run.trained().items()}
+    titles = {"segmenter": "segmentation network, for what follows downstream"}
+    titles |= {name: title for run in runs for name, title in run.trained().items()}
     curves = [Curves(titles.get(name, name), lines) for name, lines in plots.items()]
     table = ledger.logs(runs)
     return [*curves, table] if table else []
