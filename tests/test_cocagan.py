@@ -64,6 +64,43 @@ def test_the_guess_is_to_be_even_for_one_and_right_for_the_other():
     assert abs(even[1]) < 1e-12
 
 
+class Known:
+    """In place of a network: what `answer` makes of the images that it is given."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def apply(self, own, images, *flags):
+        return self.answer(images)
+
+
+def test_the_parts_of_the_loss_have_our_weights():
+    """In [-1, 1]: 0 is seen and 0.8, 1 is scored and 0.9, 2 was never scanned."""
+    generator = Known(lambda images: (jnp.full_like(images, 0.5), [images] * 3))
+    judge = Known(lambda images: images.mean(axis=-1, keepdims=True))
+    chance = jnp.array([0.5, 0.25, 0.25])
+    guesser = Known(lambda features: jnp.log(chance) * jnp.ones((len(features), 1)))
+    missing, scored = (
+        np.tile(flags, (4, 1)) for flags in ([False, True, True], [False, True, False])
+    )
+    lesson = tiny_lessons.lesson(3, (4, 4), missing, scored)
+    images = jnp.broadcast_to((jnp.array([0.8, 0.9, 9]) + 1) / 2, (4, 4, 4, 3))
+    params = {"generator": {}, "discriminator": {"images": {}, "features": {}}}
+    found = cocagan._losses(
+        (generator, judge, guesser),
+        None,
+        jax.random.key(0),
+        params,
+        lesson._replace(images=images),
+    )
+    fake, real = (0.8 + 0.5) / 3, (0.8 + 0.9) / 3
+    uneven = -np.log(np.asarray(chance)).mean() - np.log(3)
+    parts = 10 * 0.4 + 0.25 * (fake - 1) ** 2 + 0.25 * uneven
+    np.testing.assert_allclose(found.generator, parts, rtol=1e-5)
+    judged = 0.5 * ((real - 1) ** 2 + fake**2) - 0.25 * np.log(0.5)
+    np.testing.assert_allclose(found.discriminator, judged, rtol=1e-5)
+
+
 def test_it_learns_four_slices_by_heart():
     """At ten times our rate: to 0.25 of what a blind guess errs."""
     lesson, method = tiny_lessons.lesson(2), method_of()
