@@ -264,3 +264,25 @@ def test_regression_is_the_mm_csn_where_every_row_is_a_token(table):
     model = build.build_model(build.config_from_json(own))
     assert model.network.variance and parallel.first()
     assert jax.tree.leaves(load_rival(place(table / "run", "regression")).step) == [4]
+
+
+def test_equal_seconds_are_the_mm_csns(own_table, capsys):
+    """Steps of a method are counted once, of what a step takes here, and kept."""
+    other = table_config(own_table / "subjects", study__budget="seconds")
+    config = write_config(own_table / "seconds.py", other)
+    run = own_table / "run"
+    asked = ("--config", config, "--mode", "train", "--methods", "mm-gan")
+    assert run_main(*asked, "--workdir", own_table / "empty") == 2
+    assert "train it there first" in capsys.readouterr().err
+    shutil.rmtree(place(run, "mm-gan"))
+    log = run / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.dumps(record | {"seconds": 0.05}) for record in records]
+    log.write_text("\n".join(lines) + "\n")
+    assert run_main(*asked, "--workdir", run) == 0
+    told = json.loads((place(run, "mm-gan") / "allowance.json").read_text())
+    assert told["seconds"] == pytest.approx(0.05 * len(records))
+    assert checkpoint.latest_step(place(run, "mm-gan")) == told["steps"]
+    kept = (place(run, "mm-gan") / "allowance.json").read_bytes()
+    assert run_main(*asked, "--workdir", run) == 0
+    assert (place(run, "mm-gan") / "allowance.json").read_bytes() == kept
