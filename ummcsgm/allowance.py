@@ -8,7 +8,7 @@ import time
 import jax
 
 from ummcsgm import build, parallel
-from ummcsgm.build_methods import BY_SECONDS, build_budget, with_steps
+from ummcsgm.build_methods import BY_SECONDS, build_budget
 from ummcsgm.courses import build_course, place_of
 from ummcsgm.data.batches import Batches
 from ummcsgm.files import read_json, write_whole
@@ -43,7 +43,7 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
         steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
         told = {"seconds": seconds, "steps": steps}
         parallel.in_turn(functools.partial(_write_once, path, told))
-    return with_steps(config, read_json(path)["steps"])
+    return build.with_steps(config, read_json(path)["steps"])
 
 
 def _write_once(path: pathlib.Path, told: dict) -> None:

@@ -110,6 +110,12 @@ def segmenting(config: ConfigDict) -> ConfigDict:
             "config.study.downstream is 0: set it to the steps that the segmentation "
             "network is to train for."
         )
+    return with_steps(config, steps)
+
+
+def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
+    """The config with another number of training steps, and a warm-up of at most half
+    of them."""
     config = config.copy_and_resolve_references()
     config.train.steps = steps
     config.train.warmup = min(config.train.warmup, steps // 2)

@@ -137,13 +137,6 @@ def build_paper(config: ConfigDict) -> list[dict]:
     return paper.rows() if config.study.paper else []
 
 
-def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
-    """The config with another number of training steps."""
-    config = config.copy_and_resolve_references()
-    config.train.steps = steps
-    return config
-
-
 def _only(config: ConfigDict) -> int | None:
     names, only = tuple(config.data.modalities), config.study.only
     return names.index(only) if only else None
