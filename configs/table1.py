@@ -55,6 +55,8 @@ def get_config(preset: str = "") -> ConfigDict:
             "data.labels": True,
             "questions.proper": True,  # what the published methods can be asked
             "questions.sizes": "0.8,0.1,0.1",
+            "loss.token": 0.6,  # near to what regression has, and draws still learn
+            "train.steps": 2500,
             "study.methods": tuple(METHODS),
             "study.widths": tuple(width for width, _ in METHODS.values()),
             "study.speeds": tuple(speed for _, speed in METHODS.values()),
