@@ -120,6 +120,14 @@ def test_the_truth_is_no_rival_downstream(tmp_path):
     assert not any("left out" in note for note in whole.notes)
 
 
+def test_what_draws_say_of_the_tumour_stands_beside_the_mean(tmp_path):
+    (table,) = ledger.maps(run_of(tmp_path))
+    found = lines(table)
+    told = [cell.text for cell in found["draws", "t1c", "enhancing"].values()]
+    assert told == ["6", "50.0", "0.0123", "0.0057"]
+    assert found["mean", "t1c", "enhancing"]["Dice, %"].text == "–"
+
+
 def test_tests_have_their_interval_and_two_p_values(tmp_path):
     psnr, mae = ledger.significance(run_of(tmp_path))
     assert psnr.caption == f"PSNR, dB: {METHODS['mm-csn']} minus each method"

@@ -49,6 +49,30 @@ def costs(runs: list[Run]) -> list[Table]:
     return [Table("Costs", (*words, *head), cells, (note,), len(words))]
 
 
+def maps(run: Run) -> list[Table]:
+    """What the draws say of where the tumour is, beside what the mean image says."""
+    rows = run.downstream.get("maps", []) if run.downstream else []
+    if not rows:
+        return []
+    words = "Where the tumour is: the share of draws that say so, and the mean image"
+    head = ("map", "replaced", "region", "n", "Dice, %", "Brier", "calibration error")
+    lines = tuple(
+        (
+            *(Cell(row[key]) for key in ("map", "modality", "region")),
+            Cell(shown(row["subjects"], 0)),
+            Cell(NONE if row["dice"] is None else shown(100 * row["dice"], 1)),
+            Cell(shown(row["brier"], 4)),
+            Cell(shown(row["calibration"], 4)),
+        )
+        for row in rows
+    )
+    note = (
+        "Of the probability of each voxel: Brier's score, and how far it is from the "
+        "frequency of what it says, on the average. Of both less is better."
+    )
+    return [Table(words, head, lines, (note,), 3, True)]
+
+
 def logs(runs: list[Run]) -> Table | None:
     """The table of training losses."""
     lines = []

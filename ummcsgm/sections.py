@@ -54,7 +54,11 @@ def sections(runs: list[Run]) -> list[Section]:
         "Calibration of the predicted laws": tables.crps(runs),
         "Significance": _each(tests, ledger.significance),
         "Costs": ledger.costs(runs),
-        "Downstream segmentation": [*tables.downstream(runs), *_downstream_notes(runs)],
+        "Downstream segmentation": [
+            *tables.downstream(runs),
+            *_each(runs, ledger.maps),
+            *_downstream_notes(runs),
+        ],
         "Figure 2": _each(runs, _slices),
         "Calibration plots": _each(runs, _pictures),
         "The dial": _each(runs, _dial),
