@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {"proper": False, "sizes": "uniform"},
+            "questions": {"proper": False, "sizes": "uniform", "each": 1},
             "network": {
                 "widths": (128, 256, 256, 384),
                 "blocks": (2, 2, 3, 3),

@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
             "questions": {
                 "proper": False,  # True: never all modalities missing
                 "sizes": "0.8,0.1,0.05,0.05",  # P(1, 2, .. missing), or uniform
+                "each": 1,  # of an image in a step: so many rows of the network's
             },
             "network": {
                 "widths": (64, 128),  # channels of each level, the finest first

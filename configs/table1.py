@@ -28,7 +28,7 @@ METHODS = {  # the share of the published channels, the factor on the learning r
     "mm-gan": (0.25, 20.0),
     "ucdgan": (0.09375, 60.0),
     "hi-net": (0.375, 20.0),
-    "mm-syn": (0.1875, 20.0),
+    "mm-syn": (0.1875, 60.0),
     "cocagan": (0.25, 20.0),
 }
 SMOKE = {
@@ -56,8 +56,9 @@ def get_config(preset: str = "") -> ConfigDict:
             "data.labels": True,
             "questions.proper": True,  # what the published methods can be asked
             "questions.sizes": "0.8,0.1,0.1",
-            "loss.token": 0.6,  # near to what regression has, and draws still learn
-            "train.steps": 2500,
+            "questions.each": 4,  # as most of the published decode several outputs
+            "loss.token": 0.75,  # near to what regression has, and draws still learn
+            "train.steps": 2000,
             "study.methods": tuple(METHODS),
             "study.widths": tuple(width for width, _ in METHODS.values()),
             "study.speeds": tuple(speed for _, speed in METHODS.values()),

@@ -138,7 +138,8 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
     weights = completion.probabilities(table, sizes)
     summed = fields.weighting == "paper"
-    return loss.Objective(table, weights, proposal, weighting, summed)
+    each = config.questions.each
+    return loss.Objective(table, weights, proposal, weighting, summed, each)
 
 
 def build_recipe(config: ConfigDict) -> Recipe:

@@ -120,6 +120,7 @@ class Objective:
     proposal: Proposal
     weighting: Weighting
     summed: bool  # over the missing modalities, as eq. 6 has it; else averaged
+    each: int = 1  # questions asked of an image in a step, each a row of the network's
 
 
 class Questions(NamedTuple):

@@ -37,7 +37,8 @@ def make_train_step(model: Model, objective: Objective, recipe: Recipe) -> Calla
     """
 
     def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
-        batch = batch._replace(images=batch.images.astype(jnp.float32))
+        batch = batch._replace(images=batch.images.astype(jnp.float32), labels=None)
+        batch = jax.tree.map(lambda leaf: jnp.repeat(leaf, objective.each, 0), batch)
         rows = len(batch.valid)
         place = parallel.device_index() * rows + jnp.arange(rows)
         questions = draw_questions(

@@ -32,6 +32,7 @@ SCHEMA: dict[str, Rule] = {
     "sde.noise_level_max": (float, 1.0, 1e4),
     "questions.proper": (bool, ANY, ANY),
     "questions.sizes": (str, ANY, ANY),
+    "questions.each": (int, 1, ANY),
     "network.widths": (tuple, 1, 8),
     "network.blocks": (tuple, 1, 8),
     "network.stem": (str, ANY, ANY),
