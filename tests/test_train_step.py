@@ -1,5 +1,7 @@
 """One step of training: however it is divided, whatever goes wrong, and its EMA."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -204,3 +206,28 @@ def test_the_average_moves_by_its_decay_towards_the_parameters(make_run, new_sta
 
 def test_a_state_holds_arrays_only(new_state):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(new_state()))
+
+
+def test_several_questions_of_an_image_are_so_many_rows(network, new_state):
+    """A step that asks two is the step on a batch that has each image twice."""
+    recipe = Recipe(optax.sgd(0.1), 0.5, 1)
+    model = Model(network, VP(0.1, 20.0), 0.5)
+
+    def step_of(objective, batch):
+        mapped = jax.pmap(
+            make_train_step(model, objective, recipe),
+            axis_name=parallel.AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            devices=jax.local_devices()[:1],
+        )
+        state = new_state().replace(opt_state=recipe.optimizer.init({}))
+        rows = jax.tree.map(lambda leaf: leaf[None], batch)
+        state, told = mapped(jax.random.key(5), state, rows)
+        return jax.tree.map(np.asarray, (state.params, told["loss"]))
+
+    once = batch_of(0)
+    twice = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), once)
+    both = step_of(dataclasses.replace(OBJECTIVE, each=2), once)
+    assert_same(both, step_of(OBJECTIVE, twice))
+    assert largest(both[0], step_of(OBJECTIVE, once)[0]) > 1e-6
