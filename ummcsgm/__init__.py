@@ -10,8 +10,10 @@ Four ideas:
    subject, draw, step, slice) in sampling.
 
 Read the files in this order: types, sde, completion, pixels, network, denoiser, loss,
-grids, solvers, sampling, train, loop, evaluate, complete; then build, which makes all
-of it from a config, parallel and job, which know of devices and processes, and main.
+grids, solvers, sampling, state, matching, train, loop, evaluate, complete; then
+baselines.method, baselines.adversarial and the five methods, courses, rivals, contest
+and conclusion, which set them side by side; then build, which makes all of it from a
+config, parallel and job, which know of devices and processes, and main.
 
 For research only: not a medical device, not for clinical decisions.
 """
