@@ -97,6 +97,7 @@ def get_config() -> ConfigDict:
                 "methods": (),
                 "widths": (),  # of each: its channels, as a share of the published
                 "speeds": (),  # and by what its published learning rates are multiplied
+                "each": (),  # and how many questions of an image it is asked in a step
                 "only": "",  # the one contrast that cocagan is given; else all
                 "budget": "images",  # that each method sees; or seconds it trains
                 "downstream": 0,  # steps of the segmentation network; 0: none

@@ -6,7 +6,8 @@ What       configs/brats19.py, and beside the mm-CSN the five published methods 
 Source     Meng et al. 2022 (arXiv 2207.03430), Table 1 and Figure 2.
 Data       MICCAI_BraTS_2019_Data_Training, as for configs/brats19.py.
 Hardware   one GPU of 40 GiB or a TPU v4-8 for each method, days in all; not run by us.
-           Methods may be trained on different machines (--methods mm-gan,hi-net) and
+           Methods may be trained on different machines, each with --mode train and
+           --methods mm-gan,hi-net, and
            their folders WORKDIR/methods/NAME copied into one workdir.
 Command    python -m ummcsgm.main --config configs/table1_brats19.py \
                --workdir runs/table1_brats19 \
@@ -31,6 +32,7 @@ def get_config() -> ConfigDict:
             "study.methods": METHODS,
             "study.widths": (1.0,) * len(METHODS),
             "study.speeds": (1.0,) * len(METHODS),
+            "study.each": (1,) * len(METHODS),
             "study.downstream": 50000,
             "study.paper": True,
         }

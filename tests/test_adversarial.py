@@ -29,7 +29,7 @@ def init(key, grid):
     }
 
 
-def losses(key, params, lesson):
+def losses(keys, params, lesson):
     """w times how many are asked, -v times the lesion, and statistics of the sizes."""
     size = lesson.scored.sum(axis=1).astype(jnp.float32)
     counted = size > 0
@@ -58,12 +58,14 @@ def batch(rows=ROWS, labels=None):
     return Batch(images, np.ones((rows, 4), bool), np.ones(rows, bool), labels)
 
 
-def moved(method, rows, *, recipe=None, devices=2, steps=100, weights=EVEN, done=0):
+def moved(
+    method, rows, *, recipe=None, devices=2, steps=100, weights=EVEN, done=0, each=1
+):
     """(the state after one step over so many devices, its metrics)."""
     recipe = Recipe(optax.sgd(1.0), 0.5, 1) if recipe is None else recipe
     state = start(jax.random.key(0), method, recipe, (2, 2))
     state = state.replace(step=jnp.int32(done))
-    step = make_step(method, recipe, TABLE, weights, steps)
+    step = make_step(method, recipe, TABLE, weights, each, steps)
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(devices, len(leaf) // devices, *leaf.shape[1:]), rows
     )
@@ -94,6 +96,33 @@ def test_devices_and_microbatches_change_nothing(accumulate):
     assert told == pytest.approx(same)
 
 
+def test_what_is_random_of_an_example_is_the_same_on_any_device():
+    def random(keys, params, lesson):
+        told = losses(keys, params, lesson)
+        drawn = jax.vmap(jax.random.uniform)(keys) * (told.told["size"] > 0)
+        return told._replace(generator=params["generator"]["w"] * drawn)
+
+    method = dataclasses.replace(METHOD, losses=random)
+    alone, _ = moved(method, batch(), devices=1)
+    recipe = Recipe(optax.sgd(1.0), 0.5, 2)
+    shared, _ = moved(method, batch(), recipe=recipe)
+    own = alone.params["generator"]["w"]
+    assert own == pytest.approx(shared.params["generator"]["w"], rel=1e-6)
+    assert -1 < own < 0
+    later, _ = moved(method, batch(), devices=1, done=1)
+    assert later.params["generator"]["w"] != own
+
+
+def test_several_questions_of_an_image_are_so_many_rows():
+    rows = batch()
+    twice = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), rows)
+    uneven = probabilities(TABLE, (0.4, 0.3, 0.3))
+    _, told = moved(METHOD, rows, weights=uneven, each=2)
+    _, same = moved(METHOD, twice, weights=uneven)
+    _, once = moved(METHOD, rows, weights=uneven)
+    assert told == pytest.approx(same) != pytest.approx(once)
+
+
 def test_padding_and_what_was_never_scanned_are_asked_nothing():
     rows = batch()
     present = rows.present.copy()
@@ -121,8 +150,8 @@ def test_a_methods_own_curriculum_is_asked_at_its_place_in_the_run():
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing():
-    def broken(key, params, lesson):
-        told = losses(key, params, lesson)
+    def broken(keys, params, lesson):
+        told = losses(keys, params, lesson)
         return told._replace(generator=told.generator * jnp.nan)
 
     state, told = moved(dataclasses.replace(METHOD, losses=broken), batch())

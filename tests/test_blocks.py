@@ -81,7 +81,7 @@ def test_an_average_is_of_the_flagged_channels():
 
 def test_a_pick_is_any_of_the_flagged():
     flags = jnp.array([[False, True, True, False]] * 4000 + [[False] * 4])
-    place = np.asarray(pick(jax.random.key(0), flags))
+    place = np.asarray(pick(jax.random.split(jax.random.key(0), len(flags)), flags))
     assert set(place[:-1].tolist()) == {1, 2}
     assert abs((place[:-1] == 1).mean() - 0.5) < 0.03  # 4 standard errors
     assert place[-1] == 0

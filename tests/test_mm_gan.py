@@ -52,7 +52,7 @@ def test_the_curriculum_begins_with_one_missing():
 class Half:
     """In place of the U-Net: half of an image's mean, wherever it is asked."""
 
-    def apply(self, own, images, train=False, rngs=None):
+    def apply(self, own, images, keys=None):
         return jnp.full_like(images, 0.5) * own["params"]
 
 
@@ -72,8 +72,8 @@ def outcome(gain=1.0):
     missing, scored = (jnp.asarray(flag, bool) for flag in flags)
     lesson = lesson._replace(images=images, missing=missing, scored=scored)
     params = {"generator": 1.0, "discriminator": gain}
-    key = jax.random.key(0)
-    return mm_gan._losses(Half(), Itself(), 2.0, key, params, lesson)
+    keys = jax.random.split(jax.random.key(0), 4)
+    return mm_gan._losses(Half(), Itself(), 2.0, keys, params, lesson)
 
 
 def test_the_seen_are_to_be_called_real_and_the_synthesised_not():
@@ -92,7 +92,11 @@ def test_dropout_is_drawn_from_the_key_in_training_alone():
     method = mm_gan.make_mm_gan(4, width=0.125, scale=0.4, axis=None)
     lesson = tiny_lessons.lesson(4, (18, 18))
     params = tiny_lessons.start(method, (18, 18))
-    losses = jax.jit(lambda seed: method.losses(jax.random.key(seed), params, lesson))
+    losses = jax.jit(
+        lambda seed: method.losses(
+            jax.random.split(jax.random.key(seed), tiny_lessons.ROWS), params, lesson
+        )
+    )
     one, other, again = (losses(seed).generator for seed in (1, 2, 1))
     np.testing.assert_array_equal(one, again)
     assert (np.abs(one - other) > 1e-6).all()

@@ -75,7 +75,9 @@ def test_codes_are_averaged_the_target_is_scored_and_the_source_is_given_back():
     images = jnp.broadcast_to(in_unit, lesson.images.shape)
     params = {"generator": {"encoder": {}, "generator": {}}, "discriminator": {}}
     lesson = lesson._replace(images=images)
-    found = ucdgan._losses(networks, jax.random.key(0), params, lesson)
+    found = ucdgan._losses(
+        networks, jax.random.split(jax.random.key(0), 4), params, lesson
+    )
     # Of 2 and 4, their mean and 10 times 2: 23, where it should be 6.
     np.testing.assert_allclose(found.told["l1"], 23 - 6, rtol=1e-6)
     # Back to 0 it is 23 again and should be 2; back to 1 it is 33 and should be 4.

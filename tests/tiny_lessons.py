@@ -78,7 +78,8 @@ def learn(method, taught, *, steps, rate):
         params, moments = state
 
         def total(params):
-            found = method.losses(key, params, taught)
+            keys = jax.random.split(key, ROWS)
+            found = method.losses(keys, params, taught)
             return found.generator.mean() + found.discriminator.mean(), found
 
         grads, found = jax.grad(total, has_aux=True)(params)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -26,7 +25,7 @@ def check_study(config: ConfigDict) -> None:
     names = config.study.methods
     if len(set(names)) < len(names):
         raise InputError(f"config.study.methods is {tuple(names)}: name each once.")
-    for key in ("widths", "speeds"):
+    for key in ("widths", "speeds", "each"):
         if len(config.study[key]) != len(names):
             raise InputError(
                 f"config.study.{key} has {len(config.study[key])} numbers and "
@@ -68,12 +67,23 @@ def build_method(config: ConfigDict, name: str) -> Method:
 
 def options_of(config: ConfigDict, name: str) -> dict:
     """What the config has for one method: none of it may change while it trains."""
-    if name not in config.study.methods:
+    if name not in METHODS or name not in config.study.methods:
         return {}
     place = tuple(config.study.methods).index(name)
     fields = config.study
     own = {"width": fields.widths[place], "speed": fields.speeds[place]}
+    own["each"] = fields.each[place]
     return own | ({"only": fields.only} if name == "cocagan" else {})
+
+
+def told_options(config: ConfigDict, name: str) -> str:
+    """What a reader is to know of a published method's training, in one sentence."""
+    own = options_of(config, name)
+    return (
+        f"Here with {own['width']:g} of its channels, its learning rates times "
+        f"{own['speed']:g}, {own['each']} question{'s'[: own['each'] > 1]} of each "
+        "image a step, and the schedule and weight average of the mm-CSN."
+    )
 
 
 def check_options(had: dict, own: dict, where: str) -> None:
@@ -105,8 +115,9 @@ def regressing(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def build_questions(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
-    """(table [N, M], weights [N]): what the published methods are asked in training.
+def build_questions(config: ConfigDict, name: str) -> tuple:
+    """(table [N, M], weights [N], how many an image): what a published method is asked
+    in training.
 
     As the mm-CSN, but that something is always seen: where everything is missing they
     have no answer.
@@ -114,7 +125,7 @@ def build_questions(config: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     modalities = len(config.data.modalities)
     table = configurations(modalities, proper=True)
     sizes = build_sizes(config)[: modalities - 1]
-    return table, probabilities(table, sizes)
+    return table, probabilities(table, sizes), options_of(config, name)["each"]
 
 
 def build_names(config: ConfigDict) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ def _adversarial(config: Config, method: Method) -> Course:
         method, build_method_schedule(config, method.name)
     )
     recipe = dataclasses.replace(build.build_recipe(config), optimizer=optimizer)
-    grid, questions = build.build_space(config).grid, build_questions(config)
-    steps = build.build_plan(config).steps
+    grid, steps = build.build_space(config).grid, build.build_plan(config).steps
+    questions = build_questions(config, method.name)
     return Course(
         lambda key: adversarial.start(key, method, recipe, grid),
         adversarial.make_step(method, recipe, *questions, steps),

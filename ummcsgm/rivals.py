@@ -17,7 +17,7 @@ import numpy as np
 
 from ummcsgm import build, checkpoint, parallel
 from ummcsgm.answer import Trained, load_trained, make_answer
-from ummcsgm.build_methods import REGRESSION, build_method
+from ummcsgm.build_methods import REGRESSION, build_method, told_options
 from ummcsgm.completion import ask
 from ummcsgm.denoiser import make_estimate, posterior_moments
 from ummcsgm.microbatches import regrouped, streamed
@@ -65,10 +65,16 @@ def load_rival(place: pathlib.Path) -> Rival:
         return mm_csn_mean(trained, name, "mm-CSN network, regression", note)
     config = build.config_from_json(about["config"])
     check_fields(config.to_dict())
-    method, grid = build_method(config, name), build.build_space(config).grid
+    method, space = build_method(config, name), build.build_space(config)
+    grid = space.grid
     shapes = jax.eval_shape(lambda key: method.init(key, grid), jax.random.key(0))
     params = checkpoint.restore_ema(place, shapes)
     needed = {part: params[part] for part in ("generator", "statistics")}
+    counted = {
+        part: own
+        for part, own in needed["generator"].items()
+        if not part.startswith(method.training_only)
+    }
 
     def complete(params: Params, images: Stacks, missing: Missing) -> Images:
         return method.complete(params, ask(images, missing))
@@ -79,13 +85,13 @@ def load_rival(place: pathlib.Path) -> Rival:
     return Rival(
         name,
         method.title,
-        method.note,
+        f"{method.note} {told_options(config, name)}",
         _streaming(complete, needed, size),
         step,
         step * build.build_plan(config).batch,
         _digest(needed),
-        _count(needed["generator"]),
-        _gflop(complete, needed, stacks, len(config.data.modalities)),
+        _count(counted),
+        _gflop(complete, needed, stacks, len(space.modalities)),
         about["data"],
     )
 

@@ -69,6 +69,7 @@ SCHEMA: dict[str, Rule] = {
     "study.methods": (tuple, 0, 6),
     "study.widths": (tuple, 0, 6),
     "study.speeds": (tuple, 0, 6),
+    "study.each": (tuple, 0, 6),
     "study.only": (str, ANY, ANY),
     "study.budget": (str, ANY, ANY),
     "study.downstream": (int, 0, ANY),
@@ -101,6 +102,7 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "study.methods": (str, ANY, ANY),
     "study.widths": (float, 1e-3, 4),
     "study.speeds": (float, 1e-3, 1e3),
+    "study.each": (int, 1, ANY),
 }
 
 # What weights were made for, and what a continued run must not change beside that.

@@ -56,14 +56,16 @@ def accumulate(mean_losses: Callable, params: Params, parts: Any) -> tuple:
         (_, told), grads = jax.value_and_grad(mean_losses, has_aux=True)(params, part)
         return told, grads
 
-    first = jax.tree.map(lambda leaf: leaf[0], parts)
     if len(jax.tree.leaves(parts)[0]) == 1:
-        return both(first)
+        return both(jax.tree.map(lambda leaf: leaf[0], parts))
 
     def add(total: tuple, part: Any) -> tuple:
         return jax.tree.map(jnp.add, total, both(part)), None
 
-    zeros = optax.tree.zeros_like(jax.eval_shape(both, first))
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts
+    )
+    zeros = optax.tree.zeros_like(jax.eval_shape(both, like))
     return jax.lax.scan(add, zeros, parts)[0]
 
 

@@ -41,13 +41,19 @@ def start(key: jax.Array, method: Method, recipe: Recipe, grid: tuple) -> TrainS
 
 
 def make_step(
-    method: Method, recipe: Recipe, table: np.ndarray, weights: np.ndarray, steps: int
+    method: Method,
+    recipe: Recipe,
+    table: np.ndarray,
+    weights: np.ndarray,
+    each: int,
+    steps: int,
 ) -> Callable:
     """step(key, state, batch) -> (state, metrics), to be mapped over devices.
 
-    Questions are dealt as for the mm-CSN, with the `weights` [N] of `table`, or as the
-    method's own curriculum has them after the present part of `steps`. The gradient is
-    that of the mean over the scored examples of the global batch.
+    `each` questions of an image are dealt as for the mm-CSN, with the `weights` [N] of
+    `table`, or as the method's own curriculum has them after the present part of
+    `steps`. The gradient is that of the mean over the scored examples of the global
+    batch. What is random of an example has a key of its own, whichever the device.
     """
 
     def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
@@ -55,20 +61,22 @@ def make_step(
         progress, now = state.step / steps, weights
         if method.deal is not None:
             now = method.deal(progress, table.shape[1])
-        lesson = _lesson(jax.random.fold_in(key, 0), table, now, batch)
+        rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, each, 0), batch)
+        place = parallel.device_index() * len(rows.valid) + jnp.arange(len(rows.valid))
+        lesson = _lesson(jax.random.fold_in(key, 0), table, now, rows, place)
         examples = jnp.maximum(parallel.total(lesson.scored.any(axis=1).sum()), 1)
-        own = jax.random.fold_in(jax.random.fold_in(key, 1), parallel.device_index())
+        own = jax.random.fold_in(key, 1)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(own, place)
 
         def mean_losses(params: Params, part: tuple) -> tuple[Array, dict]:
-            lesson, number = part
-            outcome = method.losses(jax.random.fold_in(own, number[0]), params, lesson)
+            lesson, keys = part
+            outcome = method.losses(keys, params, lesson)
             told = {"loss": outcome.generator, **outcome.told}
             told = {name: values.sum() / examples for name, values in told.items()}
             total = told["loss"] + outcome.discriminator.sum() / examples
             return total, {"told": told, "statistics": outcome.statistics}
 
-        turns = jnp.arange(recipe.accumulate)
-        parts = split((lesson, turns), recipe.accumulate)
+        parts = split((lesson, keys), recipe.accumulate)
         told, grads = accumulate(mean_losses, state.params, parts)
         told, grads = parallel.total((told, grads))
         shares = recipe.accumulate * parallel.device_count()
@@ -82,11 +90,12 @@ def make_step(
     return step
 
 
-def _lesson(key: jax.Array, table: np.ndarray, weights: Array, batch: Batch) -> Lesson:
-    """What the rows of this device are asked, of a deck over the global batch."""
-    rows = len(batch.valid)
-    place = parallel.device_index() * rows + jnp.arange(rows)
-    cards = stratified(key, rows * parallel.device_count())[place]
+def _lesson(
+    key: jax.Array, table: np.ndarray, weights: Array, batch: Batch, place: Array
+) -> Lesson:
+    """What the rows of this device are asked, at their `place` [B] of a deck over the
+    global batch."""
+    cards = stratified(key, len(place) * parallel.device_count())[place]
     scored = deal(cards, table, weights, batch.present) & batch.valid[:, None]
     images = batch.images[..., : table.shape[1]].astype(jnp.float32)
     lesion = jnp.zeros(images.shape[:-1], bool)

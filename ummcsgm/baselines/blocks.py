@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.types import Array
+from ummcsgm.types import Array, Keys
 
 NORMAL = nn.initializers.normal(0.02)  # the usual start of a GAN's kernels
 
@@ -200,3 +200,13 @@ class PatchMaps(nn.Module):
             kernel_init=NORMAL,
             name="maps",
         )(padded)
+
+
+def dropped(keys: Keys, features: Array, turn: int, rate: float) -> Array:
+    """Dropout of each row [B, ...] by its own key, another one each `turn`."""
+
+    def kept(key: Array) -> Array:
+        own = jax.random.fold_in(key, turn)
+        return jax.random.bernoulli(own, 1 - rate, features.shape[1:])
+
+    return jnp.where(jax.vmap(kept)(keys), features / (1 - rate), 0)

@@ -39,7 +39,7 @@ from ummcsgm.baselines.method import (
     verdict,
 )
 from ummcsgm.completion import Completion, channels
-from ummcsgm.types import Array, Images, Losses, Params
+from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)
 JUDGE = (64, 128, 256, 512)
@@ -210,9 +210,9 @@ def guess_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
 
 
 def _losses(
-    networks: tuple, inputs: int | None, key: Array, params: Params, lesson: Lesson
+    networks: tuple, inputs: int | None, keys: Keys, params: Params, lesson: Lesson
 ) -> Outcome:
-    """Nothing here is random: `key` is for those that need one."""
+    """Nothing here is random: `keys` are for those that need some."""
     generator, judge, guesser = networks
     available, images = ~lesson.missing, 2 * lesson.images - 1
     own = {"params": params["generator"]}

@@ -40,7 +40,7 @@ from ummcsgm.baselines.method import (
     verdict,
 )
 from ummcsgm.completion import Completion, channels
-from ummcsgm.types import Array, Images, Params
+from ummcsgm.types import Array, Images, Keys, Params
 
 ENCODER = (32, 64, 128)
 JUDGE = (32, 64, 128, 256)
@@ -221,6 +221,7 @@ def make_hi_net(
         deal=None,
         rates=(1e-3, 1e-3),
         betas=(0.5, 0.999),
+        training_only=("decoder",),
     )
 
 
@@ -253,11 +254,11 @@ def _complete(generator: Generator, params: Params, question: Completion) -> Ima
 
 
 def _losses(
-    generator: Generator, judge: Judge, key: Array, params: Params, lesson: Lesson
+    generator: Generator, judge: Judge, keys: Keys, params: Params, lesson: Lesson
 ) -> Outcome:
     """The least-squares GAN's, 100 of what is scored and 20 of each input given back.
 
-    Nothing here is random: `key` is for those that need one.
+    Nothing here is random: `keys` are for those that need some.
     """
     counted, images = taught(lesson), 2 * lesson.images - 1
     (drawn, rebuilt), changed = generator.apply(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ummcsgm.completion import Completion, channels
-from ummcsgm.types import Array, Images, Losses, Missing, Params
+from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 
 
 class Lesson(NamedTuple):
@@ -52,8 +52,9 @@ class Method:
     last two may be {}. `complete` answers a question, each row by itself: the seen
     images come back bit for bit. The generator's loss has no gradient on the
     discriminator's parameters and the other way round, so that one gradient of their
-    sum serves both. `deal(progress, M)` are the probabilities of the proper
-    configurations at a progress of 0 .. 1 of training, None: the study's own questions.
+    sum serves both; what is random of a row is of its own key. `deal(progress, M)` are
+    the probabilities of the proper configurations at a progress of 0 .. 1 of training,
+    None: the study's own questions.
     `rates` are Adam's learning rates, the generator's first, and `betas` its own.
     """
 
@@ -62,10 +63,11 @@ class Method:
     note: str
     init: Callable[[Array, tuple[int, int]], Params]
     complete: Callable[[Params, Completion], Images]
-    losses: Callable[[Array, Params, Lesson], Outcome]
+    losses: Callable[[Keys, Params, Lesson], Outcome]
     deal: Callable[[Array, int], Array] | None
     rates: tuple[float, float]
     betas: tuple[float, float]
+    training_only: tuple[str, ...] = ()  # parts of the generator that no answer needs
 
 
 def taught(lesson: Lesson) -> Array:
@@ -96,10 +98,10 @@ def verdict(maps: Images, wanted: float) -> Losses:
     return jnp.mean(jnp.square(maps - wanted), axis=(1, 2, 3))
 
 
-def pick(key: Array, flags: Array) -> Array:
+def pick(keys: Keys, flags: Array) -> Array:
     """[B] one of each row's flagged places of [B, M], each as likely as another; 0 in
     a row that has none."""
-    cards = jax.random.uniform(key, flags.shape)
+    cards = jax.vmap(lambda key: jax.random.uniform(key, flags.shape[1:]))(keys)
     return jnp.argmax(jnp.where(flags, cards, -1.0), axis=1)
 
 

@@ -11,6 +11,7 @@ not to each batch. What was never scanned is in neither loss.
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from ummcsgm.baselines.blocks import (
     Up,
     cropped,
     doubled,
+    dropped,
     halvings,
     instance_norm,
     leaky,
@@ -38,7 +40,7 @@ from ummcsgm.baselines.method import (
     outcome,
 )
 from ummcsgm.completion import Completion, channels, configurations
-from ummcsgm.types import Array, Images, Params
+from ummcsgm.types import Array, Images, Keys, Params
 
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
 JUDGE = (64, 128, 256, 512)
@@ -53,8 +55,13 @@ class Generator(nn.Module):
     widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, images: Images, train: bool = False) -> Images:
-        drop = nn.Dropout(DROPOUT, deterministic=not train)
+    def __call__(self, images: Images, keys: Keys | None = None) -> Images:
+        turns = itertools.count()
+
+        def drop(features: Array) -> Array:
+            turn = next(turns)
+            return features if keys is None else dropped(keys, features, turn, DROPOUT)
+
         depth = halvings(images.shape[1:3], len(self.widths), 1)
         features, skips = images, []
         for level in range(depth):
@@ -128,7 +135,8 @@ def make_mm_gan(
         name="mm-gan",
         title="MM-GAN",
         note="Adapted: a scenario is dealt to each slice instead of each batch, and the"
-        " U-Net has as many levels as the grid allows.",
+        " U-Net has as many levels as the grid allows. Its curriculum ends with all"
+        " scenarios alike, for half of the training.",
         init=functools.partial(_init, generator, judge, modalities),
         complete=functools.partial(_complete, generator, scale),
         losses=functools.partial(_losses, generator, judge, scale),
@@ -165,7 +173,7 @@ def _losses(
     generator: Generator,
     judge: Judge,
     scale: float,
-    key: Array,
+    keys: Keys,
     params: Params,
     lesson: Lesson,
 ) -> Outcome:
@@ -174,8 +182,7 @@ def _losses(
     drawn = generator.apply(
         {"params": params["generator"]},
         only(~lesson.missing, images),
-        train=True,
-        rngs={"dropout": key},
+        keys,
     )
     real = only(has_truth(lesson), images)
     fake = jnp.where(channels(lesson.scored), drawn, real)

@@ -5,8 +5,9 @@ voxelwise maximum of those that are available is the fused latent. A decoder for
 modality reads any latent, so it is trained on the fused one and on each single one, and
 the latents of a subject's modalities are to be alike.
 
-Trained here on random sets of missing modalities. Images are divided by their mean, and
-the last bias starts at 1, that mean: a ReLU that starts below 0 would stay there.
+Trained here on random sets of missing modalities. Images are divided by one constant,
+about the mean of all, and the last bias starts at 1, that mean: a ReLU that starts
+below 0 would stay there.
 """
 
 import functools
@@ -26,7 +27,7 @@ from ummcsgm.baselines.method import (
     outcome,
 )
 from ummcsgm.completion import Completion
-from ummcsgm.types import Array, Images, Losses, Params
+from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)
 LATENT = 16
@@ -153,12 +154,12 @@ def _complete(
 
 
 def _losses(
-    generator: Generator, scale: float, key: Array, params: Params, lesson: Lesson
+    generator: Generator, scale: float, keys: Keys, params: Params, lesson: Lesson
 ) -> Outcome:
     """The mean absolute error of every output that has a truth, from the fused latent
     and from each single one, summed as published, and the variance of the latents.
 
-    Nothing here is random: `key` is for those that need one.
+    Nothing here is random: `keys` are for those that need some.
     """
     images, available = lesson.images / scale, ~lesson.missing
     shown = only(available, images)

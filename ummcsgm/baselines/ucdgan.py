@@ -38,7 +38,7 @@ from ummcsgm.baselines.method import (
     verdict,
 )
 from ummcsgm.completion import Completion
-from ummcsgm.types import Array, Images, Losses, Params
+from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (64, 128, 256)
 JUDGE = (64, 128, 256, 512)
@@ -192,10 +192,11 @@ def _complete(networks: Networks, params: Params, question: Completion) -> Image
     return question.fill((drawn + 1) / 2)
 
 
-def _losses(networks: Networks, key: Array, params: Params, lesson: Lesson) -> Outcome:
+def _losses(networks: Networks, keys: Keys, params: Params, lesson: Lesson) -> Outcome:
     own, images = params["generator"], 2 * lesson.images - 1
-    key_target, key_source = jax.random.split(key)
-    target, source = pick(key_target, lesson.scored), pick(key_source, ~lesson.missing)
+    pairs = jax.vmap(jax.random.split)(keys)
+    target = pick(pairs[:, 0], lesson.scored)
+    source = pick(pairs[:, 1], ~lesson.missing)
     codes = networks.encode_all(own, only(~lesson.missing, images))
     fake = networks.generate(own, mean_of(codes, ~lesson.missing), target, images)
     code, stacked = networks.encode(own, fake), jnp.stack(codes, axis=1)
