@@ -190,15 +190,16 @@ def test_a_study_in_parts_is_the_study(table, own_table, tmp_path):
     assert tables(run) == tables(table / "run")
 
 
-def test_a_method_of_other_slices_is_refused(own_table, capsys):
-    about_place = place(own_table / "run", "mm-gan")
+@pytest.mark.parametrize("name", ["mm-gan", "segmenter"])
+def test_what_was_trained_on_other_slices_is_refused(own_table, capsys, name):
+    about_place = place(own_table / "run", name)
     other = table_config(own_table / "subjects", seed=1)  # another split
     config = write_config(own_table / "other.py", other)
     elsewhere = own_table / "elsewhere"
-    asked = ("--methods", "mm-gan", "--workdir", elsewhere, "--mode", "train")
+    asked = ("--methods", name, "--workdir", elsewhere, "--mode", "train")
     assert run_main("--config", config, *asked) == 0
     shutil.rmtree(about_place)
-    shutil.copytree(place(elsewhere, "mm-gan"), about_place)
+    shutil.copytree(place(elsewhere, name), about_place)
     code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
     assert code == 2
     assert "was trained on other slices than the mm-CSN" in capsys.readouterr().err

@@ -25,7 +25,8 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
 
     As many as the mm-CSN; or, where config.study.budget is seconds, as many as the
     method makes here in the time that the mm-CSN trained. That number is measured once
-    and kept in the method's allowance.json, so that a stopped run goes on as it began.
+    and kept in the method's allowance.json, so that a stopped run goes on as it began;
+    it is measured anew when the mm-CSN has trained for longer.
 
     Raises:
         InputError: seconds are wanted, and the mm-CSN has not been trained here.
@@ -33,22 +34,22 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
     if build_budget(config) != BY_SECONDS:
         return config
     path = place_of(workdir, name) / "allowance.json"
-    if not path.is_file():
-        seconds = training_seconds(workdir)
-        if seconds is None:
-            raise InputError(
-                f"config.study.budget is 'seconds', those that the mm-CSN trained, and "
-                f"{workdir} has no log of it: train it there first."
-            )
+    seconds = training_seconds(workdir)
+    if seconds is None:
+        raise InputError(
+            f"config.study.budget is 'seconds', those that the mm-CSN trained, and "
+            f"{workdir} has no log of it: train it there first."
+        )
+    if not path.is_file() or read_json(path)["seconds"] != seconds:
         steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
         told = {"seconds": seconds, "steps": steps}
-        parallel.in_turn(functools.partial(_write_once, path, told))
+        parallel.in_turn(functools.partial(_write_first, path, told))
     return build.with_steps(config, read_json(path)["steps"])
 
 
-def _write_once(path: pathlib.Path, told: dict) -> None:
+def _write_first(path: pathlib.Path, told: dict) -> None:
     """Of several processes the first one's measurement counts for all."""
-    if not path.is_file():
+    if parallel.first():
         write_whole(path, json.dumps(told))
 
 

@@ -111,7 +111,7 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     """A method's mean ± sd among the `rows` of one metric in one column.
 
     Of several rows of a method, their mean. The best is the best as printed, among the
-    methods that were asked of as many subjects.
+    methods that were asked of as many subjects and, where that is told, slices.
     """
     own = [row for row in rows if row["method"] == method]
     if not own:
@@ -119,7 +119,7 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     metric = own[0]["metric"]
     scale = FACTORS[metric]
     # rounded before they are compared: what is printed alike is bold alike
-    rivals = [row for row in rows if row["subjects"] == own[0]["subjects"]]
+    rivals = [row for row in rows if _asked(row) == _asked(own[0])]
     means = {
         rival: round(scale * _mean(rivals, rival), digits)
         for rival in distinct(row["method"] for row in rivals)
@@ -130,6 +130,10 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     best = np.fmin if metric in LESS else np.fmax
     first = means[method] == best.reduce(list(means.values()))
     return Cell(text, bool(first and len(means) > 1))
+
+
+def _asked(row: dict) -> tuple:
+    return row["subjects"], row.get("slices")
 
 
 def shown(value: Any, digits: int = 2) -> str:

@@ -16,7 +16,7 @@ from ummcsgm.build_methods import MM_CSN, build_gallery, build_names, build_pape
 from ummcsgm.completion import configurations
 from ummcsgm.contest import Contest, enter, exhibit
 from ummcsgm.costs import costs_of, measure
-from ummcsgm.courses import place_of
+from ummcsgm.courses import SEGMENTER, place_of
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.evaluate import evaluate, interleaved
 from ummcsgm.figure import Panels, write_figure
@@ -52,6 +52,8 @@ def conclude(
     """
     trained = load_trained(workdir)
     config = build_data.fitting(config, trained.config, workdir)
+    for name in (*build_names(config), SEGMENTER):
+        _check_data(place_of(workdir, name), trained)
     measured = evaluate(workdir, config, all_configurations)
     if parallel.first():
         report.write(measured, workdir / "evaluation")
@@ -87,16 +89,22 @@ def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contes
     return Contest(space, scoring, asked, subjects, build_gallery(config))
 
 
+def _check_data(place: pathlib.Path, trained: Trained) -> None:
+    """Raises InputError if what was trained in `place` saw other slices."""
+    if checkpoint.latest_step(place) is None:
+        return
+    if checkpoint.restore_about(place)["data"] != trained.data:
+        raise InputError(
+            f"{place} was trained on other slices than the mm-CSN: remove it, and "
+            "train it again with this workdir's config."
+        )
+
+
 def _entered(
     place: pathlib.Path, contest: Contest, trained: Trained, galleries: dict
 ) -> Findings:
     """What the method of this place did, whose answers are put in the galleries."""
     rival = load_rival(place)
-    if rival.data != trained.data:
-        raise InputError(
-            f"{place} was trained on other slices than the mm-CSN: remove it, and "
-            "train the method again with this workdir's config."
-        )
     marks = enter(place / "parts", contest, rival)
     if parallel.first():
         measure(place, rival, contest)

@@ -49,7 +49,8 @@ def enter(folder: pathlib.Path, contest: Contest, rival: Rival) -> dict[str, Mar
     """
     scoring = dataclasses.asdict(contest.scoring)
     questions = contest.questions.tolist()
-    key = digest_of(rival.name, rival.digest, scoring, questions, contest.gallery)
+    view = dataclasses.asdict(contest.space.view)
+    key = digest_of(rival.name, rival.digest, scoring, questions, view, contest.gallery)
 
     def one(place: int) -> Marks:
         subject = contest.subjects[place]
@@ -101,7 +102,8 @@ def exhibit(
     told = make_answer(trained, "mean", contest.scoring)
     drawn = make_answer(trained, SAMPLER, contest.scoring)
     scoring, questions = contest.scoring, contest.questions.tolist()
-    key = digest_of(trained.digest, dataclasses.asdict(scoring), questions)
+    view = dataclasses.asdict(contest.space.view)
+    key = digest_of(trained.digest, dataclasses.asdict(scoring), questions, view)
 
     def one(place: int) -> Marks:
         subject = contest.subjects[place]

@@ -31,7 +31,8 @@ SAMPLERS = ("mean", "euler_maruyama", SAMPLER)
 class Evaluation:
     """What was measured.
 
-    `rows` are dicts of method, missing, modality, profile, metric, mean, sd, subjects;
+    `rows` are dicts of method, missing, modality, profile, metric, mean, sd, subjects
+    and, of all these, slices;
     `subjects` are dicts, one a subject, method and predicted modality; `facts` say what
     was scored. `records` are those of `ensembles.judge`, one a subject and predicted
     modality. `panels` has, for up to two subjects, truth and estimates [M, H, W] in
@@ -211,6 +212,7 @@ def summary(subjects: list[dict], methods: Sequence[str]) -> list[dict]:
         dict(zip(names, asked, strict=True))
         | {"profile": TABLE1.name, "metric": metric}
         | _moments([row[metric] for row in rows])
+        | {"slices": sum(row["slices"] for row in rows)}
         for asked, rows in groups.items()
         for metric in METRICS
     ]

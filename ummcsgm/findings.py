@@ -21,7 +21,6 @@ OWN = {"mean": MM_CSN, SAMPLER: SAMPLER, "algorithm1": "algorithm1"}
 OWN |= {"ridge2": "ridge2", "ridge": "ridge"}
 DRAWS = (SAMPLER, "algorithm1")
 FLOOR = "Ours: voxel by voxel, no network."
-SOME = "On some slices of some subjects: not to be compared with the other rows."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ def own_findings(measured: Evaluation, costs: dict) -> list[Findings]:
     told = {
         MM_CSN: ("mm-CSN mean, 1 evaluation", "", costs),
         SAMPLER: (f"mm-CSN draw, 1 + {few} evaluations", "One draw of each.", None),
-        "algorithm1": (f"mm-CSN Algorithm 1, {steps} evaluations", SOME, None),
+        "algorithm1": (f"mm-CSN Algorithm 1, {steps} evaluations", "One draw.", None),
         "ridge2": ("ridge, quadratic (floor)", FLOOR, None),
         "ridge": ("ridge, linear (floor)", FLOOR, None),
     }
@@ -51,7 +50,21 @@ def own_findings(measured: Evaluation, costs: dict) -> list[Findings]:
         if row["method"] in OWN:
             own = OWN[row["method"]]
             rows[own].append(row | {"method": own})
-    return [Findings(own, *told[own], rows[own]) for own in told if rows[own]]
+    slices = {own: sum(row["slices"] for row in rows[own]) for own in told}
+    found = [Findings(own, *told[own], rows[own]) for own in told if rows[own]]
+    return [
+        dataclasses.replace(own, note=f"{own.note} {_some(slices, own.name)}".strip())
+        for own in found
+    ]
+
+
+def _some(slices: dict[str, int], name: str) -> str:
+    if slices[name] == slices[MM_CSN]:
+        return ""
+    return (
+        f"On {slices[name]} answers of the other rows' {slices[MM_CSN]}: its numbers, "
+        "but for the CRPS, are not to be compared with theirs."
+    )
 
 
 def results_of(
@@ -110,7 +123,7 @@ def facts_of(
     """What a reader needs to know of a study, and to repeat it."""
     fields, split = build.config_to_json(config), cohort.split
     return {
-        "budget": _budget(findings),
+        "budget": _budget(findings, fields["questions"]["each"]),
         "seed": fields["seed"],
         "modalities": list(trained.space.modalities),
         "split": {name: len(members) for name, members in split.items()},
@@ -124,14 +137,21 @@ def facts_of(
     }
 
 
-def _budget(findings: list[Findings]) -> str:
+def _seconds(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else f"{seconds:.0f} s"
+
+
+def _budget(findings: list[Findings], each: int) -> str:
     """What each method was given, in one sentence."""
     costs = {own.title: own.costs for own in findings if own.costs is not None}
     seen = {own["images_seen"] for own in costs.values()}
     if len(seen) == 1:
-        return f"Every trained method saw the same number of images, {seen.pop()}."
+        return (
+            f"Every trained method saw the same number of images, {seen.pop()}, the "
+            f"mm-CSN and regression {each} question{'s'[: each > 1]} of each."
+        )
     told = [
-        f"{title} {own['images_seen']} images in {own['train_seconds']:.0f} s"
+        f"{title} {own['images_seen']} images in {_seconds(own['train_seconds'])}"
         for title, own in costs.items()
     ]
     return "Methods saw different numbers of images: " + ", ".join(told) + "."
@@ -144,7 +164,9 @@ def _notes(measured: Evaluation) -> list[str]:
         "truth's own intensity scale and brain mask.",
         "mm-CSN draws are of the network whose mean is the row above them, after "
         f"{few} further evaluations; a draw that is right has 3 dB less PSNR than the "
-        "mean. Their CRPS is that of all draws of a question together.",
+        "mean. Their CRPS is the fair one of all draws of a question: that of as many "
+        "draws as one likes.",
         "Differences are the mm-CSN mean minus the method, p of Wilcoxon's signed-rank "
-        "test over subjects, corrected by Holm for all methods and modalities.",
+        "test over subjects, corrected by Holm for all methods and modalities of a "
+        "metric.",
     ]

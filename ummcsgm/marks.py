@@ -49,7 +49,8 @@ def kept(
 ) -> Marks:
     """The subject's marks: those at `path` if they answer the same, else what `ask`
     gives, which is then kept there."""
-    times = [file.stat().st_mtime_ns for file in subject.files.values()]
+    files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
+    times = [file.stat().st_mtime_ns for file in files]
     key = json.dumps([*key, subject.name, times])
     if path.is_file():
         with np.load(path) as there:

@@ -137,7 +137,8 @@ def training_seconds(place: pathlib.Path) -> float | None:
     path = place / LOG
     if not path.is_file():
         return None
-    records = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
     return sum(record["seconds"] for record in records) if records else None
 
 

@@ -103,7 +103,8 @@ def read_run(workdir: Path, name: str = "") -> Run:
         logs=_logs(workdir, [method["name"] for method in methods]),
         pictures=_pictures(workdir / "evaluation"),
         dial=_file(workdir / "dial" / "dial.png"),
-        still=_file(workdir / "evaluation" / "figure.png"),
+        still=_file(path.parent / "figure.png")
+        or _file(workdir / "evaluation" / "figure.png"),
     )
 
 

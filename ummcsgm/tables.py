@@ -64,7 +64,10 @@ def crps(runs: list[Run]) -> list[Table]:
     if not rows:
         return []
     caption = "CRPS in the brain, grey levels of 0 to 255 (less is better)"
-    note = "Of a method that gives one image it is the mean absolute error."
+    note = (
+        "Of a method that gives one image it is the mean absolute error; of draws the "
+        "fair CRPS, which does not depend on how many there are."
+    )
     return [_by_modality(runs, rows, caption, {}, (note,))]
 
 

@@ -49,7 +49,7 @@ def train(
     if checkpoint.latest_step(place) is not None:
         about = checkpoint.restore_about(place)
         check_same(fields, about["config"], str(place), RUN_KEYS)
-        check_options(about["options"], options, str(place))
+        check_options(about.get("options", {}), options, str(place))
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     plan, space = build.build_plan(config), build.build_space(config)

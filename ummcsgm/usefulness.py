@@ -51,6 +51,11 @@ class Trial:
     contest: Contest
     segment: Callable  # a `downstream.Trained`
 
+    @property
+    def view(self) -> dict:
+        """What the networks are shown of a slice."""
+        return dataclasses.asdict(self.contest.space.view)
+
     def seen(self, subject: Subject) -> tuple[Prepared, Patient | None]:
         """The subject as it is read, and as the segmentation network sees it."""
         space = self.contest.space
@@ -139,7 +144,8 @@ def try_method(
 
         print(f"downstream: {name}, {place + 1}/{len(subjects)}", flush=True)
         path = trial.folder / name / f"{subject.name}.npz"
-        return keep(path, [trial.segment.digest, name, digest], subject, ask)
+        own = [trial.segment.digest, name, digest, trial.view]
+        return keep(path, own, subject, ask)
 
     return [record for own in parallel.divided(one, len(subjects)) for record in own]
 
@@ -155,7 +161,7 @@ def try_draws(trial: Trial, trained: Trained, folder: pathlib.Path) -> list[dict
     known = [one for one in subjects if one.segmentation is not None]
     known = known[: scoring.draw_subjects or None]
     key = digest_of(
-        trial.segment.digest, trained.digest, dataclasses.asdict(scoring), "maps"
+        trial.segment.digest, trained.digest, dataclasses.asdict(scoring), trial.view
     )
     answers = {s: make_answer(trained, s, scoring) for s in ("mean", SAMPLER)}
 
@@ -174,12 +180,20 @@ def try_draws(trial: Trial, trained: Trained, folder: pathlib.Path) -> list[dict
 
 
 def _draw(trial: Trial, answers: dict, subject: Subject, whole: bool) -> Marks:
-    """The records of one subject; with `whole`, of all its slices, and its maps."""
-    scoring = trial.contest.scoring
+    """The records of one subject; with `whole`, its maps in all slices, too."""
     prepared, patient = trial.seen(subject)
-    if not whole:
-        z = scored_slices(prepared.brain, TABLE1)
-        patient = patient.at(spread(z, scoring.draw_slices))
+    z = scored_slices(prepared.brain, TABLE1)
+    some = patient.at(spread(z, trial.contest.scoring.draw_slices))
+    records, _ = _mapped(trial, answers, prepared, some)
+    maps = _mapped(trial, answers, prepared, patient)[1] if whole else {}
+    return Marks([], records, maps, {})
+
+
+def _mapped(
+    trial: Trial, answers: dict, prepared: Prepared, patient: Patient
+) -> tuple[list[dict], dict[str, Array]]:
+    """(records, maps by the modality that is replaced) of a patient's slices."""
+    scoring = trial.contest.scoring
     stacks = network_stacks(prepared, patient.modalities, patient.z)
     records, panels = [], {}
     for channel in patient.asked():
@@ -192,9 +206,8 @@ def _draw(trial: Trial, answers: dict, subject: Subject, whole: bool) -> Marks:
         draws = (answers[SAMPLER](stacks, missing, own, told) for own in each)
         own, maps = examine_maps(trial.segment, patient, channel, draws, told.mean)
         records += own
-        if whole:
-            panels[patient.modalities[channel]] = maps.astype(np.float16)
-    return Marks([], records, panels, {})
+        panels[patient.modalities[channel]] = maps.astype(np.float16)
+    return records, panels
 
 
 def _write(
