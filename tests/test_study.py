@@ -116,7 +116,7 @@ def test_costs_and_facts_are_those_of_the_run(table):
     about = checkpoint.restore_about(table / "run")
     assert told["facts"]["data_sha256"] == about["data"]
     assert told["facts"]["split"] == {"train": 3, "validation": 0, "test": 2}
-    assert "same number of images, 16" in told["facts"]["budget"]
+    assert "same number of images, 16, the" in told["facts"]["budget"]
     # regression has the mm-CSN's network, of which an answer needs the same
     same = ("parameters", "gflop")
     assert [costs["regression"][k] for k in same] == [costs["mm-csn"][k] for k in same]
@@ -125,6 +125,11 @@ def test_costs_and_facts_are_those_of_the_run(table):
         assert "econstructed" in notes[name]
     for name in ("mm-gan", "hi-net", "mm-syn"):
         assert "dapted" in notes[name]
+    assert (
+        "0.02 of its channels, its learning rates times 1, 2 questions of each"
+        in (notes["mm-gan"])
+    )
+    assert "On 8 answers of the other rows' " in notes["algorithm1"]
     assert told["paper"] == []
 
 
@@ -219,6 +224,7 @@ def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
         ({"study__methods": ("mm-gan", "mm-gan")}, "name each once"),
         ({"study__widths": (1.0,)}, "config.study.widths has 1 numbers"),
         ({"study__speeds": ()}, "config.study.speeds has 0 numbers"),
+        ({"study__each": (1, 2)}, "config.study.each has 2 numbers"),
         ({"data__labels": False}, "set config.data.labels to True"),
         ({"study__budget": "euros"}, "config.study.budget is 'euros'"),
         ({"study__only": "pd"}, "config.study.only is 'pd'"),
@@ -228,7 +234,8 @@ def test_what_is_wrong_with_a_study_is_one_sentence(
     tmp_path, capsys, changes, sentence
 ):
     if "study__methods" in changes:
-        changes |= {"study__widths": (1.0, 1.0), "study__speeds": (1.0, 1.0)}
+        changes |= {f"study__{key}": (1.0, 1.0) for key in ("widths", "speeds")}
+        changes |= {"study__each": (1, 1)}
     config = write_config(tmp_path / "c.py", table_config(tmp_path, **changes))
     code = run_main("--config", config, "--workdir", tmp_path / "run")
     told = capsys.readouterr().err

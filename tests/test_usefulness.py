@@ -36,6 +36,9 @@ def run(tmp_path_factory):
         train__steps=4,
         study__downstream=4,
         study__methods=("regression",),
+        study__widths=(1.0,),
+        study__speeds=(1.0,),
+        study__each=(1,),
         evaluate__draw_subjects=3,
         evaluate__draw_slices=1,
     )

@@ -30,6 +30,7 @@ CHANGES = {
     "study__methods": METHODS,
     "study__widths": (0.02,) * len(METHODS),
     "study__speeds": (1.0,) * len(METHODS),
+    "study__each": (1, 2, 1, 1, 1, 2),
     "study__downstream": 4,
     "study__gallery": 3,
 }

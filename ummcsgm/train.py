@@ -46,10 +46,7 @@ def train(
     config = config_of(build_data.located(config), method)
     place, fields = place_of(workdir, method), build.config_to_json(config)
     options = options_of(config, method)
-    if checkpoint.latest_step(place) is not None:
-        about = checkpoint.restore_about(place)
-        check_same(fields, about["config"], str(place), RUN_KEYS)
-        check_options(about.get("options", {}), options, str(place))
+    _check_begun(place, fields, options)
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     plan, space = build.build_plan(config), build.build_space(config)
@@ -59,8 +56,7 @@ def train(
     if parallel.first():
         write_manifest(place, fields, cohort.split, int(state.step))
     about = {"config": fields, "method": method, "options": options}
-    about |= {"data": store.digest}
-    about |= normaliser(store, space.modalities)
+    about |= {"data": store.digest, **normaliser(store, space.modalities)}
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     batches, state = batches_of(store, plan), parallel.replicate(state)
     watch = Watch(place, _least_seconds(course.counted, state, batches), trace)
@@ -77,6 +73,15 @@ def train(
             ),
         )
     parallel.wait_for_all(f"the checkpoint of {method}")
+
+
+def _check_begun(place: pathlib.Path, fields: dict, options: dict) -> None:
+    """Raises InputError if what was begun in `place` was another network, or another
+    split, or a method with other options."""
+    if checkpoint.latest_step(place) is not None:
+        about = checkpoint.restore_about(place)
+        check_same(fields, about["config"], str(place), RUN_KEYS)
+        check_options(about.get("options", {}), options, str(place))
 
 
 def _least_seconds(
