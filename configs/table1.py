@@ -31,7 +31,7 @@ QUICKSTART = pathlib.Path(__file__).with_name("quickstart.py")
 METHODS = {  # share of the published channels, factor on rates, questions an image
     "regression": (1.0, 1.0, 1),
     "mm-gan": (0.25, 20.0, 4),
-    "ucdgan": (0.09375, 60.0, 2),
+    "ucdgan": (0.09375, 60.0, 1),
     "hi-net": (0.375, 20.0, 1),
     "mm-syn": (0.1875, 60.0, 1),
     "cocagan": (0.25, 20.0, 2),
