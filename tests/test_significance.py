@@ -58,6 +58,8 @@ def test_what_is_alike_is_not_significant_and_one_subject_has_no_interval():
     single = compare(rows("a", [30.0]) + rows("b", [29.0]), "a", ["b"], "t1")[0]
     assert single["low"] is None and single["high"] is None
     assert compare(rows("a", [30.0]), "a", ["b"], "t1") == []
+    more = rows("a", [30.0]) + rows("b", [29.0, 28.0])  # of which one is b's alone
+    assert compare(more, "a", ["b"], "t1")[0]["subjects"] == 1
 
 
 def test_each_metric_is_a_family_of_all_methods_and_modalities():
