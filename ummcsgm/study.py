@@ -45,7 +45,8 @@ def train_all(
                 f"{SEGMENTER}."
             )
     for name in names:
-        print(f"training: {name}", flush=True)
+        if len(names) > 1:
+            print(f"training: {name}", flush=True)
         if name == MM_CSN:
             train(config, workdir, trace=trace)
         elif name == SEGMENTER:  # no method: it has steps of its own
