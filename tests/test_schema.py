@@ -5,7 +5,7 @@ import copy
 import pytest
 from tiny_run import quickstart
 
-from ummcsgm.schema import SCHEMA, check_fields
+from ummcsgm.schema import ITEMS, SCHEMA, check_fields
 from ummcsgm.types import InputError
 
 
@@ -109,7 +109,8 @@ def test_the_ends_of_a_range_pass_and_what_is_beyond_does_not(key):
 
 def an_item(key):
     section, name = key.split(".")
-    return (*quickstart()[section][name], "run-1")[:1]
+    like = {str: "run-1", int: 2, float: 0.5, bool: True}[ITEMS[key][0]]
+    return (*quickstart()[section][name], like)[:1]
 
 
 def test_a_whole_number_is_a_number():
