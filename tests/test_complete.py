@@ -71,7 +71,7 @@ def stand_in(monkeypatch, tmp_path):
         known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
         sde = build.build_sde(config)
         model = types.SimpleNamespace(sde=sde, network=calls.network)
-        return answer.Trained(config, space, model, None, 42, *known, "abc")
+        return answer.Trained(config, space, model, None, 42, *known, "abc", "def")
 
     def make(trained, sampler, scoring, rho=0.0):
         calls.made.append(types.SimpleNamespace(sampler=sampler, rho=rho))

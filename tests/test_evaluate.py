@@ -73,7 +73,7 @@ def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
     def load(workdir):
         space = build.build_space(config)
         return answer.Trained(
-            config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest"
+            config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest", "slices"
         )
 
     def make(trained, sampler, scoring, rho=0.0):

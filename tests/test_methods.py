@@ -21,7 +21,6 @@ from ummcsgm.completion import ask
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-KEYS = jax.random.split(jax.random.key(0), tiny_lessons.ROWS)
 MAKERS = {
     "mm-gan": make_mm_gan,
     "hi-net": make_hi_net,
@@ -57,7 +56,8 @@ def taught(name):
     @jax.jit
     def run(params, lesson):
         def losses(params):
-            found = made(name).losses(KEYS, params, lesson)
+            keys = jax.random.split(jax.random.key(0), tiny_lessons.ROWS)
+            found = made(name).losses(keys, params, lesson)
             return (found.generator.sum(), found.discriminator.sum()), found
 
         _, back, found = jax.vjp(losses, params, has_aux=True)

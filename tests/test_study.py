@@ -14,6 +14,7 @@ from ummcsgm import build, checkpoint, parallel
 from ummcsgm.rivals import load_rival
 
 pytest_plugins = ["tiny_table"]
+pytestmark = pytest.mark.timeout(900)  # seven networks are trained before the first
 TRAINED = ("mm-csn", *METHODS)
 ROWS = ("mm-csn", "warm", "algorithm1", "ridge2", "ridge", *METHODS)
 TABLES = ("table.csv", "subjects.csv", "crps.csv", "significance.csv")

@@ -40,7 +40,7 @@ def untrained(config: Config) -> Trained:
     scales = dict.fromkeys(space.modalities, 1.0)
     ranges = dict.fromkeys(space.modalities, (0.0, 4.0))
     known = (scales, ranges, (1.0, 1.0))
-    return Trained(config, space, model, params, 0, *known, digest="")
+    return Trained(config, space, model, params, 0, *known, digest="", data="")
 
 
 def write_subject(
