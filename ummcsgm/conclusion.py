@@ -22,7 +22,6 @@ from ummcsgm.evaluate import evaluate, interleaved
 from ummcsgm.figure import Panels, write_figure
 from ummcsgm.files import write_whole
 from ummcsgm.findings import Findings, facts_of, own_findings, results_of
-from ummcsgm.preparation import prepare
 from ummcsgm.rivals import load_rival, mm_csn_mean
 from ummcsgm.types import Array, Config, InputError
 from ummcsgm.usefulness import downstream_of
@@ -57,8 +56,7 @@ def conclude(
     measured = evaluate(workdir, config, all_configurations)
     if parallel.first():
         report.write(measured, workdir / "evaluation")
-    cohort, _ = prepare(config, workdir)
-    contest = _contest(config, cohort, all_configurations)
+    contest = _contest(config, measured.cohort, all_configurations)
     mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
     if parallel.first():
         measure(workdir, mean, contest)
@@ -73,7 +71,7 @@ def conclude(
         findings.append(_entered(place, contest, trained, galleries))
     useful = downstream_of(workdir, config, contest, trained)
     if parallel.first():
-        facts = facts_of(config, cohort, trained, measured, findings)
+        facts = facts_of(config, trained, measured, findings)
         results = results_of(findings, trained.space.modalities, facts)
         results |= {"paper": build_paper(config), "downstream": useful}
         _write(workdir / "study", results, galleries)

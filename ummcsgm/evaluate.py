@@ -34,16 +34,17 @@ class Evaluation:
     `rows` are dicts of method, missing, modality, profile, metric, mean, sd, subjects
     and, of all these, slices;
     `subjects` are dicts, one a subject, method and predicted modality; `facts` say what
-    was scored. `records` are those of `ensembles.judge`, one a subject and predicted
-    modality. `panels` has, for up to two subjects, truth and estimates [M, H, W] in
-    grey levels, by method, and `pictures` what is known of their uncertainty. `slabs`
-    are the marks of `slabs.examine_slab`, by subject.
+    was scored, `cohort` of whom. `records` are those of `ensembles.judge`, one a
+    subject and predicted modality. `panels` has, for up to two subjects, truth and
+    estimates [M, H, W] in grey levels, by method, and `pictures` what is known of their
+    uncertainty. `slabs` are the marks of `slabs.examine_slab`, by subject.
     """
 
     rows: list[dict]
     subjects: list[dict]
     records: list[dict]
     facts: dict
+    cohort: Cohort
     modalities: tuple[str, ...]
     panels: dict[str, dict[str, Array]]
     pictures: dict[str, dict[str, Array]]
@@ -94,7 +95,7 @@ def evaluate(
     answers = {rho: drawing(rho) for rho in (0.0, exam.coherence.get("rho", 0.0))}
     some = subjects[: scoring.slab_subjects or None]
     coherence = examine_slabs(parts / "slabs", exam, some, answers)
-    return _gather(exam, trained.step, marks, coherence)
+    return _gather(exam, cohort, trained.step, marks, coherence)
 
 
 def _examine_all(
@@ -159,7 +160,11 @@ def interleaved(cohort: Cohort, split: str) -> list[str]:
 
 
 def _gather(
-    exam: Exam, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]
+    exam: Exam,
+    cohort: Cohort,
+    step: int,
+    marks: dict[str, Marks],
+    coherence: dict[str, Marks],
 ) -> Evaluation:
     subjects = [row for one in marks.values() for row in one.rows]
     records = [record for one in marks.values() for record in one.records]
@@ -189,7 +194,7 @@ def _gather(
     panels = {name: one.panels for name, one in marks.items() if one.panels}
     pictures = {name: one.pictures for name, one in marks.items() if one.pictures}
     own = exam.modalities, panels, pictures, coherence
-    return Evaluation(rows, subjects, records, facts, *own)
+    return Evaluation(rows, subjects, records, facts, cohort, *own)
 
 
 def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:

@@ -8,7 +8,6 @@ import numpy as np
 from ummcsgm import build
 from ummcsgm.answer import Trained
 from ummcsgm.build_methods import MM_CSN
-from ummcsgm.data.cohort import Cohort
 from ummcsgm.ensembles import SAMPLER
 from ummcsgm.evaluate import Evaluation, summary
 from ummcsgm.manifest import commit, versions
@@ -115,13 +114,12 @@ def _crps(
 
 def facts_of(
     config: Config,
-    cohort: Cohort,
     trained: Trained,
     measured: Evaluation,
     findings: list[Findings],
 ) -> dict:
     """What a reader needs to know of a study, and to repeat it."""
-    fields, split = build.config_to_json(config), cohort.split
+    fields, split = build.config_to_json(config), measured.cohort.split
     return {
         "budget": _budget(findings, fields["questions"]["each"]),
         "seed": fields["seed"],
