@@ -154,7 +154,7 @@ def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) ->
     trained = untrained(config)
     spacing = [FIELD_OF_VIEW[axis] / shape[axis] for axis in (1, 0)]
     about = {"config": build.config_to_json(config), "scales": trained.scales}
-    about |= {"ranges": trained.ranges, "spacing": spacing}
+    about |= {"ranges": trained.ranges, "spacing": spacing, "data": trained.data}
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
         params = random_params(trained.model, trained.space.grid)
         checkpoint.save(checkpoints, 1, {"step": jnp.int32(1)}, params, about)
