@@ -20,6 +20,14 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Each file's compiled programs go with it: a process that keeps those of all runs
+    out of memory maps, and XLA crashes where it compiles the next one."""
+    yield
+    jax.clear_caches()
+
+
 SMALL = {
     "modalities": 4,
     "widths": (32, 64),
