@@ -5,7 +5,6 @@ Everything needed lies in the workdir: the config travels in the checkpoint.
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
@@ -81,9 +80,6 @@ def load_trained(workdir: pathlib.Path) -> Trained:
     model = build.build_model(config)
     space = build.build_space(config)
     params = checkpoint.restore_ema(workdir, abstract_params(model, space.grid))
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
     step = checkpoint.latest_step(workdir)
     return Trained(
         config,
@@ -94,7 +90,7 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         about["scales"],
         {name: tuple(own) for name, own in about["ranges"].items()},
         tuple(about["spacing"]),
-        digest.hexdigest(),
+        checkpoint.digest_of(params),
         about["data"],
     )
 

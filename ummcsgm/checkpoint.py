@@ -9,6 +9,7 @@ All processes of a job save together, of which Orbax lets the first write; each 
 for itself.
 """
 
+import hashlib
 import pathlib
 from typing import Any
 
@@ -72,6 +73,14 @@ def restore_ema(workdir: pathlib.Path, ema: Params) -> Params:
 def restore_about(workdir: pathlib.Path) -> dict:
     """What the newest checkpoint says of itself. Raises InputError if there is none."""
     return _restore(workdir, {"about": None})["about"]
+
+
+def digest_of(params: Params) -> str:
+    """The SHA-256 of the parameters' bytes: what tells one network from another."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _folder(workdir: pathlib.Path) -> pathlib.Path:

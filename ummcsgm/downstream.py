@@ -5,7 +5,6 @@ modalities, one of them replaced: by a method's answer, by zeros, or by the trut
 """
 
 import dataclasses
-import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -59,13 +58,11 @@ def load_segmenter(workdir: pathlib.Path, config: Config) -> Trained:
     images = jnp.zeros((1, *space.grid, len(space.modalities)))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     params = checkpoint.restore_ema(place, shapes)
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
+    digest = checkpoint.digest_of(params)
     params = parallel.replicate(params)
     segment = parallel.over_rows(make_segment(model))
     size = parallel.whole_rows(build.build_scoring(config).microbatch)
-    return Trained(digest.hexdigest(), lambda rows: segment(params, rows), size)
+    return Trained(digest, lambda rows: segment(params, rows), size)
 
 
 @dataclasses.dataclass(frozen=True)

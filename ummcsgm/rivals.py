@@ -5,7 +5,6 @@ Each answers rows of questions as `answer.make_answer` does, and is no draw.
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 import statistics
 import time
@@ -89,7 +88,7 @@ def load_rival(place: pathlib.Path) -> Rival:
         _streaming(complete, needed, size),
         step,
         step * build.build_plan(config).batch,
-        _digest(needed),
+        checkpoint.digest_of(needed),
         _count(counted),
         _gflop(complete, needed, stacks, len(space.modalities)),
         about["data"],
@@ -150,13 +149,6 @@ def _streaming(complete: Callable, params: Params, size: int) -> Callable:
         return next(regrouped(parts, len(images)))
 
     return answer
-
-
-def _digest(params: Params) -> str:
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _count(params: Params) -> int:
