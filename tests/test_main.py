@@ -408,6 +408,19 @@ def test_a_workdir_of_other_subjects_is_named(study, tmp_path, capsys):
     assert files_under(study / "run") == before
 
 
+def test_a_workdir_whose_training_files_changed_is_named(own_study, capsys):
+    split = json.loads((own_study / "run" / "split.json").read_text())
+    path = path_of(own_study / "subjects", split["train"][0], "t1c")
+    path.unlink()
+    write_new(path, image("P9", "t1c"), AFFINE)
+    config = tiny_config(own_study / "subjects", train__steps=9)
+    file = write_config(own_study / "longer.py", config)
+    run = own_study / "run"
+    code = run_main("--config", file, "--workdir", run, "--mode", "train")
+    words = [str(run), "other slices", "new --workdir"]
+    assert_says(sentence(capsys, code), words)
+
+
 COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fresh folder
     "no input": ("--output {1}/out", ["--input is missing"]),
     "no output": ("--input {0}/subjects", ["--output is missing"]),

@@ -22,7 +22,7 @@ from ummcsgm.programs import flops_of, peak_of
 from ummcsgm.schema import RUN_KEYS, check_same
 from ummcsgm.state import TrainState
 from ummcsgm.stopping import make_told_step
-from ummcsgm.types import Config
+from ummcsgm.types import Config, InputError
 
 
 def train(
@@ -38,7 +38,7 @@ def train(
 
     Raises:
         InputError: the config or the data is wrong, or the checkpoint there was made
-            with another network.
+            with another network or from other slices.
     """
     build_data.check_data(config)
     build.check_config(config, jax.device_count())
@@ -49,6 +49,7 @@ def train(
     _check_begun(place, fields, options)
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
+    _check_slices(place, store)
     plan, space = build.build_plan(config), build.build_space(config)
     course = build_course(config, method)
     state = start_or_restore(place, course.start, plan.seed)
@@ -82,6 +83,18 @@ def _check_begun(place: pathlib.Path, fields: dict, options: dict) -> None:
         about = checkpoint.restore_about(place)
         check_same(fields, about["config"], str(place), RUN_KEYS)
         check_options(about.get("options", {}), options, str(place))
+
+
+def _check_slices(place: pathlib.Path, store: Store) -> None:
+    """Raises InputError if what was begun in `place` saw other slices than the store's:
+    a network of two data sets is none that a config and a split describe."""
+    if checkpoint.latest_step(place) is None:
+        return
+    if checkpoint.restore_about(place)["data"] != store.digest:
+        raise InputError(
+            f"{place} was trained on other slices than those of {store.path}: a "
+            "training file has changed since; put it back, or use a new --workdir."
+        )
 
 
 def _least_seconds(
