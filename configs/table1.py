@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 QUICKSTART = pathlib.Path(__file__).with_name("quickstart.py")
 METHODS = {  # share of the published channels, factor on rates, questions an image
-    "regression": (1.0, 1.0, 1),
+    "regression": (1.0, 1.0, 4),
     "mm-gan": (0.25, 20.0, 4),
     "ucdgan": (0.09375, 60.0, 1),
     "hi-net": (0.375, 20.0, 1),

@@ -119,7 +119,8 @@ def row(name: str, missing: str, metric: str, place: int) -> dict:
     worse = 2 * (missing.count("+")) + place + 0.25 * MODALITIES.index(modality)
     numbers = {"mean": LEVELS[metric] + step * worse, "sd": 0.4 * abs(step)}
     labels = {"method": name, "missing": missing, "modality": modality}
-    labels |= {"profile": "umm-csgm-table1", "metric": metric}
+    labels |= {"profile": "umm-csgm-table1", "profile_hash": "0123456789ab"}
+    labels |= {"metric": metric}
     return labels | numbers | {"subjects": 6}
 
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "sde": "types",
     "completion": "types",
     "metrics": "types",
-    "measures": "types metrics",
+    "measures": "types metrics normalisation",
     "normalisation": "types",
     "profiles": "metrics",
     "protocol": "types metrics measures normalisation profiles",
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "tables": "cells runs",
     "ledger": "cells runs tables",
     "sections": "cells runs tables ledger figure",
-    "gallery": "types",
+    "gallery": "types files",
     "curves": "types cells",
     "markdown": "cells",
     "page": "types files cells runs sections gallery curves markdown",
@@ -84,7 +84,8 @@ MAY_IMPORT = {
     "build": CORE + " plans posterior metrics files schema segmenter data. baselines.",
     "build_data": "types schema build data.",
     "build_methods": "types completion build paper parallel baselines.",
-    "courses": "types build build_methods matching plans segmenter state baselines.",
+    "courses": "types build build_methods matching plans schema segmenter state"
+    + " baselines.",
     "sitting": "types answer marks metrics plans data.",
     "progress": "types files plans",
     "preparation": "types build_data parallel progress data.",
@@ -97,7 +98,8 @@ MAY_IMPORT = {
     "rivals": CORE
     + " answer build build_methods checkpoint microbatches parallel programs schema"
     + " baselines.",
-    "contest": "types answer ensembles exam marks parallel plans rivals sitting data.",
+    "contest": "types answer ensembles exam marks parallel plans profiles protocol"
+    + " rivals sitting data.",
     "costs": "files contest progress rivals sitting data.",
     "findings": "types answer build build_methods ensembles evaluate manifest marks"
     + " significance data.",
@@ -106,7 +108,7 @@ MAY_IMPORT = {
     "study": "types allowance build build_methods courses train",
     "conclusion": "types completion answer build build_data build_methods checkpoint"
     + " contest costs courses evaluate figure files findings page parallel preparation"
-    + " report rivals usefulness data.",
+    + " report rivals schema usefulness data.",
     "slabs": "types answer ensembles exam marks metrics posterior sitting"
     + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",
@@ -122,7 +124,7 @@ MAY_IMPORT = {
     "evaluate": CORE
     + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
     + " parallel"
-    + " metrics data. baselines.",
+    + " metrics profiles protocol data. baselines.",
     "results": "types answer manifest files data.",
     "outputs": "types answer figure data.",
     "recalibration": "types answer plans posterior files",

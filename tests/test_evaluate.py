@@ -334,7 +334,7 @@ def test_what_is_written_is_whole_and_json_has_no_nan(
     report.write(result, folder)
     with (folder / "table.csv").open() as file:
         table = list(csv.DictReader(file))
-    columns = ["method", "missing", "modality", "profile", "metric"]
+    columns = ["method", "missing", "modality", "profile", "profile_hash", "metric"]
     assert list(table[0]) == [*columns, "mean", "sd", "subjects"]
     numbers = [(float(row["mean"]), int(row["subjects"])) for row in table]
     assert numbers == [(row["mean"], row["subjects"]) for row in result.rows]

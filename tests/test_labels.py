@@ -22,6 +22,7 @@ from ummcsgm.data.labels import UNKNOWN, network_labels, read_labels, region
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.search import find_subjects
 from ummcsgm.data.subjects import network_slices, prepare_subject
+from ummcsgm.subject_scores import _read
 from ummcsgm.types import InputError
 
 LABELLED = dataclasses.replace(SETTINGS, labels=True)
@@ -142,6 +143,20 @@ def test_each_layouts_values_become_one_code(tmp_path, make, values):
     sizes = {value: int((labels == value).sum()) for value in (1, 2, 4)}
     assert sizes == {1: 4, 2: 24, 4: 4}
     assert [int(region(labels, r).sum()) for r in ("WT", "TC", "ET")] == [32, 8, 4]
+
+
+def test_where_a_tumour_was_resected_is_none(tmp_path):
+    layout = layouts.brats23(("t1", "t2"), "")
+    for name in ("t1", "t2"):
+        write_new(_path(layout, tmp_path, name), volume(3), AFFINE)
+    values = tumour((1, 2, 3))
+    values[np.unravel_index(np.flatnonzero(values == 0)[:5], values.shape)] = 4
+    write_new(_path(layout, tmp_path, "seg"), values, AFFINE)
+    (subject,) = find_subjects(tmp_path, [layout]).subjects
+    labels = read_labels(subject, prepare_subject(subject, ("t1", "t2"), SETTINGS.view))
+    assert region(labels, "WT").sum() == 32 and region(labels, "ET").sum() == 4
+    _, _, scored = _read(subject, False)
+    assert scored.sum() == 32
 
 
 def _path(layout, folder, word) -> pathlib.Path:

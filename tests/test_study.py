@@ -7,10 +7,21 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_run import MODALITIES, files_under, run_main, write_config
+from tiny_run import (
+    AFFINE,
+    MODALITIES,
+    files_under,
+    image,
+    path_of,
+    run_main,
+    write_config,
+)
 from tiny_table import METHODS, table_config
 
-from ummcsgm import build, checkpoint, parallel
+from ummcsgm import build, checkpoint, parallel, study
+from ummcsgm.data.nifti import write_new
+from ummcsgm.profiles import TABLE1
+from ummcsgm.protocol import digest
 from ummcsgm.rivals import load_rival
 
 pytest_plugins = ["tiny_table"]
@@ -199,8 +210,12 @@ def test_a_study_in_parts_is_the_study(table, own_table, tmp_path):
 @pytest.mark.parametrize("name", ["mm-gan", "segmenter"])
 def test_what_was_trained_on_other_slices_is_refused(own_table, capsys, name):
     about_place = place(own_table / "run", name)
-    other = table_config(own_table / "subjects", seed=1)  # another split
-    config = write_config(own_table / "other.py", other)
+    others = shutil.copytree(own_table / "subjects", own_table / "others")
+    split = json.loads((own_table / "run" / "split.json").read_text())
+    scan = path_of(others, split["train"][0], "t1c")
+    scan.unlink()
+    write_new(scan, image("P9", "t1c"), AFFINE)
+    config = write_config(own_table / "other.py", table_config(others))
     elsewhere = own_table / "elsewhere"
     asked = ("--methods", name, "--workdir", elsewhere, "--mode", "train")
     assert run_main("--config", config, *asked) == 0
@@ -209,6 +224,80 @@ def test_what_was_trained_on_other_slices_is_refused(own_table, capsys, name):
     code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
     assert code == 2
     assert "was trained on other slices than the mm-CSN" in capsys.readouterr().err
+
+
+def test_a_method_of_another_task_is_refused(own_table, capsys):
+    """As where it was trained on another machine, by another config."""
+    other = table_config(own_table / "subjects", questions__sizes="0.2,0.2,0.6")
+    config = write_config(own_table / "other.py", other)
+    elsewhere = own_table / "elsewhere"
+    asked = ("--methods", "regression", "--workdir", elsewhere, "--mode", "train")
+    assert run_main("--config", config, *asked) == 0
+    there = place(own_table / "run", "regression")
+    shutil.rmtree(there)
+    shutil.copytree(place(elsewhere, "regression"), there)
+    code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
+    told = capsys.readouterr().err
+    assert code == 2 and "regression was trained with another task" in told
+    assert "config.questions.sizes is '0.2,0.2,0.6'" in told
+
+
+def test_the_report_has_the_config_that_was_trained(own_table):
+    asked = table_config(own_table / "subjects", loss__token=0.9, study__gallery=2)
+    config = write_config(own_table / "other.py", asked)
+    run = own_table / "run"
+    assert run_main("--config", config, "--workdir", run, "--mode", "evaluate") == 0
+    told = results(run)["facts"]["config"]
+    trained = checkpoint.restore_about(run)["config"]
+    assert told["loss"] == trained["loss"] and trained["loss"]["token"] != 0.9
+    assert told["study"]["gallery"] == 2 != trained["study"]["gallery"]
+
+
+def test_a_task_does_not_change_on_the_way(own_table, capsys):
+    config = table_config(own_table / "subjects", train__batch=2, train__steps=6)
+    file = write_config(own_table / "other.py", config)
+    code = run_main("--config", file, "--workdir", own_table / "run")
+    assert (
+        code == 2 and "another task: its config.train.batch" in capsys.readouterr().err
+    )
+
+
+def test_one_that_diverges_leaves_the_others_alone(own_table, monkeypatch, capsys):
+    run, begun = own_table / "run", study.train
+
+    def train(config, workdir, *, method="mm-csn", **rest):
+        if method == "hi-net":
+            raise FloatingPointError("not finite at step 3")
+        begun(config, workdir, method=method, **rest)
+
+    monkeypatch.setattr(study, "train", train)
+    for name in ("hi-net", "cocagan"):
+        shutil.rmtree(place(run, name))
+    command = ("--config", own_table / "table.py", "--workdir", run)
+    assert run_main(*command) == 1
+    assert "training: hi-net is left as it is: not finite" in capsys.readouterr().out
+    names = [one["name"] for one in results(run)["methods"]]
+    assert "cocagan" in names and "hi-net" not in names
+    assert run_main(*command, "--mode", "train", "--methods", "hi-net") == 2
+    assert "not finite at step 3" in capsys.readouterr().err
+
+
+def test_a_part_that_was_copied_half_is_made_again(own_table):
+    part = min(place(own_table / "run", "mm-gan").glob("parts/*.npz"))
+    part.write_bytes(part.read_bytes()[:-100])
+    before = tables(own_table / "run")
+    assert run_main("--workdir", own_table / "run", "--mode", "evaluate") == 0
+    assert tables(own_table / "run") == before
+    with np.load(part) as whole:
+        assert whole["key"]
+
+
+def test_every_number_of_the_table_has_its_rulers_hash(table):
+    rows = read(table / "run" / "study" / "table.csv")
+    ruler = (TABLE1.name, digest(TABLE1))
+    assert {(row["profile"], row["profile_hash"]) for row in rows} == {ruler}
+    said = (table / "run" / "study" / "report.md").read_text()
+    assert f"{ruler[0]} ({ruler[1]})" in said.replace("\\", "").replace("`", "")
 
 
 def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
@@ -229,6 +318,7 @@ def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
         ({"data__labels": False}, "set config.data.labels to True"),
         ({"study__budget": "euros"}, "config.study.budget is 'euros'"),
         ({"study__only": "pd"}, "config.study.only is 'pd'"),
+        ({"questions__each": 2}, "each has 1 for regression, which is trained as"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_one_sentence(
@@ -250,7 +340,7 @@ def test_a_name_that_is_no_method_is_one_sentence(table, tmp_path, capsys):
 
 
 def test_a_method_goes_on_with_the_width_it_was_begun_with(own_table, capsys):
-    widths = tuple(0.5 if m == "hi-net" else 0.02 for m in METHODS)
+    widths = tuple({"hi-net": 0.5, "regression": 1.0}.get(m, 0.02) for m in METHODS)
     other = table_config(own_table / "subjects", study__widths=widths)
     config = write_config(own_table / "wide.py", other)
     asked = ("--config", config, "--workdir", own_table / "run", "--mode", "train")

@@ -72,6 +72,19 @@ def test_more_missing_are_told_apart_by_how_many(tmp_path):
     assert psnr["3", METHODS["mm-csn"]]["t1c"] == Cell("–")
 
 
+def test_every_configuration_counts_and_only_equals_are_compared(tmp_path):
+    """As where subjects lack modalities: some questions have fewer subjects."""
+    asked = {"metric": "psnr", "modality": "flair", "sd": 1.0, "slices": None}
+    own = [asked | {"method": "a", "mean": 30.0, "subjects": 5}]
+    own += [asked | {"method": "a", "mean": 20.0, "subjects": 3}]
+    other = [row | {"method": "b", "mean": row["mean"] + 1} for row in reversed(own)]
+    fewer = [own[0] | {"method": "c", "mean": 40.0}]
+    rows = own + other + fewer
+    assert number(rows, "a") == Cell("25.00", False)
+    assert number(rows, "b") == Cell("26.00", True)
+    assert number(rows, "c") == Cell("40.00 ± 1.00", False)
+
+
 def test_profiles_have_tables_of_their_own(tmp_path):
     rows = study_results()["rows"]
     rows += [row | {"profile": "other", "mean": row["mean"] - 20} for row in rows]

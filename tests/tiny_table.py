@@ -28,7 +28,7 @@ CHANGES = {
     "train__save_every": 2,
     "train__log_every": 2,
     "study__methods": METHODS,
-    "study__widths": (0.02,) * len(METHODS),
+    "study__widths": (1.0, *[0.02] * (len(METHODS) - 1)),
     "study__speeds": (1.0,) * len(METHODS),
     "study__each": (1, 2, 1, 1, 1, 2),
     "study__downstream": 4,

@@ -37,6 +37,7 @@ def check_study(config: ConfigDict) -> None:
             raise InputError(
                 f"config.study.methods has {name!r}; wanted some of {', '.join(known)}."
             )
+    _check_regression(config)
     lookup("study.budget", config.study.budget, BUDGETS)
     labels = config.data.labels
     if "cocagan" in names and not labels:
@@ -54,6 +55,21 @@ def check_study(config: ConfigDict) -> None:
             f"config.study.only is {config.study.only!r}; wanted one of "
             f"{', '.join(config.data.modalities)}, or nothing."
         )
+
+
+def _check_regression(config: ConfigDict) -> None:
+    """Raises InputError if the config has options for what is trained as the mm-CSN."""
+    names = tuple(config.study.methods)
+    if REGRESSION not in names:
+        return
+    wanted = {"widths": 1.0, "speeds": 1.0, "each": config.questions.each}
+    for key, value in wanted.items():
+        own = config.study[key][names.index(REGRESSION)]
+        if own != value:
+            raise InputError(
+                f"config.study.{key} has {own:g} for {REGRESSION}, which is trained as "
+                f"the mm-CSN is: wanted {value:g}."
+            )
 
 
 def build_method(config: ConfigDict, name: str) -> Method:

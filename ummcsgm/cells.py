@@ -1,6 +1,7 @@
 """Numbers as a table shows them, and the tables and sections a report is made of."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     """A method's mean ± sd among the `rows` of one metric in one column.
 
     Of several rows of a method, their mean. The best is the best as printed, among the
-    methods that were asked of as many subjects and, where that is told, slices.
+    methods whose rows are of as many subjects and, where that is told, slices.
     """
     own = [row for row in rows if row["method"] == method]
     if not own:
@@ -119,10 +120,10 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     metric = own[0]["metric"]
     scale = FACTORS[metric]
     # rounded before they are compared: what is printed alike is bold alike
-    rivals = [row for row in rows if _asked(row) == _asked(own[0])]
     means = {
-        rival: round(scale * _mean(rivals, rival), digits)
-        for rival in distinct(row["method"] for row in rivals)
+        rival: round(scale * _mean(rows, rival), digits)
+        for rival in distinct(row["method"] for row in rows)
+        if _asked(rows, rival) == _asked(rows, method)
     }
     text = shown(means[method], digits)
     if len(own) == 1 and math.isfinite(own[0]["sd"]):
@@ -132,8 +133,10 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     return Cell(text, bool(first and len(means) > 1))
 
 
-def _asked(row: dict) -> tuple:
-    return row["subjects"], row.get("slices")
+def _asked(rows: Sequence[dict], method: Hashable) -> Counter:
+    """Of how many subjects and slices a method's rows are."""
+    own = [row for row in rows if row["method"] == method]
+    return Counter((row["subjects"], row.get("slices")) for row in own)
 
 
 def shown(value: Any, digits: int = 2) -> str:

@@ -16,13 +16,14 @@ from ummcsgm.build_methods import MM_CSN, build_gallery, build_names, build_pape
 from ummcsgm.completion import configurations
 from ummcsgm.contest import Contest, enter, exhibit
 from ummcsgm.costs import costs_of, measure
-from ummcsgm.courses import SEGMENTER, place_of
+from ummcsgm.courses import SEGMENTER, config_of, keys_of, place_of
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.evaluate import evaluate, interleaved
 from ummcsgm.figure import Panels, write_figure
 from ummcsgm.files import write_whole
 from ummcsgm.findings import Findings, facts_of, own_findings, results_of
 from ummcsgm.rivals import load_rival, mm_csn_mean
+from ummcsgm.schema import check_same
 from ummcsgm.types import Array, Config, InputError
 from ummcsgm.usefulness import downstream_of
 
@@ -51,8 +52,11 @@ def conclude(
     """
     trained = load_trained(workdir)
     config = build_data.fitting(config, trained.config, workdir)
-    for name in (*build_names(config), SEGMENTER):
-        _check_data(place_of(workdir, name), trained)
+    for name in (
+        *build_names(config),
+        *[SEGMENTER] * (build.build_downstream(config) > 0),
+    ):
+        _check_fellow(place_of(workdir, name), name, trained)
     measured = evaluate(workdir, config, all_configurations)
     if parallel.first():
         report.write(measured, workdir / "evaluation")
@@ -87,11 +91,16 @@ def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contes
     return Contest(space, scoring, asked, subjects, build_gallery(config))
 
 
-def _check_data(place: pathlib.Path, trained: Trained) -> None:
-    """Raises InputError if what was trained in `place` saw other slices."""
+def _check_fellow(place: pathlib.Path, name: str, trained: Trained) -> None:
+    """Raises InputError if the method that was trained in `place` was not given what
+    the mm-CSN was."""
     if checkpoint.latest_step(place) is None:
         return
-    if checkpoint.restore_about(place)["data"] != trained.data:
+    about = checkpoint.restore_about(place)
+    asked = trained.config if name == SEGMENTER else config_of(trained.config, name)
+    own = build.config_to_json(asked)
+    check_same(own, about["config"], str(place), keys_of(name))
+    if about["data"] != trained.data:
         raise InputError(
             f"{place} was trained on other slices than the mm-CSN: remove it, and "
             "train it again with this workdir's config."
@@ -145,6 +154,7 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
     for name, (key, columns) in TABLES.items():
         report.write_csv(folder / f"{name}.csv", results[key], columns)
     shown = _panels(results, galleries)
+    (folder / "figure.png").unlink(missing_ok=True)
     if shown is not None:
         write_figure(folder / "figure.png", shown)
     write_whole(

@@ -14,6 +14,8 @@ from ummcsgm.ensembles import SAMPLER
 from ummcsgm.exam import draw_once
 from ummcsgm.marks import Marks, by_name, digest_of, kept
 from ummcsgm.plans import Scoring, Space
+from ummcsgm.profiles import TABLE1
+from ummcsgm.protocol import digest
 from ummcsgm.rivals import Rival
 from ummcsgm.sitting import (
     absolute_error,
@@ -50,7 +52,8 @@ def enter(folder: pathlib.Path, contest: Contest, rival: Rival) -> dict[str, Mar
     scoring = dataclasses.asdict(contest.scoring)
     questions = contest.questions.tolist()
     view = dataclasses.asdict(contest.space.view)
-    key = digest_of(rival.name, rival.digest, scoring, questions, view, contest.gallery)
+    asked = (scoring, questions, view, contest.gallery, digest(TABLE1))
+    key = digest_of(rival.name, rival.digest, *asked)
 
     def one(place: int) -> Marks:
         subject = contest.subjects[place]
@@ -103,7 +106,8 @@ def exhibit(
     drawn = make_answer(trained, SAMPLER, contest.scoring)
     scoring, questions = contest.scoring, contest.questions.tolist()
     view = dataclasses.asdict(contest.space.view)
-    key = digest_of(trained.digest, dataclasses.asdict(scoring), questions, view)
+    asked = (dataclasses.asdict(scoring), questions, view, digest(TABLE1))
+    key = digest_of(trained.digest, *asked)
 
     def one(place: int) -> Marks:
         subject = contest.subjects[place]

@@ -24,6 +24,7 @@ from ummcsgm.build_methods import (
     regressing,
 )
 from ummcsgm.plans import Recipe
+from ummcsgm.schema import FELLOW_KEYS, RUN_KEYS
 from ummcsgm.state import TrainState
 from ummcsgm.types import Config
 
@@ -57,6 +58,12 @@ def config_of(config: Config, method: str) -> Config:
     """
     own = {REGRESSION: regressing, SEGMENTER: build.segmenting}
     return own[method](config) if method in own else config
+
+
+def keys_of(method: str) -> tuple[str, ...]:
+    """The keys of a config, or their beginnings, that a method's training depends on
+    and that no config of its own has."""
+    return RUN_KEYS if method in (MM_CSN, REGRESSION) else FELLOW_KEYS
 
 
 def build_course(config: Config, method: str) -> Course:

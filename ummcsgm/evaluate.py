@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ummcsgm import build, build_data, parallel, slabs
+from ummcsgm import build, build_data, parallel, profiles, slabs
 from ummcsgm.answer import Trained, load_trained, make_answer
 from ummcsgm.baselines.ridge import fit_moments
 from ummcsgm.completion import configurations
@@ -20,6 +20,7 @@ from ummcsgm.marks import Marks, by_name, digest_of, kept
 from ummcsgm.metrics import TABLE1
 from ummcsgm.plans import Scoring
 from ummcsgm.preparation import prepare
+from ummcsgm.protocol import digest
 from ummcsgm.rehearsal import calibrated, examine_slabs
 from ummcsgm.types import Array, Config, InputError
 
@@ -31,10 +32,9 @@ SAMPLERS = ("mean", "euler_maruyama", SAMPLER)
 class Evaluation:
     """What was measured.
 
-    `rows` are dicts of method, missing, modality, profile, metric, mean, sd, subjects
-    and, of all these, slices;
-    `subjects` are dicts, one a subject, method and predicted modality; `facts` say what
-    was scored, `cohort` of whom. `records` are those of `ensembles.judge`, one a
+    `rows` are dicts of `report.COLUMNS` and, of all these, slices; `subjects` dicts,
+    one a subject, method and predicted modality; `facts` say what was scored, `cohort`
+    of whom. `records` are those of `ensembles.judge`, one a
     subject and predicted modality. `panels` has, for up to two subjects, truth and
     estimates [M, H, W] in grey levels, by method, and `pictures` what is known of their
     uncertainty. `slabs` are the marks of `slabs.examine_slab`, by subject.
@@ -128,6 +128,7 @@ def _set_exam(
         dataclasses.asdict(scoring),
         questions.tolist(),
         [[entry.name, entry.crc] for entry in store.subjects],
+        digest(profiles.TABLE1),
     )
     return Exam(trained.space, scoring, questions, moments, answers, {}, {}, key)
 
@@ -173,6 +174,7 @@ def _gather(
     facts = {
         "step": step,
         "profile": TABLE1.name,
+        "profile_hash": digest(profiles.TABLE1),
         "test_subjects": len(marks),
         "evaluations": scoring.steps,
         "few": scoring.few,
@@ -213,9 +215,11 @@ def summary(subjects: list[dict], methods: Sequence[str]) -> list[dict]:
             asked = (row["method"], row["missing"], row["modality"])
             groups.setdefault(asked, []).append(row)
     names = ("method", "missing", "modality")
+    ruler = {"profile": TABLE1.name, "profile_hash": digest(profiles.TABLE1)}
     return [
         dict(zip(names, asked, strict=True))
-        | {"profile": TABLE1.name, "metric": metric}
+        | ruler
+        | {"metric": metric}
         | _moments([row[metric] for row in rows])
         | {"slices": sum(row["slices"] for row in rows)}
         for asked, rows in groups.items()

@@ -6,10 +6,15 @@ import json
 import os
 import pathlib
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from ummcsgm.types import InputError
+
+# What numpy.load raises of an archive that is damaged or cut short.
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def read_json(path: pathlib.Path) -> Any:

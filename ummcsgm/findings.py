@@ -119,7 +119,10 @@ def facts_of(
     findings: list[Findings],
 ) -> dict:
     """What a reader needs to know of a study, and to repeat it."""
-    fields, split = build.config_to_json(config), measured.cohort.split
+    asked, split = build.config_to_json(config), measured.cohort.split
+    # Trained with its own config, whatever is asked now: evaluate and study alone are.
+    fields = build.config_to_json(trained.config)
+    fields |= {section: asked[section] for section in ("evaluate", "study")}
     return {
         "budget": _budget(findings, fields["questions"]["each"]),
         "seed": fields["seed"],
@@ -131,7 +134,7 @@ def facts_of(
         "config": fields,
         "versions": versions(),
         "commit": commit(),
-        "notes": _notes(measured),
+        "notes": _notes(measured, fields["network"]["neighbours"]),
     }
 
 
@@ -155,9 +158,13 @@ def _budget(findings: list[Findings], each: int) -> str:
     return "Methods saw different numbers of images: " + ", ".join(told) + "."
 
 
-def _notes(measured: Evaluation) -> list[str]:
+def _notes(measured: Evaluation, neighbours: int) -> list[str]:
     few = measured.facts["few"]
-    return [
+    around = (
+        f"The mm-CSN and regression are given {neighbours} slices on either side of "
+        "the one they answer for, the published methods that one alone."
+    )
+    return [around] * (neighbours > 0) + [
         f"{measured.facts['test_subjects']} test subjects. Every method is given the "
         "truth's own intensity scale and brain mask.",
         "mm-CSN draws are of the network whose mean is the row above them, after "

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ummcsgm.files import UNREADABLE
 from ummcsgm.types import Array, InputError
 
 MARGIN = 3  # background kept around the brain
@@ -44,7 +45,7 @@ def read_subject(path: Path, methods: tuple[str, ...], network: str) -> Shown:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         truth, places = arrays["truth"], arrays["z"]
-    except (OSError, ValueError, KeyError, zlib.error) as error:
+    except (*UNREADABLE, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); remove it.") from None
     named = tuple(name for name in methods if name in arrays)
     rows = ("truth", *named, *([SD] if SD in arrays else []))

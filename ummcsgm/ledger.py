@@ -54,7 +54,9 @@ def maps(run: Run) -> list[Table]:
     rows = run.downstream.get("maps", []) if run.downstream else []
     if not rows:
         return []
-    words = "Where the tumour is: the share of draws that say so, and the mean image"
+    words = (
+        "Where the tumour is: the mean over draws of its probability, or one image's"
+    )
     head = ("map", "replaced", "region", "n", "Dice, %", "Brier", "calibration error")
     lines = tuple(
         (
@@ -70,7 +72,9 @@ def maps(run: Run) -> list[Table]:
         "Of the probability of each voxel: Brier's score, and how far it is from the "
         "frequency of what it says, on the average. Of both less is better."
     )
-    return [Table(words, head, lines, (note,), 3, True)]
+    skipped = max(row["skipped"] for row in rows)
+    without = f"Dice is that of subjects with the region: up to {skipped} have it not."
+    return [Table(words, head, lines, (note, *[without] * (skipped > 0)), 3, True)]
 
 
 def logs(runs: list[Run]) -> Table | None:

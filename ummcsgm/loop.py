@@ -87,8 +87,9 @@ def _report(
     if in_row >= plan.max_bad:
         raise FloatingPointError(
             f"the loss or its gradient was not finite at step {done} and at the "
-            f"{in_row - 1} steps before it: lower config.train.learning_rate, or look "
-            "at the training images; nothing after the last checkpoint is kept."
+            f"{in_row - 1} steps before it: lower config.train.learning_rate, or for a "
+            "published method its config.study.speeds, or look at the training images; "
+            "nothing after the last checkpoint is kept."
         )
     log(done, values)
     return asked

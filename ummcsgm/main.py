@@ -180,6 +180,7 @@ def _network_command(mode: str) -> bool:
 
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
         return complete(workdir, config, folders, _order(), part)
+    failed = []  # methods
     with parallel.one_voice():
         if mode == "prepare":
             from ummcsgm.preparation import prepare
@@ -189,12 +190,12 @@ def _network_command(mode: str) -> bool:
             from ummcsgm import study
 
             names = tuple(METHODS.value) or study.default_methods(config, mode)
-            study.train_all(config, workdir, names, trace=PROFILE.value)
+            failed = study.train_all(config, workdir, names, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
             from ummcsgm import conclusion
 
             conclusion.conclude(workdir, CONFIG.value, ALL.value)
-    return True
+    return not failed
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:

@@ -4,6 +4,7 @@ Each subject's numbers lie in the workdir as soon as they are there, under a key
 they depend on: an evaluation that was stopped continues where it was.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ummcsgm.data.layouts import Subject
-from ummcsgm.files import write_whole
+from ummcsgm.files import UNREADABLE, write_whole
 from ummcsgm.types import Array
 
 
@@ -52,7 +53,7 @@ def kept(
     files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
     times = [file.stat().st_mtime_ns for file in files]
     key = json.dumps([*key, subject.name, times])
-    if path.is_file():
+    with contextlib.suppress(*UNREADABLE, KeyError):  # copied in part: ask again
         with np.load(path) as there:
             if str(there["key"]) == key:
                 return Marks(

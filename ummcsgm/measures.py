@@ -23,6 +23,7 @@ from ummcsgm.metrics import (
     ssim_global,
     window_mean,
 )
+from ummcsgm.normalisation import NotMeasuredError
 from ummcsgm.types import Array, InputError
 
 Metric = Callable[[Array, Array, float, Array], float]
@@ -30,7 +31,11 @@ SLAB = 16  # slices whose windows are in memory together
 
 
 def _psnr_slices(wanted: Array, given: Array, span: float, region: Array) -> float:
-    return np.mean(psnr(wanted, given, span))
+    """Of slices that differ: the others have none, and are often without any image."""
+    differ = (wanted != given).any(axis=(1, 2))
+    if not differ.any():
+        raise NotMeasuredError("truth and estimate agree in every slice")
+    return np.mean(psnr(wanted[differ], given[differ], span))
 
 
 def _mae_slices(wanted: Array, given: Array, span: float, region: Array) -> float:
@@ -134,7 +139,7 @@ UNIFORM = Window(_uniform_mean((1, 7, 7)), (0, 3, 3), 49 / 48)
 UNIFORM_3D = Window(_uniform_mean((7, 7, 7)), (3, 3, 3), 343 / 342)
 
 METRICS: dict[str, tuple[Metric, int]] = {
-    "psnr of slices": (_psnr_slices, 1),
+    "psnr of slices": (_psnr_slices, 2),
     "mae of slices": (_mae_slices, 1),
     "mse of slices": (_mse_slices, 1),
     "global ssim of slices": (_ssim_global_slices, 1),

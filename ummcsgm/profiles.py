@@ -106,8 +106,9 @@ MM_GAN = Definition(
     "and estimate is divided by its OWN maximum, so that an error of scale is "
     "invisible; background counts. 240 x 240 frames are cropped to 194 x 155 and of "
     "155 slices the first 148 count. Chosen here: slices without brain are left out, "
-    "other frames are not cropped, rows run from the anterior and columns from the "
-    "right as BraTS stores them, nothing is resized to 256 x 256.",
+    "of PSNR also those without any error, other frames are not cropped, rows run from "
+    "the anterior and columns from the right as BraTS stores them, nothing is resized "
+    "to 256 x 256.",
     crop=Crop(frame=(240, 240), rows=(17, 211), columns=(44, 199)),
     scaling="own slice maximum",
     percentiles=(),
@@ -147,8 +148,8 @@ FAST_DDPM = Definition(
     text="After Fast-DDPM's released code: 8-bit images, background counts, SSIM in "
     "uniform 7 x 7 windows with variances of samples and data range 255. Chosen here: "
     "0 to the truth volume's largest value become 0 to 255, the estimate is treated "
-    "alike, both clipped and rounded; slices without brain are left out; nothing is "
-    "resized.",
+    "alike, both clipped and rounded; slices without brain are left out, of PSNR also "
+    "those without any error; nothing is resized.",
     crop=None,
     scaling="truth's maximum, rounded",
     percentiles=(),

@@ -24,7 +24,7 @@ from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
 
 Row = dict[str, str | float | int]
-COLUMNS = "method missing modality profile metric mean sd subjects".split()
+COLUMNS = "method missing modality profile profile_hash metric mean sd subjects".split()
 SUBJECT_COLUMNS = "subject group method missing modality slices".split()
 SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
 RECORD_COLUMNS = "subject group method draws slices missing modality voxels".split()

@@ -16,6 +16,7 @@ from ummcsgm.types import Array, InputError
 
 Rows = list[dict[str, Any]]
 NETWORK = "mm-csn"  # the method whose log lies in the workdir itself
+JUDGE = "segmenter"  # no method, but it has a log, too
 NUMBERS = "mean sd dice difference low high p p_holm".split()
 PICTURES = {
     "reliability.png": "Reliability of draws: error over predicted spread",
@@ -90,6 +91,7 @@ def read_run(workdir: Path, name: str = "") -> Run:
     if not isinstance(results, dict) or not isinstance(results.get("rows"), list):
         raise InputError(f"{path} is not what a study writes; run --mode study again.")
     methods = results.get("methods", [])
+    judge = [JUDGE] if results.get("downstream") else []
     return Run(
         name=name or workdir.resolve().name,
         methods=methods,
@@ -100,7 +102,7 @@ def read_run(workdir: Path, name: str = "") -> Run:
         downstream=_downstream(results.get("downstream")),
         facts=results.get("facts", {}),
         galleries={p.stem: p for p in sorted((path.parent / "gallery").glob("*.npz"))},
-        logs=_logs(workdir, [method["name"] for method in methods]),
+        logs=_logs(workdir, [method["name"] for method in methods] + judge),
         pictures=_pictures(workdir / "evaluation"),
         dial=_file(workdir / "dial" / "dial.png"),
         still=_file(path.parent / "figure.png")
@@ -132,11 +134,10 @@ def _file(path: Path) -> Path | None:
 
 
 def _logs(workdir: Path, names: list[str]) -> dict[str, Array]:
-    """Step and loss of every method that was trained, in the order of `names`."""
-    folders = {path.name: path for path in sorted((workdir / "methods").glob("*"))}
-    folders = {NETWORK: workdir, **folders}
-    order = sorted(folders, key=lambda n: names.index(n) if n in names else len(names))
-    logs = {name: _points(folders[name] / "log.jsonl") for name in order}
+    """Step and loss of those of `names` that were trained, in their order."""
+    folders = {name: workdir / "methods" / name for name in names}
+    folders[NETWORK] = workdir
+    logs = {name: _points(folder / "log.jsonl") for name, folder in folders.items()}
     return {name: points for name, points in logs.items() if len(points)}
 
 

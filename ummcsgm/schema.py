@@ -106,9 +106,14 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
 }
 
 # What weights were made for, and what a continued run must not change beside that.
-NETWORK_KEYS = ("network.", "sde.", "data.modalities", "data.grid", "data.std")
-NETWORK_KEYS += ("data.spacing",)
-RUN_KEYS = (*NETWORK_KEYS, "seed", "data.split")
+IMAGE_KEYS = ("data.modalities", "data.grid", "data.std", "data.spacing")
+NETWORK_KEYS = ("network.", "sde.", *IMAGE_KEYS)
+SLICE_KEYS = ("data.split", "data.labels", "data.mask", "data.min_brain", "data.flip")
+TASK_KEYS = ("questions.", "loss.", "train.batch")
+RUN_KEYS = (*NETWORK_KEYS, "seed", *SLICE_KEYS, *TASK_KEYS)
+# Of a method that has a network and a loss of its own.
+FELLOW_KEYS = (*IMAGE_KEYS, "seed", *SLICE_KEYS, "questions.", "train.batch")
+THINGS = {NETWORK_KEYS: "network", SLICE_KEYS: "choice of slices", TASK_KEYS: "task"}
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
@@ -137,7 +142,8 @@ def check_same(fields: dict, made: dict, where: str, keys: tuple[str, ...]) -> N
     asked, had = dict(_flatten(fields)), dict(_flatten(made))
     for key in asked:
         if key.startswith(keys) and asked[key] != had.get(key):
-            thing = "network" if key.startswith(NETWORK_KEYS) else "split"
+            things = [THINGS[keys] for keys in THINGS if key.startswith(keys)]
+            thing = things[0] if things else key
             raise InputError(
                 f"{where} was trained with another {thing}: its config.{key} is "
                 f"{had.get(key)!r}, and yours is {asked[key]!r}; use that one or a new "

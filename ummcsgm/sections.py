@@ -14,7 +14,7 @@ from ummcsgm.cells import (
     Words,
 )
 from ummcsgm.figure import RESEARCH_ONLY
-from ummcsgm.runs import Run
+from ummcsgm.runs import JUDGE, Run
 
 TITLE = "Completion of missing MR contrasts"
 CITE = (
@@ -77,7 +77,9 @@ def opening(runs: list[Run]) -> list[Block]:
     lines = []
     for run in runs:
         lines.append(_summary(run))
-        profiles = tables.distinct(row["profile"] for row in run.rows)
+        profiles = tables.distinct(
+            f"{row['profile']} ({row['profile_hash']})" for row in run.rows
+        )
         lines.append(_of(runs, run, f"Metrics of profile {', '.join(profiles)}."))
         lines += [_of(runs, run, str(note)) for note in run.facts.get("notes", [])]
     return [*blocks, Points(tuple(lines))]
@@ -167,7 +169,7 @@ def _training(runs: list[Run]) -> list[Block]:
     for run in runs:
         for name, points in run.logs.items():
             plots.setdefault(name, {})[run.name] = points
-    titles = {"segmenter": "segmentation network, for what follows downstream"}
+    titles = {JUDGE: "segmentation network, for what follows downstream"}
     titles |= {name: title for run in runs for name, title in run.trained().items()}
     curves = [Curves(titles.get(name, name), lines) for name, lines in plots.items()]
     table = ledger.logs(runs)

@@ -30,11 +30,14 @@ def _known(config: Config) -> tuple[str, ...]:
 
 def train_all(
     config: Config, workdir: pathlib.Path, names: Sequence[str], *, trace: bool
-) -> None:
-    """The methods of these names are trained in the workdir.
+) -> list[str]:
+    """The methods of these names are trained in the workdir, but for those whose loss
+    was not finite any more, which it returns: others need not wait for them.
 
     Raises:
         InputError: a name is none of the study's; or as `train`.
+        FloatingPointError: the mm-CSN's loss or the segmenter's was not finite, or that
+            of the one method of these.
     """
     known = _known(config)
     for name in names:
@@ -44,6 +47,7 @@ def train_all(
                 "the mm-CSN, config.study.methods and, with config.study.downstream, "
                 f"{SEGMENTER}."
             )
+    failed = []
     for name in names:
         if len(names) > 1:
             print(f"training: {name}", flush=True)
@@ -52,4 +56,11 @@ def train_all(
         elif name == SEGMENTER:  # no method: it has steps of its own
             train(config, workdir, method=name)
         else:
-            train(allowed(config, workdir, name), workdir, method=name)
+            try:
+                train(allowed(config, workdir, name), workdir, method=name)
+            except FloatingPointError as error:
+                if len(names) == 1:
+                    raise
+                failed.append(name)
+                print(f"training: {name} is left as it is: {error}", flush=True)
+    return failed

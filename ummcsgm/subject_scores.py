@@ -84,6 +84,8 @@ def _read(subject: Subject, masked: bool) -> tuple[Case, Array, Array | None]:
         labels, geometry = read_segmentation(subject.segmentation)
         check_same_grid(case.geometry, geometry)
         tumour = labels > 0
+        if subject.cavity is not None:
+            tumour &= labels != subject.cavity
     return case, brain, tumour
 
 

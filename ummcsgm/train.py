@@ -11,7 +11,7 @@ import optax
 
 from ummcsgm import build, build_data, checkpoint, job, parallel
 from ummcsgm.build_methods import MM_CSN, check_options, check_study, options_of
-from ummcsgm.courses import build_course, config_of, place_of
+from ummcsgm.courses import build_course, config_of, keys_of, place_of
 from ummcsgm.data.batches import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.loop import fit
@@ -19,7 +19,7 @@ from ummcsgm.manifest import write_manifest
 from ummcsgm.plans import Plan, Watch
 from ummcsgm.preparation import normaliser, prepare
 from ummcsgm.programs import flops_of, peak_of
-from ummcsgm.schema import RUN_KEYS, check_same
+from ummcsgm.schema import check_same
 from ummcsgm.state import TrainState
 from ummcsgm.stopping import make_told_step
 from ummcsgm.types import Config, InputError
@@ -46,7 +46,7 @@ def train(
     config = config_of(build_data.located(config), method)
     place, fields = place_of(workdir, method), build.config_to_json(config)
     options = options_of(config, method)
-    _check_begun(place, fields, options)
+    _check_begun(place, (fields, keys_of(method)), options)
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     _check_slices(place, store)
@@ -76,12 +76,15 @@ def train(
     parallel.wait_for_all(f"the checkpoint of {method}")
 
 
-def _check_begun(place: pathlib.Path, fields: dict, options: dict) -> None:
-    """Raises InputError if what was begun in `place` was another network, or another
-    split, or a method with other options."""
+def _check_begun(
+    place: pathlib.Path, asked: tuple[dict, tuple[str, ...]], options: dict
+) -> None:
+    """Raises InputError if what was begun in `place` was another network, or from other
+    slices, or for another task, or a method with other options."""
     if checkpoint.latest_step(place) is not None:
         about = checkpoint.restore_about(place)
-        check_same(fields, about["config"], str(place), RUN_KEYS)
+        fields, keys = asked
+        check_same(fields, about["config"], str(place), keys)
         check_options(about.get("options", {}), options, str(place))
 
 

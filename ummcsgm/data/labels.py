@@ -1,8 +1,8 @@
 """A subject's segmentation, as the slices of the store carry it.
 
 Values are those of BraTS 2018 to 2021, whatever the files have: 1 the necrotic and
-non-enhancing core, 2 oedema, 4 what enhances, 0 elsewhere; UNKNOWN where the subject
-has no segmentation.
+non-enhancing core, 2 oedema, 4 what enhances, 0 elsewhere, where a tumour was resected,
+too; UNKNOWN where the subject has no segmentation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def read_labels(subject: Subject, prepared: Prepared) -> Array | None:
     labels = np.zeros(volume.shape, np.int8)
     for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour, strict=True):
         labels[volume == own] = value
-    strange = np.setdiff1d(volume, [0, *subject.tumour])
+    cavity = [] if subject.cavity is None else [subject.cavity]
+    strange = np.setdiff1d(volume, [0, *subject.tumour, *cavity])
     if strange.size:
         raise InputError(
             f"{subject.segmentation} holds the value {strange[0]:g}: a segmentation of "

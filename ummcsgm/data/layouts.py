@@ -47,6 +47,7 @@ KNOWN = {
 # those of the layouts that have others.
 TUMOUR = (1, 2, 4)
 OTHERS = {"brats23": (1, 2, 3), "msd": (2, 1, 3)}
+CAVITIES = {"brats23": 4}  # where a tumour was resected: BraTS 2024, after treatment
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Subject:
     segmentation: Path | None
     mask: Path | None
     tumour: tuple[int, int, int] = TUMOUR  # its values in the segmentation
+    cavity: int | None = None  # the value of what was resected, and is no tumour
 
 
 def contrast_of(modality: str) -> str | None:

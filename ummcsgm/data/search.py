@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ummcsgm.data.layouts import (
+    CAVITIES,
     FOUR_D,
     OTHERS,
     TUMOUR,
@@ -232,8 +233,8 @@ def _subject(readings: list[Reading], layout: Layout) -> Subject:
     mask = paths.get(layout.mask) if layout.mask else None
     volumes = {name: layout.volumes[name] for name in layout.volumes if name in files}
     name = readings[0].name
-    tumour = OTHERS.get(layout.name, TUMOUR)
-    return Subject(name, group, patient, files, volumes, segmentation, mask, tumour)
+    values = (OTHERS.get(layout.name, TUMOUR), CAVITIES.get(layout.name))
+    return Subject(name, group, patient, files, volumes, segmentation, mask, *values)
 
 
 def _as_described(layout: Layout, folder: Path) -> Layout:
