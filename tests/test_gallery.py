@@ -111,6 +111,10 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(b"no arrays")
     with pytest.raises(InputError, match="P1.npz"):
         read_subject(path, (), "mm-csn")
+    np.savez(path, truth=np.zeros((4, 2, 9, 9)), z=np.arange(2))
+    path.write_bytes(path.read_bytes()[:-50])  # copied in part
+    with pytest.raises(InputError, match="P1.npz"):
+        read_subject(path, (), "mm-csn")
     np.savez(path, z=np.arange(2))
     with pytest.raises(InputError, match="truth"):
         read_subject(path, (), "mm-csn")

@@ -29,6 +29,16 @@ def test_everything_in_the_workdir_is_read(tmp_path):
     assert run.trained()["mm-csn"] == "mm-CSN"
 
 
+def test_what_is_no_longer_in_the_study_has_no_curve(tmp_path):
+    folder = write_study(tmp_path)
+    for name in ("left", "segmenter"):
+        shutil.copytree(folder / "methods" / "mmgan", folder / "methods" / name)
+    assert list(read_run(folder).logs) == ["mm-csn", "mmgan", "pix2pix", "segmenter"]
+    bare = write_study(tmp_path / "bare", downstream=None)
+    shutil.copytree(bare / "methods" / "mmgan", bare / "methods" / "segmenter")
+    assert list(read_run(bare).logs) == ["mm-csn", "mmgan", "pix2pix"]
+
+
 def test_numbers_that_json_lacks_are_nan(tmp_path):
     rows = study_results()["rows"]
     rows[0] |= {"mean": None, "sd": None}

@@ -125,6 +125,8 @@ def facts_of(
     fields |= {section: asked[section] for section in ("evaluate", "study")}
     return {
         "budget": _budget(findings, fields["questions"]["each"]),
+        "profile": measured.facts["profile"],
+        "profile_hash": measured.facts["profile_hash"],
         "seed": fields["seed"],
         "modalities": list(trained.space.modalities),
         "split": {name: len(members) for name, members in split.items()},
