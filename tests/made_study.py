@@ -148,7 +148,7 @@ def dice_rows() -> list[dict]:
 def facts() -> dict:
     """What the study was made of."""
     return {
-        "budget": "equal images",
+        "budget": "Equal images.",
         "seed": 7,
         "modalities": list(MODALITIES),
         "split": {"train": 20, "validation": 4, "test": 6},

@@ -78,7 +78,7 @@ def test_every_configuration_counts_and_only_equals_are_compared(tmp_path):
     own = [asked | {"method": "a", "mean": 30.0, "subjects": 5}]
     own += [asked | {"method": "a", "mean": 20.0, "subjects": 3}]
     other = [row | {"method": "b", "mean": row["mean"] + 1} for row in reversed(own)]
-    fewer = [own[0] | {"method": "c", "mean": 40.0}]
+    fewer = [own[0] | {"method": name, "mean": 40.0} for name in "cd"]
     rows = own + other + fewer
     assert number(rows, "a") == Cell("25.00", False)
     assert number(rows, "b") == Cell("26.00", True)

@@ -112,7 +112,7 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
     """A method's mean ± sd among the `rows` of one metric in one column.
 
     Of several rows of a method, their mean. The best is the best as printed, among the
-    methods whose rows are of as many subjects and, where that is told, slices.
+    methods whose rows are of the most subjects and, where that is told, slices.
     """
     own = [row for row in rows if row["method"] == method]
     if not own:
@@ -130,13 +130,21 @@ def number(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
         text += f" ± {scale * own[0]['sd']:.{digits}f}"
     best = np.fmin if metric in LESS else np.fmax
     first = means[method] == best.reduce(list(means.values()))
-    return Cell(text, bool(first and len(means) > 1))
+    whole = all(_much(rows, r["method"]) <= _much(rows, method) for r in rows)
+    return Cell(text, bool(first and whole and len(means) > 1))
 
 
 def _asked(rows: Sequence[dict], method: Hashable) -> Counter:
     """Of how many subjects and slices a method's rows are."""
     own = [row for row in rows if row["method"] == method]
     return Counter((row["subjects"], row.get("slices")) for row in own)
+
+
+def _much(rows: Sequence[dict], method: Hashable) -> tuple[int, int]:
+    """How many subjects and slices they are in all."""
+    asked = _asked(rows, method)
+    subjects = sum(count * own for (own, _), count in asked.items())
+    return subjects, sum(count * (own or 0) for (_, own), count in asked.items())
 
 
 def shown(value: Any, digits: int = 2) -> str:

@@ -167,7 +167,7 @@ def _notes(measured: Evaluation, neighbours: int) -> list[str]:
         "the one they answer for, the published methods that one alone."
     )
     return [around] * (neighbours > 0) + [
-        f"{measured.facts['test_subjects']} test subjects. Every method is given the "
+        f"Test subjects: {measured.facts['test_subjects']}. Every method is given the "
         "truth's own intensity scale and brain mask.",
         "mm-CSN draws are of the network whose mean is the row above them, after "
         f"{few} further evaluations; a draw that is right has 3 dB less PSNR than the "

@@ -123,9 +123,7 @@ def _summary(run: Run) -> str:
     split = run.facts.get("split", {})
     counts = ", ".join(f"{count} for {part}" for part, count in split.items())
     seed, budget = (run.facts.get(key, UNKNOWN) for key in ("seed", "budget"))
-    return (
-        f"Run {run.name}: budget {budget}; seed {seed}; subjects: {counts or UNKNOWN}."
-    )
+    return f"Run {run.name}: seed {seed}; subjects: {counts or UNKNOWN}. {budget}"
 
 
 def _method_notes(runs: list[Run]) -> list[Block]:

@@ -127,7 +127,8 @@ def _by_modality(
     head = (*head, *([MEAN] if whole else []))
     filled = tuple(line + (Cell(NONE),) * (len(head) - len(line)) for line in lines)
     subjects = _span(sorted({row["subjects"] for row in rows}))
-    note = f"Mean ± standard deviation over {subjects} subjects."
+    several = "" if subjects == "1" else "s"
+    note = f"Mean ± standard deviation over {subjects} subject{several}."
     if paper:
         notes = (*notes, "Below a number, the paper's, of its own data and networks.")
     return Table(caption, head, filled, (note, *notes), len(name_heads(runs)))
