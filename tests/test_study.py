@@ -257,9 +257,9 @@ def test_a_task_does_not_change_on_the_way(own_table, capsys):
     config = table_config(own_table / "subjects", train__batch=2, train__steps=6)
     file = write_config(own_table / "other.py", config)
     code = run_main("--config", file, "--workdir", own_table / "run")
-    assert (
-        code == 2 and "another task: its config.train.batch" in capsys.readouterr().err
-    )
+    told = capsys.readouterr().err
+    where = f"{own_table / 'run'} was trained with another task: its config.train.batch"
+    assert code == 2 and where in told
 
 
 def test_one_that_diverges_leaves_the_others_alone(own_table, monkeypatch, capsys):
