@@ -41,6 +41,7 @@ setup(
             "pyyaml>=6",  # reads the JobSet of launch/
             "ruff>=0.9",  # format and lint
             "scikit-image>=0.24",  # what SSIM is checked against
+            "setuptools>=70",  # builds the package as an installation does
         ],
     },
     entry_points={"console_scripts": ["ummcsgm = ummcsgm.main:run"]},
