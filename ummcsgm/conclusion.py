@@ -52,10 +52,8 @@ def conclude(
     """
     trained = load_trained(workdir)
     config = build_data.fitting(config, trained.config, workdir)
-    for name in (
-        *build_names(config),
-        *[SEGMENTER] * (build.build_downstream(config) > 0),
-    ):
+    judge = (SEGMENTER,) if build.build_downstream(config) else ()
+    for name in (*build_names(config), *judge):
         _check_fellow(place_of(workdir, name), name, trained)
     measured = evaluate(workdir, config, all_configurations)
     if parallel.first():
@@ -154,8 +152,9 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
     for name, (key, columns) in TABLES.items():
         report.write_csv(folder / f"{name}.csv", results[key], columns)
     shown = _panels(results, galleries)
-    (folder / "figure.png").unlink(missing_ok=True)
-    if shown is not None:
+    if shown is None:
+        (folder / "figure.png").unlink(missing_ok=True)
+    else:
         write_figure(folder / "figure.png", shown)
     write_whole(
         folder / "results.json", json.dumps(report.without_nan(results), indent=1)

@@ -61,8 +61,8 @@ def config_of(config: Config, method: str) -> Config:
 
 
 def keys_of(method: str) -> tuple[str, ...]:
-    """The keys of a config, or their beginnings, that a method's training depends on
-    and that no config of its own has."""
+    """The keys of the config, or their beginnings, that must stay as they are while a
+    method trains, and that the mm-CSN's and a method's have alike."""
     return RUN_KEYS if method in (MM_CSN, REGRESSION) else FELLOW_KEYS
 
 
