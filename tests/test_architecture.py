@@ -107,8 +107,8 @@ MAY_IMPORT = {
     + " train data.",
     "study": "types allowance build build_methods courses train",
     "conclusion": "types completion answer build build_data build_methods checkpoint"
-    + " contest costs courses evaluate figure files findings page parallel preparation"
-    + " report rivals schema usefulness data.",
+    + " contest costs courses evaluate figure files findings page parallel report"
+    + " rivals schema usefulness data.",
     "slabs": "types answer ensembles exam marks metrics posterior sitting"
     + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",

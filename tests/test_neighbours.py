@@ -35,6 +35,7 @@ from ummcsgm.data.subjects import (
 )
 from ummcsgm.data.window import paste
 from ummcsgm.denoiser import Model, make_denoise
+from ummcsgm.findings import notes
 from ummcsgm.loss import Questions, losses
 from ummcsgm.network import CONDITIONINGS
 from ummcsgm.sde import VP
@@ -303,3 +304,9 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
 
     assert off(images) < 0.51  # rounding
     assert off(np.where(np.arange(12) < 4, images, 0)) > 2
+
+
+def test_a_study_says_who_sees_neighbours():
+    facts = {"few": 12, "test_subjects": 5}
+    assert "up to 2 away; the published methods, that slice" in notes(facts, 2)[0]
+    assert notes(facts, 0) == notes(facts, 2)[1:]

@@ -139,6 +139,7 @@ def test_what_draws_say_of_the_tumour_stands_beside_the_mean(tmp_path):
     told = [cell.text for cell in found["draws", "t1c", "enhancing"].values()]
     assert told == ["6", "50.0", "0.0123", "0.0057"]
     assert found["mean", "t1c", "enhancing"]["Dice, %"].text == "–"
+    assert "up to 1 have it not" in table.notes[1]
 
 
 def test_tests_have_their_interval_and_two_p_values(tmp_path):

@@ -136,7 +136,7 @@ def facts_of(
         "config": fields,
         "versions": versions(),
         "commit": commit(),
-        "notes": _notes(measured, fields["network"]["neighbours"]),
+        "notes": notes(measured.facts, fields["network"]["neighbours"]),
     }
 
 
@@ -160,19 +160,19 @@ def _budget(findings: list[Findings], each: int) -> str:
     return "Methods saw different numbers of images: " + ", ".join(told) + "."
 
 
-def _notes(measured: Evaluation, neighbours: int) -> list[str]:
-    few = measured.facts["few"]
+def notes(facts: dict, neighbours: int) -> list[str]:
+    """What a reader is to know of the table, by the `facts` of the evaluation."""
     around = (
-        f"The mm-CSN and regression are given {neighbours} slices on either side of "
-        "the one they answer for, the published methods that one alone."
+        "The mm-CSN and regression see the neighbours of the slice that they answer "
+        f"for, up to {neighbours} away; the published methods, that slice alone."
     )
     return [around] * (neighbours > 0) + [
-        f"Test subjects: {measured.facts['test_subjects']}. Every method is given the "
+        f"Test subjects: {facts['test_subjects']}. Every method is given the "
         "truth's own intensity scale and brain mask.",
         "mm-CSN draws are of the network whose mean is the row above them, after "
-        f"{few} further evaluations; a draw that is right has 3 dB less PSNR than the "
-        "mean. Their CRPS is the fair one of all draws of a question: that of as many "
-        "draws as one likes.",
+        f"{facts['few']} further evaluations; a draw that is right has 3 dB less PSNR "
+        "than the mean. Their CRPS is the fair one of all draws of a question: that of "
+        "as many draws as one likes.",
         "Differences are the mm-CSN mean minus the method, p of Wilcoxon's signed-rank "
         "test over subjects, corrected by Holm for all methods and modalities of a "
         "metric.",

@@ -142,8 +142,8 @@ def check_same(fields: dict, made: dict, where: str, keys: tuple[str, ...]) -> N
     asked, had = dict(_flatten(fields)), dict(_flatten(made))
     for key in asked:
         if key.startswith(keys) and asked[key] != had.get(key):
-            things = [THINGS[keys] for keys in THINGS if key.startswith(keys)]
-            thing = things[0] if things else key
+            named = (word for own, word in THINGS.items() if key.startswith(own))
+            thing = next(named, key)
             raise InputError(
                 f"{where} was trained with another {thing}: its config.{key} is "
                 f"{had.get(key)!r}, and yours is {asked[key]!r}; use that one or a new "

@@ -46,7 +46,7 @@ def train(
     config = config_of(build_data.located(config), method)
     place, fields = place_of(workdir, method), build.config_to_json(config)
     options = options_of(config, method)
-    _check_begun(place, (fields, keys_of(method)), options)
+    _check_begun(place, method, fields, options)
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     _check_slices(place, store)
@@ -76,15 +76,12 @@ def train(
     parallel.wait_for_all(f"the checkpoint of {method}")
 
 
-def _check_begun(
-    place: pathlib.Path, asked: tuple[dict, tuple[str, ...]], options: dict
-) -> None:
+def _check_begun(place: pathlib.Path, method: str, fields: dict, options: dict) -> None:
     """Raises InputError if what was begun in `place` was another network, or from other
     slices, or for another task, or a method with other options."""
     if checkpoint.latest_step(place) is not None:
         about = checkpoint.restore_about(place)
-        fields, keys = asked
-        check_same(fields, about["config"], str(place), keys)
+        check_same(fields, about["config"], str(place), keys_of(method))
         check_options(about.get("options", {}), options, str(place))
 
 
