@@ -8,7 +8,7 @@ setup(
     description="Completion of missing MR contrasts with one conditional score network",
     license="Apache-2.0",
     packages=find_packages(include=["ummcsgm", "ummcsgm.*"]),
-    package_data={"ummcsgm": ["page.css", "page.js"]},  # they stand in a report
+    package_data={"ummcsgm.reporting": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py",  # command-line flags

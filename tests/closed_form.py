@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ummcsgm.completion import ask, configurations
-from ummcsgm.sde import SDE, VE, VP, Cosine, SubVP
+from ummcsgm.diffusion.missingness import ask, configurations
+from ummcsgm.diffusion.sde import SDE, VE, VP, Cosine, SubVP
 
 SDES = {
     "vp": VP(0.1, 20.0),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ummcsgm.network import MMCSN
+from ummcsgm.models.mm_csn import MMCSN
 
 # Before any device is used: afterwards JAX refuses the first.
 jax.config.update("jax_num_cpu_devices", 2)

@@ -10,13 +10,12 @@ import contextlib
 import functools
 import importlib
 import pathlib
+import shutil
 import sys
 import tempfile
 from typing import NamedTuple
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ummcsgm"
-CORE = ("__init__", "types", "sde", "completion", "grids", "solvers", "sampling")
-CORE += ("metrics", "through_plane", "calibration", "posterior")
 CHECKS = ("closed_form", "solver_checks")  # they meet the copy, so are read again
 
 
@@ -38,18 +37,16 @@ def planted(bug):
     kept, path = {name: sys.modules.pop(name) for name in mine}, list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "ummcsgm"
-        copy.mkdir()
-        for name in CORE:
-            text = (PACKAGE / f"{name}.py").read_text()
-            if bug and bug.file == name:
-                assert text.count(bug.right) == 1, f"not once in {name}: {bug.right}"
-                text = text.replace(bug.right, bug.wrong)
-            (copy / f"{name}.py").write_text(text)
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if bug:
+            text = (PACKAGE / bug.file).read_text()
+            assert text.count(bug.right) == 1, f"not once in {bug.file}: {bug.right}"
+            (copy / bug.file).write_text(text.replace(bug.right, bug.wrong))
         sys.path[:0] = [folder, str(pathlib.Path(__file__).parent)]
         importlib.invalidate_caches()
         try:
             checks = importlib.import_module("solver_checks")
-            assert pathlib.Path(checks.sampling.__file__).parent == copy
+            assert copy in pathlib.Path(checks.samplers.__file__).parents
             yield checks
         finally:
             sys.path[:] = path
@@ -66,13 +63,13 @@ def vp(checks):
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
-    "2M": lambda c: c.assert_order(c.sampling.dpmpp2m, vp(c), 1.85, 2.15),
-    "Heun": lambda c: c.assert_order(c.sampling.heun, vp(c), 1.85, 2.15),
-    "UniPC": lambda c: c.assert_order(c.sampling.unipc2, vp(c), 2.4),
+    "2M": lambda c: c.assert_order(c.samplers.dpmpp2m, vp(c), 1.85, 2.15),
+    "Heun": lambda c: c.assert_order(c.samplers.heun, vp(c), 1.85, 2.15),
+    "UniPC": lambda c: c.assert_order(c.samplers.unipc2, vp(c), 2.4),
     "SDE 2M": lambda c: c.assert_exact_moments("sde_dpmpp2m", vp(c), 60, 1e-2),
     "warm": lambda c: c.assert_exact_moments("warm", vp(c), 16, 1e-2),
     "churn": lambda c: c.assert_keeps_the_marginal(
-        functools.partial(c.sampling.heun, churn=0.05), vp(c)
+        functools.partial(c.samplers.heun, churn=0.05), vp(c)
     ),
     "corrector": lambda c: c.assert_real_moments(
         "predictor_corrector", vp(c), 100, 0.02
@@ -90,125 +87,125 @@ REDDENED = {
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
 BUGS = {
     "half g^2": Bug(
-        "solvers",
+        "diffusion/solvers.py",
         "per_example(sde.diffusion(t), x)",
         "0.5**0.5 * per_example(sde.diffusion(t), x)",
         "Algorithm 1",
     ),
     "dropped sqrt(dt)": Bug(
-        "solvers",
+        "diffusion/solvers.py",
         "diffusion * jnp.sqrt(dt) * noise",
         "diffusion * noise",
         "Algorithm 1",
     ),
     "dt for sqrt(dt)": Bug(
-        "solvers",
+        "diffusion/solvers.py",
         "diffusion * jnp.sqrt(dt) * noise",
         "diffusion * dt * noise",
         "Algorithm 1",
     ),
-    "score sign": Bug("solvers", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"),
+    "score sign": Bug("diffusion/solvers.py", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"),
     "half the score, that of the flow": Bug(
-        "solvers", EULER, EULER.replace("score", "0.5 * score"), "Algorithm 1"
+        "diffusion/solvers.py", EULER, EULER.replace("score", "0.5 * score"), "Algorithm 1"
     ),
     "drift sign": Bug(
-        "solvers", EULER, EULER.replace("x - drift", "x + drift"), "Algorithm 1"
+        "diffusion/solvers.py", EULER, EULER.replace("x - drift", "x + drift"), "Algorithm 1"
     ),
     "no drift": Bug(
-        "solvers", EULER, EULER.replace("drift * x", "0 * x"), "Algorithm 1"
+        "diffusion/solvers.py", EULER, EULER.replace("drift * x", "0 * x"), "Algorithm 1"
     ),
     "no noise": Bug(
-        "solvers", "mean + diffusion *", "mean + 0 * diffusion *", "Algorithm 1"
+        "diffusion/solvers.py", "mean + diffusion *", "mean + 0 * diffusion *", "Algorithm 1"
     ),
     "a time off by one step": Bug(
-        "sampling", "padded[2:-1], padded[3:])", "padded[1:-2], padded[3:])", "2M"
+        "diffusion/samplers.py", "padded[2:-1], padded[3:])", "padded[1:-2], padded[3:])", "2M"
     ),
     "noise on b": Bug(
-        "completion", "drawn, self.seen)", "drawn, self.seen + 0.01 * drawn)", "seen"
+        "diffusion/missingness.py", "drawn, self.seen)", "drawn, self.seen + 0.01 * drawn)", "seen"
     ),
     "wrong channel drawn": Bug(
-        "completion",
+        "diffusion/missingness.py",
         "drawn, self.seen)",
         "jnp.roll(drawn, 1, axis=-1), self.seen)",
         "Algorithm 1",
     ),
     "wrong channel seen": Bug(
-        "completion",
+        "diffusion/missingness.py",
         "known = jnp.where(channels(unknown), 0, images)",
         "known = jnp.roll(images, 1, axis=-1)",
         "seen",
     ),
     "spread x 0.9": Bug(
-        "sde",
+        "diffusion/sde.py",
         "jax.random.normal(key, shape, dtype))",
         "0.9 * jax.random.normal(key, shape, dtype))",
         "mixture",
     ),
     "one noise for all steps": Bug(
-        "sampling", "noise(like, index", "noise(like, 0 * index", "noisy mixture"
+        "diffusion/samplers.py", "noise(like, index", "noise(like, 0 * index", "noisy mixture"
     ),
     "2M extrapolates twice as far": Bug(
-        "solvers", "/ (2 * jnp.where(known, behind", "/ (jnp.where(known, behind", "2M"
+        "diffusion/solvers.py", "/ (2 * jnp.where(known, behind", "/ (jnp.where(known, behind", "2M"
     ),
     "2M extrapolates backwards": Bug(
-        "solvers", "denoised + jnp.where(known", "denoised - jnp.where(known", "2M"
+        "diffusion/solvers.py", "denoised + jnp.where(known", "denoised - jnp.where(known", "2M"
     ),
     "Heun without the half": Bug(
-        "solvers", "y + 0.5 * (level_next", "y + (level_next", "Heun"
+        "diffusion/solvers.py", "y + 0.5 * (level_next", "y + (level_next", "Heun"
     ),
     "UniPC's parabola": Bug(
-        "solvers", "jnp.square(h) - 2 * first", "jnp.square(h) - first", "UniPC"
+        "diffusion/solvers.py", "jnp.square(h) - 2 * first", "jnp.square(h) - first", "UniPC"
     ),
     "ancestral steps keep all of the old noise": Bug(
-        "solvers", "ratio * jnp.sqrt(1 - jnp.square(fresh)) *", "ratio *", "SDE 2M"
+        "diffusion/solvers.py", "ratio * jnp.sqrt(1 - jnp.square(fresh)) *", "ratio *", "SDE 2M"
     ),
     "churn adds half its noise": Bug(
-        "solvers", "+ added * noise", "+ 0.5 * added * noise", "churn"
+        "diffusion/solvers.py", "+ added * noise", "+ 0.5 * added * noise", "churn"
     ),
     "Langevin's sqrt(2)": Bug(
-        "solvers", "jnp.sqrt(2 * size)", "jnp.sqrt(size)", "corrector"
+        "diffusion/solvers.py", "jnp.sqrt(2 * size)", "jnp.sqrt(size)", "corrector"
     ),
     "norms of the whole batch": Bug(
-        "solvers", "axis=(1, 2, 3), keepdims", "axis=(0, 1, 2, 3), keepdims", "alone"
+        "diffusion/solvers.py", "axis=(1, 2, 3), keepdims", "axis=(0, 1, 2, 3), keepdims", "alone"
     ),
     "norms of the seen": Bug(
-        "solvers",
+        "diffusion/solvers.py",
         "jnp.where(asked, jnp.square(images), 0)",
         "jnp.square(images)",
         "Langevin",
     ),
     "a warm start at tau^2 for tau": Bug(
-        "sampling", "jnp.square(level) + variance", "level + variance", "warm"
+        "diffusion/samplers.py", "jnp.square(level) + variance", "level + variance", "warm"
     ),
     "a warm start off the mean": Bug(
-        "sampling", "y = mean + jnp.sqrt", "y = jnp.sqrt", "warm"
+        "diffusion/samplers.py", "y = mean + jnp.sqrt", "y = jnp.sqrt", "warm"
     ),
     "coherent noise whose variance is not 1": Bug(
-        "posterior",
+        "diffusion/correlated_noise.py",
         "np.sqrt((1 - r**2) / (1 + r**2))",
         "np.sqrt(1 - r**2)",
         "coherent",
     ),
     "neighbours that go together too little": Bug(
-        "posterior",
+        "diffusion/correlated_noise.py",
         "weight, std = r / (1 + r**2)",
         "weight, std = r**2 / (1 + r**2)",
         "coherent start",
     ),
     "steps whose noise is not coherent": Bug(
-        "sampling",
+        "diffusion/samplers.py",
         "return noise(like, index, *turn)",
         "return jax.random.normal(jax.random.key(index), like.shape)",
         "coherent",
     ),
     "a start whose noise is not coherent": Bug(
-        "sampling",
+        "diffusion/samplers.py",
         "variance) * noise(mean, 0)",
         "variance) * draw_noise(jax.random.split(jax.random.key(0), len(mean)), mean)",
         "coherent start",
     ),
     "noise by the place in a batch": Bug(
-        "posterior",
+        "diffusion/correlated_noise.py",
         "(keys, jnp.asarray(slices, jnp.int32))",
         "(keys, jnp.arange(len(slices)))",
         "slices alone",

@@ -17,25 +17,25 @@ import numpy as np
 from closed_form import EVERY, make_gaussian_denoise, posterior
 from scipy.special import ndtr
 
-from ummcsgm import sampling
-from ummcsgm.completion import ask
-from ummcsgm.grids import log_uniform_times
-from ummcsgm.posterior import coherent_noise
-from ummcsgm.sampling import (
+from ummcsgm.diffusion import samplers
+from ummcsgm.diffusion.correlated_noise import coherent_noise
+from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.samplers import (
     address_keys,
     default_times,
     make_draw,
     noise_of,
     sample,
 )
-from ummcsgm.sde import draw_noise, score_from_denoised
-from ummcsgm.solvers import (
+from ummcsgm.diffusion.sde import draw_noise, score_from_denoised
+from ummcsgm.diffusion.solvers import (
     Moment,
     euler_maruyama,
     initial_state,
     predictor_corrector,
 )
-from ummcsgm.through_plane import lag_one, neighbour_sums
+from ummcsgm.diffusion.time_grids import log_uniform_times
+from ummcsgm.evaluation.through_plane import lag_one, neighbour_sums
 
 SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
 START = 3.0  # the noise level of a warm start
@@ -89,9 +89,9 @@ def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
         plain = step if step else sampler.step(missing)
         return numbered(plain, times, unit, when)
 
-    sampler = sampling.SAMPLERS[name]
+    sampler = samplers.SAMPLERS[name]
     table = {name: dataclasses.replace(sampler, step=patched)}
-    with mock.patch.dict(sampling.SAMPLERS, table):
+    with mock.patch.dict(samplers.SAMPLERS, table):
         draw = make_draw(name, sde, times)
         centre = jnp.asarray(mean, jnp.float32)
 

@@ -274,7 +274,7 @@ def test_the_rules_see_what_they_forbid():
     """The reader itself: imports in functions, aliases, attributes, from-imports."""
     tree = ast.parse(
         "import jax\nfrom ummcsgm import sde\nfrom ummcsgm.data import nifti\n"
-        "from ummcsgm.train import fit\n"
+        "from ummcsgm.training.train import fit\n"
         "def f():\n    import nibabel as nib\n    return jax.pmap(f)\n"
     )
     assert {"jax", "nibabel", "jax.pmap"} <= imports(tree)

@@ -22,9 +22,11 @@ from tiny_run import (
     start_main,
 )
 
-from ummcsgm import build, build_data, checkpoint, evaluate, train
-from ummcsgm.answer import load_trained
-from ummcsgm.courses import build_course
+from ummcsgm.config import build, build_data
+from ummcsgm.config.courses import build_course
+from ummcsgm.evaluation import evaluate
+from ummcsgm.inference.predictor import load_trained
+from ummcsgm.training import checkpoint, train
 
 pytest_plugins = ["tiny_study"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ummcsgm.baselines.method import Lesson
-from ummcsgm.completion import ask
+from ummcsgm.diffusion.missingness import ask
 
 ROWS = 4
 

@@ -13,9 +13,14 @@ import numpy as np
 from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
-# All of the program, though main alone is called: what it imports defines flags.
-from ummcsgm import complete, evaluate, main, report, train  # noqa: F401
+from ummcsgm import main
 from ummcsgm.data.nifti import write_new
+from ummcsgm.evaluation import evaluate  # noqa: F401
+
+# All of the program, though main alone is called: what it imports defines flags.
+from ummcsgm.inference import complete  # noqa: F401
+from ummcsgm.reporting import report  # noqa: F401
+from ummcsgm.training import train  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.py"

@@ -5,10 +5,10 @@ import pathlib
 
 import numpy as np
 
-from ummcsgm.data.layouts import flat
+from ummcsgm.data.build_store import prepare
+from ummcsgm.data.layouts.naming import flat
+from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.prepare import prepare
-from ummcsgm.data.search import find_subjects
 from ummcsgm.data.store import Settings
 from ummcsgm.data.subjects import View
 

@@ -135,24 +135,24 @@ def _command(mode: str, words: list[str]) -> bool:
     """Does what was asked; whether every subject came through it."""
     # Here, not above: worker processes import this file, and need none of it.
     if mode == "doctor":
-        from ummcsgm import checkup
+        from ummcsgm.cli import doctor
 
         _end_by_exception()
-        return checkup.check_up(CONFIG.value, INPUT.value, JSON.value)
+        return doctor.check_up(CONFIG.value, INPUT.value, JSON.value)
     if mode == "compare":
-        from ummcsgm import page
+        from ummcsgm.reporting import page
 
         page.compare(words, OUTPUT.value)
         return True
     if mode == "score":
-        from ummcsgm import scoring
+        from ummcsgm.evaluation import score_folder
 
         _end_by_exception()
         folders = (PREDICTIONS.value, TRUTH.value, OUTPUT.value)
-        return scoring.score_folder(CONFIG.value, folders)
-    from ummcsgm import job
+        return score_folder.score_folder(CONFIG.value, folders)
+    from ummcsgm.distributed import processes
 
-    with job.joined(_verdict, _kept):
+    with processes.joined(_verdict, _kept):
         _end_by_exception()  # JAX's runtime has a handler of its own
         return _network_command(mode)
 
@@ -164,50 +164,55 @@ def _end_by_exception() -> None:
 
 def _network_command(mode: str) -> bool:
     # What a mode does not need is not loaded: training begins a second sooner.
-    from ummcsgm import parallel, programs
+    from ummcsgm.distributed import devices
+    from ummcsgm.utils import compilation_cache
 
     if PROFILE.value and mode not in ("study", "train"):
         raise InputError(f"--profile is of training: --mode {mode} has none.")
-    programs.keep_compiled()
+    compilation_cache.keep_compiled()
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if config is None and mode in ("study", "train", "prepare"):
-        from ummcsgm import build, manifest
+        from ummcsgm.config import build
+        from ummcsgm.utils import provenance
 
-        config = build.config_from_json(manifest.config_of_run(workdir))
-    parallel.use_cores(_rows(mode, config))
+        config = build.config_from_json(provenance.config_of_run(workdir))
+    devices.use_cores(_rows(mode, config))
     if mode == "complete":
-        from ummcsgm.complete import complete
+        from ummcsgm.inference.complete import complete
 
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
         return complete(workdir, config, folders, _order(), part)
     failed = []  # methods
-    with parallel.one_voice():
+    with devices.one_voice():
         if mode == "prepare":
-            from ummcsgm.preparation import prepare
+            from ummcsgm.config.preparation import prepare
 
             prepare(config, workdir)
         if mode in ("study", "train"):
-            from ummcsgm import study
+            from ummcsgm.study import train_methods
 
-            names = tuple(METHODS.value) or study.default_methods(config, mode)
-            failed = study.train_all(config, workdir, names, trace=PROFILE.value)
+            names = tuple(METHODS.value) or train_methods.default_methods(config, mode)
+            failed = train_methods.train_all(
+                config, workdir, names, trace=PROFILE.value
+            )
         if mode in ("study", "evaluate"):
-            from ummcsgm import conclusion
+            from ummcsgm.study import compare
 
-            conclusion.conclude(workdir, CONFIG.value, ALL.value)
+            compare.conclude(workdir, CONFIG.value, ALL.value)
     return not failed
 
 
 def _rows(mode: str, config: ConfigDict | None) -> int | None:
     """How many slices the devices share at a time; None where nothing says it."""
-    from ummcsgm import build, build_data, manifest
+    from ummcsgm.config import build, build_data
+    from ummcsgm.utils import provenance
 
     if mode in ("study", "train"):
         build_data.check_data(config)
         return config.train.batch // config.train.accumulate
     if config is None:
         try:
-            fields = manifest.config_of_run(pathlib.Path(WORKDIR.value))
+            fields = provenance.config_of_run(pathlib.Path(WORKDIR.value))
         except InputError:  # nothing was begun there: what follows says so
             return None
         config = build.config_from_json(fields)
@@ -217,7 +222,7 @@ def _rows(mode: str, config: ConfigDict | None) -> int | None:
 
 def _kept() -> str:
     """From where a command that was broken off goes on."""
-    from ummcsgm import checkpoint
+    from ummcsgm.training import checkpoint
 
     step = checkpoint.latest_step(pathlib.Path(WORKDIR.value))
     if MODE.value in ("study", "train") and step is not None:
@@ -227,7 +232,7 @@ def _kept() -> str:
 
 def _order() -> Any:
     """What the flags of `complete` want of every subject."""
-    from ummcsgm.results import Order
+    from ummcsgm.inference.results import Order
 
     draws, sampler = DRAWS.value, SAMPLER.value
     if SECONDS.value is not None and (draws is not None or sampler or ADVISE.value):
@@ -270,13 +275,13 @@ def _levels(words: list[str]) -> tuple[float, ...]:
 
 def _part(text: str | None) -> tuple[int, int]:
     """(k - 1, n) of "k/n"; if it is None, this process's own part of its job's n."""
-    from ummcsgm import parallel
+    from ummcsgm.distributed import devices
 
     if text is None:
-        return parallel.part()
-    if parallel.several():
+        return devices.part()
+    if devices.several():
         raise InputError(
-            f"--part is {text!r}, and this is one of {parallel.part()[1]} processes "
+            f"--part is {text!r}, and this is one of {devices.part()[1]} processes "
             "that take a part each: leave out --part."
         )
     found = re.fullmatch(r"(\d+)/(\d+)", text)

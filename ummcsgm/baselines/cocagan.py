@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.blocks import (
+from ummcsgm.baselines.layers import (
     Patches,
     PatchMaps,
     Residual,
@@ -38,7 +38,7 @@ from ummcsgm.baselines.method import (
     outcome,
     verdict,
 )
-from ummcsgm.completion import Completion, channels
+from ummcsgm.diffusion.missingness import Completion, channels
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)

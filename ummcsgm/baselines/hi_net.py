@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.blocks import (
+from ummcsgm.baselines.layers import (
     BatchNorm,
     doubled,
     greatest,
@@ -39,7 +39,7 @@ from ummcsgm.baselines.method import (
     taught,
     verdict,
 )
-from ummcsgm.completion import Completion, channels
+from ummcsgm.diffusion.missingness import Completion, channels
 from ummcsgm.types import Array, Images, Keys, Params
 
 ENCODER = (32, 64, 128)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.completion import Completion, channels
+from ummcsgm.diffusion.missingness import Completion, channels
 from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 
 

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.blocks import (
+from ummcsgm.baselines.layers import (
     NORMAL,
     Patches,
     PatchMaps,
@@ -39,7 +39,7 @@ from ummcsgm.baselines.method import (
     only,
     outcome,
 )
-from ummcsgm.completion import Completion, channels, configurations
+from ummcsgm.diffusion.missingness import Completion, channels, configurations
 from ummcsgm.types import Array, Images, Keys, Params
 
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.blocks import doubled, greatest, halved, leaky, scaled
+from ummcsgm.baselines.layers import doubled, greatest, halved, leaky, scaled
 from ummcsgm.baselines.method import (
     Lesson,
     Method,
@@ -26,7 +26,7 @@ from ummcsgm.baselines.method import (
     only,
     outcome,
 )
-from ummcsgm.completion import Completion
+from ummcsgm.diffusion.missingness import Completion
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.blocks import (
+from ummcsgm.baselines.layers import (
     Patches,
     PatchMaps,
     Residual,
@@ -37,7 +37,7 @@ from ummcsgm.baselines.method import (
     pick,
     verdict,
 )
-from ummcsgm.completion import Completion
+from ummcsgm.diffusion.missingness import Completion
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (64, 128, 256)

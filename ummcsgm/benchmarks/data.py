@@ -26,11 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.data.batches import Batches, make_batches
-from ummcsgm.data.layouts import Subject, brats
+from ummcsgm.data.build_store import prepare
+from ummcsgm.data.layouts.naming import Subject, brats
+from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.data.prepare import prepare
-from ummcsgm.data.search import find_subjects
 from ummcsgm.data.store import Settings, Store
 from ummcsgm.data.subjects import View, network_slices, prepare_subject
 

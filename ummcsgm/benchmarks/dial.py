@@ -24,19 +24,25 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ummcsgm import build, build_data
-from ummcsgm.answer import SAMPLERS, Trained, load_trained, make_answer, slice_addresses
 from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.calibration import crps_fair, within
-from ummcsgm.data.layouts import Subject
+from ummcsgm.config import build, build_data
+from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
-from ummcsgm.files import write_whole
-from ummcsgm.metrics import TABLE1, grey_scale, psnr, scored_slices
-from ummcsgm.plans import Scoring
-from ummcsgm.plots import write_dial
-from ummcsgm.sampling import evaluations, find_sampler
-from ummcsgm.spread import spread_and_error, spread_skill
+from ummcsgm.diffusion.samplers import evaluations, find_sampler
+from ummcsgm.evaluation.calibration import crps_fair, within
+from ummcsgm.evaluation.metrics import TABLE1, grey_scale, psnr, scored_slices
+from ummcsgm.evaluation.spread import spread_and_error, spread_skill
+from ummcsgm.inference.predictor import (
+    SAMPLERS,
+    Trained,
+    load_trained,
+    make_answer,
+    slice_addresses,
+)
+from ummcsgm.reporting.plots import write_dial
+from ummcsgm.training.plans import Scoring
 from ummcsgm.types import Array, Images, InputError, Missing
+from ummcsgm.utils.atomic_io import write_whole
 
 STEPS = "1,2,4,6,8,12,16,20,50,100,250,1000"
 SCORES = ("psnr_draw", "psnr_mean", "crps", "spread_skill")

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.data.doctor.examine import examine_subject
-from ummcsgm.data.layouts import brats
+from ummcsgm.data.layouts.naming import brats
+from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.data.search import find_subjects
+from ummcsgm.qc.examine import examine_subject
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
 

@@ -28,18 +28,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ummcsgm import build, build_data, parallel
 from ummcsgm.benchmarks.data import batches_of, write_subjects
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.untrained import read_config
-from ummcsgm.data.batches import Batches
-from ummcsgm.data.prepare import prepare
+from ummcsgm.config import build, build_data
+from ummcsgm.data.build_store import prepare
+from ummcsgm.data.loader import Batches
 from ummcsgm.data.store import Store
-from ummcsgm.loop import fit
-from ummcsgm.plans import Watch
-from ummcsgm.state import TrainState
-from ummcsgm.stopping import make_told_step
+from ummcsgm.distributed import devices
+from ummcsgm.training.loop import fit
+from ummcsgm.training.plans import Watch
+from ummcsgm.training.stopping import make_told_step
+from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch, Config
 
 WANTED = 1.03  # of the median ratio, at most
@@ -60,7 +61,7 @@ def make_timer(config: Config, folder: Path, steps: int) -> Callable:
     """timer(batches): the ms a step of training on them, by the loop of training."""
     _, step, state = start_of(config)
     step = functools.partial(
-        parallel.over_devices(make_told_step(step)), jax.random.key(1)
+        devices.over_devices(make_told_step(step)), jax.random.key(1)
     )
     # The loop saves when it has ended a step, all of it: then the clock is read.
     first = WARM * steps  # a multiple of `steps`
@@ -75,7 +76,7 @@ def make_timer(config: Config, folder: Path, steps: int) -> Callable:
 
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             with contextlib.redirect_stdout(sys.stderr):  # the log's lines
-                laid = parallel.replicate(state)
+                laid = devices.replicate(state)
                 watch = Watch(Path(workdir), None, trace=False)
                 fit(step, laid, batches, plan, watch, save)
         begun, ended = marks
@@ -107,7 +108,7 @@ def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
 def measure(folder: Path, flags: argparse.Namespace) -> dict:
     """What is printed; `folder` is filled."""
     config = read_config(flags.config, None)
-    parallel.use_cores(config.train.batch // config.train.accumulate)
+    devices.use_cores(config.train.batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
     store = prepared(folder, config, flags)
     batches = batches_of(store, config.train.batch)

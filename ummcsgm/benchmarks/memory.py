@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm import build, checkpoint, parallel
 from ummcsgm.benchmarks.data import peak_mib
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.training import start_of
@@ -46,10 +45,13 @@ from ummcsgm.benchmarks.untrained import (
     untrained,
     write_subject,
 )
-from ummcsgm.complete import complete
+from ummcsgm.config import build
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW
-from ummcsgm.loss import draw_questions, losses
-from ummcsgm.results import Order
+from ummcsgm.diffusion.loss import draw_questions, losses
+from ummcsgm.distributed import devices
+from ummcsgm.inference.complete import complete
+from ummcsgm.inference.results import Order
+from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Batch, Config, InputError, Params
 
 PARTS = ("training", "completing")
@@ -88,9 +90,9 @@ def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
     modalities = model.network.modalities
     images = np.ones((batch, *config.data.grid, model.network.channels()), np.float16)
     present = np.ones((batch, modalities), bool)
-    rows = parallel.shard(Batch(images, present, np.ones(batch, bool)))
-    asked = (jax.random.key(1), parallel.replicate(state), rows)
-    compiled = parallel.over_devices(step).lower(*asked).compile()
+    rows = devices.shard(Batch(images, present, np.ones(batch, bool)))
+    asked = (jax.random.key(1), devices.replicate(state), rows)
+    compiled = devices.over_devices(step).lower(*asked).compile()
     told = compiled.memory_analysis()
     total = told.argument_size_in_bytes + told.output_size_in_bytes
     total += told.temp_size_in_bytes - told.alias_size_in_bytes

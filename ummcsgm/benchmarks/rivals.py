@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ummcsgm.benchmarks.torch_step import TorchStep
 from ummcsgm.benchmarks.twin import DTYPES, Twin
-from ummcsgm.network import MMCSN
+from ummcsgm.models.mm_csn import MMCSN
 from ummcsgm.types import Params
 
 WIDTHS = range(8, 513, 8)  # of the finest level of MONAI's network

@@ -32,8 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm import build, parallel
-from ummcsgm.answer import Trained, make_answer, make_draws
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.untrained import (
     random_params,
@@ -41,18 +39,21 @@ from ummcsgm.benchmarks.untrained import (
     untrained,
     write_subject,
 )
-from ummcsgm.completion import ask, configurations
+from ummcsgm.config import build
 from ummcsgm.data.subjects import prepare_subject
-from ummcsgm.denoiser import make_denoise
-from ummcsgm.plans import Scoring
-from ummcsgm.sampling import address_keys, algorithm1
-from ummcsgm.synthesis import (
+from ummcsgm.diffusion.missingness import ask, configurations
+from ummcsgm.diffusion.preconditioning import make_denoise
+from ummcsgm.diffusion.samplers import address_keys, algorithm1
+from ummcsgm.distributed import devices
+from ummcsgm.inference.predictor import Trained, make_answer, make_draws
+from ummcsgm.inference.subject_posterior import (
     Posterior,
     Question,
     draws_of,
     estimate_of,
     question_of,
 )
+from ummcsgm.training.plans import Scoring
 from ummcsgm.types import Array, Config, Estimate
 
 STEPS = 1000
@@ -260,7 +261,7 @@ def main() -> None:
     flags = parser.parse_args()
     if set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
-    parallel.use_cores(None)  # as complete does
+    devices.use_cores(None)  # as complete does
     with tempfile.TemporaryDirectory() as folder:
         tell(measure(Path(folder), flags), flags.json)
 

@@ -33,9 +33,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ummcsgm import build, job, parallel
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.training import start_of
+from ummcsgm.config import build
+from ummcsgm.distributed import devices, processes
 from ummcsgm.types import Batch, Config
 
 
@@ -46,25 +47,25 @@ def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
     space, rows = build.build_space(config), build.build_plan(config).batch // processes
     images = np.full((rows, *space.grid, model.network.channels()), 0.5, np.float16)
     present = np.ones((rows, len(space.modalities)), bool)
-    batch = parallel.shard(Batch(images, present, np.ones(rows, bool)))
+    batch = devices.shard(Batch(images, present, np.ones(rows, bool)))
 
     def steps(run: Callable, count: int) -> None:
-        state = parallel.replicate(start)
+        state = devices.replicate(start)
         for _ in range(count):
             state, metrics = run(jax.random.key(1), state, batch)
         jax.block_until_ready((state, metrics))
 
     return {
-        "together": functools.partial(steps, parallel.over_devices(step)),
+        "together": functools.partial(steps, devices.over_devices(step)),
         "alone": functools.partial(
-            steps, parallel.over_devices(step, jax.local_devices())
+            steps, devices.over_devices(step, jax.local_devices())
         ),
     }
 
 
 def seconds(work: Callable[[int], None], count: int) -> float:
     """How long `count` steps take, begun by all processes at once."""
-    parallel.wait_for_all("a turn")
+    devices.wait_for_all("a turn")
     start = time.perf_counter()
     work(count)
     return time.perf_counter() - start
@@ -73,16 +74,16 @@ def seconds(work: Callable[[int], None], count: int) -> float:
 def take_part(flags: argparse.Namespace) -> None:
     """Measures as one of the processes that the environment names; the first writes
     the seconds of each turn to --json."""
-    with job.joined(lambda error: None, lambda: "nothing is kept"):
+    with processes.joined(lambda error: None, lambda: "nothing is kept"):
         config = runpy.run_path(flags.config)["get_config"]()
-        contestants = make_contestants(config, parallel.part()[1])
+        contestants = make_contestants(config, devices.part()[1])
         for work in contestants.values():
             seconds(work, 2)
         turns = [
             {name: seconds(work, flags.steps) for name, work in contestants.items()}
             for _ in range(flags.repeats)
         ]
-        if parallel.first():
+        if devices.first():
             flags.json.write_text(json.dumps(turns))
 
 

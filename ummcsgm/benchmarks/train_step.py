@@ -23,7 +23,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from ummcsgm import build, parallel
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.rivals import (
     Rival,
@@ -35,6 +34,8 @@ from ummcsgm.benchmarks.rivals import (
 )
 from ummcsgm.benchmarks.training import start_of
 from ummcsgm.benchmarks.twin import Twin
+from ummcsgm.config import build
+from ummcsgm.distributed import devices
 from ummcsgm.types import Batch, Config
 
 AGREED = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value of an answer
@@ -43,22 +44,22 @@ AGREED = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value of an answer
 def make_ours(config: Config, batch: int) -> SimpleNamespace:
     """`step` and `answer`, functions of nothing, and what they are made of."""
     config.train.batch = batch
-    parallel.use_cores(batch // config.train.accumulate)
+    devices.use_cores(batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
     model, step, state = start_of(config)
     params = jax.tree.map(_stirred, state.params)  # a new network answers 0
-    step = functools.partial(parallel.over_devices(step), jax.random.key(1))
+    step = functools.partial(devices.over_devices(step), jax.random.key(1))
     modalities = model.network.modalities
     rng = np.random.default_rng(0)
     shape = (batch, *config.data.grid, model.network.channels())
     images = rng.normal(size=shape).astype(np.float32) * config.data.std
     everything = np.ones((batch, modalities), bool), np.ones(batch, bool)
-    rows = parallel.shard(Batch(images, *everything))
+    rows = devices.shard(Batch(images, *everything))
     missing = np.eye(modalities, dtype=bool)[np.arange(batch) % modalities]
     asked = (images, missing, np.linspace(-1, 1, batch, dtype=np.float32))
-    states = [parallel.replicate(state.replace(params=params))]
-    forward = parallel.over_rows(model.network.apply)
-    laid = parallel.replicate(params)
+    states = [devices.replicate(state.replace(params=params))]
+    forward = devices.over_rows(model.network.apply)
+    laid = devices.replicate(params)
 
     def take_step() -> jax.Array:
         states[0], told = step(states[0], rows)

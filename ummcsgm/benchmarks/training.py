@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ummcsgm import build
-from ummcsgm.denoiser import Model
-from ummcsgm.matching import init_state, make_train_step
-from ummcsgm.state import TrainState
+from ummcsgm.config import build
+from ummcsgm.diffusion.preconditioning import Model
+from ummcsgm.training.dsm_step import init_state, make_train_step
+from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Config
 
 

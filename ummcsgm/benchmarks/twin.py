@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ummcsgm.network import MMCSN
-from ummcsgm.patches import haar_matrix
-from ummcsgm.pixels import LOG_VARIANCE, VARIANCE
+from ummcsgm.models.mm_csn import MMCSN
+from ummcsgm.models.patches import haar_matrix
+from ummcsgm.models.pixels import LOG_VARIANCE, VARIANCE
 from ummcsgm.types import Params
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

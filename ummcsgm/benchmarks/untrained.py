@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ummcsgm import build, parallel
-from ummcsgm.answer import Trained
 from ummcsgm.benchmarks.data import write_subjects
-from ummcsgm.data.layouts import Subject
-from ummcsgm.denoiser import Model
+from ummcsgm.config import build
+from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.diffusion.preconditioning import Model
+from ummcsgm.distributed import devices
+from ummcsgm.inference.predictor import Trained
 from ummcsgm.types import Config, Params
 
 
@@ -36,7 +37,7 @@ def random_params(model: Model, grid: tuple[int, int]) -> Params:
 def untrained(config: Config) -> Trained:
     """The network of a config, as `load_trained` gives it, but for what was learned."""
     model, space = build.build_model(config), build.build_space(config)
-    params = parallel.replicate(random_params(model, space.grid))
+    params = devices.replicate(random_params(model, space.grid))
     scales = dict.fromkeys(space.modalities, 1.0)
     ranges = dict.fromkeys(space.modalities, (0.0, 4.0))
     known = (scales, ranges, (1.0, 1.0))

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ummcsgm.data.layouts import Layout, Subject
-from ummcsgm.data.search import find_subjects
+from ummcsgm.data.layouts.naming import Layout, Subject
+from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.split import split_subjects
-from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import InputError
+from ummcsgm.utils.atomic_io import read_json, write_whole
 
 SPLITS = ("train", "validation", "test")
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ummcsgm.data.layouts import Subject
+from ummcsgm.data.crop import cut_mask
+from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import check_same_grid, read_segmentation
 from ummcsgm.data.subjects import Prepared
-from ummcsgm.data.window import cut_mask
 from ummcsgm.types import Array, InputError
 
 CORE, OEDEMA, ENHANCING, UNKNOWN = 1, 2, 4, -1

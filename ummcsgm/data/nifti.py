@@ -22,8 +22,8 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 
 from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
 from ummcsgm.data.nifti_values import check_finite, check_values, physical, stored_as
-from ummcsgm.files import write_whole
 from ummcsgm.types import InputError
+from ummcsgm.utils.atomic_io import write_whole
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 TOLERANCE = 1e-3  # of a voxel, between the affines of one subject's files

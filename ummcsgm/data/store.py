@@ -22,10 +22,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ummcsgm.data.crop import Window
 from ummcsgm.data.subjects import View
-from ummcsgm.data.window import Window
-from ummcsgm.files import read_sealed, sealed
 from ummcsgm.types import InputError
+from ummcsgm.utils.atomic_io import read_sealed, sealed
 
 FORMAT = 6  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ummcsgm.data.crop import Window, brain_mask, cut, cut_mask, window_around
 from ummcsgm.data.intensity import fit_scale, normalise
-from ummcsgm.data.layouts import Subject
+from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import (
     Case,
     Geometry,
@@ -18,7 +19,6 @@ from ummcsgm.data.nifti import (
     read_volume,
     spacing_in_plane,
 )
-from ummcsgm.data.window import Window, brain_mask, cut, cut_mask, window_around
 from ummcsgm.types import InputError
 
 SAME = 1e-3  # relative: a spacing so near to the wanted one is left as it is

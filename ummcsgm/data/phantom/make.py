@@ -44,9 +44,9 @@ from ummcsgm.data.phantom.tumour import (
     pushed,
     segmentation,
 )
-from ummcsgm.data.workers import each_in_order
-from ummcsgm.files import read_json, write_whole
 from ummcsgm.types import Array, InputError
+from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.pool import each_in_order
 
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
 SMALLEST, LARGEST = (32, 32, 8), (240, 240, 155)

@@ -1,0 +1,432 @@
+"""Draws whose spread and error are known beforehand, through the whole evaluation.
+
+The network's mean errs by normal noise of sd ERROR of the peak and draws spread about
+it by `ratio` times as much: at 1 they are calibrated.
+"""
+
+import csv
+import json
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from test_evaluate import (
+    FRACTION,
+    PEAK,
+    PNG,
+    evaluated,
+    perfect,
+    pick,
+    stand_in,
+    world,  # noqa: F401
+)
+from tiny_run import MODALITIES, files_under
+
+from ummcsgm.evaluation import evaluate
+from ummcsgm.evaluation.calibration import rank_histogram
+from ummcsgm.evaluation.ensemble import EDGES, fit_factors, summaries
+from ummcsgm.reporting import report, uncertainty
+
+ERROR = 0.04  # of the peak
+GREY = 255 * ERROR
+ALL = {
+    "evaluate__draws": 16,
+    "evaluate__draw_subjects": 0,
+    "evaluate__draw_slices": 0,
+}
+
+
+def noise(images, missing, kind, addresses):
+    """Standard normal where there is tissue to be drawn, by its purpose and place."""
+    rows = [
+        np.random.default_rng([kind, *map(int, address), *map(int, asked)])
+        for address, asked in zip(addresses, missing, strict=True)
+    ]
+    values = np.stack([row.normal(size=images.shape[1:]) for row in rows])
+    return np.float32(values * PEAK * ERROR) * missing[:, None, None] * (images > 0)
+
+
+def posterior(ratio):
+    """A stand-in whose draws spread ratio(subject) times the mean's error."""
+
+    def fill(sampler, images, missing, addresses):
+        addresses = np.asarray(addresses)
+        mean = images + noise(images, missing, 1, addresses[:, :2])
+        if sampler == "mean":
+            return mean
+        wide = np.array([ratio(address[0]) for address in addresses], np.float32)
+        own = noise(images, missing, 2, addresses)
+        return mean + wide[:, None, None, None] * own
+
+    return fill
+
+
+def calibrated(address):
+    return 1
+
+
+def split_of(world):  # noqa: F811
+    """The world's split with one of its training subjects in validation."""
+    split = json.loads((world / "run" / "split.json").read_text())
+    first, *rest = split["train"]
+    return {"train": rest, "validation": [first], "test": split["test"]}
+
+
+def check_numbers(result, version, ratio, factor=1.0):
+    """What follows for normal draws of sd ratio x factor x ERROR about the mean."""
+    wide, k = ratio * factor, 16
+    for name in MODALITIES:
+        asked = {"missing": name, "modality": name, "version": version}
+        row = pick(summaries(result.records), **asked)
+        error = GREY**2 * (1 + wide**2 / k)
+        skill = np.sqrt((k + 1) / k * (GREY * wide) ** 2 / error)
+        away, apart = np.sqrt(1 + wide**2), np.sqrt(2) * wide
+        crps = GREY * np.sqrt(2 / np.pi) * (away - apart / 2)
+        assert row["mae_of_mean"] == pytest.approx(GREY * np.sqrt(2 / np.pi), rel=0.06)
+        assert row["mse_of_mean"] == pytest.approx(GREY**2, rel=0.1)
+        assert row["crps"] == pytest.approx(crps, rel=0.06)
+        assert row["spread_skill"] == pytest.approx(skill, rel=0.06)
+        assert row["subjects"] == 2 and row["draws"] == k and row["energy"] is None
+        for count, measured, law in row["law"]:
+            assert law == pytest.approx(GREY**2 * (1 + wide**2 / count), rel=0.1)
+            assert measured == pytest.approx(law, rel=0.05)
+        assert [count for count, *_ in row["law"]] == [1, 2, 4, 8, 16]
+
+
+def test_calibrated_draws_are_found_calibrated(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path, split=split_of(world))
+    check_numbers(result, "raw", 1)
+    factors = result.facts["calibration"]["factors"]
+    assert set(factors) == set(MODALITIES)
+    for factor in factors.values():
+        assert factor == pytest.approx(1, rel=0.05)
+    rows = result.facts["calibration"]["summaries"]
+    assert len(rows) == 8
+    for row in rows:
+        assert row["coverage"] == pytest.approx(0.9, abs=0.02)
+        assert row["coverage_of_ranks"] == pytest.approx(0.9, abs=0.02)
+    counts = sum(np.array(r["raw"]["ranks"]) for r in result.records)
+    assert len(counts) == 17 and np.ptp(counts / counts.mean()) < 0.35
+    sums = sum(np.array(r["raw"]["reliability"]) for r in result.records)
+    assert sums.shape == (len(EDGES) + 1, 3)
+    assert sums[:, 1].sum() == pytest.approx(sums[:, 2].sum(), rel=0.06)
+    assert sums[:, 0].sum() == 2 * sum(r["voxels"] for r in result.records)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2])
+def test_the_factor_undoes_a_wrong_spread(world, tmp_path, monkeypatch, ratio):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(lambda address: ratio), **ALL)
+    result = evaluated(world, tmp_path, split=split_of(world))
+    check_numbers(result, "raw", ratio)
+    for name in MODALITIES:
+        factor = result.facts["calibration"]["factors"][name]
+        assert factor == pytest.approx(1 / ratio, rel=0.05)
+        asked = {"missing": name, "version": "recalibrated"}
+        row = pick(result.facts["calibration"]["summaries"], **asked)
+        assert row["spread_skill"] == pytest.approx(1, abs=0.06)
+        assert row["coverage"] == pytest.approx(0.9, abs=0.025)
+
+
+def test_the_factors_are_those_of_validation_subjects_alone(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    split = split_of(world)
+    (inside,) = [zlib.crc32(name.encode()) for name in split["validation"]]
+    asked = posterior(lambda address: 0.5 if address == inside else 1)
+    calls = stand_in(monkeypatch, world, asked, **ALL)
+    result = evaluated(world, tmp_path, split=split)
+    for factor in result.facts["calibration"]["factors"].values():
+        assert factor == pytest.approx(2, rel=0.05)
+    check_numbers(result, "raw", 1)
+    check_numbers(result, "recalibrated", 1, factor=2)
+    subjects = {address[0] for _, _, addresses in calls for address in addresses}
+    names = split["test"] + split["validation"]
+    assert subjects == {zlib.crc32(name.encode()) for name in names}
+    told = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert told["factors"] == result.facts["calibration"]["factors"]
+    assert told["subjects"] == split["validation"] and told["sampler"] == "warm"
+    assert (told["step"], told["parameters_sha256"]) == (7, "digest")
+    assert (told["draws"], told["few"]) == (16, 2)
+
+
+def test_without_validation_there_is_no_factor(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated))
+    earlier = tmp_path / "run" / "calibration.json"  # of another split
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
+    result = evaluated(world, tmp_path)
+    assert not earlier.exists()
+    assert result.facts["calibration"]["factors"] == {}
+    assert all(r["recalibrated"] is None and r["raw"] for r in result.records)
+    report.write(result, tmp_path / "out")
+    assert "no validation subject" in (tmp_path / "out" / "calibration.md").read_text()
+
+
+def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    calls = stand_in(
+        monkeypatch,
+        world,
+        posterior(calibrated),
+        **ALL | {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2},
+    )
+    monkeypatch.setattr(evaluate, "examine_slabs", lambda *others: {})
+    result = evaluated(world, tmp_path)
+    rows = {}
+    for method in ("warm", "warm_mean", "mean_of_draw_slices"):
+        own = [row for row in result.subjects if row["method"] == method]
+        assert len(own) == 4 and {row["slices"] for row in own} == {2}
+        rows[method] = np.mean([row["mae"] for row in own])
+    usual = np.sqrt(2 / np.pi) * GREY * FRACTION  # clipped at both ends: less
+    assert 0.6 * usual < rows["mean_of_draw_slices"] < rows["warm_mean"] < rows["warm"]
+    assert rows["warm"] < 1.05 * np.sqrt(2) * usual
+    assert {row["method"] for row in result.rows} >= {"warm", "mean", "algorithm1"}
+    assert "warm_mean" not in {row["method"] for row in result.rows}
+    assert len(result.records) == 4 and {r["slices"] for r in result.records} == {2}
+    asked = {
+        tuple(address)
+        for sampler, _, addresses in calls
+        if sampler == "warm"
+        for address in addresses.tolist()
+    }
+    assert len({(z, k) for _, z, k in asked}) == 2 * 16  # what is shown is among them
+    assert {k for _, _, k in asked} == set(range(16))
+    warm = result.facts["warm"]
+    assert (warm["subjects"], warm["slices"]) == (1, 2)
+
+
+def test_several_missing_have_an_energy_score_of_them_together(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path, every=True, split=split_of(world))
+    rows = result.facts["calibration"]["summaries"]
+    assert len({row["missing"] for row in rows}) == 14
+    for row in rows:
+        if row["missing"].count("+") == 1:  # half of a Rayleigh law's mean
+            expected = GREY * np.sqrt(np.pi) / 2
+            assert row["energy"] == pytest.approx(expected, rel=0.05)
+        assert (row["energy"] is None) == (row["missing"] == row["modality"])
+    report.write(result, tmp_path / "out")
+    assert "energy score" in (tmp_path / "out" / "calibration.md").read_text()
+
+
+def test_kept_numbers_of_other_factors_are_not_taken(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    evaluated(world, tmp_path, split=split_of(world))
+    shutil.rmtree(tmp_path / "run" / "evaluation" / "parts" / "validation")
+    (inside,) = [zlib.crc32(name.encode()) for name in split_of(world)["validation"]]
+    changed = posterior(lambda address: 0.5 if address == inside else 1)
+    stand_in(monkeypatch, world, changed, **ALL)
+    check_numbers(evaluated(world, tmp_path), "recalibrated", 1, factor=2)
+
+
+def test_the_curves_are_of_single_questions(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path, every=True)
+    drawn = {}
+    monkeypatch.setattr(
+        uncertainty,
+        "write_rank_histograms",
+        lambda path, curves: drawn.update({path.name: curves}),
+    )
+    uncertainty.write(result, tmp_path)
+    assert list(drawn) == ["ranks.png"] and list(drawn["ranks.png"]) == [*MODALITIES]
+    for name, curve in drawn["ranks.png"].items():
+        own = [r for r in result.records if r["missing"] == r["modality"] == name]
+        counts = np.sum([r["raw"]["ranks"] for r in own], axis=0)
+        np.testing.assert_allclose(curve.measured, counts / counts.sum())
+        assert np.all(curve.low <= curve.high)
+
+
+def test_what_was_measured_is_kept_and_a_stopped_evaluation_goes_on(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    calls = stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    split = split_of(world)
+    whole = evaluated(world, tmp_path, split=split)
+    asked = len(calls)
+    again = evaluated(world, tmp_path)
+    assert len(calls) == asked
+    for kept in ("rows", "records", "facts", "pictures", "panels"):
+        np.testing.assert_equal(getattr(again, kept), getattr(whole, kept))
+    parts = tmp_path / "run" / "evaluation" / "parts"
+    (parts / "validation" / f"{split['validation'][0]}.npz").unlink()
+    (parts / f"{split['test'][0]}.npz").unlink()
+    np.testing.assert_equal(evaluated(world, tmp_path).records, whole.records)
+    assert 0 < len(calls) - asked < asked
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"draws": 8}, {"few": 3}, {"start": 2.0}, {"lowest": 0.02}, {"draw_slices": 3}],
+)
+def test_kept_draws_of_another_exam_are_not_taken(world, tmp_path, monkeypatch, change):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    evaluated(world, tmp_path, split=split_of(world))
+    changes = ALL | {f"evaluate__{key}": value for key, value in change.items()}
+    stand_in(monkeypatch, world, perfect, **changes)
+    records = evaluated(world, tmp_path).records
+    assert records and all(record["raw"]["variance"] == 0 for record in records)
+
+
+def test_files_hold_the_numbers_and_the_pictures(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path, split=split_of(world))
+    folder = tmp_path / "out"
+    report.write(result, folder)
+    with (folder / "calibration.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 2 * 4
+    for line in lines:
+        asked = {"subject": line["subject"], "modality": line["modality"]}
+        told = pick(result.records, **asked)[line["version"]]
+        assert float(line["crps"]) == told["crps"]
+        assert float(line["coverage"]) == told["coverage"]
+    page = (folder / "calibration.md").read_text()
+    for name in MODALITIES:
+        factor = result.facts["calibration"]["factors"][name]
+        assert f"## {name}\n\nFactor on the spread: {factor:.3f}, of 1 val" in page
+        for version in ("raw", "recalibrated"):
+            asked = {"modality": name, "version": version}
+            row = pick(result.facts["calibration"]["summaries"], **asked)
+            assert (
+                f"| {name} | {version} | {row['crps']:.3f} | {row['mae_of_mean']:.3f} "
+                f"| {row['spread_skill']:.3f} (" in page
+            )
+            assert f"{row['law'][0][1]:.2f} / {row['law'][0][2]:.2f}" in page
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["facts"]["calibration"]["factors"]
+    files = files_under(folder)
+    for name in ("ranks", "reliability"):
+        for end in ("", "_recalibrated"):
+            assert files[f"{name}{end}.png"].startswith(PNG)
+    assert files["uncertainty.png"].startswith(PNG)
+
+
+def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
+    world,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """Four times the error where x is even, a quarter of it where odd."""
+
+    def variance(mean):
+        known = np.where(np.arange(mean.shape[2]) % 2, 0.25, 4)[:, None]
+        return np.float32(known * (PEAK * ERROR) ** 2) * np.ones_like(mean)
+
+    stand_in(monkeypatch, world, posterior(calibrated), variance=variance, **ALL)
+    result = evaluated(world, tmp_path, split=split_of(world))
+    whole = np.sqrt((4 + 0.25) / 2)
+    rows = result.facts["calibration"]["predicted"]
+    assert [(r["missing"], r["modality"]) for r in rows] == [(m, m) for m in MODALITIES]
+    for row in rows:
+        assert row["ratio"] == pytest.approx(whole, rel=0.06) and row["subjects"] == 2
+        assert row["error"] == pytest.approx(GREY**2, rel=0.1)
+    told = [r["predicted"]["reliability"] for r in result.records]
+    sums = np.sum(told, axis=0)
+    assert sums[:, 0].sum() == sum(r["voxels"] for r in result.records)
+    bins = sums[sums[:, 0] > 0]
+    bins = bins[:, 1:] / bins[:, :1] / GREY**2
+    np.testing.assert_allclose(bins, [[0.25, 1], [4, 1]], rtol=0.06)
+    report.write(result, tmp_path / "out")
+    page = (tmp_path / "out" / "calibration.md").read_text()
+    for row in rows:
+        name, sd, error = row["modality"], row["variance"] ** 0.5, row["error"] ** 0.5
+        line = f"| {name} | {name} | {sd:.2f} | {error:.2f} | {row['ratio']:.3f} ("
+        assert line in page
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["facts"]["calibration"]["predicted"] == rows
+    files = files_under(tmp_path / "out")
+    assert files["reliability_predicted.png"].startswith(PNG)
+
+
+def test_without_a_head_nothing_is_said_of_its_variance(world, tmp_path, monkeypatch):  # noqa: F811
+    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
+    result = evaluated(world, tmp_path)
+    assert result.facts["calibration"]["predicted"] == []
+    report.write(result, tmp_path / "out")
+    assert "redicted variance" not in (tmp_path / "out" / "calibration.md").read_text()
+    assert "reliability_predicted.png" not in files_under(tmp_path / "out")
+
+
+def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path, monkeypatch):  # noqa: F811
+    changes = ALL | {"evaluate__draws": 4}
+    stand_in(monkeypatch, world, posterior(calibrated), **changes)
+    result = evaluated(world, tmp_path)
+    assert list(result.pictures) == list(result.panels)
+    for kinds in result.pictures.values():
+        assert kinds["draws"].shape == (4, 3, 16, 16)
+        tissue = kinds["truth"] > 0
+        error = (kinds["mean"] - kinds["truth"])[tissue]
+        assert np.sqrt(np.mean(np.square(error))) == pytest.approx(
+            GREY * np.sqrt(1 + 1 / 4), rel=0.1
+        )
+        assert np.sqrt(np.mean(np.square(kinds["sd"][tissue]))) == pytest.approx(
+            GREY * np.sqrt(1 + 1 / 4), rel=0.05
+        )
+        assert not kinds["sd"][~tissue].any()
+
+
+def test_a_factor_is_of_single_questions_and_of_spreads_that_there_are():
+    one = {"modality": "t1", "mse_of_mean": 4.0}
+    records = [one | {"missing": "t1", "raw": {"variance": 1.0}}]
+    records += [one | {"missing": "t1+t2", "raw": {"variance": 100.0}}]
+    alone = {"factor": 2.0, "subjects": 1, "low": None, "high": None}
+    assert fit_factors(records) == {"t1": alone}
+    flat = one | {"missing": "t1", "raw": {"variance": 0.0}}
+    assert fit_factors([*records, flat]) == {} and fit_factors([]) == {}
+    more = one | {"missing": "t1", "raw": {"variance": 7.0}}
+    fit = fit_factors([*records, more])["t1"]
+    assert (fit["factor"], fit["subjects"]) == (1.0, 2)
+    assert fit["low"] == pytest.approx(np.sqrt(4 / 7)) and fit["high"] == 2.0
+
+
+def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
+    law = [[1, 2.0, 2.0]]
+    numbers = dict.fromkeys(("crps", "coverage", "coverage_of_ranks"), 0.5)
+    records = [
+        {
+            "missing": "t1",
+            "modality": "t1",
+            "draws": 2,
+            "mae_of_mean": 1.0,
+            "mse_of_mean": 2.0,
+            "raw": numbers
+            | {"variance": variance, "error": error, "energy": None, "law": law},
+            "recalibrated": None,
+        }
+        for variance, error in ((1.0, 1.0), (5.0, 11.0))
+    ]
+    (row,) = summaries(records)
+    assert row["spread_skill"] == pytest.approx(np.sqrt(1.5 * 3 / 6))
+    assert row["crps"] == 0.5 and row["law"] == law and row["subjects"] == 2
+
+
+@pytest.mark.parametrize("spread, flat", [(1.0, True), (0.7, False)])
+def test_the_page_tells_whether_ranks_are_flat(spread, flat):
+    generator = np.random.default_rng(0)
+    counts = np.array(
+        [
+            rank_histogram(
+                generator,
+                spread * generator.normal(size=(8, 500)),
+                generator.normal(size=500),
+            )
+            for _ in range(12)
+        ]
+    )
+    told = float(uncertainty._flatness(counts))
+    assert (told > 0.01) == flat
+    assert uncertainty._flatness(counts[:3]) == "–"

@@ -1,0 +1,417 @@
+"""Every profile against scikit-image with explicit ranges, its quirks, and its hash."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from ummcsgm.evaluation import measures, metrics, normalisation, profiles, protocols
+from ummcsgm.evaluation.normalisation import Scan
+from ummcsgm.evaluation.profiles import PROFILES
+from ummcsgm.evaluation.protocols import digest, measured
+
+# A hash that differs here is a changed definition: numbers of before and after must not
+# be compared, and whoever changes it says so by changing this table.
+HASHES = {
+    "umm-csgm-table1": "b606758a8567",
+    "mm-gan": "6e5b7df7294a",
+    "hi-net": "2887f2bc7c02",
+    "fast-ddpm": "821f84662f6e",
+    "brasyn-official": "b00cf34075c8",
+    "brain-only": "76b86aa231e2",
+    "volume-3d": "76c06c8abe86",
+    "tumour": "0de05721665f",
+    "healthy": "9601102c97db",
+}
+GAUSSIAN = {
+    "gaussian_weights": True,
+    "sigma": 1.5,
+    "use_sample_covariance": False,
+}
+by_name = {profile.name: profile for profile in PROFILES}
+each_depth = pytest.mark.parametrize("depth", [14, measures.SLAB, 43])
+each_profile = pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
+
+
+def scan(shape=(14, 26, 22), seed=0, gain=1.0, tumour=True):
+    """A truth with negative and very bright voxels, a noisy estimate in its units."""
+    rng = np.random.default_rng(seed)
+    brain = np.zeros(shape, bool)
+    brain[1:, 4:-5, 3:-4] = True
+    truth = np.where(brain, rng.gamma(9, 80, shape), 0.0)
+    truth[3, 10, 8:11] = 90000.0, 6000.0, -50.0
+    estimate = np.where(brain, truth.clip(0, 3000) + rng.normal(0, 120, shape), 0.0)
+    estimate[2, 1, 1:4] = 300.0, 250.0, 5.0  # outside the brain
+    lesion = np.zeros(shape, bool)
+    lesion[4:8, 8:13, 9:15] = tumour
+    return Scan(truth, gain * estimate, brain, lesion)
+
+
+def in_grey_levels(own, masked=True):
+    top = np.percentile(own.truth[own.brain], 99.9)
+    given = np.where(own.brain, own.estimate, 0) if masked else own.estimate
+    return [(volume / top * 255).clip(0, 255) for volume in (own.truth, given)]
+
+
+def ssim(wanted, given, span, **options):
+    return structural_similarity(wanted, given, data_range=span, **options)
+
+
+def close(values, expected):
+    assert values == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert list(values) == list(expected)
+
+
+def test_table1_is_what_evaluate_measures():
+    own = scan()
+    profile = by_name["umm-csgm-table1"]
+    slices = metrics.scored_slices(own.brain, metrics.TABLE1)
+    assert len(slices) == 13
+    estimate = own.estimate[slices]
+    expected = metrics.score(own.truth, estimate, own.brain, slices, metrics.TABLE1)
+    close(measured(profile, own), expected)
+    assert profile.slices == profiles.Slices(155, 50, 109, 0.2)
+    assert (profile.percentiles, profile.peak) == ((99.9,), 255.0)
+
+
+def test_mm_gan_divides_each_slice_by_its_own_maximum():
+    own = scan()
+    psnrs, ssims, mses = [], [], []
+    for z in range(1, 14):  # the lowest slice has no brain
+        a, b = own.truth[z].clip(0), own.estimate[z].clip(0)
+        a, b = a / a.max(), b / b.max()
+        psnrs.append(peak_signal_noise_ratio(a, b, data_range=1))
+        ssims.append(ssim(a, b, 1.0, **GAUSSIAN))
+        mses.append(np.mean((a - b) ** 2))
+    expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims), "mse": np.mean(mses)}
+    close(measured(by_name["mm-gan"], own), expected)
+
+
+@each_depth
+def test_hi_net_stretches_each_volume_and_takes_a_range_of_two(depth):
+    own = scan((depth, 26, 22))
+    a, b = own.truth.clip(0), own.estimate.clip(0)
+    a, b = a / a.max(), b / b.max()  # the least is 0 in both
+    b[a == 0] = 0
+    expected = {
+        "psnr": peak_signal_noise_ratio(a, b, data_range=1),
+        "ssim": ssim(a, b, 2.0, win_size=7),
+        "nmse": ((a - b) ** 2).sum() / (a**2).sum(),
+    }
+    close(measured(by_name["hi-net"], own), expected)
+
+
+def test_hi_net_sees_nothing_where_the_truth_is_dark():
+    own = scan()
+    wild = own.estimate.copy()
+    wild[0] = 200.0  # no truth there, and not the estimate's largest
+    other = dataclasses.replace(own, estimate=wild)
+    assert measured(by_name["hi-net"], other) == measured(by_name["hi-net"], own)
+
+
+def test_fast_ddpm_has_whole_grey_levels_and_uniform_windows():
+    own = scan()
+    own.truth[3, 10, 8] = 5000.0  # else all is dark
+    psnrs, ssims = [], []
+    for z in range(1, 14):
+        a, b = (
+            np.rint((image[z] / 6000.0 * 255).clip(0, 255))
+            for image in (own.truth, own.estimate)
+        )
+        assert len(np.unique(b)) < 100
+        psnrs.append(peak_signal_noise_ratio(a, b, data_range=255))
+        ssims.append(ssim(a, b, 255.0, win_size=7))
+    expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims)}
+    close(measured(by_name["fast-ddpm"], own), expected)
+
+
+@pytest.mark.parametrize("name", ["mm-gan", "fast-ddpm"])
+def test_a_slice_without_any_error_has_no_psnr(name):
+    """As where the lowest voxel of a brain is dark, or only another scan has it."""
+    own = scan()
+    own.truth[3, 10, 8] = 5000.0
+    psnr = measured(by_name[name], own)["psnr"]
+    own.brain[0, 10, 10] = True  # 0 in truth and estimate
+    more = measured(by_name[name], own)
+    assert more["psnr"] == psnr and np.isfinite(psnr)
+    same = dataclasses.replace(own, estimate=own.truth)
+    assert measured(by_name[name], same)["psnr"] == (
+        "truth and estimate agree in every slice"
+    )
+
+
+def slow_ssim_3d(wanted, given, span):
+    """Gaussian windows of 11 x 11 x 11, one after another, as the formula has them."""
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.einsum("i,j,k->ijk", line, line, line)
+    window /= window.sum()
+    c1, c2, values = (0.01 * span) ** 2, (0.03 * span) ** 2, []
+    for place in np.ndindex(*(size - 10 for size in wanted.shape)):
+        x, y = (v[tuple(slice(p, p + 11) for p in place)] for v in (wanted, given))
+        mx, my = (window * x).sum(), (window * y).sum()
+        vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
+        cov = (window * (x - mx) * (y - my)).sum()
+        contrast = (2 * cov + c2) / (vx + vy + c2)
+        values.append((2 * mx * my + c1) / (mx**2 + my**2 + c1) * contrast)
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("gain", [0.6, 1.6])
+def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data(gain):
+    own = scan()
+    own.truth[5, 5:12, 5:14] = -60.0  # more than 0.5 %, and the lower limit is 0
+    own.estimate[own.tumour] *= gain  # either may have the larger range
+    scaled = []
+    for volume in (own.truth, own.estimate):
+        low, high = np.percentile(volume, [0.5, 99.5])
+        low = max(low, 0)
+        scaled.append((volume.clip(low, high) - low) / (high - low))
+    expected = {}
+    for name, region in (
+        ("ssim", np.ones_like(own.tumour)),
+        ("ssim_tumour", own.tumour),
+        ("ssim_healthy", ~own.tumour),
+    ):
+        a, b = (np.where(region, volume, 0) for volume in scaled)
+        expected[name] = slow_ssim_3d(a, b, max(np.ptp(a), np.ptp(b)))
+    close(measured(by_name["brasyn-official"], own), expected)
+
+
+def test_the_tumour_of_brasyn_is_mostly_zeros_that_agree():
+    own = scan((40, 60, 60))
+    wrong = np.where(own.tumour, 2000 - own.truth, own.truth)
+    own = dataclasses.replace(own, estimate=wrong)
+    assert measured(by_name["tumour"], own)["ssim"] < 0
+    assert measured(by_name["brasyn-official"], own)["ssim_tumour"] > 0.97
+
+
+@each_depth
+def test_volume_3d_counts_the_background(depth):
+    own = scan((depth, 26, 22))
+    a, b = in_grey_levels(own, masked=False)
+    expected = {
+        "psnr": peak_signal_noise_ratio(a, b, data_range=255),
+        "ssim": ssim(a, b, 255.0, **GAUSSIAN),
+        "mae": np.abs(a - b).mean(),
+    }
+    close(measured(by_name["volume-3d"], own), expected)
+    assert expected["ssim"] == pytest.approx(slow_ssim_3d(a, b, 255.0), rel=1e-9)
+
+
+@each_depth
+@pytest.mark.parametrize("name", ["brain-only", "tumour", "healthy"])
+def test_a_region_is_measured_on_its_voxels(name, depth):
+    own = scan((depth, 26, 22))
+    regions = {
+        "brain-only": own.brain,
+        "tumour": own.tumour,
+        "healthy": own.brain & ~own.tumour,
+    }
+    region = regions[name]
+    a, b = in_grey_levels(own)
+    maps = [
+        ssim(x, y, 255.0, full=True, **GAUSSIAN)[1] for x, y in zip(a, b, strict=True)
+    ]
+    inside = region.copy()
+    inside[:, :5], inside[:, -5:], inside[:, :, :5], inside[:, :, -5:] = (False,) * 4
+    expected = {
+        "psnr": peak_signal_noise_ratio(a[region], b[region], data_range=255),
+        "ssim": np.array(maps)[inside].mean(),
+        "mae": np.abs(a - b)[region].mean(),
+    }
+    close(measured(by_name[name], own), expected)
+
+
+def test_an_estimate_that_is_five_grey_levels_too_bright():
+    """Worked out by hand: 20 of 4800 voxels are bright enough to be the percentile, and
+    right; the others are off by 5."""
+    truth = np.zeros((12, 30, 30))
+    truth[:, 5:25, 5:25] = np.linspace(10, 200, 400).reshape(20, 20)
+    truth[0, 5:7, 5:15] = 255.0
+    brain = truth > 0
+    own = Scan(truth, np.where(brain & (truth < 250), truth + 5, truth), brain, None)
+    values = measured(by_name["brain-only"], own)
+    assert values["mae"] == pytest.approx(5 * 4780 / 4800, rel=1e-9)
+    mse = 25 * 4780 / 4800
+    assert values["psnr"] == pytest.approx(10 * np.log10(255**2 / mse), rel=1e-9)
+    # The frame is 900 pixels, the brain 400 of them.
+    whole = measured(by_name["volume-3d"], own)
+    assert whole["mae"] == pytest.approx(values["mae"] * 400 / 900, rel=1e-9)
+    assert whole["psnr"] - values["psnr"] == pytest.approx(10 * np.log10(2.25))
+    # All 12 slices have brain on more than a fifth of the frame.
+    table1 = measured(by_name["umm-csgm-table1"], own)
+    assert table1["mae"] == pytest.approx(whole["mae"], rel=1e-9)
+    first = 25 * 380 / 900  # the bright voxels are in one slice
+    psnrs = [10 * np.log10(255**2 / e) for e in [first, *[25 * 400 / 900] * 11]]
+    assert table1["psnr"] == pytest.approx(np.mean(psnrs), rel=1e-9)
+
+
+BLIND = ("mm-gan", "hi-net", "brasyn-official")
+
+
+@each_profile
+def test_who_sees_that_an_estimate_is_twice_as_bright(profile):
+    one, two = scan(gain=1.0), scan(gain=2.0)
+    one.truth[3, 10, 8] = two.truth[3, 10, 8] = 5000.0
+    values, doubled = measured(profile, one), measured(profile, two)
+    if profile.name in BLIND:
+        assert doubled == pytest.approx(values, rel=1e-9)
+    else:
+        assert doubled["psnr"] < values["psnr"] - 5
+        name = "ssim_wang" if profile is profiles.TABLE1 else "ssim"
+        assert doubled[name] < values[name] - 0.1
+
+
+@each_profile
+def test_another_contrast_is_seen(profile):
+    own = scan()
+    own.truth[3, 10, 8] = 5000.0
+    inverted = np.where(own.brain, 2000 - own.truth.clip(0, 1900), 0)
+    other = measured(profile, dataclasses.replace(own, estimate=inverted))
+    for name, value in measured(profile, own).items():
+        if name == "psnr":
+            assert other[name] < value - 2
+        elif name == "ssim_tumour":  # whatever is in it, see above
+            assert other[name] < value
+        elif name.startswith("ssim"):
+            assert other[name] < value - 0.1, name
+        else:
+            assert other[name] > 1.5 * value, name
+
+
+@each_profile
+def test_units_cancel(profile):
+    own = scan()
+    others = dataclasses.replace(own, truth=own.truth * 8, estimate=own.estimate * 8)
+    assert measured(profile, others) == pytest.approx(measured(profile, own), rel=1e-9)
+
+
+def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
+    """LPS as BraTS stores it: rows from the anterior, columns from the right."""
+    rng = np.random.default_rng(5)
+    stored = rng.uniform(1, 2, (2, 240, 240))  # z, x from the right, y from the front
+    ours = stored.transpose(0, 2, 1)[:, ::-1, ::-1]
+    own = Scan(ours, ours[::-1], np.ones(ours.shape, bool), None)
+    crops = {"mm-gan": np.s_[:, 41:196, 29:223], "hi-net": np.s_[:, 40:200, 20:200]}
+    for name, place in crops.items():
+        cropped = protocols._cropped(by_name[name].crop, own)
+        expected = stored[place].transpose(0, 2, 1)[:, ::-1, ::-1]
+        assert np.array_equal(cropped.truth, expected), name
+        assert np.array_equal(cropped.estimate, expected[::-1]), name
+        values = measured(by_name[name], own)
+        assert values == measured(by_name[name], cropped)
+        uncropped = dataclasses.replace(by_name[name], crop=None)
+        assert values["psnr"] != measured(uncropped, own)["psnr"]
+    assert cropped.brain.shape == cropped.truth.shape == (2, 180, 160)
+
+
+def test_a_region_is_that_of_the_slices_that_count():
+    own = scan()
+    profile = dataclasses.replace(profiles.TUMOUR, slices=profiles.Slices(14, 6, 9, 0))
+    a, b = in_grey_levels(own)
+    place = np.s_[6:8, 8:13, 9:15]  # the tumour lies in slices 4 to 7
+    expected = np.abs(a - b)[place].mean()
+    assert measured(profile, own)["mae"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_mm_gan_leaves_out_the_top_slices_of_brats():
+    rng = np.random.default_rng(6)
+    truth = rng.uniform(1, 2, (155, 12, 12))
+    estimate = truth + rng.normal(0, 0.05, truth.shape)
+    wrong = np.where(np.arange(155)[:, None, None] > 147, 1.0, estimate)
+    brain = np.ones(truth.shape, bool)
+    plain, other = (
+        measured(by_name["mm-gan"], Scan(truth, own, brain, None))
+        for own in (estimate, wrong)
+    )
+    assert plain == other
+    full = measured(by_name["fast-ddpm"], Scan(truth, wrong, brain, None))
+    assert full != measured(by_name["fast-ddpm"], Scan(truth, estimate, brain, None))
+
+
+def test_where_nothing_can_be_measured_a_reason_stands():
+    free = scan(tumour=False)
+    tumour = measured(by_name["tumour"], free)
+    assert tumour == dict.fromkeys(["psnr", "ssim", "mae"], "tumour-free")
+    official = measured(by_name["brasyn-official"], free)
+    assert official["ssim_tumour"] == "tumour-free"
+    assert official["ssim_healthy"] == official["ssim"]
+    whole = measured(by_name["brain-only"], free)
+    assert measured(by_name["healthy"], free) == whole
+    bare = dataclasses.replace(free, tumour=None)
+    assert set(measured(by_name["healthy"], bare).values()) == {"no segmentation"}
+    assert measured(by_name["tumour"], bare)["psnr"] == "no segmentation"
+    flat = scan(shape=(9, 26, 22))
+    values = measured(by_name["volume-3d"], flat)
+    assert "9 x 26 x 22 voxels are fewer than" in values["ssim"]
+    assert isinstance(values["psnr"], float)
+    dark = dataclasses.replace(free, truth=free.truth * 0)
+    assert "nothing to scale by" in measured(by_name["brain-only"], dark)["mae"]
+
+
+def test_the_definitions_are_those_of_before():
+    assert {profile.name: digest(profile) for profile in PROFILES} == HASHES
+
+
+@each_profile
+def test_any_change_of_a_definition_changes_its_hash(profile):
+    changes = {
+        "name": "other",
+        "text": profile.text + ".",
+        "crop": profiles.Crop((5, 5), (1, 2), (1, 2)),
+        "scaling": "own percentiles"
+        if profile.scaling != "own percentiles"
+        else "truth's percentile",
+        "percentiles": (*profile.percentiles, 98.0),
+        "peak": profile.peak + 1,
+        "background": "kept" if profile.background != "kept" else "0 outside the brain",
+        "slices": profiles.Slices(1, 2, 3, 0.4),
+        "measures": profile.measures[:-1],
+    }
+    assert changes.keys() == {one.name for one in dataclasses.fields(profile)}
+    marks = [digest(dataclasses.replace(profile, **{k: v})) for k, v in changes.items()]
+    for place, measure in enumerate(profile.measures):
+        for change in (
+            {"name": "other"},
+            {"function": "mse of slices"}
+            if measure.function != "mse of slices"
+            else {"function": "psnr of slices"},
+            {"span": 7.0},
+            {"region": "brain" if measure.region != "brain" else "frame"},
+        ):
+            own = list(profile.measures)
+            own[place] = dataclasses.replace(measure, **change)
+            marks.append(digest(dataclasses.replace(profile, measures=tuple(own))))
+    assert len({digest(profile), *marks}) == 1 + len(marks)
+
+
+def test_a_new_version_of_a_function_changes_who_names_it(monkeypatch):
+    before = {profile.name: digest(profile) for profile in PROFILES}
+
+    def changed():
+        return {p.name for p in PROFILES if digest(p) != before[p.name]}
+
+    for table, key, users in (
+        (measures.METRICS, "uniform ssim in the plane", {"fast-ddpm"}),
+        (normalisation.SCALINGS, "own slice maximum", {"mm-gan"}),
+        (normalisation.REGIONS, "tumour", {"tumour", "brasyn-official"}),
+        (
+            normalisation.BACKGROUNDS,
+            "0 outside the brain",
+            {"umm-csgm-table1", "brain-only", "tumour", "healthy"},
+        ),
+    ):
+        function, version = table[key]
+        with monkeypatch.context() as patch:
+            patch.setitem(table, key, (function, version + 1))
+            assert changed() == users
+    monkeypatch.setattr(protocols, "APPLICATION", protocols.APPLICATION + 1)
+    assert changed() == set(before)
+
+
+@each_profile
+def test_a_metric_of_slices_has_no_region_but_the_frame(profile):
+    for measure in profile.measures:
+        if measure.function.endswith(("of slices", "of the volume")):
+            assert measure.region == "frame"

@@ -1,0 +1,131 @@
+"""Which scan would help most, where every conditional of four modalities is known."""
+
+import types
+
+import numpy as np
+import pytest
+
+from ummcsgm.inference.acquisition_value import expected_gains, told
+from ummcsgm.inference.subject_posterior import Posterior, Question
+from ummcsgm.types import Estimate, InputError
+
+NAMES = ("flair", "t1", "t1c", "t2")
+MEAN = np.array([0.5, 0.6, 0.4, 0.7])
+# t1 and t1c hang together, flair and t2 do, and the pairs hardly.
+COVARIANCE = np.array(
+    [
+        [1.0, 0.1, 0.2, 0.9],
+        [0.1, 0.5, 0.6, 0.1],
+        [0.2, 0.6, 2.0, 0.2],
+        [0.9, 0.1, 0.2, 1.2],
+    ]
+)
+
+
+def conditional(missing):
+    """(weights, covariance) of what is missing, given what is seen."""
+    a, b = np.flatnonzero(missing), np.flatnonzero(~missing)
+    if not len(b):
+        return np.zeros((len(a), 0)), COVARIANCE
+    weights = COVARIANCE[np.ix_(a, b)] @ np.linalg.inv(COVARIANCE[np.ix_(b, b)])
+    return weights, COVARIANCE[np.ix_(a, a)] - weights @ COVARIANCE[np.ix_(b, a)]
+
+
+def mean_answer(images, missing, addresses, mean=None):
+    (absent,) = np.unique(missing, axis=0)
+    weights, _ = conditional(absent)
+    answer = images.astype(np.float64).copy()
+    seen = images[..., ~absent] - MEAN[~absent]
+    answer[..., absent] = MEAN[absent] + seen @ weights.T
+    return Estimate(answer, None)
+
+
+def draw_answer(images, missing, addresses, told):
+    (absent,) = np.unique(missing, axis=0)
+    _, covariance = conditional(absent)
+    generator = np.random.default_rng(int(addresses[0, 2]))
+    noise = generator.normal(size=(*images.shape[:3], int(absent.sum())))
+    answer = told.mean.copy()
+    answer[..., absent] += noise @ np.linalg.cholesky(covariance).T
+    return answer
+
+
+def draw_answers(images, missing, addresses, told):
+    return (draw_answer(images, missing, own, told) for own in addresses)
+
+
+def asked(missing):
+    generator = np.random.default_rng(1)
+    images = generator.multivariate_normal(MEAN, COVARIANCE, size=(3, 40, 40))
+    images[..., missing] = 0
+    return Question("P1", np.arange(3), images, missing)
+
+
+def prepared_all_brain(monkeypatch):
+    monkeypatch.setattr(
+        "ummcsgm.inference.acquisition_value.network_brain",
+        lambda prepared, z: np.ones((len(z), 40, 40), bool),
+    )
+    return types.SimpleNamespace()
+
+
+@pytest.mark.parametrize("seen", NAMES)
+def test_the_expected_drop_is_that_of_the_joint_law(monkeypatch, seen):
+    missing = np.array([name != seen for name in NAMES])
+    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
+    prepared = prepared_all_brain(monkeypatch)
+    gains = expected_gains(posterior, asked(missing), prepared, NAMES, 24)
+    _, covariance = conditional(missing)
+    absent = np.flatnonzero(missing)
+    exact = {}
+    for gain in gains:
+        channel = NAMES.index(gain.acquired)
+        after_missing = missing.copy()
+        after_missing[channel] = False
+        _, after = conditional(after_missing)
+        left = dict(zip(np.flatnonzero(after_missing), np.diag(after), strict=True))
+        for place, other in enumerate(absent):
+            before = covariance[place, place]
+            drop = before - left.get(other, 0.0)
+            assert gain.before[NAMES[other]] == pytest.approx(before, rel=0.03)
+            assert gain.drop[NAMES[other]] == pytest.approx(drop, rel=0.05, abs=0.005)
+        total = np.trace(covariance)
+        exact[gain.acquired] = (total - sum(left.values())) / total
+        assert gain.share == pytest.approx(exact[gain.acquired], abs=0.02)
+    order = [gain.acquired for gain in gains]
+    assert order == sorted(exact, key=exact.get, reverse=True)
+
+
+def test_a_scan_tells_all_of_itself_and_its_row_says_of_whom(monkeypatch):
+    missing = np.array([True, False, False, True])
+    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
+    prepared = prepared_all_brain(monkeypatch)
+    gains = expected_gains(posterior, asked(missing), prepared, NAMES, 2)
+    titles, *rows = told(gains)
+    assert titles == ("acquire", "all", "flair", "t2")
+    for name, _, *shares in rows:
+        assert shares[("flair", "t2").index(name)] == "1.000"
+
+
+def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
+    missing = np.array([True, False, False, True])
+    prepared = prepared_all_brain(monkeypatch)
+    plain, wide = (
+        expected_gains(
+            Posterior(mean_answer, draw_answers, factors), asked(missing), prepared,
+            NAMES, 4,
+        )
+        for factors in (np.ones(4), np.array([2.0, 1, 1, 1]))
+    )  # fmt: skip
+    ratio = wide[0].before["flair"] / plain[0].before["flair"]
+    assert ratio == pytest.approx(4, rel=1e-4)
+    assert wide[0].before["t2"] == pytest.approx(plain[0].before["t2"], rel=1e-4)
+
+
+def test_without_any_variance_there_is_no_advice(monkeypatch):
+    missing = np.array([True, False, False, True])
+    factors = np.array([0.0, 1, 1, 1])
+    posterior = Posterior(mean_answer, draw_answers, factors)
+    prepared = prepared_all_brain(monkeypatch)
+    with pytest.raises(InputError, match="draws of flair are alike"):
+        expected_gains(posterior, asked(missing), prepared, NAMES, 3)

@@ -1,0 +1,385 @@
+"""Every method by one command: the same questions, the same table, however it ran."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import (
+    AFFINE,
+    MODALITIES,
+    files_under,
+    image,
+    path_of,
+    run_main,
+    write_config,
+)
+from tiny_table import METHODS, table_config
+
+from ummcsgm.config import build
+from ummcsgm.data.nifti import write_new
+from ummcsgm.distributed import devices
+from ummcsgm.evaluation.profiles import TABLE1
+from ummcsgm.evaluation.protocols import digest
+from ummcsgm.study import train_methods
+from ummcsgm.study.rivals import load_rival
+from ummcsgm.training import checkpoint
+
+pytest_plugins = ["tiny_table"]
+pytestmark = pytest.mark.timeout(900)  # seven networks are trained before the first
+TRAINED = ("mm-csn", *METHODS)
+ROWS = ("mm-csn", "warm", "algorithm1", "ridge2", "ridge", *METHODS)
+TABLES = ("table.csv", "subjects.csv", "crps.csv", "significance.csv")
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def results(workdir):
+    return json.loads((workdir / "study" / "results.json").read_text())
+
+
+def place(workdir, name):
+    return workdir if name == "mm-csn" else workdir / "methods" / name
+
+
+def tables(workdir):
+    """All that must be the same for the same seed."""
+    there = files_under(workdir / "study")
+    return {
+        name: content
+        for name, content in there.items()
+        if name.endswith((".csv", ".npz", ".nii.gz"))
+    }
+
+
+def test_every_method_answers_every_question_on_the_same_subjects(table):
+    rows = read(table / "run" / "study" / "subjects.csv")
+    asked = {}
+    for row in rows:
+        answer = (row["subject"], row["missing"], row["modality"], row["slices"])
+        asked.setdefault(row["method"], set()).add(answer)
+    assert tuple(dict.fromkeys(row["method"] for row in rows)) == ROWS
+    for name in TRAINED + ("ridge", "ridge2"):
+        assert asked[name] == asked["mm-csn"] and len(asked[name]) == 2 * 4, name
+    assert {row["missing"] for row in rows} == set(MODALITIES)
+
+
+def test_the_tables_are_means_of_the_subjects(table):
+    folder = table / "run" / "study"
+    subjects = read(folder / "subjects.csv")
+    for row in read(folder / "table.csv"):
+        own = [
+            float(one[row["metric"]])
+            for one in subjects
+            if all(one[key] == row[key] for key in ("method", "missing", "modality"))
+        ]
+        assert float(row["mean"]) == pytest.approx(np.mean(own))
+        assert int(row["subjects"]) == len(own)
+    for row in read(folder / "crps.csv"):
+        own = [
+            float(one["crps"])
+            for one in subjects
+            if (one["method"], one["modality"]) == (row["method"], row["modality"])
+            and one["crps"]
+        ]
+        assert float(row["mean"]) == pytest.approx(np.mean(own))
+
+
+def test_the_draws_crps_and_the_means_are_those_of_calibration(table):
+    facts = json.loads((table / "run" / "evaluation" / "metrics.json").read_text())
+    told = facts["facts"]["calibration"]["summaries"]
+    crps = {
+        (row["method"], row["modality"]): float(row["mean"])
+        for row in read(table / "run" / "study" / "crps.csv")
+    }
+    for row in told:
+        if row["version"] == "raw":
+            assert crps["warm", row["modality"]] == pytest.approx(row["crps"])
+            mean = row["mae_of_mean"]
+            assert crps["mm-csn", row["modality"]] == pytest.approx(mean, rel=1e-5)
+
+
+def test_every_other_method_is_compared_with_the_mean(table):
+    rows = read(table / "run" / "study" / "significance.csv")
+    others = {row["method"] for row in rows}
+    assert others == {*METHODS, "ridge", "ridge2"}
+    assert {row["reference"] for row in rows} == {"mm-csn"}
+    subjects = read(table / "run" / "study" / "subjects.csv")
+    psnr = {
+        (row["method"], row["subject"], row["modality"]): float(row["psnr"])
+        for row in subjects
+    }
+    names = {row["subject"] for row in subjects}
+    for row in rows:
+        if row["metric"] == "psnr":
+            key = row["modality"]
+            gaps = [psnr["mm-csn", n, key] - psnr[row["method"], n, key] for n in names]
+            assert float(row["difference"]) == pytest.approx(np.mean(gaps))
+
+
+def test_costs_and_facts_are_those_of_the_run(table):
+    told = results(table / "run")
+    costs = {one["name"]: one["costs"] for one in told["methods"]}
+    for name in TRAINED:
+        assert costs[name]["steps"] == 4 and costs[name]["images_seen"] == 16
+        assert costs[name]["train_seconds"] > 0 < costs[name]["seconds_per_slice"]
+    about = checkpoint.restore_about(table / "run")
+    assert told["facts"]["data_sha256"] == about["data"]
+    assert told["facts"]["split"] == {"train": 3, "validation": 0, "test": 2}
+    assert "same number of images, 16, the" in told["facts"]["budget"]
+    # regression has the mm-CSN's network, of which an answer needs the same
+    same = ("parameters", "gflop")
+    assert [costs["regression"][k] for k in same] == [costs["mm-csn"][k] for k in same]
+    notes = {one["name"]: one["note"] for one in told["methods"]}
+    for name in ("ucdgan", "cocagan"):
+        assert "econstructed" in notes[name]
+    for name in ("mm-gan", "hi-net", "mm-syn"):
+        assert "dapted" in notes[name]
+    assert (
+        "0.02 of its channels, its learning rates times 1, 2 questions of each"
+        in (notes["mm-gan"])
+    )
+    assert "On 8 answers of the other rows' " in notes["algorithm1"]
+    assert told["paper"] == []
+
+
+def test_the_gallery_shows_what_was_scored(table):
+    told = results(table / "run")
+    for row in told["subjects"]:
+        path = table / "run" / "study" / "gallery" / f"{row['subject']}.npz"
+        if row["method"] not in ("mm-gan", "mm-csn"):
+            continue
+        with np.load(path) as shown:
+            channel = MODALITIES.index(row["modality"])
+            both = [shown[name][channel] for name in ("truth", row["method"])]
+            assert len(shown["z"]) == 3
+        error = np.abs(both[0].astype(float) - both[1]).mean()
+        # All slices are shown; the frame is 16 x 20 of which the grid is 16 x 16.
+        assert row["mae"] * 20 / 16 == pytest.approx(error, rel=0.1)
+
+
+def test_a_method_answers_each_row_by_itself(table):
+    """Whatever its batch-mates are, and however many: seen bits, and the missing."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 1, (11, 16, 16, 4)).astype(np.float32)
+    missing = np.eye(4, dtype=bool)[np.arange(11) % 4]
+    missing[5] |= missing[6]
+    addresses = np.zeros((11, 3), np.uint32)
+    for name in METHODS:
+        rival = load_rival(place(table / "run", name))
+        answer = rival.answer(images, missing, addresses)
+        seen = np.broadcast_to(~missing[:, None, None], images.shape)
+        np.testing.assert_array_equal(answer[seen], images[seen])
+        some = rival.answer(images[3:8], missing[3:8], addresses[3:8])
+        np.testing.assert_allclose(some, answer[3:8], atol=1e-5)
+        hidden = np.where(seen, images, 9)
+        again = rival.answer(hidden.astype(np.float32), missing, addresses)
+        np.testing.assert_array_equal(again, answer)
+
+
+def test_the_same_command_does_nothing_twice(own_table, capsys):
+    before = files_under(own_table / "run")
+    code = run_main("--config", own_table / "table.py", "--workdir", own_table / "run")
+    assert code == 0
+    after = files_under(own_table / "run")
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert not {name for name in changed if name.endswith((".csv", ".npz", ".png"))}
+    assert "step " not in capsys.readouterr().out
+
+
+def test_a_study_in_parts_is_the_study(table, own_table, tmp_path):
+    """Two methods from another workdir, where they were stopped half-way; everything
+    that was made of answers is made again."""
+    run, other = own_table / "run", tmp_path / "other"
+    for name in ("study", "evaluation"):
+        shutil.rmtree(run / name)
+    for name in ("hi-net", "segmenter"):
+        asked = ("--config", table / "table.py", "--methods", name)
+        assert run_main(*asked, "--workdir", other, "--mode", "train") == 0
+        shutil.rmtree(place(other, name) / "checkpoints" / "4")
+        assert checkpoint.latest_step(place(other, name)) == 2
+        assert run_main(*asked, "--workdir", other, "--mode", "train") == 0
+        shutil.rmtree(place(run, name))
+        shutil.copytree(place(other, name), place(run, name))
+    assert run_main("--config", table / "table.py", "--workdir", run) == 0
+    assert tables(run) == tables(table / "run")
+
+
+@pytest.mark.parametrize("name", ["mm-gan", "segmenter"])
+def test_what_was_trained_on_other_slices_is_refused(own_table, capsys, name):
+    about_place = place(own_table / "run", name)
+    others = shutil.copytree(own_table / "subjects", own_table / "others")
+    split = json.loads((own_table / "run" / "split.json").read_text())
+    scan = path_of(others, split["train"][0], "t1c")
+    scan.unlink()
+    write_new(scan, image("P9", "t1c"), AFFINE)
+    config = write_config(own_table / "other.py", table_config(others))
+    elsewhere = own_table / "elsewhere"
+    asked = ("--methods", name, "--workdir", elsewhere, "--mode", "train")
+    assert run_main("--config", config, *asked) == 0
+    shutil.rmtree(about_place)
+    shutil.copytree(place(elsewhere, name), about_place)
+    code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
+    assert code == 2
+    assert "was trained on other slices than the mm-CSN" in capsys.readouterr().err
+
+
+def test_a_method_of_another_task_is_refused(own_table, capsys):
+    """As where it was trained on another machine, by another config."""
+    other = table_config(own_table / "subjects", questions__sizes="0.2,0.2,0.6")
+    config = write_config(own_table / "other.py", other)
+    elsewhere = own_table / "elsewhere"
+    asked = ("--methods", "regression", "--workdir", elsewhere, "--mode", "train")
+    assert run_main("--config", config, *asked) == 0
+    there = place(own_table / "run", "regression")
+    shutil.rmtree(there)
+    shutil.copytree(place(elsewhere, "regression"), there)
+    code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
+    told = capsys.readouterr().err
+    assert code == 2 and "regression was trained with another task" in told
+    assert "config.questions.sizes is '0.2,0.2,0.6'" in told
+
+
+def test_the_report_has_the_config_that_was_trained(own_table):
+    asked = table_config(own_table / "subjects", loss__token=0.9, study__gallery=2)
+    config = write_config(own_table / "other.py", asked)
+    run = own_table / "run"
+    assert run_main("--config", config, "--workdir", run, "--mode", "evaluate") == 0
+    told = results(run)["facts"]["config"]
+    trained = checkpoint.restore_about(run)["config"]
+    assert told["loss"] == trained["loss"] and trained["loss"]["token"] != 0.9
+    assert told["study"]["gallery"] == 2 != trained["study"]["gallery"]
+
+
+def test_a_task_does_not_change_on_the_way(own_table, capsys):
+    config = table_config(own_table / "subjects", train__batch=2, train__steps=6)
+    file = write_config(own_table / "other.py", config)
+    code = run_main("--config", file, "--workdir", own_table / "run")
+    told = capsys.readouterr().err
+    where = f"{own_table / 'run'} was trained with another task: its config.train.batch"
+    assert code == 2 and where in told
+
+
+def test_one_that_diverges_leaves_the_others_alone(own_table, monkeypatch, capsys):
+    run, begun = own_table / "run", train_methods.train
+
+    def train(config, workdir, *, method="mm-csn", **rest):
+        if method == "hi-net":
+            raise FloatingPointError("not finite at step 3")
+        begun(config, workdir, method=method, **rest)
+
+    monkeypatch.setattr(train_methods, "train", train)
+    for name in ("hi-net", "cocagan"):
+        shutil.rmtree(place(run, name))
+    command = ("--config", own_table / "table.py", "--workdir", run)
+    assert run_main(*command) == 1
+    assert "training: hi-net is left as it is: not finite" in capsys.readouterr().out
+    names = [one["name"] for one in results(run)["methods"]]
+    assert "cocagan" in names and "hi-net" not in names
+    assert run_main(*command, "--mode", "train", "--methods", "hi-net") == 2
+    assert "not finite at step 3" in capsys.readouterr().err
+
+
+def test_a_part_that_was_copied_half_is_made_again(own_table):
+    part = min(place(own_table / "run", "mm-gan").glob("parts/*.npz"))
+    part.write_bytes(part.read_bytes()[:-100])
+    before = tables(own_table / "run")
+    assert run_main("--workdir", own_table / "run", "--mode", "evaluate") == 0
+    assert tables(own_table / "run") == before
+    with np.load(part) as whole:
+        assert whole["key"]
+
+
+def test_every_number_of_the_table_has_its_rulers_hash(table):
+    rows = read(table / "run" / "study" / "table.csv")
+    ruler = (TABLE1.name, digest(TABLE1))
+    assert {(row["profile"], row["profile_hash"]) for row in rows} == {ruler}
+    said = (table / "run" / "study" / "report.md").read_text()
+    assert f"{ruler[0]} ({ruler[1]})" in said.replace("\\", "").replace("`", "")
+
+
+def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
+    shutil.rmtree(place(own_table / "run", "ucdgan"))
+    assert run_main("--workdir", own_table / "run", "--mode", "evaluate") == 0
+    assert "study: ucdgan is not in" in capsys.readouterr().out
+    assert "ucdgan" not in {m["name"] for m in results(own_table / "run")["methods"]}
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"study__methods": ("mm-gan", "mm-gn")}, "has 'mm-gn'; wanted some of"),
+        ({"study__methods": ("mm-gan", "mm-gan")}, "name each once"),
+        ({"study__widths": (1.0,)}, "config.study.widths has 1 numbers"),
+        ({"study__speeds": ()}, "config.study.speeds has 0 numbers"),
+        ({"study__each": (1, 2)}, "config.study.each has 2 numbers"),
+        ({"data__labels": False}, "set config.data.labels to True"),
+        ({"study__budget": "euros"}, "config.study.budget is 'euros'"),
+        ({"study__only": "pd"}, "config.study.only is 'pd'"),
+        ({"questions__each": 2}, "each has 1 for regression, which is trained as"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_one_sentence(
+    tmp_path, capsys, changes, sentence
+):
+    if "study__methods" in changes:
+        changes |= {f"study__{key}": (1.0, 1.0) for key in ("widths", "speeds")}
+        changes |= {"study__each": (1, 1)}
+    config = write_config(tmp_path / "c.py", table_config(tmp_path, **changes))
+    code = run_main("--config", config, "--workdir", tmp_path / "run")
+    told = capsys.readouterr().err
+    assert code == 2 and sentence in told and told.count("\n") == 1
+
+
+def test_a_name_that_is_no_method_is_one_sentence(table, tmp_path, capsys):
+    asked = ("--config", table / "table.py", "--workdir", tmp_path, "--methods", "gan")
+    assert run_main(*asked) == 2
+    assert "--methods has 'gan'; wanted some of mm-csn" in capsys.readouterr().err
+
+
+def test_a_method_goes_on_with_the_width_it_was_begun_with(own_table, capsys):
+    widths = tuple({"hi-net": 0.5, "regression": 1.0}.get(m, 0.02) for m in METHODS)
+    other = table_config(own_table / "subjects", study__widths=widths)
+    config = write_config(own_table / "wide.py", other)
+    asked = ("--config", config, "--workdir", own_table / "run", "--mode", "train")
+    assert run_main(*asked, "--methods", "mm-gan") == 0
+    assert run_main(*asked, "--methods", "hi-net") == 2
+    assert "config.study.widths: 0.02, and yours is 0.5" in capsys.readouterr().err
+
+
+def test_regression_is_the_mm_csn_where_every_row_is_a_token(table):
+    about = checkpoint.restore_about(place(table / "run", "regression"))
+    own = checkpoint.restore_about(table / "run")["config"]
+    assert about["config"]["loss"]["token"] == 1.0
+    about["config"]["loss"]["token"] = own["loss"]["token"]
+    assert about["config"] == own
+    model = build.build_model(build.config_from_json(own))
+    assert model.network.variance and devices.first()
+    assert jax.tree.leaves(load_rival(place(table / "run", "regression")).step) == [4]
+
+
+def test_equal_seconds_are_the_mm_csns(own_table, capsys):
+    """Steps of a method are counted once, of what a step takes here, and kept."""
+    other = table_config(own_table / "subjects", study__budget="seconds")
+    config = write_config(own_table / "seconds.py", other)
+    run = own_table / "run"
+    asked = ("--config", config, "--mode", "train", "--methods", "mm-gan")
+    assert run_main(*asked, "--workdir", own_table / "empty") == 2
+    assert "train it there first" in capsys.readouterr().err
+    shutil.rmtree(place(run, "mm-gan"))
+    log = run / "log.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.dumps(record | {"seconds": 0.05}) for record in records]
+    log.write_text("\n".join(lines) + "\n")
+    assert run_main(*asked, "--workdir", run) == 0
+    told = json.loads((place(run, "mm-gan") / "allowance.json").read_text())
+    assert told["seconds"] == pytest.approx(0.05 * len(records))
+    assert checkpoint.latest_step(place(run, "mm-gan")) == told["steps"]
+    kept = (place(run, "mm-gan") / "allowance.json").read_bytes()
+    assert run_main(*asked, "--workdir", run) == 0
+    assert (place(run, "mm-gan") / "allowance.json").read_bytes() == kept

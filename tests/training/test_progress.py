@@ -1,0 +1,164 @@
+"""What a run tells: log.jsonl, TensorBoard's event files, and a line or a bar."""
+
+import io
+import json
+import struct
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+from tiny_run import quickstart
+
+from ummcsgm.config import build
+from ummcsgm.training.plans import Watch
+from ummcsgm.utils import progress
+from ummcsgm.utils.progress import TrainingLog
+
+
+def plan(steps=10, every=3, batch=4):
+    config = quickstart()
+    changes = {"train.steps": steps, "train.log_every": every, "train.batch": batch}
+    config.update_from_flattened_dict(changes)
+    return build.build_plan(config)
+
+
+def metrics(step, skipped=0.0):
+    return {"loss": float(step), "grad_norm": 10.0 * step, "skipped": skipped}
+
+
+def write_log(workdir, first, last, **changes):
+    with TrainingLog(Watch(workdir, None, trace=False), first, plan(**changes)) as log:
+        for step in range(first + 1, last + 1):
+            log.add(step, metrics(step))
+
+
+def records(workdir):
+    lines = (workdir / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def events(workdir):
+    """(step, name, value) of every scalar in TensorBoard's files (TFRecord)."""
+    found = []
+    for path in sorted((workdir / "tensorboard").iterdir()):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (size,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+            at += 16 + size
+    return found
+
+
+def test_a_record_is_the_mean_of_its_steps_and_the_last_step_has_one(tmp_path):
+    write_log(tmp_path, 0, 10)
+    assert [(r["step"], r["loss"], r["grad_norm"]) for r in records(tmp_path)] == [
+        (3, 2.0, 20.0),
+        (6, 5.0, 50.0),
+        (9, 8.0, 80.0),
+        (10, 10.0, 100.0),
+    ]
+
+
+def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
+    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=3)) as log:
+        for step, skipped in ((1, 0.0), (2, 1.0), (3, 2.0)):
+            log.add(step, metrics(step, skipped))
+    assert records(tmp_path)[0]["skipped"] == 2.0
+    assert "2 steps skipped" in capsys.readouterr().out
+
+
+def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=6)) as log:
+        for step, loss in enumerate((1.0, nan, 3.0, nan, inf, nan), 1):
+            log.add(step, {**metrics(step), "loss": loss})
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert first["loss"] == 2.0 and first["grad_norm"] == 20.0
+    assert "loss" not in second and second["grad_norm"] == 50.0
+    losses = [event for event in events(tmp_path) if event[1] == "train/loss"]
+    assert losses == [(3, "train/loss", 2.0)]
+
+
+def test_the_rate_is_of_images_in_the_time_since_the_last_record(tmp_path, monkeypatch):
+    clock = iter([100.0, 106.0, 107.0, 109.0, 110.0])  # writing takes a second
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.__next__))
+    write_log(tmp_path, 0, 6, steps=6, every=3, batch=8)
+    rates = [record["images_per_second"] for record in records(tmp_path)]
+    assert rates == [3 * 8 / 6.0, 3 * 8 / 2.0]
+
+
+def test_tensorboard_has_the_same_numbers_at_the_same_steps(tmp_path):
+    write_log(tmp_path, 0, 10)
+    expected = [
+        (record["step"], f"train/{name}", pytest.approx(value, rel=1e-6))
+        for record in records(tmp_path)
+        for name, value in record.items()
+        if name != "step"
+    ]
+    assert sorted(events(tmp_path), key=str) == sorted(expected, key=str)
+    assert (10, "train/loss", 10.0) in events(tmp_path)
+
+
+def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path):
+    write_log(tmp_path, 0, 9)
+    write_log(tmp_path, 6, 10)
+    assert [(r["step"], r["loss"]) for r in records(tmp_path)] == [
+        (3, 2.0),
+        (6, 5.0),
+        (9, 8.0),
+        (10, 10.0),
+    ]
+
+
+def test_a_line_cut_short_by_a_kill_is_forgotten(tmp_path):
+    write_log(tmp_path, 0, 6)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    write_log(tmp_path, 6, 9)
+    assert [record["step"] for record in records(tmp_path)] == [3, 6, 9]
+
+
+def test_not_on_a_terminal_there_is_a_plain_line_a_record(tmp_path, capsys):
+    write_log(tmp_path, 0, 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"step {step}/10" for step in (3, 6, 9, 10)
+    ]
+    assert "loss 5.0000" in lines[1] and "images/s" in lines[1]
+    assert not any("\x1b" in line or "\r" in line for line in lines)
+    assert lines[-1].endswith("0:00 left")
+
+
+def test_on_a_terminal_there_is_one_bar_and_no_plain_line(
+    tmp_path, monkeypatch, capsys
+):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "Console", lambda: console)
+    write_log(tmp_path, 0, 10)
+    shown = screen.getvalue()
+    assert "training" in shown and "10/10" in shown and "loss 10.0000" in shown
+    assert "\x1b[" in shown
+    assert capsys.readouterr().out == ""
+    assert [record["step"] for record in records(tmp_path)] == [3, 6, 9, 10]
+
+
+def test_on_a_device_whose_peak_is_known_its_share_is_told(tmp_path, capsys):
+    with TrainingLog(Watch(tmp_path, 1e-6, trace=False), 0, plan(steps=2)) as log:
+        for step in (1, 2):
+            log.add(step, metrics(step))
+    (record,) = records(tmp_path)
+    rate = record["images_per_second"] / 4  # of a batch
+    np.testing.assert_allclose(record["utilisation"], 1e-6 * rate)
+    assert "% of peak FLOP/s" in capsys.readouterr().out
+    write_log(tmp_path / "b", 0, 3)
+    assert "utilisation" not in records(tmp_path / "b")[0]
+    assert "peak" not in capsys.readouterr().out

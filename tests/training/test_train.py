@@ -1,0 +1,376 @@
+"""The loop: what is saved and when, what a bad step does, how it stops and goes on."""
+
+import functools
+import os
+import pathlib
+import signal
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
+
+from ummcsgm.config import build
+from ummcsgm.config.courses import build_course
+from ummcsgm.data import build_store
+from ummcsgm.data.store import Store, open_store
+from ummcsgm.distributed import devices
+from ummcsgm.training import checkpoint, dsm_step, loop, train
+from ummcsgm.training.plans import Watch
+from ummcsgm.training.stopping import make_told_step
+from ummcsgm.types import Batch
+from ummcsgm.utils.compilation_cache import TRACED
+
+pytest_plugins = ["tiny_study"]
+
+STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
+def plan(config, **changes):
+    fields = {f"train.{name}": value for name, value in changes.items()}
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(fields)
+    return build.build_plan(config)
+
+
+class Source:
+    """Batches by step, in place of files; `spoil` holds the steps whose images are NaN.
+
+    `before` is called before a batch is handed out.
+    """
+
+    def __init__(self, batches, spoil=(), before=lambda step: None):
+        self.batches, self.spoil, self.before = batches, spoil, before
+
+    def from_step(self, first):
+        for step in range(first, first + 1000):
+            self.before(step)
+            batch = self.batches.at(step)
+            if step in self.spoil:
+                batch = batch._replace(images=np.full_like(batch.images, np.nan))
+            yield batch
+
+
+@pytest.fixture(scope="module")
+def parts(study, quick_compile):
+    """The study's own step, compiled once, and what it is called with."""
+    config = tiny_config(study / "subjects")
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    step = dsm_step.make_train_step(model, build.build_objective(config), recipe)
+    grid = build.build_space(config).grid
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    return SimpleNamespace(
+        step=functools.partial(devices.over_devices(make_told_step(step)), key),
+        start=jax.tree.map(
+            np.asarray, dsm_step.init_state(jax.random.key(0), model, recipe, grid)
+        ),
+        batches=train.batches_of(
+            open_store(study / "run" / "prepared", "train"), build.build_plan(config)
+        ),
+        config=config,
+    )
+
+
+def run_fit(parts, workdir, source, state=None, trace=False, **changes):
+    """The states that were saved, by step, and what the loop returned or raised."""
+    saved, handlers = {}, [signal.getsignal(number) for number in STOPS]
+    every = {"steps": 6, "save_every": 1, "log_every": 1, **changes}
+    workdir.mkdir(exist_ok=True)
+    try:
+        result = loop.fit(
+            parts.step,
+            devices.replicate(parts.start if state is None else state),
+            source,
+            plan(parts.config, **every),
+            Watch(workdir, None, trace),
+            lambda done, state: saved.update({done: jax.tree.map(np.array, state)}),
+        )
+    except (FloatingPointError, SystemExit) as error:
+        result = error
+    assert [signal.getsignal(number) for number in STOPS] == handlers
+    return saved, result
+
+
+def rows(batch):
+    """What one step is given where no process is asked to stop."""
+    return devices.shard((batch, devices.spread(False)))
+
+
+def bits(tree):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+def moving(state):
+    """All that a bad step must leave alone."""
+    return bits((state.params, state.ema, state.opt_state))
+
+
+def test_going_on_from_any_saved_state_is_the_uninterrupted_run_bit_for_bit(
+    parts, tmp_path
+):
+    straight, last = run_fit(parts, tmp_path / "a", parts.batches)
+    assert bits(last) == bits(straight[6])
+    assert moving(straight[3]) != moving(straight[4])
+    for first in (1, 4):
+        resumed, _ = run_fit(parts, tmp_path / "b", parts.batches, straight[first])
+        assert sorted(resumed) == list(range(first + 1, 7))
+        for done, state in resumed.items():
+            assert bits(state) == bits(straight[done])
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(parts, tmp_path):
+    source = Source(parts.batches, spoil=(2, 3))
+    saved, _ = run_fit(parts, tmp_path / "a", source)
+    for done in (3, 4):
+        assert moving(saved[done]) == moving(saved[2])
+    assert moving(saved[5]) != moving(saved[4])
+    assert [saved[done].bad.tolist() for done in range(1, 7)] == [
+        [0, 0],
+        [0, 0],
+        [1, 1],
+        [2, 2],
+        [0, 2],
+        [0, 2],
+    ]
+    assert [int(saved[done].step) for done in range(1, 7)] == list(range(1, 7))
+
+
+def test_many_bad_steps_in_a_row_stop_the_run_and_name_the_step(parts, tmp_path):
+    source = Source(parts.batches, spoil=(1, 3, 4, 5))
+    saved, error = run_fit(parts, tmp_path / "a", source, steps=9, max_bad=3)
+    assert isinstance(error, FloatingPointError)
+    assert "not finite at step 6 and at the 2 steps before it" in str(error)
+    assert max(saved) == 5  # what is not to be kept is not saved
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_stop_the_run(parts, tmp_path):
+    source = Source(parts.batches, spoil=(0, 2, 4))
+    saved, last = run_fit(parts, tmp_path / "a", source, max_bad=2)
+    assert last.bad.tolist() == [0, 3] and max(saved) == 6
+
+
+def test_a_run_in_a_row_is_still_one_after_a_restart(parts, tmp_path):
+    source = Source(parts.batches, spoil=(2, 3, 4))
+    saved, _ = run_fit(parts, tmp_path / "a", source)
+    _, error = run_fit(parts, tmp_path / "b", source, saved[4], max_bad=3)
+    assert "not finite at step 5 and at the 2 steps before it" in str(error)
+
+
+def test_the_state_is_donated_and_alike_on_every_device(parts):
+    batch = rows(parts.batches.at(0))
+    before = devices.replicate(parts.start)
+    after, metrics = parts.step(before, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    for leaf in jax.tree.leaves((after, metrics)):
+        one, other = (shard.data for shard in leaf.addressable_shards)
+        assert one.tobytes() == other.tobytes()
+
+
+def test_the_step_is_compiled_once(parts, tmp_path, monkeypatch):
+    run_fit(parts, tmp_path / "a", parts.batches)
+    compiled = []
+    monkeypatch.setattr(
+        "jax._src.compiler.compile_or_get_cached", lambda *_, **__: compiled.append(1)
+    )
+    run_fit(parts, tmp_path / "b", parts.batches)
+    assert compiled == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "save_every", "expected"),
+    [(6, 4, [4, 6]), (6, 3, [3, 6]), (5, 9, [5]), (2, 1, [1, 2])],
+)
+def test_it_saves_every_so_many_steps_and_at_the_end(
+    parts, tmp_path, steps, save_every, expected
+):
+    saved, _ = run_fit(
+        parts, tmp_path / "a", parts.batches, steps=steps, save_every=save_every
+    )
+    assert sorted(saved) == expected
+    assert [int(state.step) for state in saved.values()] == expected
+
+
+def test_a_finished_run_takes_no_step_and_saves_nothing(parts, tmp_path):
+    saved, last = run_fit(parts, tmp_path / "a", parts.batches)
+    again, same = run_fit(parts, tmp_path / "a", Source(parts.batches), saved[6])
+    assert again == {} and bits(same) == bits(last)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_saves_the_step_it_came_in_and_leaves(parts, tmp_path, number, capsys):
+    def interrupt(step):
+        if step == 3:  # the next step's batch is fetched in step 3
+            os.kill(os.getpid(), number)
+
+    source = Source(parts.batches, before=interrupt)
+    saved, stop = run_fit(parts, tmp_path / "a", source, save_every=9)
+    assert isinstance(stop, SystemExit) and stop.code == 128 + number
+    assert sorted(saved) == [3] and int(saved[3].step) == 3
+    said = f"{signal.Signals(number).name}: saved at step 3; the same command continues"
+    assert said in capsys.readouterr().out
+    straight, _ = run_fit(parts, tmp_path / "b", parts.batches)
+    resumed, _ = run_fit(parts, tmp_path / "a", parts.batches, saved[3])
+    assert bits(resumed[6]) == bits(straight[6])
+
+
+def test_a_signal_in_the_last_step_is_not_swallowed(parts, tmp_path):
+    def step(state, batch):
+        if int(state.step) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return parts.step(state, batch)
+
+    own = SimpleNamespace(**vars(parts) | {"step": step})
+    saved, stop = run_fit(own, tmp_path / "a", parts.batches, save_every=9)
+    assert isinstance(stop, SystemExit) and stop.code == 128 + signal.SIGTERM
+    assert sorted(saved) == [6]
+
+
+class Metric:
+    """A number on a device that tells when it is read."""
+
+    def __init__(self, step, events):
+        self.step, self.events = step, events
+
+    def __float__(self):
+        self.events.append(f"read {self.step}")
+        return 0.0
+
+
+def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(
+    parts, tmp_path
+):
+    events = []
+
+    def step(state, batch):
+        done = state.step + 1
+        assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch))
+        events.append(f"dispatch {done}")
+        zeros = dict.fromkeys(("grad_norm", "in_row", "skipped", "asked"), 0.0)
+        return state.replace(step=done), {"loss": Metric(done, events), **zeros}
+
+    def fetched(step):
+        events.append(f"fetch {step + 1}")
+
+    loop.fit(
+        step,
+        parts.start.replace(step=0),
+        Source(parts.batches, before=fetched),
+        plan(parts.config, steps=4, save_every=9, log_every=1),
+        Watch(tmp_path, None, trace=False),
+        lambda done, state: events.append(f"save {done}"),
+    )
+    assert events == [
+        "fetch 1",
+        "dispatch 1",
+        "fetch 2",
+        "dispatch 2",
+        "fetch 3",
+        "read 1",
+        "dispatch 3",
+        "fetch 4",
+        "read 2",
+        "dispatch 4",
+        "read 3",
+        "read 4",
+        "save 4",
+    ]
+
+
+def test_a_trace_of_some_steps_is_written_where_it_was_asked_for(parts, tmp_path):
+    run_fit(parts, tmp_path / "a", parts.batches, steps=25, save_every=99, trace=True)
+    (trace,) = (tmp_path / "a" / "profile").glob("plugins/profile/*/*.xplane.pb")
+    planes = jax.profiler.ProfileData.from_file(str(trace)).planes
+    events = [event for p in planes for line in p.lines for event in line.events]
+    steps = {dict(event.stats).get("step_num") for event in events}
+    first, last = TRACED
+    assert steps - {None} == set(range(first + 1, last + 1))
+    run_fit(parts, tmp_path / "b", parts.batches, steps=12, save_every=99)
+    assert not (tmp_path / "b" / "profile").exists()
+
+
+def test_the_average_starts_at_the_parameters(parts):
+    assert bits(parts.start.ema) == bits(parts.start.params)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(parts.start))
+
+
+def test_another_seed_starts_elsewhere_and_the_same_seed_at_the_same_place(parts):
+    start = build_course(parts.config, "mm-csn").start
+    first, again, other = (
+        train.start_or_restore(pathlib.Path("none"), start, seed) for seed in (0, 0, 1)
+    )
+    assert bits(first) == bits(again)
+    assert bits(first.params) != bits(other.params)
+
+
+def test_restoring_gives_what_was_saved_and_not_the_start(parts, tmp_path):
+    start = build_course(parts.config, "mm-csn").start
+    state, _ = parts.step(devices.replicate(parts.start), rows(parts.batches.at(0)))
+    with checkpoint.open_checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoint.save(checkpoints, 1, state.replace(ema=None), state.ema, {"a": 1})
+    again = train.start_or_restore(tmp_path, start, 0)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    assert bits(again) == bits(state) != bits(parts.start)
+
+
+def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
+    """The loop's own step on batches whose unread parts differ."""
+    batch = parts.batches.at(0)
+    present = np.ones((4, 4), bool)
+    present[0, 2] = False
+    valid = np.array([True, True, True, False])
+    results = []
+    for filler in (0.0, 5.0):
+        images = batch.images.copy()
+        images[0, ..., 2] = filler
+        images[3] = filler
+        state, metrics = parts.step(
+            devices.replicate(parts.start),
+            rows(Batch(images, present, valid)),
+        )
+        results.append((bits(state), float(metrics["loss"])))
+    assert results[0] == results[1]
+    assert np.isfinite(results[0][1]) and results[0][1] > 0
+
+
+def test_images_that_are_not_finite_end_the_run_with_one_sentence(
+    study, tmp_path, capsys, monkeypatch
+):
+    config = tiny_config(study / "subjects", train__max_bad=4)
+    file, workdir = write_config(tmp_path / "c.py", config), tmp_path / "run"
+    read = Store.read
+
+    def broken(store, places):
+        images, present = read(store, places)
+        return np.full_like(images, np.nan), present
+
+    monkeypatch.setattr(Store, "read", broken)
+    monkeypatch.setattr(build_store, "damaged_entries", lambda store: [])
+    code = run_main("--config", file, "--workdir", workdir, "--mode", "train")
+    said = capsys.readouterr().err
+    assert code == 2 and said.count("\n") == 1
+    assert "not finite at step 4 and at the 3 steps before it" in said
+    assert checkpoint.latest_step(workdir) is None
+
+
+def test_a_finished_training_leaves_its_checkpoints_alone(own_study, capsys):
+    before = files_under(own_study / "run" / "checkpoints")
+    log = (own_study / "run" / "log.jsonl").read_text()
+    arguments = ("--workdir", own_study / "run", "--mode", "train")
+    assert run_main("--config", own_study / "tiny.py", *arguments) == 0
+    assert run_main(*arguments) == 0  # the config is in the workdir
+    assert files_under(own_study / "run" / "checkpoints") == before
+    assert (own_study / "run" / "log.jsonl").read_text() == log
+    assert "step" not in capsys.readouterr().out
+
+
+def test_a_batch_of_the_study_is_made_of_its_training_subjects(parts, study):
+    store = open_store(study / "run" / "prepared", "train")
+    images, _ = store.read(np.arange(len(store)))
+    slices = {image.tobytes() for image in images}
+    flipped = {image[:, ::-1].tobytes() for image in images}
+    for image in parts.batches.at(0).images:
+        assert image.tobytes() in slices | flipped
+    assert len(store) == 3 * (SHAPE[2] - 1)
+    assert jnp.asarray(parts.batches.at(0).images).max() < 1.5

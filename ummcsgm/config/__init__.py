@@ -1,0 +1,1 @@
+"""Config files: their schema, and the objects that they describe."""

@@ -1,0 +1,284 @@
+"""ConfigDict -> objects: the only file that reads config fields.
+
+Names in a config are looked up in the literal tables at the foot. Whatever is wrong in
+a config is an InputError that names the key as it is typed on the command line.
+"""
+
+import json
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from ummcsgm.config.schema import check_fields
+from ummcsgm.data.subjects import View
+from ummcsgm.diffusion import loss, missingness, sde
+from ummcsgm.diffusion.preconditioning import Model
+from ummcsgm.models import mm_csn, patches, pixels
+from ummcsgm.models.segmenter import Segmenter
+from ummcsgm.training.plans import Plan, Recipe, Scoring, Space
+from ummcsgm.types import InputError
+
+
+def check_config(config: ConfigDict, devices: int) -> None:
+    """Raises InputError, naming the key, if the config cannot be run on `devices`."""
+    check_fields(config.to_dict())
+    build_model(config)
+    build_objective(config)
+    lookup("train.schedule", config.train.schedule, SCHEDULES)
+    fields = config.train
+    if fields.batch % (devices * fields.accumulate):
+        raise InputError(
+            f"config.train.batch is {fields.batch}: it must be a multiple of "
+            f"config.train.accumulate x devices, {fields.accumulate} x {devices}."
+        )
+    if fields.warmup >= fields.steps:
+        raise InputError(
+            f"config.train.warmup is {fields.warmup}: it must be below "
+            f"config.train.steps, {fields.steps}."
+        )
+    if config.sde.name == "ve" and not config.sde.sigma_max > config.sde.sigma_min:
+        raise InputError(
+            f"config.sde.sigma_max is {config.sde.sigma_max}: it must be above "
+            f"config.sde.sigma_min, {config.sde.sigma_min}."
+        )
+    if not config.sde.beta_max >= config.sde.beta_min:
+        raise InputError(
+            f"config.sde.beta_max is {config.sde.beta_max}, below config.sde.beta_min."
+        )
+
+
+def build_model(config: ConfigDict) -> Model:
+    """The network, the forward process and the scale of the data they were made for."""
+    fields = config.network
+    net = mm_csn.MMCSN(
+        modalities=len(config.data.modalities),
+        widths=tuple(fields.widths),
+        blocks=tuple(fields.blocks),
+        stem=_known("network.stem", fields.stem, patches.STEMS),
+        patch=fields.patch,
+        attention_at=fields.attention_at,
+        pixel_width=fields.pixel_width,
+        pixel_layers=fields.pixel_layers,
+        context=fields.context,
+        conditioning=_known(
+            "network.conditioning", fields.conditioning, mm_csn.CONDITIONINGS
+        ),
+        variance=fields.variance,
+        neighbours=fields.neighbours,
+        remat=tuple(config.train.remat),
+        dtype=lookup("network.dtype", fields.dtype, DTYPES),
+    )
+    _check_network(config, net)
+    return Model(net, build_sde(config), config.data.std)
+
+
+def build_sde(config: ConfigDict) -> sde.SDE:
+    """The forward process that config.sde names, with its own fields."""
+    return lookup("sde.name", config.sde.name, SDES)(config.sde)
+
+
+def build_segmenter(config: ConfigDict) -> Segmenter:
+    """The segmentation network, of the same blocks as the mm-CSN of this config."""
+    net = build_model(config).network
+    return Segmenter(
+        scale=config.data.std,
+        widths=net.widths,
+        blocks=net.blocks,
+        stem=net.stem,
+        patch=net.patch,
+        pixel_width=net.pixel_width,
+        context=net.context,
+        dtype=net.dtype,
+    )
+
+
+def build_downstream(config: ConfigDict) -> int:
+    """How many steps the segmentation network is trained for; 0 where there is none."""
+    return config.study.downstream
+
+
+def segmenting(config: ConfigDict) -> ConfigDict:
+    """The config of the segmentation network's training: config.study.downstream steps.
+
+    Raises:
+        InputError: the config asks for none.
+    """
+    steps = config.study.downstream
+    if not steps:
+        raise InputError(
+            "config.study.downstream is 0: set it to the steps that the segmentation "
+            "network is to train for."
+        )
+    return with_steps(config, steps)
+
+
+def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
+    """The config with another number of training steps, and a warm-up of at most half
+    of them."""
+    config = config.copy_and_resolve_references()
+    config.train.steps = steps
+    config.train.warmup = min(config.train.warmup, steps // 2)
+    return config
+
+
+def build_objective(config: ConfigDict) -> loss.Objective:
+    """Which questions are drawn in training and how their errors are weighed."""
+    modalities = len(config.data.modalities)
+    table = missingness.configurations(modalities, proper=config.questions.proper)
+    sizes = build_sizes(config)
+    largest = int(table.sum(axis=1).max())
+    if sizes and (len(sizes) != largest or not min(sizes) >= 0 or sum(sizes) <= 0):
+        raise InputError(
+            f"config.questions.sizes is {config.questions.sizes!r}; wanted uniform, or "
+            f"the probabilities of 1 to {largest} missing modalities, like 0.7,0.3."
+        )
+    fields = config.loss
+    proposal = loss.Proposal(*(fields[name] for name in loss.Proposal._fields))
+    weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
+    weights = missingness.probabilities(table, sizes)
+    summed = fields.weighting == "paper"
+    each = config.questions.each
+    return loss.Objective(table, weights, proposal, weighting, summed, each)
+
+
+def build_recipe(config: ConfigDict) -> Recipe:
+    """Adam with warm-up and clipping, the EMA, and microbatches.
+
+    The variance head's gradient is clipped by its own norm: with or without it, the
+    other parameters move alike.
+    """
+    fields = config.train
+    rate = build_schedule(config)(fields.learning_rate)
+    clip = optax.clip_by_global_norm(fields.clip)
+    if config.network.variance:
+        clip = optax.partition({True: clip, False: clip}, pixels.in_variance_head)
+    optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
+    return Recipe(optimizer, fields.ema_decay, fields.accumulate)
+
+
+def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
+    """schedule(rate): that of config.train, whose highest learning rate is `rate`."""
+    schedule = lookup("train.schedule", config.train.schedule, SCHEDULES)
+    return lambda rate: schedule(rate, config.train)
+
+
+def build_plan(config: ConfigDict) -> Plan:
+    """The length and the rhythm of training, and what a batch is."""
+    fields = config.train
+    return Plan(
+        config.seed,
+        fields.batch,
+        config.data.flip,
+        fields.steps,
+        fields.save_every,
+        fields.keep,
+        fields.log_every,
+        fields.max_bad,
+    )
+
+
+def build_scoring(config: ConfigDict) -> Scoring:
+    """What evaluation asks and how much of it."""
+    return Scoring(config.seed, **config.evaluate.to_dict())
+
+
+def build_space(config: ConfigDict) -> Space:
+    """The modalities, and what the network is shown of a slice."""
+    fields = config.data
+    shown = (float(fields.spacing), bool(fields.mask), config.network.neighbours)
+    view = View(tuple(fields.grid), *shown)
+    return Space(tuple(fields.modalities), view)
+
+
+def config_to_json(config: ConfigDict) -> dict:
+    """The config as plain JSON values."""
+    return json.loads(config.to_json_best_effort())
+
+
+def config_from_json(fields: dict) -> ConfigDict:
+    """The inverse of `config_to_json`: a frozen config, lists become tuples."""
+
+    def restore(value):
+        if isinstance(value, dict):
+            return {key: restore(inner) for key, inner in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConfigDict(restore(fields)).lock()
+
+
+def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
+    multiple = net.multiple()
+    for side in config.data.grid:
+        if side % multiple:
+            raise InputError(
+                f"config.data.grid is {tuple(config.data.grid)}; with "
+                f"config.network.patch {net.patch} and {len(net.widths)} levels its "
+                f"sides must be multiples of {multiple}."
+            )
+    for key, own in (("network.blocks", net.blocks), ("train.remat", net.remat)):
+        if len(own) != len(net.widths):
+            raise InputError(
+                f"config.{key} has {len(own)} levels and config.network.widths "
+                f"{len(net.widths)}: wanted one value a level."
+            )
+    if net.stem == "haar" and net.patch & (net.patch - 1):
+        raise InputError(
+            f"config.network.patch is {net.patch}: the stem haar wants a power of two."
+        )
+    if any(width % 32 for width in net.widths):
+        raise InputError(
+            f"config.network.widths is {net.widths}: wanted multiples of 32."
+        )
+
+
+def build_sizes(config: ConfigDict) -> tuple[float, ...]:
+    """The numbers of config.questions.sizes; () for uniform."""
+    text = config.questions.sizes
+    if text == "uniform":
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return (float("nan"),)
+
+
+def _known(key: str, name: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise InputError(f"config.{key} is {name!r}; wanted one of {', '.join(names)}.")
+    return name
+
+
+def lookup(key: str, name: str, table: dict):
+    """What `table` has for `name`. Raises InputError, naming the key, if nothing."""
+    return table[_known(key, name, tuple(table))]
+
+
+SDES: dict[str, Callable] = {
+    "vp": lambda fields: sde.VP(fields.beta_min, fields.beta_max),
+    "sub_vp": lambda fields: sde.SubVP(fields.beta_min, fields.beta_max),
+    "ve": lambda fields: sde.VE(fields.sigma_min, fields.sigma_max),
+    "cosine": lambda fields: sde.Cosine(fields.noise_level_max),
+}
+
+WEIGHTINGS: dict[str, Callable] = {
+    "paper": lambda fields: loss.weigh_paper,
+    "std2": lambda fields: loss.weigh_std2,
+    "likelihood": lambda fields: loss.weigh_likelihood,
+    "edm": lambda fields: loss.weigh_edm,
+    "conditional": lambda fields: loss.make_weigh_conditional(fields.posterior_std),
+    "min_snr": lambda fields: loss.weigh_min_snr,
+}
+
+SCHEDULES: dict[str, Callable] = {
+    "constant": lambda rate, fields: optax.warmup_constant_schedule(
+        0.0, rate, fields.warmup
+    ),
+    "cosine": lambda rate, fields: optax.warmup_cosine_decay_schedule(
+        0.0, rate, fields.warmup, fields.steps
+    ),
+}
+
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

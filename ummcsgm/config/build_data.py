@@ -1,0 +1,185 @@
+"""ConfigDict -> layouts, cohort, stores: the half of `build` that meets the files."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+from ml_collections import ConfigDict
+
+from ummcsgm.config.build import build_space, check_config, config_to_json
+from ummcsgm.config.schema import NETWORK_KEYS, check_fields, check_same
+from ummcsgm.data import build_store, store
+from ummcsgm.data.cohort import SPLITS, Cohort, open_cohort
+from ummcsgm.data.layouts import naming
+from ummcsgm.data.layouts.naming import Layout
+from ummcsgm.data.layouts.search import Found, find_subjects
+from ummcsgm.data.phantom.make import write_phantom
+from ummcsgm.types import InputError
+
+
+def check_data(config: ConfigDict) -> None:
+    """Raises InputError, naming the key, if data cannot be prepared with the config."""
+    check_fields(config.to_dict())
+    build_layouts(config)
+
+
+def build_layouts(config: ConfigDict) -> list[Layout]:
+    """The layouts that the data may have: the one of config.data.layout, or all that
+    know its modalities."""
+    fields = config.data
+    if fields.layout not in ("auto", *LAYOUTS, "flat"):
+        raise InputError(
+            f"config.data.layout is {fields.layout!r}; wanted one of auto, "
+            f"{', '.join(LAYOUTS)}, flat."
+        )
+    naming.check_entities(fields.entities)
+    if fields.layout in LAYOUTS:
+        return [_named(config, fields.layout, fields.modalities)]
+    if fields.layout == "flat" or fields.pattern:
+        return [naming.flat(fields.modalities, fields.pattern, fields.mask)]
+    return every_layout(config)
+
+
+def every_layout(config: ConfigDict) -> list[Layout]:
+    """All named layouts that know config.data.modalities.
+
+    Raises:
+        InputError: there is none.
+    """
+    possible, reasons = [], []
+    for name in LAYOUTS:
+        try:
+            possible.append(_named(config, name, config.data.modalities))
+        except InputError as error:
+            reasons.append(str(error))
+    if not possible:
+        raise InputError(f"{reasons[0]}; or name files with config.data.pattern")
+    return possible
+
+
+def named_layouts() -> list[Layout]:
+    """Every layout that has a name, with all contrasts that it knows and no mask."""
+    return [make(tuple(naming.KNOWN[name]), "", ()) for name, make in LAYOUTS.items()]
+
+
+def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> Found:
+    """The subjects in `folder`, in the layout of the config or else in any named one.
+
+    In a named layout they have all contrasts that it knows, also those that are none of
+    config.data.modalities.
+
+    Raises:
+        InputError: as `find_subjects`.
+    """
+    named = {name: _widened(config, name) for name in LAYOUTS}
+    own = [named.get(layout.name, layout) for layout in build_layouts(config)]
+    others = [layout for layout in named.values() if layout not in own]
+    return find_subjects(folder, own, others)
+
+
+def _named(config: ConfigDict, name: str, modalities: Sequence[str]) -> Layout:
+    """The named layout of these modalities, with the config's mask and entities."""
+    return LAYOUTS[name](modalities, config.data.mask, config.data.entities)
+
+
+def _widened(config: ConfigDict, name: str) -> Layout:
+    """The named layout with all its contrasts and all config.data.modalities.
+
+    Those that it does not know are written under their own names.
+    """
+    contrasts = {naming.contrast_of(one): one for one in config.data.modalities}
+    known = [contrasts.get(contrast, contrast) for contrast in naming.KNOWN[name]]
+    layout = _named(config, name, known)
+    own = {one: layout.words.get(one, one) for one in config.data.modalities}
+    return dataclasses.replace(layout, words=own | layout.words)
+
+
+def build_processes(config: ConfigDict) -> int:
+    """How many processes read scans: config.data.processes."""
+    return config.data.processes
+
+
+def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
+    """The subjects of config.data.folder, or of a phantom made here, and their split.
+
+    Raises:
+        InputError: there is no folder, no subject with two modalities, or the split of
+            the workdir was made of other subjects.
+    """
+    fields = config.data
+    possible = build_layouts(config)
+    folder = pathlib.Path(fields.folder) if fields.folder else workdir / "phantom"
+    if not fields.folder and not config.phantom.subjects:
+        raise InputError(
+            "config.data.folder is empty: name the folder of your subjects, or ask for "
+            "a phantom with --config.phantom.subjects."
+        )
+    if not fields.folder:
+        print(f"phantom: {config.phantom.subjects} subjects in {folder}", flush=True)
+        write_phantom(
+            folder,
+            subjects=config.phantom.subjects,
+            shape=tuple(config.phantom.shape),
+            seed=config.seed,
+            processes=fields.processes,
+        )
+    path = workdir / "split.json"
+    return open_cohort(folder, possible, path, tuple(fields.split), config.seed)
+
+
+def build_settings(config: ConfigDict) -> store.Settings:
+    """What the prepared slices depend on, beside the images."""
+    space = build_space(config)
+    own = config.data.min_brain, config.data.labels
+    return store.Settings(space.modalities, space.view, *own)
+
+
+def build_stores(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    cohort: Cohort,
+    report: build_store.Report,
+) -> dict[str, store.Store]:
+    """The prepared slices of every split that has subjects, made once in the workdir.
+
+    `report(done, of)` is called for each subject that is made.
+    """
+    members = {split: cohort.members(split) for split in SPLITS}
+    return build_store.prepare(
+        workdir / "prepared",
+        members,
+        build_settings(config),
+        processes=build_processes(config),
+        report=report,
+    )
+
+
+def fitting(
+    config: ConfigDict | None, saved: ConfigDict, workdir: pathlib.Path
+) -> ConfigDict:
+    """`config`, checked to fit the weights made with `saved`; `saved` if it is None."""
+    if config is None:
+        return saved
+    check_config(config, devices=1)
+    fields, made = config_to_json(config), config_to_json(saved)
+    check_same(fields, made, str(workdir), NETWORK_KEYS)
+    return located(config)
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """The config with an absolute config.data.folder: it is to be found from anywhere
+    once it lies in a checkpoint."""
+    config = config.copy_and_resolve_references()
+    if config.data.folder:
+        config.data.folder = str(pathlib.Path(config.data.folder).absolute())
+    return config
+
+
+# Of modalities, mask and entities, of which only BIDS has some; `flat` has a pattern.
+LAYOUTS: dict[str, Callable[[Sequence[str], str, Sequence[str]], Layout]] = {
+    "brats": lambda modalities, mask, _: naming.brats(modalities, mask),
+    "brats23": lambda modalities, mask, _: naming.brats23(modalities, mask),
+    "msd": lambda modalities, mask, _: naming.msd(modalities, mask),
+    "ixi": lambda modalities, mask, _: naming.ixi(modalities, mask),
+    "bids": naming.bids,
+}

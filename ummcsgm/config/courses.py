@@ -1,0 +1,122 @@
+"""How each method of the study is trained: where it starts, and its step.
+
+The mm-CSN and `regression`, which is the mm-CSN's own network asked for the mean alone,
+take the step of `matching`; the five published methods that of `baselines.adversarial`.
+`segmenter` is the network that judges them all: `downstream`.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import optax
+
+from ummcsgm.baselines import gan_trainer
+from ummcsgm.baselines.method import Method
+from ummcsgm.config import build
+from ummcsgm.config.build_methods import (
+    MM_CSN,
+    REGRESSION,
+    build_method,
+    build_method_schedule,
+    build_questions,
+    regressing,
+)
+from ummcsgm.config.schema import FELLOW_KEYS, RUN_KEYS
+from ummcsgm.models import segmenter
+from ummcsgm.training import dsm_step
+from ummcsgm.training.plans import Recipe
+from ummcsgm.training.train_state import TrainState
+from ummcsgm.types import Config
+
+SEGMENTER = "segmenter"
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Training in one method.
+
+    start(key) is the state before the first step, step(key, state, batch) the step;
+    `counted` is the same without what computes twice or moves parameters: its FLOPs are
+    those of the model.
+    """
+
+    start: Callable[[jax.Array], TrainState]
+    step: Callable
+    counted: Callable
+
+
+def place_of(workdir: pathlib.Path, method: str) -> pathlib.Path:
+    """Where a method's checkpoints and log lie: the mm-CSN's in the workdir itself."""
+    return workdir if method == MM_CSN else workdir / "methods" / method
+
+
+def config_of(config: Config, method: str) -> Config:
+    """The config that a method's checkpoint carries.
+
+    Raises:
+        InputError: it is the segmenter's, and the config asks for no such training.
+    """
+    own = {REGRESSION: regressing, SEGMENTER: build.segmenting}
+    return own[method](config) if method in own else config
+
+
+def keys_of(method: str) -> tuple[str, ...]:
+    """The keys of the config, or their beginnings, that must stay as they are while a
+    method trains, and that the mm-CSN's and a method's have alike."""
+    return RUN_KEYS if method in (MM_CSN, REGRESSION) else FELLOW_KEYS
+
+
+def build_course(config: Config, method: str) -> Course:
+    """Training in `method` as the config has it.
+
+    Raises:
+        InputError: the method is none of the study's, or cannot be trained so.
+    """
+    if method in (MM_CSN, REGRESSION):
+        return _matching(config_of(config, method))
+    if method == SEGMENTER:
+        return _segmenting(config_of(config, method))
+    return _adversarial(config, build_method(config, method))
+
+
+def _matching(config: Config) -> Course:
+    model, recipe = build.build_model(config), build.build_recipe(config)
+    objective, grid = build.build_objective(config), build.build_space(config).grid
+    network = model.network.clone(remat=(False,) * len(model.network.widths))
+    plain = dataclasses.replace(model, network=network)
+    return Course(
+        lambda key: dsm_step.init_state(key, model, recipe, grid),
+        dsm_step.make_train_step(model, objective, recipe),
+        dsm_step.make_train_step(plain, objective, _unmoved()),
+    )
+
+
+def _adversarial(config: Config, method: Method) -> Course:
+    optimizer = gan_trainer.make_optimizer(
+        method, build_method_schedule(config, method.name)
+    )
+    recipe = dataclasses.replace(build.build_recipe(config), optimizer=optimizer)
+    grid, steps = build.build_space(config).grid, build.build_plan(config).steps
+    questions = build_questions(config, method.name)
+    return Course(
+        lambda key: gan_trainer.start(key, method, recipe, grid),
+        gan_trainer.make_step(method, recipe, *questions, steps),
+        gan_trainer.make_step(method, _unmoved(), *questions, steps),
+    )
+
+
+def _segmenting(config: Config) -> Course:
+    model, recipe = build.build_segmenter(config), build.build_recipe(config)
+    space = build.build_space(config)
+    modalities = len(space.modalities)
+    return Course(
+        lambda key: segmenter.init_state(key, model, recipe, (*space.grid, modalities)),
+        segmenter.make_step(model, recipe, modalities),
+        segmenter.make_step(model, _unmoved(), modalities),
+    )
+
+
+def _unmoved() -> Recipe:
+    return Recipe(optax.identity(), ema_decay=0.0, accumulate=1)

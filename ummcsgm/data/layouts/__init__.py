@@ -1,0 +1,1 @@
+"""Where a subject's files lie: BraTS, MSD, IXI, BIDS and patterns of one's own."""

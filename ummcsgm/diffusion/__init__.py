@@ -1,0 +1,1 @@
+"""The mathematics of the diffusion: SDEs, denoisers, losses, solvers and samplers."""

@@ -1,0 +1,1 @@
+"""Devices and processes: pmap, sharding, jax.distributed."""

@@ -1,0 +1,1 @@
+"""Metrics, protocols, calibration, and the evaluation of subjects."""

@@ -1,0 +1,295 @@
+"""K draws of each question, and whether they are what they claim to be, in numbers.
+
+All numbers are of the brain's voxels on the network's grid, in grey levels as those of
+the table but not clipped: laws of means and variances hold as they are.
+"""
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ummcsgm.data.subjects import Prepared, network_brain, network_stacks
+from ummcsgm.evaluation.calibration import (
+    coverage,
+    coverage_of_ranks,
+    crps_fair,
+    energy_score,
+    rank_histogram,
+    subject_interval,
+    within,
+)
+from ummcsgm.evaluation.metrics import TABLE1, grey_scale
+from ummcsgm.evaluation.spread import (
+    law_of_draws,
+    recalibration_factor,
+    reliability,
+    reliability_of,
+    respread,
+    spread_and_error,
+    spread_skill,
+)
+from ummcsgm.inference.predictor import slice_addresses
+from ummcsgm.types import Array, Estimate, Stacks
+
+SAMPLER = "warm"
+LEVEL = 0.9  # of the intervals whose coverage is counted
+EDGES = np.geomspace(0.5, 32, 13) ** 2  # variances: one for all, so that sums add up
+VERSIONS = ("raw", "recalibrated")
+SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
+
+
+class Slices(NamedTuple):
+    """Some slices of one subject, in the network's scale and on its grid."""
+
+    name: str
+    z: Array  # [S]
+    images: Stacks
+    brain: Array  # [S, H, W] bool
+    grey: Array  # [M] grey levels of 1 in the network's scale; 0 where there is no scan
+
+
+def slices_of(
+    name: str, prepared: Prepared, modalities: tuple[str, ...], z: Array
+) -> Slices:
+    """The slices `z` of a subject, with what makes grey levels of them."""
+    grey = np.zeros(len(modalities))
+    for channel, modality in enumerate(modalities):
+        if modality in prepared.scales:
+            volume = prepared.case.volumes[modality]
+            levels = grey_scale(volume, prepared.brain, TABLE1)
+            grey[channel] = levels * prepared.scales[modality]
+    images = network_stacks(prepared, modalities, z)
+    return Slices(name, z, images, network_brain(prepared, z), grey)
+
+
+def draw(
+    answer: Callable, slices: Slices, missing: Array, shared: Estimate, count: int
+) -> Array:
+    """[K, S, H, W, M] `count` draws of one question [M] that share what one evaluation
+    told, [S, ...].
+
+    Draw k of a slice has the address (subject, slice, k), however many there are.
+    """
+    each = [slice_addresses(slices.name, slices.z, draw=k) for k in range(count)]
+    rows = answer(
+        np.tile(slices.images, (count, 1, 1, 1)),
+        np.tile(missing, (count * len(slices.z), 1)),
+        np.concatenate(each),
+        shared.each(lambda own: np.tile(own, (count, 1, 1, 1))),
+    )
+    return rows.reshape(count, len(slices.z), *rows.shape[1:])
+
+
+def judge(
+    slices: Slices,
+    scored: Array,
+    told: Estimate,
+    draws: Array,
+    factors: dict[int, float],
+    seed: int,
+) -> dict[int, dict]:
+    """By channel of `scored` [M], what one question's draws are worth.
+
+    `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the mean that
+    the network `told` [S, H, W, M]; under `predicted` is what the variance is worth
+    that it told with it, or None; the rest is told under `raw`, of the `draws`, and
+    under `recalibrated`, of the draws respread about that mean with the channel's
+    factor, or None where it has none. `energy` is of all scored channels together.
+    """
+    channels = np.flatnonzero(scored)
+    grey = slices.grey[channels]
+    brain = np.repeat(slices.brain[..., None], len(channels), axis=-1)
+    truth = slices.images[..., channels] * grey
+    draws, voxels = within(brain, draws[..., channels] * grey, truth)
+    means = (told.mean[..., channels] * grey)[brain].astype(np.float64)
+    draws = draws.reshape(len(draws), -1, len(channels))
+    truth, means = (v.reshape(-1, len(channels)) for v in (voxels, means))
+    versions = {"raw": draws}
+    if all(channel in factors for channel in channels):
+        several = np.array([factors[channel] for channel in channels])
+        versions["recalibrated"] = respread(draws, means, several)
+    energy = dict.fromkeys(versions)
+    if len(channels) > 1:
+        energy = {
+            k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()
+        }
+    answers = {}
+    for place, channel in enumerate(channels):
+        address = [seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
+        error = means[:, place] - truth[:, place]
+        answers[int(channel)] = {
+            "voxels": len(error),
+            "mae_of_mean": float(np.mean(np.abs(error))),
+            "mse_of_mean": float(np.mean(np.square(error))),
+            "predicted": _predicted(slices, told, int(channel), error),
+        } | dict.fromkeys(VERSIONS)
+        for version, values in versions.items():
+            generator = np.random.default_rng(address)
+            one = values[..., place], means[:, place], truth[:, place]
+            numbers = _numbers(generator, *one) | {"energy": energy[version]}
+            answers[int(channel)][version] = numbers
+    return answers
+
+
+def _predicted(
+    slices: Slices, told: Estimate, channel: int, error: Array
+) -> dict | None:
+    """What the predicted variance of one modality is worth, if there is one: its mean,
+    and the sums of `reliability_of` in the bins of EDGES. `error` [N] is the mean's."""
+    if told.variance is None:
+        return None
+    variance = told.variance[..., channel][slices.brain].astype(np.float64)
+    variance *= slices.grey[channel] ** 2
+    sums = reliability_of(variance, np.square(error), EDGES)
+    return {"variance": float(np.mean(variance)), "reliability": sums.tolist()}
+
+
+def _numbers(
+    generator: np.random.Generator, draws: Array, mean: Array, truth: Array
+) -> dict:
+    """Of one modality's voxels [N], [K, N]: plain values that JSON has."""
+    variance, error = spread_and_error(draws, truth).tolist()
+    ranks = rank_histogram(generator, draws, truth)
+    enough = len(draws) >= 4
+    return {
+        "crps": float(np.mean(crps_fair(draws, truth))),
+        "variance": variance,
+        "error": error,
+        "coverage": float(np.mean(coverage(draws, truth, LEVEL))),
+        "coverage_of_ranks": float(coverage_of_ranks(ranks, LEVEL)),
+        "ranks": ranks.tolist(),
+        "law": law_of_draws(draws, mean, truth).tolist(),
+        "reliability": reliability(draws, truth, EDGES).tolist() if enough else [],
+    }
+
+
+def picture(slices: Slices, channel: int, draws: Array, shown: int) -> dict:
+    """The middle slice as it is shown, in grey levels: truth, mean of the draws, the
+    first `shown` draws, and their sd, to be compared with that mean's error."""
+    place = len(slices.z) // 2
+    scale = slices.brain[place] * slices.grey[channel]
+    images = draws[:, place, ..., channel] * scale
+    wide = np.sqrt(1 + 1 / len(draws))
+    return {
+        "truth": slices.images[place, ..., channel] * scale,
+        "mean": np.mean(images, axis=0),
+        "draws": images[:shown],
+        "sd": wide * np.std(images, axis=0, ddof=1),
+    }
+
+
+def stacked(pictures: dict[int, dict], modalities: int) -> dict[str, Array]:
+    """The pictures by channel as [M, ...] float32 by kind; 0 where there is none."""
+    kinds = next(iter(pictures.values()), {})
+    images = {
+        kind: np.zeros((modalities, *like.shape), np.float32)
+        for kind, like in kinds.items()
+    }
+    for channel, own in pictures.items():
+        for kind, image in own.items():
+            images[kind][channel] = image
+    return images
+
+
+def fit_factors(records: list[dict]) -> dict[str, dict]:
+    """By modality, the factor on the spread of draws that makes it what it claims.
+
+    Of `records` of single questions, each a subject's and modality's `judge`: factor,
+    subjects, and low and high of a bootstrap over these, the central 90 %, or None for
+    one subject. None has a factor whose draws are all alike.
+    """
+    fitted = {}
+    for (missing, modality), those in groups_of(records).items():
+        pairs = [(r["raw"]["variance"], r["mse_of_mean"]) for r in those]
+        if missing == modality and min(pairs)[0] > 0:
+            fitted[modality] = _factor(np.array(pairs))
+    return fitted
+
+
+def _factor(pairs: Array) -> dict:
+    def fit(rows: Array) -> float:
+        return recalibration_factor(rows[:, 0], rows[:, 1])
+
+    told = {"factor": fit(pairs), "subjects": len(pairs), "low": None, "high": None}
+    if len(pairs) > 1:
+        generator = np.random.default_rng(0)
+        ends = subject_interval(generator, fit, pairs, level=LEVEL, resamples=1000)
+        told |= {"low": float(ends[0]), "high": float(ends[1])}
+    return told
+
+
+def groups_of(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """The records by (missing, modality)."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["missing"], record["modality"]), []).append(record)
+    return groups
+
+
+def summaries(records: list[dict]) -> list[dict]:
+    """A row each (missing, modality, version): means over subjects, and their ratio.
+
+    `law` has rows (k, MSE_k, E + V / k).
+    """
+    rows = []
+    for (missing, modality), those in groups_of(records).items():
+        for version in VERSIONS:
+            told = [r[version] for r in those if r[version] is not None]
+            if not told:
+                continue
+            count = those[0]["draws"]
+            moments = np.array([[one["variance"], one["error"]] for one in told])
+            rows.append(
+                {
+                    "missing": missing,
+                    "modality": modality,
+                    "version": version,
+                    "subjects": len(told),
+                    "draws": count,
+                    "mae_of_mean": float(np.mean([r["mae_of_mean"] for r in those])),
+                    "mse_of_mean": float(np.mean([r["mse_of_mean"] for r in those])),
+                    "spread_skill": ratio_of(moments, count),
+                    "law": np.mean([one["law"] for one in told], axis=0).tolist(),
+                }
+                | {name: _average([one[name] for one in told]) for name in SCALARS}
+            )
+    return rows
+
+
+def predictions(records: list[dict]) -> list[dict]:
+    """A row each (missing, modality) whose variance the network predicted: the mean
+    over subjects of it and of the squared error, and `ratio`, the root of theirs: 1 if
+    it is what it claims to be, below 1 if it is too small."""
+    rows = []
+    for (missing, modality), those in groups_of(records).items():
+        pairs = [
+            (r["predicted"]["variance"], r["mse_of_mean"])
+            for r in those
+            if r["predicted"] is not None
+        ]
+        if pairs:
+            variance, error = np.mean(pairs, axis=0).tolist()
+            ratio = math.sqrt(variance / error) if error else float("nan")
+            rows.append(
+                {
+                    "missing": missing,
+                    "modality": modality,
+                    "subjects": len(pairs),
+                    "variance": variance,
+                    "error": error,
+                    "ratio": ratio,
+                }
+            )
+    return rows
+
+
+def ratio_of(moments: Array, count: int) -> float:
+    """`spread_skill`, or nan where no draw errs at all."""
+    return spread_skill(moments, count) if moments[:, 1].any() else float("nan")
+
+
+def _average(values: list) -> float | None:
+    return None if None in values else float(np.mean(values))

@@ -1,0 +1,105 @@
+"""What the predictions of one subject are worth under every profile.
+
+No JAX is met here, so that the processes which share the subjects begin at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ummcsgm.data.crop import brain_mask
+from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.nifti import (
+    Case,
+    check_same_grid,
+    read_case,
+    read_segmentation,
+    read_volume,
+)
+from ummcsgm.evaluation.normalisation import Scan
+from ummcsgm.evaluation.pairs import Prediction
+from ummcsgm.evaluation.profiles import PROFILES
+from ummcsgm.evaluation.protocols import digest, measured
+from ummcsgm.types import Array, InputError
+
+Job = tuple[Subject, tuple[Prediction, ...]]
+
+
+@dataclass
+class Outcome:
+    """What the predictions of a subject are worth.
+
+    `rows` have scoreboard.COLUMNS, `skipped` scoreboard.SKIPPED; `failures` has a
+    sentence for each prediction that could not be scored, `copies` are the scans
+    themselves.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    skipped: list[dict] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
+
+
+def score_subject(masked: bool, job: Job) -> Outcome:
+    """What each prediction of a subject is worth under every profile.
+
+    The brain is where any of the subject's scans is not 0 or, if `masked`, its mask.
+    """
+    (subject, predictions), outcome = job, Outcome()
+    try:
+        case, brain, tumour = _read(subject, masked)
+    except InputError as error:
+        outcome.failures.append(f"subject {subject.name} is not scored: {error}")
+        return outcome
+    for prediction in predictions:
+        try:
+            estimate, geometry = read_volume(prediction.path)
+            check_same_grid(case.geometry, geometry)
+        except InputError as error:
+            outcome.failures.append(f"not scored: {error}")
+            continue
+        truth = case.volumes[prediction.modality]
+        if np.array_equal(truth, estimate):
+            outcome.copies.append(str(prediction.path))
+        else:
+            _add(outcome, prediction, Scan(truth, estimate, brain, tumour))
+    return outcome
+
+
+def _read(subject: Subject, masked: bool) -> tuple[Case, Array, Array | None]:
+    """The subject's scans, its brain, and its tumour where it is segmented."""
+    case = read_case(subject.files, subject.volumes)
+    brain, tumour = brain_mask(case.volumes.values()), None
+    if masked:
+        if subject.mask is None:
+            raise InputError("it has no brain mask, which config.data.mask asks for")
+        mask, geometry = read_volume(subject.mask)
+        check_same_grid(case.geometry, geometry)
+        brain = mask > 0
+        volumes = {name: volume * brain for name, volume in case.volumes.items()}
+        case = Case(volumes, case.geometry)
+    if subject.segmentation is not None:
+        labels, geometry = read_segmentation(subject.segmentation)
+        check_same_grid(case.geometry, geometry)
+        tumour = labels > 0
+        if subject.cavity is not None:
+            tumour &= labels != subject.cavity
+    return case, brain, tumour
+
+
+def _add(outcome: Outcome, prediction: Prediction, scan: Scan) -> None:
+    for profile in PROFILES:
+        about = {
+            "subject": prediction.subject,
+            "modality": prediction.modality,
+            "kind": prediction.kind,
+            "profile": profile.name,
+            "profile_hash": digest(profile),
+        }
+        for metric, value in measured(profile, scan).items():
+            if isinstance(value, str):
+                outcome.skipped.append(about | {"metric": metric, "reason": value})
+            else:
+                outcome.rows.append(about | {"metric": metric, "value": value})

@@ -1,0 +1,1 @@
+"""A trained network applied to subjects: means, draws and the files they become."""

@@ -1,0 +1,134 @@
+"""What is wrong with subjects together, and with the folder that they lie in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ummcsgm.data.layouts.naming import Layout, Subject
+from ummcsgm.qc.findings import FEWEST, Examination, Finding
+
+LISTED = 5  # files that read as nothing; of more, their number
+UNLIKE = 1.2  # a pixel by another subject's: brains of two sizes for the network
+
+
+def of_search(
+    layout: Layout, refused: Mapping[str, str], leftover: Sequence[Path]
+) -> Iterator[Finding]:
+    """What a search tells of a folder beside its subjects (see `data.search.Found`)."""
+    for name, sentence in refused.items():
+        if Path(name).is_absolute():  # a folder, and no subject
+            yield Finding("stop", "", "", Path(name), "unreadable", sentence)
+        else:
+            yield Finding("stop", name, "", None, "ambiguous", sentence)
+    advice = (
+        f"as no scan of the layout {layout.name}: rename it, or name a pattern with "
+        "config.data.pattern"
+    )
+    for path in leftover[:LISTED]:
+        yield Finding("warn", "", "", path, "unknown_file", f"{path}: reads {advice}")
+    more = len(leftover) - LISTED
+    if more > 0:
+        verb = "file reads" if more == 1 else "files read"
+        sentence = f"{more} more {verb}, like {leftover[LISTED - 1]}, {advice}"
+        yield Finding("warn", "", "", None, "unknown_file", sentence)
+
+
+def of_cohort(
+    subjects: Sequence[Subject],
+    examinations: Sequence[Examination],
+    modalities: Sequence[str],
+    spacing: float,
+) -> Iterator[Finding]:
+    """What is wrong with `subjects` together; `spacing` is config.data.spacing."""
+    yield from _lacking(subjects, modalities)
+    if not spacing:
+        yield from _unlike(subjects, examinations)
+    yield from _untrainable(subjects, examinations)
+    yield from _leaks(subjects, examinations)
+
+
+def _lacking(
+    subjects: Sequence[Subject], modalities: Sequence[str]
+) -> Iterator[Finding]:
+    """One finding for each modality that some or all of the subjects lack."""
+    for name in modalities:
+        lacking = [s.name for s in subjects if name not in s.files]
+        if lacking and len(lacking) == len(subjects):
+            sentence = (
+                f"no subject has {name}: correct config.data.modalities or the layout"
+            )
+            yield Finding("stop", "", name, None, "missing", sentence)
+        elif lacking:
+            sentence = (
+                f"{len(lacking)} of {len(subjects)} subjects have no {name}, the first "
+                f"is {lacking[0]}; they train with what they have"
+            )
+            yield Finding("note", "", name, None, "missing", sentence)
+
+
+def _unlike(
+    subjects: Sequence[Subject], examinations: Sequence[Examination]
+) -> Iterator[Finding]:
+    """Pixels so unlike that one brain is large and another small to the network."""
+    names = [subject.name for subject in subjects]
+    pixels = [each.pixel for each in examinations]
+    known = [(p, name) for p, name in zip(pixels, names, strict=True) if p is not None]
+    if not known:
+        return
+    ends = [
+        (min(known, key=lambda one: one[0][k]), max(known, key=lambda one: one[0][k]))
+        for k in range(2)
+    ]
+    ratios = [ends[k][1][0][k] / ends[k][0][0][k] for k in range(2)]
+    if max(ratios) <= UNLIKE:
+        return
+    both = ends[ratios.index(max(ratios))]
+    shown = [f"{dx:.3g} x {dy:.3g} mm in subject {name}" for (dy, dx), name in both]
+    sentence = (
+        f"voxels in the axial plane are from {shown[0]} to {shown[1]}, and a brain "
+        "looks as much larger or smaller: set config.data.spacing to one size for all, "
+        "or resample the scans"
+    )
+    yield Finding("warn", "", "", None, "spacing", sentence)
+
+
+def _untrainable(
+    subjects: Sequence[Subject], examinations: Sequence[Examination]
+) -> Iterator[Finding]:
+    """The subjects with too few modalities to learn one from another."""
+    few = [
+        (subject.name, len(examination.digests))
+        for subject, examination in zip(subjects, examinations, strict=True)
+        if len(examination.digests) < FEWEST
+    ]
+    for name, count in few:
+        sentence = (
+            f"subject {name} has {count} usable modalities and cannot be trained on, "
+            f"wanted {FEWEST} or more: repair or remove it"
+        )
+        yield Finding("warn", name, "", None, "too_few", sentence)
+    if len(few) == len(subjects):
+        sentence = f"none of the {len(subjects)} subjects can be trained on: see above"
+        yield Finding("stop", "", "", None, "unusable", sentence)
+
+
+def _leaks(
+    subjects: Sequence[Subject], examinations: Sequence[Examination]
+) -> Iterator[Finding]:
+    """One finding for each image that two patients have."""
+    owners: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
+    for subject, examination in zip(subjects, examinations, strict=True):
+        for name, digest in examination.digests.items():
+            owners[digest].append((subject, name))
+    for (first, own), *others in owners.values():
+        for subject, name in others:
+            if subject.patient != first.patient:
+                path = subject.files[name]
+                sentence = (
+                    f"{path}: is the same image as {first.files[own]}, of another "
+                    "patient, so one may be tested on what it was trained on: remove "
+                    "one of them, or give both one patient"
+                )
+                yield Finding("stop", subject.name, name, path, "leakage", sentence)

@@ -1,0 +1,1 @@
+"""Several methods trained and compared on the same data."""

@@ -1,0 +1,165 @@
+"""A trained method of the study that is not the mm-CSN, and what it costs.
+
+Each answers rows of questions as `answer.make_answer` does, and is no draw.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ummcsgm.config import build
+from ummcsgm.config.build_methods import REGRESSION, build_method, told_options
+from ummcsgm.config.schema import check_fields
+from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.preconditioning import make_estimate, posterior_moments
+from ummcsgm.distributed import devices
+from ummcsgm.inference.microbatches import regrouped, streamed
+from ummcsgm.inference.predictor import Trained, load_trained, make_answer
+from ummcsgm.training import checkpoint
+from ummcsgm.types import Array, Images, Missing, Params, Stacks
+from ummcsgm.utils.compilation_cache import flops_of
+
+TURNS = 5  # of a microbatch that is timed
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A trained method. answer(images [R, H, W, ...], missing [R, M], addresses [R, 3])
+    gives [R, H, W, M], the seen bit for bit; addresses are not read.
+
+    It saw `images` in `step` steps.
+    `note` says how it differs from what was published; `digest` is that of its
+    parameters, `parameters` the number of those that an answer needs, `gflop` what one
+    slice's takes, `data` what it was trained on.
+    """
+
+    name: str
+    title: str
+    note: str
+    answer: Callable
+    step: int
+    images: int
+    digest: str
+    parameters: int
+    gflop: float
+    data: str
+
+
+def load_rival(place: pathlib.Path) -> Rival:
+    """The method that was trained in this place.
+
+    Raises:
+        InputError: it has no checkpoint there, or one of another version.
+    """
+    about = checkpoint.restore_about(place)
+    name = about["method"]
+    if name == REGRESSION:
+        note = "Ours: the mm-CSN's network, trained on the squared error of the mean."
+        trained = load_trained(place)
+        return mm_csn_mean(trained, name, "mm-CSN network, regression", note)
+    config = build.config_from_json(about["config"])
+    check_fields(config.to_dict())
+    method, space = build_method(config, name), build.build_space(config)
+    grid = space.grid
+    shapes = jax.eval_shape(lambda key: method.init(key, grid), jax.random.key(0))
+    params = checkpoint.restore_ema(place, shapes)
+    needed = {part: params[part] for part in ("generator", "statistics")}
+    counted = {
+        part: own
+        for part, own in needed["generator"].items()
+        if not part.startswith(method.training_only)
+    }
+
+    def complete(params: Params, images: Stacks, missing: Missing) -> Images:
+        return method.complete(params, ask(images, missing))
+
+    step = checkpoint.latest_step(place)
+    size = build.build_scoring(config).microbatch
+    stacks = (1, *grid, build.build_model(config).network.channels())
+    return Rival(
+        name,
+        method.title,
+        f"{method.note} {told_options(config, name)}",
+        _streaming(complete, needed, size),
+        step,
+        step * build.build_plan(config).batch,
+        checkpoint.digest_of(needed),
+        _count(counted),
+        _gflop(complete, needed, stacks, len(space.modalities)),
+        about["data"],
+    )
+
+
+def mm_csn_mean(trained: Trained, name: str, title: str, note: str) -> Rival:
+    """The mean in one evaluation of a network of the mm-CSN's kind."""
+    scoring = build.build_scoring(trained.config)
+    told = make_answer(trained, "mean", scoring)
+    network = trained.model.network
+
+    def mean(params: Params, images: Stacks, missing: Missing) -> Images:
+        question = ask(images, missing)
+        estimate = make_estimate(trained.model, params, question)
+        return posterior_moments(estimate, question).mean
+
+    stacks = (1, *trained.space.grid, network.channels())
+    return Rival(
+        name,
+        title,
+        note,
+        lambda *rows: told(*rows).mean,
+        trained.step,
+        trained.step * build.build_plan(trained.config).batch,
+        trained.digest,
+        _count(trained.params),
+        _gflop(mean, trained.params, stacks, network.modalities),
+        trained.data,
+    )
+
+
+def seconds_per_slice(answer: Callable, images: Stacks, missing: Missing) -> float:
+    """How long `answer` takes for a slice of these rows, when it is compiled; the
+    median of a few turns."""
+    addresses = np.zeros((len(images), 3), np.uint32)
+    answer(images, missing, addresses)
+    turns = []
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        answer(images, missing, addresses)
+        turns.append((time.perf_counter() - start) / len(images))
+    return statistics.median(turns)
+
+
+def _streaming(complete: Callable, params: Params, size: int) -> Callable:
+    """answer(images, missing, addresses) through one compiled program, whose rows the
+    local devices share."""
+    compiled = devices.over_rows(complete)
+    params, size = devices.replicate(params), devices.whole_rows(size)
+
+    def answer(images: Stacks, missing: Missing, addresses: Array) -> Images:
+        def take(rows: Array) -> tuple:
+            return images[rows], np.asarray(missing)[rows]
+
+        fill = functools.partial(compiled, params)
+        parts = streamed(fill, size, len(images), take)
+        return next(regrouped(parts, len(images)))
+
+    return answer
+
+
+def _count(params: Params) -> int:
+    return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
+
+
+def _gflop(complete: Callable, params: Params, shape: tuple, modalities: int) -> float:
+    """GFLOP of one slice's answer, as XLA counts them."""
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    rows = np.zeros(shape, np.float32), np.arange(modalities)[None] == 0
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return flops_of(jax.jit(complete), params, *map(jnp.asarray, rows)) / 1e9

@@ -1,0 +1,1 @@
+"""Files, progress, provenance, caches and process pools."""

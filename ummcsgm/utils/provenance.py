@@ -1,0 +1,105 @@
+"""manifest.json: all that is needed to repeat a run from its workdir alone."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import time
+
+import jax
+
+from ummcsgm.types import InputError
+from ummcsgm.utils.atomic_io import read_json, write_whole
+
+PACKAGES = "ummcsgm jax jaxlib flax optax orbax-checkpoint grain numpy scipy nibabel"
+
+CONFIG_FILE = '''"""A run's config, written by it: --config takes it again."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The run's config."""
+    return ConfigDict({fields!r})
+'''
+
+
+def write_manifest(
+    workdir: pathlib.Path, config: dict, split: dict[str, list[str]], step: int
+) -> None:
+    """Writes config.py, a config to run again, and manifest.json beside it.
+
+    The manifest holds config, seed, split, and for each start of the run the step it
+    began at, versions, devices, processes and the commit of the code.
+    """
+    path = workdir / "manifest.json"
+    starts = read_json(path)["starts"] if path.is_file() else []
+    manifest = {
+        "config": config,
+        "seed": config["seed"],
+        "split": split,
+        "starts": [*starts, {"step": step, "config": config, **surroundings()}],
+    }
+    write_whole(path, json.dumps(manifest, indent=1))
+    text = CONFIG_FILE.format(fields=_tuples(config))
+    write_whole(workdir / "config.py", text)
+
+
+def config_of_run(workdir: pathlib.Path) -> dict:
+    """The config that the workdir's run was started with, as JSON values.
+
+    Raises:
+        InputError: nothing was started there.
+    """
+    path = workdir / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"--config is missing, and {workdir} has no run to continue.")
+    return read_json(path)["config"]
+
+
+def surroundings() -> dict:
+    """When, with which versions, on which devices and from which commit."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of this package and of those that decide its numbers."""
+    found = {}
+    for name in PACKAGES.split():
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"  # a checkout that is run from its folder
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the checkout this code runs from, marked if changed; else None."""
+    folder = pathlib.Path(__file__).parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(
+            ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip()
+
+
+def _tuples(value):
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value
