@@ -4,9 +4,9 @@ What       335 subjects, split 20/1/8 at random into 231/12/92; four contrasts; 
            network for all 15 configurations, each as likely as the others (eq. 7);
            evaluated with one modality missing and three given, Algorithm 1 at 1000.
 Source     arXiv 2207.03430. The paper gives no network size, optimizer or crop; ours
-           are below. With --config.loss.weighting=paper --config.loss.uniform=1.0
-           --config.loss.token=0.0 --config.network.conditioning=decoder
-           --config.network.neighbours=0 the objective and what the network is told are
+           are below. With --config.loss.weighting=paper --config.loss.uniform_fraction=1.0
+           --config.loss.mean_fraction=0.0 --config.network.conditioning=decoder
+           --config.network.neighbour_slices=0 the objective and what the network is told are
            the paper's to the letter.
 Data       MICCAI_BraTS_2019_Data_Training, with its folders HGG and LGG. It is not
            ours to give: request it from the challenge's organisers.
@@ -36,10 +36,10 @@ def get_config() -> ConfigDict:
                 "split": (20, 1, 8),
                 "grid": (192, 160),
                 "spacing": 0.0,  # BraTS has 1 mm
-                "min_brain": 0.02,  # of the grid, in the slices trained on
+                "min_brain_fraction": 0.02,  # of the grid, in the slices trained on
                 "labels": False,  # the tumour's segmentation goes with the slices
                 "flip": True,  # left and right, in training
-                "std": 0.25,  # of clean images, background included
+                "image_std": 0.25,  # of clean images, background included
                 "processes": 8,
             },
             "sde": {
@@ -50,30 +50,34 @@ def get_config() -> ConfigDict:
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {"proper": False, "sizes": "uniform", "each": 1},
+            "missingness": {
+                "keep_one_seen": False,
+                "size_probabilities": "uniform",
+                "patterns_per_image": 1,
+            },
             "network": {
                 "widths": (128, 256, 256, 384),
                 "blocks": (2, 2, 3, 3),
                 "stem": "space_to_depth",
                 "patch": 2,
-                "attention_at": 24,
+                "attention_max_grid": 24,
                 "pixel_width": 64,
                 "pixel_layers": 2,
-                "context": 16,
+                "context_channels": 16,
                 "conditioning": "both",
-                "neighbours": 1,  # slices on either side, of what is seen
-                "variance": True,  # predicted too, beside the mean
+                "neighbour_slices": 1,  # slices on either side, of what is seen
+                "predict_variance": True,  # predicted too, beside the mean
                 "dtype": "bfloat16",
             },
             "loss": {
                 "weighting": "conditional",
                 "posterior_std": 0.08,
-                "uniform": 0.2,
-                "centre": -1.2,
-                "width": 1.4,
-                "noise_level_min": 0.003,
-                "token": 0.1,
-                "token_weight": 10.0,
+                "uniform_fraction": 0.2,
+                "log_sigma_mean": -1.2,
+                "log_sigma_std": 1.4,
+                "sigma_min": 0.003,
+                "mean_fraction": 0.1,
+                "mean_weight": 10.0,
             },
             "train": {
                 "steps": 150_000,
@@ -88,36 +92,36 @@ def get_config() -> ConfigDict:
                 "clip": 1.0,
                 "ema_decay": 0.9999,
                 "save_every": 5000,
-                "keep": 3,
+                "keep_checkpoints": 3,
                 "log_every": 100,
-                "max_bad": 50,
+                "max_nonfinite": 50,
             },
             "study": {
                 # Beside the mm-CSN: regression and published methods, see README.
                 "methods": (),
-                "widths": (),  # of each: its channels, as a share of the published
-                "speeds": (),  # and by what its published learning rates are multiplied
-                "each": (),  # and how many questions of an image it is asked in a step
-                "only": "",  # the one contrast that cocagan is given; else all
+                "width_scale": (),  # of each: its channels, as a share of the published
+                "lr_scale": (),  # and by what its published learning rates are multiplied
+                "patterns_per_image": (),  # and how many questions of an image it is asked in a step
+                "cocagan_input": "",  # the one contrast that cocagan is given; else all
                 "budget": "images",  # that each method sees; or seconds it trains
-                "downstream": 0,  # steps of the segmentation network; 0: none
-                "gallery": 24,  # slices of two subjects in the report
-                "paper": False,  # the paper's Table 1 beside ours: the same data
+                "segmenter_steps": 0,  # steps of the segmentation network; 0: none
+                "gallery_slices": 24,  # slices of two subjects in the report
+                "show_paper": False,  # the paper's Table 1 beside ours: the same data
             },
             "evaluate": {
-                "steps": 1000,
-                "few": 12,
-                "lowest": 0.01,
-                "start": 3.0,
+                "algorithm1_steps": 1000,
+                "sampler_steps": 12,
+                "sigma_min": 0.01,
+                "warm_start_sigma": 3.0,
                 "draws": 16,
                 "draw_subjects": 20,
                 "draw_slices": 8,
-                "slab": 16,
+                "slab_slices": 16,
                 "slab_subjects": 5,
                 "microbatch": 64,
                 "algorithm1_subjects": 0,  # all
                 "algorithm1_slices": 0,  # all
-                "penalty": 1e-4,
+                "ridge_penalty": 1e-4,
             },
         }
     )

@@ -32,10 +32,10 @@ def get_config() -> ConfigDict:
                 "split": (28, 4, 4),  # parts of train, validation and test
                 "grid": (56, 48),  # rows and columns that the network sees
                 "spacing": 0.0,  # mm of its pixels, by resampling; 0: none
-                "min_brain": 0.3,  # of the grid, in the slices trained on
+                "min_brain_fraction": 0.3,  # of the grid, in the slices trained on
                 "labels": False,  # the tumour's segmentation goes with the slices
                 "flip": True,  # left and right, in training
-                "std": 0.25,  # of clean images, background included
+                "image_std": 0.25,  # of clean images, background included
                 "processes": 2,  # that make the phantom and read NIfTI
             },
             "sde": {
@@ -46,35 +46,35 @@ def get_config() -> ConfigDict:
                 "sigma_max": 50.0,  # of ve
                 "noise_level_max": 318.0,  # of cosine
             },
-            "questions": {
-                "proper": False,  # True: never all modalities missing
-                "sizes": "0.8,0.1,0.05,0.05",  # P(1, 2, .. missing), or uniform
-                "each": 1,  # of an image in a step: so many rows of the network's
+            "missingness": {
+                "keep_one_seen": False,  # True: never all modalities missing
+                "size_probabilities": "0.8,0.1,0.05,0.05",  # P(1, 2, .. missing), or uniform
+                "patterns_per_image": 1,  # of an image in a step: so many rows of the network's
             },
             "network": {
                 "widths": (64, 128),  # channels of each level, the finest first
                 "blocks": (1, 1),  # residual blocks of each level, on either side
                 "stem": "space_to_depth",  # or haar
                 "patch": 4,
-                "attention_at": 0,  # on grids of at most so many positions a side
+                "attention_max_grid": 0,  # on grids of at most so many positions a side
                 "pixel_width": 32,  # channels at full resolution
                 "pixel_layers": 2,
-                "context": 8,  # channels that the U-Net hands to the pixels
+                "context_channels": 8,  # channels that the U-Net hands to the pixels
                 "conditioning": "both",  # or decoder, as in the paper
-                "neighbours": 0,  # slices on either side, of what is seen
-                "variance": True,  # a head that predicts the mean's squared error
+                "neighbour_slices": 0,  # slices on either side, of what is seen
+                "predict_variance": True,  # a head that predicts the mean's squared error
                 "dtype": "float32",  # of activations: or bfloat16
             },
             "loss": {
                 # paper, std2, likelihood, edm, conditional or min_snr
                 "weighting": "conditional",
                 "posterior_std": 0.08,  # of what is missing, for conditional
-                "uniform": 0.2,  # share of times uniform in t; 1.0 is the paper
-                "centre": -1.2,  # of ln(noise level) of the other times
-                "width": 1.4,  # its standard deviation
-                "noise_level_min": 0.003,
-                "token": 0.3,  # share of rows that ask for the mean
-                "token_weight": 10.0,  # of their loss
+                "uniform_fraction": 0.2,  # share of times uniform in t; 1.0 is the paper
+                "log_sigma_mean": -1.2,  # of ln(noise level) of the other times
+                "log_sigma_std": 1.4,  # its standard deviation
+                "sigma_min": 0.003,
+                "mean_fraction": 0.3,  # share of rows that ask for the mean
+                "mean_weight": 10.0,  # of their loss
             },
             "train": {
                 "steps": 7000,
@@ -89,36 +89,36 @@ def get_config() -> ConfigDict:
                 "clip": 1.0,  # of the gradient's norm
                 "ema_decay": 0.99,
                 "save_every": 1000,
-                "keep": 2,  # checkpoints
+                "keep_checkpoints": 2,  # checkpoints
                 "log_every": 50,
-                "max_bad": 20,  # steps in a row that are not finite end the run
+                "max_nonfinite": 20,  # steps in a row that are not finite end the run
             },
             "study": {
                 # Beside the mm-CSN: regression and published methods, see README.
                 "methods": (),
-                "widths": (),  # of each: its channels, as a share of the published
-                "speeds": (),  # and by what its published learning rates are multiplied
-                "each": (),  # and how many questions of an image it is asked in a step
-                "only": "",  # the one contrast that cocagan is given; else all
+                "width_scale": (),  # of each: its channels, as a share of the published
+                "lr_scale": (),  # and by what its published learning rates are multiplied
+                "patterns_per_image": (),  # and how many questions of an image it is asked in a step
+                "cocagan_input": "",  # the one contrast that cocagan is given; else all
                 "budget": "images",  # that each method sees; or seconds it trains
-                "downstream": 0,  # steps of the segmentation network; 0: none
-                "gallery": 24,  # slices of two subjects in the report
-                "paper": False,  # the paper's Table 1 beside ours: the same data
+                "segmenter_steps": 0,  # steps of the segmentation network; 0: none
+                "gallery_slices": 24,  # slices of two subjects in the report
+                "show_paper": False,  # the paper's Table 1 beside ours: the same data
             },
             "evaluate": {
-                "steps": 1000,  # of Algorithm 1
-                "few": 12,  # steps of the samplers that need few
-                "lowest": 0.01,  # noise level at which they end
-                "start": 3.0,  # noise level at which `warm` begins, from the mean
+                "algorithm1_steps": 1000,  # of Algorithm 1
+                "sampler_steps": 12,  # steps of the samplers that need few
+                "sigma_min": 0.01,  # noise level at which they end
+                "warm_start_sigma": 3.0,  # noise level at which `warm` begins, from the mean
                 "draws": 8,  # of a question, to measure the posterior's spread
                 "draw_subjects": 0,  # of validation and test, so measured; 0: all
                 "draw_slices": 2,  # of each; 0: all scored slices
-                "slab": 12,  # neighbouring slices, to see how they go together
+                "slab_slices": 12,  # neighbouring slices, to see how they go together
                 "slab_subjects": 3,  # of each split so measured; 0: all
                 "microbatch": 8,  # slices in one evaluation, over all devices
                 "algorithm1_subjects": 3,  # 0: all test subjects
                 "algorithm1_slices": 2,  # of each; 0: all scored slices
-                "penalty": 1e-4,  # of the ridge floors
+                "ridge_penalty": 1e-4,  # of the ridge floors
             },
         }
     )

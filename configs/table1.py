@@ -43,8 +43,8 @@ SMOKE = {
     "train.steps": 20,
     "train.warmup": 5,
     "train.log_every": 10,
-    "study.downstream": 20,
-    "evaluate.steps": 5,
+    "study.segmenter_steps": 20,
+    "evaluate.algorithm1_steps": 5,
     "evaluate.draws": 4,
     "evaluate.algorithm1_subjects": 1,
     "evaluate.algorithm1_slices": 1,
@@ -60,16 +60,16 @@ def get_config(preset: str = "") -> ConfigDict:
     config.update_from_flattened_dict(
         {
             "data.labels": True,
-            "questions.proper": True,  # what the published methods can be asked
-            "questions.sizes": "0.8,0.1,0.1",
-            "questions.each": 4,
-            "loss.token": 0.875,  # near to regression; draws learn from the rest
+            "missingness.keep_one_seen": True,  # what the published methods can be asked
+            "missingness.size_probabilities": "0.8,0.1,0.1",
+            "missingness.patterns_per_image": 4,
+            "loss.mean_fraction": 0.875,  # near to regression; draws learn from the rest
             "train.steps": 2000,
             "study.methods": tuple(METHODS),
-            "study.widths": tuple(own[0] for own in METHODS.values()),
-            "study.speeds": tuple(own[1] for own in METHODS.values()),
-            "study.each": tuple(own[2] for own in METHODS.values()),
-            "study.downstream": 1500,
+            "study.width_scale": tuple(own[0] for own in METHODS.values()),
+            "study.lr_scale": tuple(own[1] for own in METHODS.values()),
+            "study.patterns_per_image": tuple(own[2] for own in METHODS.values()),
+            "study.segmenter_steps": 1500,
         }
         | (SMOKE if preset else {})
     )

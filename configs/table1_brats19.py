@@ -3,7 +3,7 @@ r"""Table 1 on BraTS 2019: the paper's split and questions, every method side by
 What       configs/brats19.py, and beside the mm-CSN the five published methods with
            their published widths and learning rates, regression and floors; the paper's
            own numbers stand beside ours in the report. All are given one slice, as in
-           the paper: network.neighbours is 0.
+           the paper: network.neighbour_slices is 0.
 Source     Meng et al. 2022 (arXiv 2207.03430), Table 1 and Figure 2.
 Data       MICCAI_BraTS_2019_Data_Training, as for configs/brats19.py.
 Hardware   one GPU of 40 GiB or a TPU v4-8 for each method, days in all; not run by us.
@@ -30,13 +30,13 @@ def get_config() -> ConfigDict:
     config.update_from_flattened_dict(
         {
             "data.labels": True,
-            "network.neighbours": 0,
+            "network.neighbour_slices": 0,
             "study.methods": METHODS,
-            "study.widths": (1.0,) * len(METHODS),
-            "study.speeds": (1.0,) * len(METHODS),
-            "study.each": (1,) * len(METHODS),
-            "study.downstream": 50000,
-            "study.paper": True,
+            "study.width_scale": (1.0,) * len(METHODS),
+            "study.lr_scale": (1.0,) * len(METHODS),
+            "study.patterns_per_image": (1,) * len(METHODS),
+            "study.segmenter_steps": 50000,
+            "study.show_paper": True,
         }
     )
     return config

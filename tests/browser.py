@@ -62,17 +62,12 @@ class Tab:
     def open(self, path: pathlib.Path) -> None:
         """Shows a file, until everything in it is loaded."""
         self.ask("Page.navigate", url=path.resolve().as_uri())
-        self.until(
-            "document.readyState === 'complete' && location.protocol === 'file:'"
-        )
+        self.until("document.readyState === 'complete' && location.protocol === 'file:'")
 
     def value(self, expression: str) -> Any:
         """What JavaScript says."""
         said = self.ask(
-            "Runtime.evaluate",
-            expression=expression,
-            returnByValue=True,
-            awaitPromise=True,
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
@@ -88,11 +83,7 @@ class Tab:
         """Presses a key where the focus is."""
         for kind in ("rawKeyDown", "keyUp"):
             self.ask(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=code,
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
             )
 
     def look(self, width: int, scheme: str = "light") -> None:
@@ -120,9 +111,9 @@ class Tab:
 
     def _listen(self, message: dict[str, Any]) -> None:
         name, what = message.get("method"), message.get("params", {})
-        outside = name == "Network.requestWillBeSent" and not what["request"][
-            "url"
-        ].startswith(("file:", "data:", "about:"))
+        outside = name == "Network.requestWillBeSent" and not what["request"]["url"].startswith(
+            ("file:", "data:", "about:")
+        )
         kinds = {"error", "warning", "assert"}
         said = name == "Runtime.consoleAPICalled" and what["type"] in kinds
         logged = name == "Log.entryAdded" and what["entry"]["level"] in kinds

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ummcsgm.diffusion.missingness import ask, configurations
+from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
 from ummcsgm.diffusion.sde import SDE, VE, VP, Cosine, SubVP
 
 SDES = {
@@ -18,7 +18,7 @@ SDES = {
     "cosine": Cosine(318.0),
 }
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
-EVERY = configurations(4, proper=False)
+EVERY = missing_patterns(4, proper=False)
 MEAN = np.array([0.5, -0.3, 0.8, 0.1])
 _ROOT = np.array(
     [[0.9, 0.0, 0.0, 0.0], [0.5, 0.7, 0, 0], [-0.4, 0.3, 0.6, 0], [0.2, -0.5, 0.4, 0.8]]
@@ -36,9 +36,7 @@ def posterior(images: np.ndarray, missing: np.ndarray) -> tuple:
     mean, variance = np.array(images, np.float64), np.zeros((len(missing), 4, 4))
     for row, absent in enumerate(missing):
         seen = ~absent
-        gain = COVARIANCE[np.ix_(absent, seen)] @ np.linalg.inv(
-            COVARIANCE[np.ix_(seen, seen)]
-        )
+        gain = COVARIANCE[np.ix_(absent, seen)] @ np.linalg.inv(COVARIANCE[np.ix_(seen, seen)])
         residual = images[row][..., seen] - MEAN[seen]
         mean[row][..., absent] = MEAN[absent] + residual @ gain.T
         variance[row][np.ix_(absent, absent)] = (
@@ -67,5 +65,5 @@ def make_gaussian_denoise(sde: SDE, mean: np.ndarray, variance: np.ndarray):
 def every_question(seed: int, shape: tuple[int, int]) -> tuple:
     """(images, completion, posterior mean, variance): all 15 questions, one a row."""
     images = draw_images(np.random.default_rng(seed), (len(EVERY), *shape))
-    completion = ask(jnp.asarray(images, jnp.float32), jnp.asarray(EVERY))
+    completion = mask_inputs(jnp.asarray(images, jnp.float32), jnp.asarray(EVERY))
     return images, completion, *posterior(images, EVERY)

@@ -34,13 +34,13 @@ SMALL = {
     "blocks": (1, 1),
     "stem": "haar",
     "patch": 2,
-    "attention_at": 4,
+    "attention_max_grid": 4,
     "pixel_width": 8,
     "pixel_layers": 1,
-    "context": 2,
+    "context_channels": 2,
     "conditioning": "both",
-    "variance": False,
-    "neighbours": 0,
+    "predict_variance": False,
+    "neighbour_slices": 0,
     "remat": (False,) * 3,
     "dtype": jnp.float32,
 }
@@ -59,9 +59,7 @@ def random_params():
     def draw(network: MMCSN):
         images = jnp.zeros((1, 16, 16, network.channels()))
         missing = jnp.zeros((1, network.modalities), bool)
-        shapes = jax.eval_shape(
-            network.init, jax.random.key(0), images, missing, jnp.zeros(1)
-        )
+        shapes = jax.eval_shape(network.init, jax.random.key(0), images, missing, jnp.zeros(1))
         rng = np.random.default_rng(0)
 
         def leaf(path, shape):

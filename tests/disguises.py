@@ -89,9 +89,7 @@ def thick(image: nib.Nifti1Image) -> nib.Nifti1Image:
     return nib.Nifti1Image(values, affine)
 
 
-WRITERS = dict(
-    zip(DISGUISES, (write_brats23, write_bids, write_msd, write_pir), strict=True)
-)
+WRITERS = dict(zip(DISGUISES, (write_brats23, write_bids, write_msd, write_pir), strict=True))
 
 
 if __name__ == "__main__":

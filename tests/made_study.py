@@ -76,10 +76,8 @@ def study_results() -> dict:
             for modality in MODALITIES
         ],
         "paper": [
-            {"method": "mmgan", "modality": "t1", "metric": "psnr", "mean": 27.5}
-            | {"sd": 1.25},
-            {"method": "sgan", "modality": "t2", "metric": "psnr", "mean": 26.5}
-            | {"sd": None},
+            {"method": "mmgan", "modality": "t1", "metric": "psnr", "mean": 27.5} | {"sd": 1.25},
+            {"method": "sgan", "modality": "t2", "metric": "psnr", "mean": 26.5} | {"sd": None},
         ],
         "downstream": {
             "rows": dice_rows(),
@@ -165,9 +163,7 @@ def gallery(place: int, names: list[str]) -> dict[str, np.ndarray]:
     """A subject's slices; every method is off by 6 times its place, plus some noise."""
     rng = np.random.default_rng(place)
     m, s, y, x = np.indices(SHAPE)
-    inside = ((y - 28) / (24 - 2 * abs(s - 2.5))) ** 2 + (
-        (x - 24 - place) / 18
-    ) ** 2 <= 1
+    inside = ((y - 28) / (24 - 2 * abs(s - 2.5))) ** 2 + ((x - 24 - place) / 18) ** 2 <= 1
     truth = np.where(inside, 90 + 25 * m + 20 * np.sin(x / 4 + s) * np.cos(y / 5), 0)
     truth[:, :, *MARK] = 240
     arrays = {"z": np.arange(50, 62, 2), "truth": truth.astype(np.uint8)}

@@ -29,11 +29,7 @@ class Bug(NamedTuple):
 @contextlib.contextmanager
 def planted(bug):
     """`solver_checks` as it is on the package with a bug, or with None as it is."""
-    mine = [
-        name
-        for name in sys.modules
-        if name.split(".")[0] == "ummcsgm" or name in CHECKS
-    ]
+    mine = [name for name in sys.modules if name.split(".")[0] == "ummcsgm" or name in CHECKS]
     kept, path = {name: sys.modules.pop(name) for name in mine}, list(sys.path)
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "ummcsgm"
@@ -71,9 +67,7 @@ REDDENED = {
     "churn": lambda c: c.assert_keeps_the_marginal(
         functools.partial(c.samplers.heun, churn=0.05), vp(c)
     ),
-    "corrector": lambda c: c.assert_real_moments(
-        "predictor_corrector", vp(c), 100, 0.02
-    ),
+    "corrector": lambda c: c.assert_real_moments("predictor_corrector", vp(c), 100, 0.02),
     "Langevin": lambda c: c.assert_langevin(vp(c)),
     "mixture": lambda c: c.assert_mixture("dpmpp2m", vp(c), 20, 0.02),
     "noisy mixture": lambda c: c.assert_mixture("sde_dpmpp2m", vp(c), 50, 0.02),
@@ -104,7 +98,9 @@ BUGS = {
         "diffusion * dt * noise",
         "Algorithm 1",
     ),
-    "score sign": Bug("diffusion/solvers.py", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"),
+    "score sign": Bug(
+        "diffusion/solvers.py", EULER, EULER.replace("+ jnp", "- jnp"), "Algorithm 1"
+    ),
     "half the score, that of the flow": Bug(
         "diffusion/solvers.py", EULER, EULER.replace("score", "0.5 * score"), "Algorithm 1"
     ),

@@ -18,22 +18,11 @@ from closed_form import EVERY, make_gaussian_denoise, posterior
 from scipy.special import ndtr
 
 from ummcsgm.diffusion import samplers
-from ummcsgm.diffusion.correlated_noise import coherent_noise
-from ummcsgm.diffusion.missingness import ask
-from ummcsgm.diffusion.samplers import (
-    address_keys,
-    default_times,
-    make_draw,
-    noise_of,
-    sample,
-)
+from ummcsgm.diffusion.correlated_noise import ar1_noise
+from ummcsgm.diffusion.missingness import mask_inputs
+from ummcsgm.diffusion.samplers import address_keys, make_draw, make_noise, sample, sampler_times
 from ummcsgm.diffusion.sde import draw_noise, score_from_denoised
-from ummcsgm.diffusion.solvers import (
-    Moment,
-    euler_maruyama,
-    initial_state,
-    predictor_corrector,
-)
+from ummcsgm.diffusion.solvers import StepTimes, euler_maruyama, initial_state, predictor_corrector
 from ummcsgm.diffusion.time_grids import log_uniform_times
 from ummcsgm.evaluation.through_plane import lag_one, neighbour_sums
 
@@ -56,7 +45,7 @@ def keys_of(count):
 def gaussian_question(shape):
     """(completion, posterior mean, variance): all 15 questions about SEEN."""
     images = np.broadcast_to(SEEN, (15, *shape, 4)).astype(np.float32)
-    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
     return completion, *posterior(images, EVERY)
 
 
@@ -136,7 +125,7 @@ def true_covariance(name, sde):
 
 
 def grid(name, sde, steps):
-    return default_times(name, sde, steps, lowest=0.02, start=START)
+    return sampler_times(name, sde, steps, lowest=0.02, start=START)
 
 
 def gaussian_defect(name, sde, steps, **planted):
@@ -156,9 +145,7 @@ def monte_carlo_defects(name, sde, steps, shape=(30, 30)):
     draw = make_draw(name, sde, grid(name, sde, steps))
     denoise = make_gaussian_denoise(sde, mean, variance)
     centre = jnp.asarray(mean, jnp.float32)
-    drawn = jax.jit(lambda keys: draw(keys, denoise, completion.missing, centre))(
-        keys_of(15)
-    )
+    drawn = jax.jit(lambda keys: draw(keys, denoise, completion.missing, centre))(keys_of(15))
     drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
     sd = np.sqrt(np.einsum("bii->bi", true_covariance(name, sde)))[EVERY]
     off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[EVERY] / sd
@@ -176,7 +163,7 @@ def draw_questions(name, sde, steps, rows, images=None):
     """Draws for some of the fifteen questions, each under its own address."""
     images = gaussian_question((3, 3))[0].fill(0.5) if images is None else images
     missing = jnp.asarray(EVERY[rows])
-    completion = ask(jnp.asarray(images, jnp.float32)[rows], missing)
+    completion = mask_inputs(jnp.asarray(images, jnp.float32)[rows], missing)
     mean, variance = posterior(np.asarray(images, np.float64)[rows], EVERY[rows])
     denoise = make_gaussian_denoise(sde, mean, variance)
     draw = make_draw(name, sde, grid(name, sde, steps))
@@ -206,7 +193,7 @@ def assert_independent(name, sde):
 
 
 def moment(*times):
-    return Moment(*(jnp.full(2, t, jnp.float32) for t in times))
+    return StepTimes(*(jnp.full(2, t, jnp.float32) for t in times))
 
 
 def assert_langevin(sde):
@@ -221,16 +208,9 @@ def assert_langevin(sde):
         return 0.3 * x + jnp.asarray([0.1, -5.0, 0.2, 3.0])
 
     ours = predictor_corrector(
-        sde,
-        denoise,
-        noise_of(keys),
-        initial_state(jnp.asarray(x)),
-        times,
-        missing=missing,
+        sde, denoise, make_noise(keys), initial_state(jnp.asarray(x)), times, missing=missing
     )
-    first, second = (
-        jax.vmap(jax.random.fold_in, (0, None))(keys, turn) for turn in (0, 1)
-    )
+    first, second = (jax.vmap(jax.random.fold_in, (0, None))(keys, turn) for turn in (0, 1))
     noise = np.asarray(draw_noise(first, x))
     score = np.asarray(score_from_denoised(sde, x, denoise(x, times.now), times.now))
     moved = np.array(x)
@@ -240,7 +220,7 @@ def assert_langevin(sde):
         step = size * score[row] + np.sqrt(2 * size) * noise[row]
         moved[row][..., asked] += step[..., asked]
     state = initial_state(jnp.asarray(moved))
-    then = euler_maruyama(sde, denoise, noise_of(second), state, times)
+    then = euler_maruyama(sde, denoise, make_noise(second), state, times)
     np.testing.assert_allclose(ours.x, then.x, rtol=1e-4, atol=1e-4)
 
 
@@ -268,9 +248,7 @@ def _mixture():
 
 WEIGHTS, MEANS, COVARIANCES, MIXTURE_SEEN = _mixture()
 MIXTURE_MEAN = WEIGHTS @ MEANS
-MIXTURE_VARIANCES = WEIGHTS @ (
-    np.square(MEANS - MIXTURE_MEAN) + np.einsum("kii->ki", COVARIANCES)
-)
+MIXTURE_VARIANCES = WEIGHTS @ (np.square(MEANS - MIXTURE_MEAN) + np.einsum("kii->ki", COVARIANCES))
 MIXTURE_SD = np.sqrt(MIXTURE_VARIANCES.mean())
 
 
@@ -300,13 +278,13 @@ def mixture_draws(name, sde, times, rows=10, side=50):
     missing = np.broadcast_to(np.arange(10) < 8, (rows, 10))
     images = np.zeros((rows, side, side, 10), np.float32)
     images[..., 8:] = MIXTURE_SEEN
-    completion = ask(jnp.asarray(images), jnp.asarray(missing))
+    completion = mask_inputs(jnp.asarray(images), jnp.asarray(missing))
     centre = completion.fill(jnp.asarray(np.append(MIXTURE_MEAN, [0, 0]), jnp.float32))
     denoise = make_mixture_denoise(sde, completion)
     draw = make_draw(name, sde, times)
-    drawn = jax.jit(
-        lambda keys: completion.fill(draw(keys, denoise, completion.missing, centre))
-    )(keys_of(rows))
+    drawn = jax.jit(lambda keys: completion.fill(draw(keys, denoise, completion.missing, centre)))(
+        keys_of(rows)
+    )
     return np.asarray(drawn, np.float64).reshape(-1, 10)
 
 
@@ -341,7 +319,7 @@ def sliced_wasserstein(drawn, directions=64):
 
 def mixture_distance(name, sde, steps, **size):
     """`sliced_wasserstein` of a sampler's draws, on its own grid down to 0.01."""
-    times = default_times(name, sde, steps, lowest=0.01, start=START)
+    times = sampler_times(name, sde, steps, lowest=0.01, start=START)
     return sliced_wasserstein(mixture_draws(name, sde, times, **size))
 
 
@@ -375,9 +353,7 @@ def one_voxel_errors(step, sde, steps, *, noisy=False):
     x = jnp.asarray(x, jnp.float32).reshape(1, 1, -1, 1) * sde.mean(times[0])
     turn = numbered(step, times, jnp.ones((turns, 1)), when)
     drawn = jax.jit(
-        lambda keys: sample(
-            noise_of(keys), sde, one_voxel_denoise(sde), x, times, turn
-        )[0]
+        lambda keys: sample(make_noise(keys), sde, one_voxel_denoise(sde), x, times, turn)[0]
     )(keys_of(1))
     y = np.asarray(drawn, np.float64)[0, 0, :, 0] / float(sde.mean(times[-1]))
     sd = np.sqrt(np.sum(np.square(y[1:] - y[0])))
@@ -418,7 +394,7 @@ def _slab_draw(name, sde, steps, rho, shape):
     mean, missing = jnp.full(shape, CENTRE), jnp.ones((shape[0], 1), bool)
 
     def run(keys, slices):
-        noise = functools.partial(coherent_noise, slices=slices, rho=rho)
+        noise = functools.partial(ar1_noise, slices=slices, rho=rho)
         return draw(keys, one_voxel_denoise(sde), missing, mean, noise=noise)
 
     return jax.jit(run)

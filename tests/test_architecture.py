@@ -23,9 +23,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 # What each module may import of the package; "data." and "baselines." stand for all in
 # them. A new file has to find its place here first.
-CORE = (
-    "types sde completion patches pixels network denoiser loss grids solvers sampling"
-)
+CORE = "types sde completion patches pixels network denoiser loss grids solvers sampling"
 MAY_IMPORT = {
     "types": "",
     "files": "types",
@@ -84,14 +82,12 @@ MAY_IMPORT = {
     "build": CORE + " plans posterior metrics files schema segmenter data. baselines.",
     "build_data": "types schema build data.",
     "build_methods": "types completion build paper parallel baselines.",
-    "courses": "types build build_methods matching plans schema segmenter state"
-    + " baselines.",
+    "courses": "types build build_methods matching plans schema segmenter state" + " baselines.",
     "sitting": "types answer marks metrics plans data.",
     "progress": "types files plans",
     "preparation": "types build_data parallel progress data.",
     "checkup": "types build_data console progress data.",
-    "answer": CORE
-    + " plans posterior build checkpoint parallel microbatches schema files data.",
+    "answer": CORE + " plans posterior build checkpoint parallel microbatches schema files data.",
     "ensembles": "types answer calibration spread metrics data.",
     "marks": "types files data.",
     "exam": "types plans answer ensembles marks sitting data. baselines.",
@@ -109,18 +105,15 @@ MAY_IMPORT = {
     "conclusion": "types completion answer build build_data build_methods checkpoint"
     + " contest costs courses evaluate figure files findings page parallel report"
     + " rivals schema usefulness data.",
-    "slabs": "types answer ensembles exam marks metrics posterior sitting"
-    + " through_plane data.",
+    "slabs": "types answer ensembles exam marks metrics posterior sitting" + " through_plane data.",
     "loop": "types parallel plans programs progress stopping data.",
     "train": "types plans schema build build_data build_methods courses checkpoint"
     + " parallel manifest loop programs preparation job state stopping data.",
-    "downstream": "types build checkpoint parallel courses microbatches marks segmenter"
-    + " data.",
+    "downstream": "types build checkpoint parallel courses microbatches marks segmenter" + " data.",
     "usefulness": "types answer build build_methods checkpoint contest courses"
     + " downstream ensembles marks metrics parallel rivals sitting tumour_maps data.",
     "tumour_maps": "types downstream results segmenter data.",
-    "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files"
-    + " data.",
+    "rehearsal": "types answer ensembles exam marks parallel recalibration slabs files" + " data.",
     "evaluate": CORE
     + " answer ensembles exam marks slabs rehearsal plans build build_data preparation"
     + " parallel"
@@ -208,8 +201,7 @@ def own_imports(tree):
 
 def within(name, places):
     return any(
-        name == place or (place.endswith(".") and name.startswith(place))
-        for place in places
+        name == place or (place.endswith(".") and name.startswith(place)) for place in places
     )
 
 
@@ -262,12 +254,8 @@ def test_only_the_layout_of_a_run_is_a_config():
     """configs/ knows ml_collections and nothing of the package."""
     for path in (ROOT / "configs").glob("*.py"):
         words = imports(ast.parse(path.read_text()))
-        assert {word.split(".")[0] for word in words if "." in word} >= {
-            "ml_collections"
-        }
-        assert not [
-            word for word in words if word.startswith(("ummcsgm", "jax", "flax"))
-        ]
+        assert {word.split(".")[0] for word in words if "." in word} >= {"ml_collections"}
+        assert not [word for word in words if word.startswith(("ummcsgm", "jax", "flax"))]
 
 
 def test_the_rules_see_what_they_forbid():
@@ -297,9 +285,7 @@ def test_public_functions_and_classes_say_what_is_true_of_them(name):
     silent = [
         node.name
         for node in TREES[name].body
-        if isinstance(node, kinds)
-        and not node.name.startswith("_")
-        and not ast.get_docstring(node)
+        if isinstance(node, kinds) and not node.name.startswith("_") and not ast.get_docstring(node)
     ]
     assert not silent, f"{name} has no docstring for {silent}"
 

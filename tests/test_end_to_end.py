@@ -11,21 +11,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from tiny_run import (
-    MODALITIES,
-    NAMES,
-    ROOT,
-    TINY,
-    files_under,
-    quickstart,
-    run_main,
-    start_main,
-)
+from tiny_run import MODALITIES, NAMES, ROOT, TINY, files_under, quickstart, run_main, start_main
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.courses import build_course
+from ummcsgm.config.courses import build_trainable
 from ummcsgm.evaluation import evaluate
-from ummcsgm.inference.predictor import load_trained
+from ummcsgm.inference.predictor import load_trained_model
 from ummcsgm.training import checkpoint, train
 
 pytest_plugins = ["tiny_study"]
@@ -36,9 +27,9 @@ TABLES += ("coherence.csv", "coherence.json", "coherence.md", "coherence.png")
 
 def state_bits(workdir):
     """All that the newest checkpoint holds of the state, and the average, as bytes."""
-    about = checkpoint.restore_about(workdir)
+    about = checkpoint.restore_metadata(workdir)
     config = build.config_from_json(about["config"])
-    start = build_course(config, "mm-csn").start
+    start = build_trainable(config, "mm-csn").start
     state = train.start_or_restore(workdir, start, 0)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
@@ -86,9 +77,7 @@ def test_training_has_learned_more_than_the_average_image(study):
         assert 12 < psnr < 60, (name, psnr)  # 0 everywhere has 4 to 7 dB
 
 
-def test_a_second_study_retrains_nothing_and_writes_the_same_tables(
-    own_study, monkeypatch
-):
+def test_a_second_study_retrains_nothing_and_writes_the_same_tables(own_study, monkeypatch):
     run = own_study / "run"
     tables = files_under(run / "evaluation")
     checkpoints = files_under(run / "checkpoints")
@@ -131,7 +120,7 @@ def test_a_workdirs_own_config_repeats_the_run_bit_for_bit(study, tmp_path):
     )
     assert code == 0
     assert state_bits(tmp_path / "new") == state_bits(study / "run")
-    assert load_trained(tmp_path / "new").digest == load_trained(study / "run").digest
+    assert load_trained_model(tmp_path / "new").digest == load_trained_model(study / "run").digest
     split = (tmp_path / "new" / "split.json").read_text()
     assert split == (study / "run" / "split.json").read_text()
     old, new = records(study / "run"), records(tmp_path / "new")
@@ -140,9 +129,7 @@ def test_a_workdirs_own_config_repeats_the_run_bit_for_bit(study, tmp_path):
     assert old == new
 
 
-def test_a_killed_run_goes_on_to_the_very_parameters_of_an_unbroken_one(
-    study, tmp_path
-):
+def test_a_killed_run_goes_on_to_the_very_parameters_of_an_unbroken_one(study, tmp_path):
     """Two processes: SIGTERM in the midst of the first; the same command again."""
     arguments = ("--config", study / "tiny.py", "--workdir", tmp_path / "run")
     arguments += ("--mode", "train", "--config.train.log_every=1")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ummcsgm.baselines.method import Lesson
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 
 ROWS = 4
 
@@ -18,9 +18,7 @@ ROWS = 4
 def images(modalities=4, grid=(16, 16), seed=0):
     """[ROWS, H, W, M], 0 outside a disc and about 1/2 inside."""
     rng = np.random.default_rng(seed)
-    rows, columns = np.meshgrid(
-        *(np.linspace(-1, 1, side) for side in grid), indexing="ij"
-    )
+    rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in grid), indexing="ij")
     inside = (rows**2 + columns**2 < 0.9)[None, ..., None]
     phase = rng.uniform(0, 2 * np.pi, (3, ROWS, 1, 1))
     slope = rng.uniform(-3, 3, (2, 3, ROWS, 1, 1))
@@ -47,7 +45,7 @@ def start(method, grid=(16, 16), seed=0):
 
 def scored_error(method, params, taught):
     """The mean absolute error of the scored channels, as `complete` answers them."""
-    question = ask(taught.images, taught.missing)
+    question = mask_inputs(taught.images, taught.missing)
     answer = np.asarray(jax.jit(method.complete)(params, question))
     wrong = np.abs(answer - taught.images).transpose(0, 3, 1, 2)
     return wrong[np.asarray(taught.scored)].mean()

@@ -10,12 +10,12 @@ from ummcsgm.data.layouts.naming import flat
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import Settings
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (9, 11, 7)  # X, Y, Z on disk
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])  # left-handed: x is turned on reading
-SETTINGS = Settings(MODALITIES, View((8, 16), 0.0, False, 0), min_brain=0.1)
+SETTINGS = Settings(MODALITIES, SliceView((8, 16), 0.0, False, 0), min_brain=0.1)
 PATTERN = "{subject}/{subject}-{modality}.nii.gz"
 
 

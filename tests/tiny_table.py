@@ -22,17 +22,17 @@ from ummcsgm.data.nifti import write_new
 METHODS = ("regression", "mm-gan", "ucdgan", "hi-net", "mm-syn", "cocagan")
 CHANGES = {
     "data__labels": True,
-    "questions__proper": True,
-    "questions__sizes": "0.6,0.2,0.2",
+    "missingness__keep_one_seen": True,
+    "missingness__size_probabilities": "0.6,0.2,0.2",
     "train__steps": 4,
     "train__save_every": 2,
     "train__log_every": 2,
     "study__methods": METHODS,
-    "study__widths": (1.0, *[0.02] * (len(METHODS) - 1)),
-    "study__speeds": (1.0,) * len(METHODS),
-    "study__each": (1, 2, 1, 1, 1, 2),
-    "study__downstream": 4,
-    "study__gallery": 3,
+    "study__width_scale": (1.0, *[0.02] * (len(METHODS) - 1)),
+    "study__lr_scale": (1.0,) * len(METHODS),
+    "study__patterns_per_image": (1, 2, 1, 1, 1, 2),
+    "study__segmenter_steps": 4,
+    "study__gallery_slices": 3,
 }
 
 

@@ -55,12 +55,8 @@ ADVISE = flags.DEFINE_bool("advise", False, "complete: which scan would help mos
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "complete: also what is finished.")
 PART = flags.DEFINE_string("part", None, "complete: k/n, every n-th from the k-th on.")
 JSON = flags.DEFINE_bool("json", False, "doctor: findings as JSON, and no table.")
-METHODS = flags.DEFINE_list(
-    "methods", [], "study, train: these of the study's methods alone."
-)
-PROFILE = flags.DEFINE_bool(
-    "profile", False, "train: steps 11 to 20, in WORKDIR/profile."
-)
+METHODS = flags.DEFINE_list("methods", [], "study, train: these of the study's methods alone.")
+PROFILE = flags.DEFINE_bool("profile", False, "train: steps 11 to 20, in WORKDIR/profile.")
 ALL = flags.DEFINE_bool("all_configurations", False, "evaluate: every configuration.")
 
 
@@ -138,7 +134,7 @@ def _command(mode: str, words: list[str]) -> bool:
         from ummcsgm.cli import doctor
 
         _end_by_exception()
-        return doctor.check_up(CONFIG.value, INPUT.value, JSON.value)
+        return doctor.run_doctor(CONFIG.value, INPUT.value, JSON.value)
     if mode == "compare":
         from ummcsgm.reporting import page
 
@@ -152,7 +148,7 @@ def _command(mode: str, words: list[str]) -> bool:
         return score_folder.score_folder(CONFIG.value, folders)
     from ummcsgm.distributed import processes
 
-    with processes.joined(_verdict, _kept):
+    with processes.in_job(_verdict, _kept):
         _end_by_exception()  # JAX's runtime has a handler of its own
         return _network_command(mode)
 
@@ -169,21 +165,21 @@ def _network_command(mode: str) -> bool:
 
     if PROFILE.value and mode not in ("study", "train"):
         raise InputError(f"--profile is of training: --mode {mode} has none.")
-    compilation_cache.keep_compiled()
+    compilation_cache.enable_compilation_cache()
     workdir, config = pathlib.Path(WORKDIR.value), CONFIG.value
     if config is None and mode in ("study", "train", "prepare"):
         from ummcsgm.config import build
         from ummcsgm.utils import provenance
 
-        config = build.config_from_json(provenance.config_of_run(workdir))
-    devices.use_cores(_rows(mode, config))
+        config = build.config_from_json(provenance.saved_config(workdir))
+    devices.use_cpu_cores(_rows(mode, config))
     if mode == "complete":
         from ummcsgm.inference.complete import complete
 
         folders, part = (INPUT.value, OUTPUT.value), _part(PART.value)
         return complete(workdir, config, folders, _order(), part)
     failed = []  # methods
-    with devices.one_voice():
+    with devices.silence_nonmain():
         if mode == "prepare":
             from ummcsgm.config.preparation import prepare
 
@@ -192,9 +188,7 @@ def _network_command(mode: str) -> bool:
             from ummcsgm.study import train_methods
 
             names = tuple(METHODS.value) or train_methods.default_methods(config, mode)
-            failed = train_methods.train_all(
-                config, workdir, names, trace=PROFILE.value
-            )
+            failed = train_methods.train_all(config, workdir, names, trace=PROFILE.value)
         if mode in ("study", "evaluate"):
             from ummcsgm.study import compare
 
@@ -212,7 +206,7 @@ def _rows(mode: str, config: ConfigDict | None) -> int | None:
         return config.train.batch // config.train.accumulate
     if config is None:
         try:
-            fields = provenance.config_of_run(pathlib.Path(WORKDIR.value))
+            fields = provenance.saved_config(pathlib.Path(WORKDIR.value))
         except InputError:  # nothing was begun there: what follows says so
             return None
         config = build.config_from_json(fields)
@@ -232,7 +226,7 @@ def _kept() -> str:
 
 def _order() -> Any:
     """What the flags of `complete` want of every subject."""
-    from ummcsgm.inference.results import Order
+    from ummcsgm.inference.results import CompletionOptions
 
     draws, sampler = DRAWS.value, SAMPLER.value
     if SECONDS.value is not None and (draws is not None or sampler or ADVISE.value):
@@ -243,16 +237,13 @@ def _order() -> Any:
     if draws is None:
         draws = 8 if ADVISE.value else 1
     if ADVISE.value and (LEVELS.value is not None or not KEEP.value):
-        raise InputError(
-            "--advise writes no draws: leave out --quantiles and --nokeep_draws."
-        )
+        raise InputError("--advise writes no draws: leave out --quantiles and --nokeep_draws.")
     several = draws > 1 or SECONDS.value is not None
     if LEVELS.value is not None and not several:
         raise InputError(
-            f"--quantiles wants at least 2 draws, and --draws is {draws}: "
-            "add --draws 8."
+            f"--quantiles wants at least 2 draws, and --draws is {draws}: add --draws 8."
         )
-    return Order(
+    return CompletionOptions(
         missing=tuple(MISSING.value),
         ignored=tuple(IGNORE.value),
         draws=draws,
@@ -278,10 +269,10 @@ def _part(text: str | None) -> tuple[int, int]:
     from ummcsgm.distributed import devices
 
     if text is None:
-        return devices.part()
-    if devices.several():
+        return devices.process_index_and_count()
+    if devices.is_multiprocess():
         raise InputError(
-            f"--part is {text!r}, and this is one of {devices.part()[1]} processes "
+            f"--part is {text!r}, and this is one of {devices.process_index_and_count()[1]} processes "
             "that take a part each: leave out --part."
         )
     found = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -46,13 +46,13 @@ class Estimate(NamedTuple):
     mean: Images
     variance: Images | None
 
-    def each(self, change: Callable[[Array], Array]) -> "Estimate":
+    def map(self, change: Callable[[Array], Array]) -> "Estimate":
         """Both changed alike."""
         return Estimate(*(None if own is None else change(own) for own in self))
 
-    def row(self, place: int) -> "Estimate":
+    def select_row(self, place: int) -> "Estimate":
         """That of one row."""
-        return self.each(lambda own: own[place])
+        return self.map(lambda own: own[place])
 
 
 class InputError(ValueError):

@@ -10,14 +10,14 @@ import pytest
 
 from ummcsgm.baselines.gan_trainer import make_optimizer, make_step, start
 from ummcsgm.baselines.method import Method, Outcome
-from ummcsgm.diffusion.missingness import configurations, probabilities
+from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
 from ummcsgm.distributed import devices
-from ummcsgm.training.plans import Recipe
+from ummcsgm.training.plans import UpdateRule
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-TABLE = configurations(4, proper=True)
-EVEN = probabilities(TABLE, ())
+TABLE = missing_patterns(4, proper=True)
+EVEN = pattern_probabilities(TABLE, ())
 ROWS = 8
 
 
@@ -58,18 +58,16 @@ def batch(rows=ROWS, labels=None):
     return Batch(images, np.ones((rows, 4), bool), np.ones(rows, bool), labels)
 
 
-def moved(
-    method, rows, *, recipe=None, count=2, steps=100, weights=EVEN, done=0, each=1
-):
+def moved(method, rows, *, recipe=None, count=2, steps=100, weights=EVEN, done=0, each=1):
     """(the state after one step over so many devices, its metrics)."""
-    recipe = Recipe(optax.sgd(1.0), 0.5, 1) if recipe is None else recipe
+    recipe = UpdateRule(optax.sgd(1.0), 0.5, 1) if recipe is None else recipe
     state = start(jax.random.key(0), method, recipe, (2, 2))
     state = state.replace(step=jnp.int32(done))
     step = make_step(method, recipe, TABLE, weights, each, steps)
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(count, len(leaf) // count, *leaf.shape[1:]), rows
     )
-    mapped = devices.over_devices(step, jax.devices()[:count])
+    mapped = devices.pmap_step(step, jax.devices()[:count])
     state, metrics = mapped(jax.random.key(1), state, parts)
     return jax.tree.map(np.asarray, state), jax.tree.map(float, metrics)
 
@@ -88,7 +86,7 @@ def test_each_network_moves_by_its_own_gradient_over_the_global_batch():
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_devices_and_microbatches_change_nothing(accumulate):
-    recipe = Recipe(optax.sgd(1.0), 0.5, accumulate)
+    recipe = UpdateRule(optax.sgd(1.0), 0.5, accumulate)
     one, told = moved(METHOD, batch(), count=1)
     two, same = moved(METHOD, batch(), recipe=recipe)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
@@ -104,7 +102,7 @@ def test_what_is_random_of_an_example_is_the_same_on_any_device():
 
     method = dataclasses.replace(METHOD, losses=random)
     alone, _ = moved(method, batch(), count=1)
-    recipe = Recipe(optax.sgd(1.0), 0.5, 2)
+    recipe = UpdateRule(optax.sgd(1.0), 0.5, 2)
     shared, _ = moved(method, batch(), recipe=recipe)
     own = alone.params["generator"]["w"]
     assert own == pytest.approx(shared.params["generator"]["w"], rel=1e-6)
@@ -116,7 +114,7 @@ def test_what_is_random_of_an_example_is_the_same_on_any_device():
 def test_several_questions_of_an_image_are_so_many_rows():
     rows = batch()
     twice = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), rows)
-    uneven = probabilities(TABLE, (0.4, 0.3, 0.3))
+    uneven = pattern_probabilities(TABLE, (0.4, 0.3, 0.3))
     _, told = moved(METHOD, rows, weights=uneven, each=2)
     _, same = moved(METHOD, twice, weights=uneven)
     _, once = moved(METHOD, rows, weights=uneven)
@@ -164,7 +162,7 @@ def test_each_network_has_the_rate_that_was_published_for_it():
     """Adam's first step is its learning rate, whatever the gradient."""
     optimizer = make_optimizer(METHOD, lambda rate: optax.constant_schedule(3 * rate))
     labels = np.full((ROWS, 2, 2), 4, np.float16)
-    recipe = Recipe(optimizer, 0.5, 1)
+    recipe = UpdateRule(optimizer, 0.5, 1)
     state, told = moved(METHOD, batch(labels=labels), recipe=recipe)
     assert state.params["generator"]["w"] == pytest.approx(-3e-3, rel=1e-4)
     assert state.params["discriminator"]["v"] == pytest.approx(3e-4, rel=1e-4)
@@ -172,7 +170,7 @@ def test_each_network_has_the_rate_that_was_published_for_it():
 
 
 def test_another_step_asks_other_questions_and_the_same_step_the_same():
-    uneven = probabilities(TABLE, (0.4, 0.3, 0.3))
+    uneven = pattern_probabilities(TABLE, (0.4, 0.3, 0.3))
     sizes = [
         moved(METHOD, batch(), done=done, weights=uneven)[1]["size"]
         for done in (0, 0, 1, 2, 3, 4, 5, 6)

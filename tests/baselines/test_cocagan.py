@@ -7,15 +7,13 @@ import pytest
 import tiny_lessons
 
 from ummcsgm.baselines import cocagan
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def method_of(modalities=2, inputs=None):
-    return cocagan.make_cocagan(
-        modalities, width=0.125, scale=0.4, axis=None, inputs=inputs
-    )
+    return cocagan.make_cocagan(modalities, width=0.125, scale=0.4, axis=None, inputs=inputs)
 
 
 def test_an_error_inside_the_lesion_counts_five_times():
@@ -43,9 +41,9 @@ def test_with_one_input_the_answer_is_of_it_alone():
     params = tiny_lessons.start(method)
     missing = jnp.array([[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 1, 0]], bool)
     complete = jax.jit(method.complete)
-    answer = complete(params, ask(images, missing))
+    answer = complete(params, mask_inputs(images, missing))
     images[..., [0, 2]] *= -2.0
-    changed = complete(params, ask(images, missing))
+    changed = complete(params, mask_inputs(images, missing))
     moved = np.abs(changed - answer).max(axis=(1, 2))[np.asarray(missing)]
     # Rows 0 and 1 have it, rows 2 and 3 (two of its modalities) have not.
     assert (moved[:2] == 0).all()
@@ -87,11 +85,7 @@ def test_the_parts_of_the_loss_have_our_weights():
     images = jnp.broadcast_to((jnp.array([0.8, 0.9, 9]) + 1) / 2, (4, 4, 4, 3))
     params = {"generator": {}, "discriminator": {"images": {}, "features": {}}}
     found = cocagan._losses(
-        (generator, judge, guesser),
-        None,
-        jax.random.key(0),
-        params,
-        lesson._replace(images=images),
+        (generator, judge, guesser), None, jax.random.key(0), params, lesson._replace(images=images)
     )
     fake, real = (0.8 + 0.5) / 3, (0.8 + 0.9) / 3
     uneven = -np.log(np.asarray(chance)).mean() - np.log(3)

@@ -7,7 +7,7 @@ import pytest
 import tiny_lessons
 
 from ummcsgm.baselines import hi_net
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -63,11 +63,9 @@ def test_statistics_are_of_the_rows_that_have_a_modality():
     found = jax.jit(method.losses)(jax.random.key(0), params, lesson).statistics
     before = params["statistics"]
     for name in before:
-        same = jax.tree.map(
-            lambda a, b: bool((a == b).all()), before[name], found[name]
-        )
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before[name], found[name])
         assert set(jax.tree.leaves(same)) == {name == "encoder0"}, name
-    question = ask(lesson.images, lesson.missing)
+    question = mask_inputs(lesson.images, lesson.missing)
     complete = jax.jit(method.complete)
     moved = complete({**params, "statistics": found}, question)
     assert np.abs(moved - complete(params, question)).max() > 1e-5

@@ -17,7 +17,7 @@ from ummcsgm.baselines.hi_net import make_hi_net
 from ummcsgm.baselines.mm_gan import make_mm_gan
 from ummcsgm.baselines.mm_syn import make_mm_syn
 from ummcsgm.baselines.ucdgan import make_ucdgan
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -84,7 +84,7 @@ def answered(name, images, missing, grid=GRID):
     modalities = missing.shape[1]
     complete = jax.jit(made(name, modalities).complete)
     params = params_of(name, modalities, grid)
-    return np.asarray(complete(params, ask(jnp.asarray(images), jnp.asarray(missing))))
+    return np.asarray(complete(params, mask_inputs(jnp.asarray(images), jnp.asarray(missing))))
 
 
 @each_method
@@ -107,9 +107,7 @@ def test_an_answer_is_of_what_is_seen_in_its_own_row_alone(name):
     images, missing = tiny_lessons.images(3, GRID), MISSING.copy()
     answer = answered(name, images, missing)
     changed = np.where(missing[:, None, None], 7.0, images)
-    np.testing.assert_array_equal(
-        answered(name, changed, missing)[0, ..., 0], answer[0, ..., 0]
-    )
+    np.testing.assert_array_equal(answered(name, changed, missing)[0, ..., 0], answer[0, ..., 0])
     # Other batch-mates, and other questions that they are asked.
     changed[1:], missing[1:] = 3 * images[:3], ~MISSING[1:]
     again = answered(name, changed, missing)

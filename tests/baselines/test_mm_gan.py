@@ -7,7 +7,7 @@ import pytest
 import tiny_lessons
 
 from ummcsgm.baselines import mm_gan
-from ummcsgm.diffusion.missingness import configurations
+from ummcsgm.diffusion.missingness import missing_patterns
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -29,7 +29,7 @@ def test_the_published_unet_has_the_published_number_of_parameters():
 
 
 def test_the_curriculum_begins_with_one_missing():
-    size = configurations(4, proper=True).sum(axis=1)
+    size = missing_patterns(4, proper=True).sum(axis=1)
 
     def at(progress):
         weights = np.asarray(mm_gan.curriculum(jnp.float32(progress), 4))

@@ -5,13 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ummcsgm.baselines.ridge import (
-    accumulate,
-    fit_moments,
-    moments_having,
-    no_moments,
-    ridge,
-)
+from ummcsgm.baselines.ridge import accumulate, fit_moments, moments_having, no_moments, ridge
 from ummcsgm.types import InputError
 
 QUESTIONS = [missing for missing in product((False, True), repeat=4) if any(missing)]
@@ -63,9 +57,7 @@ def _direct(images, missing, degree, penalty):
 @pytest.mark.parametrize("missing", QUESTIONS)
 @pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
-def test_one_pass_answers_every_configuration_as_a_direct_solve(
-    missing, degree, penalty
-):
+def test_one_pass_answers_every_configuration_as_a_direct_solve(missing, degree, penalty):
     images = _images()
     filled = ridge(_fit([images]), missing, degree, penalty).predict(images)
     seen = [m for m in range(4) if not missing[m]]
@@ -131,9 +123,7 @@ def test_with_nothing_seen_the_answer_is_the_mean_over_the_brain():
     images = _images()
     filled = ridge(_fit([images]), (True,) * 4, 2, 5.0).predict(images * 0)
     mean = images[:, 3:].mean((0, 1, 2))
-    np.testing.assert_allclose(
-        filled, np.broadcast_to(mean, filled.shape), rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose(filled, np.broadcast_to(mean, filled.shape), rtol=1e-12, atol=1e-12)
 
 
 def test_with_nothing_missing_the_images_are_the_answer():

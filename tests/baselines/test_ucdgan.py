@@ -9,7 +9,7 @@ import pytest
 import tiny_lessons
 
 from ummcsgm.baselines import ucdgan
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -38,9 +38,7 @@ def test_the_named_target_is_what_is_drawn():
     code = jax.random.normal(jax.random.key(0), (1, 12, 12, 32))
     names = jnp.eye(3)[:2]
     own = generator.init(jax.random.key(1), code, names[:1])
-    one, other = (
-        generator.apply(own, code, names[place : place + 1]) for place in (0, 1)
-    )
+    one, other = (generator.apply(own, code, names[place : place + 1]) for place in (0, 1))
     inner = (slice(None), slice(16, 32), slice(16, 32))
     assert np.abs(one - other)[inner].mean() > 0.1 * one[inner].std()
 
@@ -75,9 +73,7 @@ def test_codes_are_averaged_the_target_is_scored_and_the_source_is_given_back():
     images = jnp.broadcast_to(in_unit, lesson.images.shape)
     params = {"generator": {"encoder": {}, "generator": {}}, "discriminator": {}}
     lesson = lesson._replace(images=images)
-    found = ucdgan._losses(
-        networks, jax.random.split(jax.random.key(0), 4), params, lesson
-    )
+    found = ucdgan._losses(networks, jax.random.split(jax.random.key(0), 4), params, lesson)
     # Of 2 and 4, their mean and 10 times 2: 23, where it should be 6.
     np.testing.assert_allclose(found.told["l1"], 23 - 6, rtol=1e-6)
     # Back to 0 it is 23 again and should be 2; back to 1 it is 33 and should be 4.
@@ -90,7 +86,7 @@ def test_codes_are_averaged_the_target_is_scored_and_the_source_is_given_back():
     np.testing.assert_allclose(found.generator, weights, rtol=1e-5)
     judged = 0.25 * ((0.6 - 1) ** 2 + 2.3**2 + 2 * classes)
     np.testing.assert_allclose(found.discriminator, judged, rtol=1e-5)
-    answer = ucdgan._complete(networks, params, ask(images, lesson.missing))
+    answer = ucdgan._complete(networks, params, mask_inputs(images, lesson.missing))
     np.testing.assert_allclose(answer[..., 2], (23 + 1) / 2, rtol=1e-6)
 
 

@@ -27,9 +27,7 @@ def tiny(tmp_path):
 SUBJECT = ("--shape", 64, 64, 40, "--grid", 56, 48)
 
 
-def test_the_sampler_is_timed_beside_the_network(
-    tiny, monkeypatch, capsys, quick_compile
-):
+def test_the_sampler_is_timed_beside_the_network(tiny, monkeypatch, capsys, quick_compile):
     monkeypatch.setattr(sampling, "STEPS", 3)
     flags = ("--config", tiny, "--batch", 2, "--repeats", 3, "--parts", "overhead")
     report = printed(sampling, monkeypatch, capsys, *flags)
@@ -43,7 +41,7 @@ def test_the_sampler_is_timed_beside_the_network(
 def calls_of(monkeypatch):
     """The rows and the sampler of each call of a compiled program, and when the clock
     was read."""
-    events, over_rows = [], devices.over_rows
+    events, over_rows = [], devices.shard_over_rows
     clock = sampling.time.perf_counter
 
     def noted(fill):
@@ -59,7 +57,7 @@ def calls_of(monkeypatch):
         events.append("clock")
         return clock()
 
-    monkeypatch.setattr(devices, "over_rows", noted)
+    monkeypatch.setattr(devices, "shard_over_rows", noted)
     monkeypatch.setattr(sampling.time, "perf_counter", now)
     return events
 
@@ -91,9 +89,7 @@ def test_a_volume_is_some_microbatches_or_all_of_them(
     assert between == counts * 2
     assert set(events) == {"clock", 4}
     assert 0 < volume["computed_share"] < 1
-    assert volume["computed_share"] == pytest.approx(
-        slices * 56 * 48 / (64 * 64 * 40), abs=1e-3
-    )
+    assert volume["computed_share"] == pytest.approx(slices * 56 * 48 / (64 * 64 * 40), abs=1e-3)
     first = volume["mean_and_draws_s"][0] / volume["algorithm1_s"][0]
     assert volume["ratios"][0] == pytest.approx(first, rel=0.02)
     assert volume["warm_s"][0] > volume["mean_s"][0]
@@ -191,9 +187,7 @@ def test_the_memory_of_training_grows_with_the_batch_and_less_when_rematerialise
     assert 0 < told["compiled_ratio"] < 1.1
 
 
-def test_what_a_step_needs_counts_its_parameters_and_all_between(
-    tmp_path, quick_compile
-):
+def test_what_a_step_needs_counts_its_parameters_and_all_between(tmp_path, quick_compile):
     """The parameters, their average and Adam's two moments are held; what lies between
     them and the loss is more than the images."""
     file = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
@@ -244,9 +238,7 @@ def store(tmp_path):
 def test_the_larger_store_has_the_same_slices_several_times(store):
     larger = data.repeated(store, 3)
     slices = store.read(np.arange(len(store)))[0]
-    assert np.array_equal(
-        larger.read(np.arange(3 * len(store)))[0], np.concatenate([slices] * 3)
-    )
+    assert np.array_equal(larger.read(np.arange(3 * len(store)))[0], np.concatenate([slices] * 3))
     assert len({entry.name for entry in larger.subjects}) == 9
 
 
@@ -282,9 +274,7 @@ def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
     one, two = json.loads(last)["rows"]
     assert [one["processes"], two["processes"]] == [1, 2] and len(lines) == 2
     assert title.startswith("processes | images/s") and lines[1].startswith("2 | ")
-    assert (
-        one["efficiency"] == one["speedup"] == 1 and len(two["turns_images_per_s"]) == 2
-    )
+    assert one["efficiency"] == one["speedup"] == 1 and len(two["turns_images_per_s"]) == 2
     ratio = two["images_per_s"] / one["images_per_s"]
     assert two["speedup"] == pytest.approx(ratio, abs=1e-3)
     assert two["efficiency"] == pytest.approx(ratio / 2, abs=1e-3)
@@ -292,17 +282,13 @@ def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
 
 
 def test_the_scaling_summary_is_of_medians():
-    turns = [
-        {"together": t, "alone": a} for t, a in ((2.0, 1.0), (4.0, 3.0), (5.0, 5.0))
-    ]
+    turns = [{"together": t, "alone": a} for t, a in ((2.0, 1.0), (4.0, 3.0), (5.0, 5.0))]
     told = scaling.summary(turns, images=40)
     assert told["images_per_s"] == 10 and told["collectives"] == 0.25
     assert told["turns_images_per_s"] == [20, 10, 8]
 
 
-def test_a_process_count_that_does_not_divide_the_batch_is_refused(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_process_count_that_does_not_divide_the_batch_is_refused(tmp_path, monkeypatch, capsys):
     config = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
     flags = ["scaling", "--config", str(config), "--counts", "3"]
     monkeypatch.setattr(sys, "argv", flags)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ummcsgm.benchmarks import dial
-from ummcsgm.inference.predictor import load_trained, make_answer, slice_addresses
+from ummcsgm.inference.predictor import load_trained_model, make_answer, slice_addresses
 from ummcsgm.reporting import plots
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.types import Estimate, InputError
@@ -31,7 +31,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def contest(study, quick_compile):
     flags = argparse.Namespace(workdir=study / "run", subjects=2, slices=2, draws=3)
-    return dial.set_contest(load_trained(study / "run"), flags)
+    return dial.set_contest(load_trained_model(study / "run"), flags)
 
 
 @pytest.fixture
@@ -79,9 +79,7 @@ def test_the_table_has_every_sampler_and_its_evaluations(
         for which in (dial.SLOW, dial.QUICK)
     )
     compared = dial.compare(rows)
-    assert compared["times_faster"] == pytest.approx(
-        slow["seconds"] / quick["seconds"], abs=0.051
-    )
+    assert compared["times_faster"] == pytest.approx(slow["seconds"] / quick["seconds"], abs=0.051)
     assert 1 + compared["crps_percent"] / 100 == pytest.approx(
         quick["crps"] / slow["crps"], abs=1e-4
     )
@@ -89,9 +87,7 @@ def test_the_table_has_every_sampler_and_its_evaluations(
     assert compared["psnr_draw_db"] == pytest.approx(gain, abs=1e-3)
 
 
-def test_what_was_measured_is_not_measured_again(
-    printed, tmp_path, monkeypatch, capsys
-):
+def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch, capsys):
     path, asked = tmp_path / "dial" / "dial.csv", []
 
     def measured(contest, sampler, steps):
@@ -147,9 +143,7 @@ def test_draws_are_the_answers_to_their_addresses_in_any_microbatch(contest, sam
     assert draws.shape == (16, 3, 16, 16, 4)
     scoring = dataclasses.replace(contest.scoring, microbatch=3, steps=2, few=2)
     other = dataclasses.replace(contest, scoring=scoring)
-    np.testing.assert_allclose(
-        dial.make_draws(other, sampler, 2)(), draws, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(dial.make_draws(other, sampler, 2)(), draws, rtol=1e-4, atol=1e-5)
     question = contest.questions[5]
     missing = np.tile(question.missing, (2, 1))
     addresses = slice_addresses(question.subject, question.z, draw=2)

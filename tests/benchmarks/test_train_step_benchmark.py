@@ -60,9 +60,9 @@ def test_the_twin_answers_as_the_network_with_as_many_parameters(
     network = make_network(
         conditioning=conditioning,
         stem=stem,
-        neighbours=neighbours,
-        attention_at=attention_at,
-        variance=neighbours == 0,
+        neighbour_slices=neighbours,
+        attention_max_grid=attention_at,
+        predict_variance=neighbours == 0,
     )
     params = random_params(network)
     twin = Twin(network, params)
@@ -73,7 +73,7 @@ def test_the_twin_answers_as_the_network_with_as_many_parameters(
 
 def test_every_parameter_of_the_twin_matters(make_network, random_params):
     """Else the comparison could not tell that one is in the wrong place."""
-    network = make_network(variance=True)
+    network = make_network(predict_variance=True)
     params = random_params(network)
     twin, apart = Twin(network, params), make_apart(network, params)
     for name, value in twin.weights.items():
@@ -209,10 +209,7 @@ def test_the_step_is_timed_beside_its_rivals(tmp_path, monkeypatch, capsys):
         assert sorted(rates) == ["monai", "ours", "twin"]
         for rival in ("twin", "monai"):
             ratios = told[f"{kind}_to_{rival}"]
-            assert (
-                len(ratios) == 3
-                and told[f"median_{kind}_to_{rival}"] == sorted(ratios)[1]
-            )
+            assert len(ratios) == 3 and told[f"median_{kind}_to_{rival}"] == sorted(ratios)[1]
             first = rates["ours"][0] / rates[rival][0]
             assert ratios[0] == pytest.approx(first, rel=0.05)
 

@@ -19,7 +19,7 @@ from ummcsgm.types import InputError
 @pytest.fixture
 def tiny(tmp_path):
     """The file of a config whose network is small and whose data is a phantom."""
-    shape = {"phantom__shape": (32, 32, 8), "data__min_brain": 0.05}
+    shape = {"phantom__shape": (32, 32, 8), "data__min_brain_fraction": 0.05}
     config = tiny_config("", data__grid=(32, 32), **shape)
     return write_config(tmp_path / "tiny.py", config)
 
@@ -132,9 +132,7 @@ def test_launches_are_told_apart_by_what_they_print(tmp_path, monkeypatch):
     (tmp_path / "prepared").mkdir()
     (tmp_path / "prepared" / "slices").write_text("whole")
     monkeypatch.setattr(
-        launch,
-        "make_command",
-        lambda _, at, mode: [sys.executable, "-c", CHILD, str(at)],
+        launch, "make_command", lambda _, at, mode: [sys.executable, "-c", CHILD, str(at)]
     )
     for _ in range(2):
         told = launch.turn(tmp_path, "")

@@ -55,11 +55,11 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
         "--config.data.grid=('a','b')",
         ["config.data.grid[0] is 'a'", "whole number"],
     ),
-    "range": ("--config.train.keep=0", ["config.train.keep is 0", "at least 1"]),
-    "batch": (
-        "--config.train.batch=5",
-        ["config.train.batch is 5", "multiple", "1 x 2"],
+    "range": (
+        "--config.train.keep_checkpoints=0",
+        ["config.train.keep_checkpoints is 0", "at least 1"],
     ),
+    "batch": ("--config.train.batch=5", ["config.train.batch is 5", "multiple", "1 x 2"]),
     "accumulate": (
         "--config.train.accumulate=4",
         ["config.train.batch is 4", "config.train.accumulate", "4 x 2"],
@@ -81,11 +81,16 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "schedule": ("--config.train.schedule=x", ["config.train.schedule", "cosine"]),
     "layout": ("--config.data.layout=brats1", ["config.data.layout", "auto, brats,"]),
     "pattern": ("--config.data.layout=flat", ["config.data.pattern", "{{subject}}"]),
-    "sizes": ("--config.questions.sizes=1.0", ["config.questions.sizes", "1 to 4"]),
-    "sizes' words": ("--config.questions.sizes=even", ["sizes is 'even'", "uniform"]),
+    "sizes": (
+        "--config.missingness.size_probabilities=1.0",
+        ["config.missingness.size_probabilities", "1 to 4"],
+    ),
+    "sizes' words": (
+        "--config.missingness.size_probabilities=even",
+        ["sizes is 'even'", "uniform"],
+    ),
     "a Haar patch": (
-        "--config.network.stem=haar --config.network.patch=3 "
-        "--config.data.grid=(18,18)",
+        "--config.network.stem=haar --config.network.patch=3 --config.data.grid=(18,18)",
         ["config.network.patch is 3", "haar"],
     ),
     "levels of ve": (
@@ -133,10 +138,7 @@ FILES = {  # what a config file holds; what the sentence must
     "syntax error": ("def get_config(:\n    pass\n", ["{file}", "line 1"]),
     "unknown name": ("def get_config():\n    return x\n", ["{file}", "'x'", "line 2"]),
     "missing import": ("import no_such_module\n", ["{file}", "no_such_module"]),
-    "own error": (
-        "def get_config():\n    raise ValueError('odd')\n",
-        ["{file}", "odd"],
-    ),
+    "own error": ("def get_config():\n    raise ValueError('odd')\n", ["{file}", "odd"]),
     "division": ("def get_config():\n    return 1 / 0\n", ["{file}", "zero"]),
     "no get_config": ("x = 1\n", ["{file}", "get_config"]),
     "nothing returned": ("def get_config():\n    pass\n", ["{file}", "ConfigDict"]),
@@ -210,10 +212,7 @@ NO_RUN = {
         "--workdir {0}/run --mode complete --input {0} --output {0}/out",
         ["{0}/run holds no checkpoint", "--mode train"],
     ),
-    "not an int": (
-        "--workdir {0}/run --mode complete --draws few",
-        ["--draws", "few"],
-    ),
+    "not an int": ("--workdir {0}/run --mode complete --draws few", ["--draws", "few"]),
 }
 
 
@@ -269,14 +268,8 @@ DAMAGES = {  # what happens to one file of one subject
         ["{path}", "1 of 1920 voxels are NaN"],
     ),
     "empty volume": (lambda path: put(path, volume(lambda v: 0 * v)), ["{path}", "0"]),
-    "constant": (
-        lambda path: put(path, volume(lambda v: 0 * v + 7)),
-        ["{path}", "7 everywhere"],
-    ),
-    "all negative": (
-        lambda path: put(path, volume(lambda v: -v)),
-        ["{path}", "negative"],
-    ),
+    "constant": (lambda path: put(path, volume(lambda v: 0 * v + 7)), ["{path}", "7 everywhere"]),
+    "all negative": (lambda path: put(path, volume(lambda v: -v)), ["{path}", "negative"]),
     "another shape": (
         lambda path: put(path, volume()[:, :, 1:]),
         ["{path}", "(16, 20, 5)", "(16, 20, 6)", "one grid"],
@@ -341,9 +334,7 @@ def test_a_folder_in_which_no_subject_matches_is_named(tmp_path, capsys, case):
 
 
 def test_a_brain_larger_than_the_grid_is_named(study, tmp_path, capsys):
-    file = write_config(
-        tmp_path / "c.py", tiny_config(study / "subjects", data__grid=(12, 16))
-    )
+    file = write_config(tmp_path / "c.py", tiny_config(study / "subjects", data__grid=(12, 16)))
     code = run_main("--config", file, "--workdir", tmp_path / "run")
     said = sentence(capsys, code)
     assert_says(said, ["subject P", "15 x 13", "config.data.grid", "12 x 16"])
@@ -371,7 +362,7 @@ OTHERS = {
     "widths": ("--config.network.widths=(64,)", "network.widths", "(64,)", "(32,)"),
     "sde": ("--config.sde.beta_max=19.0", "sde.beta_max", "19.0", "20.0"),
     "grid": ("--config.data.grid=(20,16)", "data.grid", "(20, 16)", "(16, 16)"),
-    "std": ("--config.data.std=0.5", "data.std", "0.5", "0.35"),
+    "std": ("--config.data.image_std=0.5", "data.image_std", "0.5", "0.35"),
     "modalities": (
         "--config.data.modalities=('t1','flair','t1c','t2')",
         "data.modalities",
@@ -383,9 +374,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("mode", ["study", "evaluate", "complete"])
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_workdir_of_another_network_is_named_and_left_alone(
-    study, tmp_path, capsys, case, mode
-):
+def test_a_workdir_of_another_network_is_named_and_left_alone(study, tmp_path, capsys, case, mode):
     flag, key, _, _ = OTHERS[case]
     before = files_under(study / "run")
     arguments = ["--config", study / "tiny.py", "--workdir", study / "run", flag]
@@ -399,10 +388,7 @@ def test_a_workdir_of_other_subjects_is_named(study, tmp_path, capsys):
     folder = write_subjects(tmp_path / "subjects", (*NAMES[:4], "P7"))
     before = files_under(study / "run")
     code = run_main(
-        "--config",
-        write_config(tmp_path / "c.py", tiny_config(folder)),
-        "--workdir",
-        study / "run",
+        "--config", write_config(tmp_path / "c.py", tiny_config(folder)), "--workdir", study / "run"
     )
     assert_says(sentence(capsys, code), [str(study / "run" / "split.json"), "P5"])
     assert files_under(study / "run") == before
@@ -458,8 +444,7 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
         ["--quantiles has 1", "above 0 and below 1"],
     ),
     "budget and draws": (
-        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 "
-        "--budget-seconds 9",
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 --budget-seconds 9",
         ["--budget-seconds chooses", "leave out"],
     ),
     "negative budget": (
@@ -475,8 +460,7 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
         ["--budget-seconds is inf", "above 0"],
     ),
     "one level twice": (
-        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 "
-        "--quantiles 0.5,0.5",
+        "--input {0}/subjects --output {1}/out --missing t2 --draws 4 --quantiles 0.5,0.5",
         ["--quantiles has one level twice"],
     ),
     "advice and quantiles": (
@@ -507,9 +491,7 @@ def test_a_completion_that_cannot_be_made_writes_nothing(study, tmp_path, capsys
 
 
 @pytest.mark.parametrize("case", [case for case in DAMAGES if case != "all negative"])
-def test_a_damaged_input_is_named_and_nothing_is_completed(
-    study, tmp_path, capsys, case
-):
+def test_a_damaged_input_is_named_and_nothing_is_completed(study, tmp_path, capsys, case):
     damage, words = DAMAGES[case]
     folder = write_subjects(tmp_path / "subjects", ("P2",))
     path = path_of(folder, "P2", "t1c")

@@ -13,8 +13,8 @@ from ummcsgm.config.build_data import (
     check_data,
     every_layout,
     find_anywhere,
-    located,
     named_layouts,
+    with_absolute_folder,
 )
 from ummcsgm.data.layouts.naming import KNOWN
 from ummcsgm.data.layouts.search import NoSubjectError, file_name
@@ -245,9 +245,7 @@ def test_the_processes_are_the_configs():
     assert build_processes(config_of(processes=3)) == 3
 
 
-def test_an_ambiguous_subject_of_the_own_layout_is_told_and_no_other_searched(
-    tmp_path,
-):
+def test_an_ambiguous_subject_of_the_own_layout_is_told_and_no_other_searched(tmp_path):
     touch(tmp_path, "scans/S.t1.nii.gz", *FOLDERS["brats"])
     config = config_of(pattern=OWN, modalities=("t1", "t2"))
     touch(tmp_path, "scans/S.t1.nii")
@@ -259,6 +257,6 @@ def test_an_ambiguous_subject_of_the_own_layout_is_told_and_no_other_searched(
 def test_a_folder_in_a_checkpoint_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_of(folder="in")
-    assert located(config).data.folder == str(tmp_path / "in")
+    assert with_absolute_folder(config).data.folder == str(tmp_path / "in")
     assert config.data.folder == "in"
-    assert located(config_of(folder="")).data.folder == ""
+    assert with_absolute_folder(config_of(folder="")).data.folder == ""

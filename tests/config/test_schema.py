@@ -90,21 +90,15 @@ def test_the_ends_of_a_range_pass_and_what_is_beyond_does_not(key):
         for size in (least, most if most is not None else 9):
             check_fields(changed(key, items * size))
         if least:
-            assert f"length of {least} to {most}" in refusal(
-                changed(key, items * (least - 1))
-            )
+            assert f"length of {least} to {most}" in refusal(changed(key, items * (least - 1)))
         if most is not None:
-            assert f"length of {least} to {most}" in refusal(
-                changed(key, items * (most + 1))
-            )
+            assert f"length of {least} to {most}" in refusal(changed(key, items * (most + 1)))
         return
     for value, beyond in ((least, -1), (most, 1)):
         if value is not None:
             check_fields(changed(key, value))
             said = refusal(changed(key, value + beyond))
-            assert said.startswith(
-                f"config.{key} is {value + beyond!r}; wanted a value"
-            )
+            assert said.startswith(f"config.{key} is {value + beyond!r}; wanted a value")
 
 
 def an_item(key):

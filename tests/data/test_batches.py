@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ummcsgm.data import loader as module
-from ummcsgm.data.crop import Window
+from ummcsgm.data.crop import CropWindow
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.store import Entry, Settings, Store
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 from ummcsgm.types import Batch, InputError
 
 GRID = (4, 6)
@@ -22,7 +22,7 @@ SINGLE = {"process": 0, "processes": 1}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Slice i holds the value i + 1 in its left half and -(i + 1) in its right."""
-    settings = Settings(("t1", "t2"), View(GRID, 0.0, masked=False, neighbours=0), 0.0)
+    settings = Settings(("t1", "t2"), SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
     entries = tuple(entry(name, count) for name, count in COUNTS.items())
     path = tmp_path_factory.mktemp("store") / "train.npy"
     store = Store(path, settings, entries)
@@ -44,7 +44,7 @@ def entry(name, count):
         scales={"t1": 1.0, "t2": None if name == "b" else 1.0},
         ranges={"t1": (0.0, 1.0), "t2": None if name == "b" else (0.0, 1.0)},
         present=(True, name != "b"),
-        window=Window(GRID, (0, 0), GRID),
+        window=CropWindow(GRID, (0, 0), GRID),
         shape=(6, 4, count),
         affine=(),
         spacing=(1.0, 1.0),
@@ -91,8 +91,7 @@ def test_each_epoch_visits_each_slice_once_in_an_order_of_its_own(store):
 
 def test_the_seed_sets_the_order(store):
     orders = [
-        order(make_batches(store, batch=4, seed=seed, flip=True, **SINGLE), 3)
-        for seed in (0, 0, 1)
+        order(make_batches(store, batch=4, seed=seed, flip=True, **SINGLE), 3) for seed in (0, 0, 1)
     ]
     assert orders[0] == orders[1] != orders[2]
 
@@ -117,9 +116,7 @@ def test_reading_ahead_from_any_step_gives_the_batches_of_the_steps(store, start
 def test_processes_share_one_batch_row_by_row(store, processes):
     whole = make_batches(store, batch=6, seed=3, flip=True, **SINGLE)
     parts = [
-        make_batches(
-            store, batch=6, seed=3, flip=True, process=process, processes=processes
-        )
+        make_batches(store, batch=6, seed=3, flip=True, process=process, processes=processes)
         for process in range(processes)
     ]
     for step in (0, 1, 5, 100):
@@ -176,7 +173,7 @@ def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
     """Any number of modalities, each value of its own: none goes astray."""
     for modalities in (1, 2, 3, 4, 5):
         names = tuple(f"m{k}" for k in range(modalities))
-        settings = Settings(names, View(GRID, 0.0, masked=False, neighbours=0), 0.0)
+        settings = Settings(names, SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
         one = replace(entry("a", 1), present=(True,) * modalities)
         store = Store(tmp_path / f"{modalities}.npy", settings, (one,))
         image = np.arange(1, 1 + 24 * modalities, dtype=np.float16)

@@ -26,9 +26,7 @@ from ummcsgm.types import InputError
 SECONDS = 2.0  # of the processor, for one file
 MEBIBYTE = 2**20
 SHAPE = (5, 6, 7)
-AFFINE = np.array(
-    [[0, -1.5, 0, 9], [-0.9, 0, 0.1, -4], [0, 0.1, 2.0, 3], [0, 0, 0, 1.0]]
-)
+AFFINE = np.array([[0, -1.5, 0, 9], [-0.9, 0, 0.1, -4], [0, 0.1, 2.0, 3], [0, 0, 0, 1.0]])
 HARMLESS = (  # fields that say nothing about values or places
     "descrip aux_file intent_name intent_code intent_p1 intent_p2 intent_p3 db_name "
     "data_type extents session_error regular cal_max cal_min glmax glmin slice_start "
@@ -146,9 +144,7 @@ def check(tmp_path, capfd):
             np.testing.assert_array_equal(volume, wanted)
             assert (
                 volume.shape
-                == tuple(
-                    np.array(geometry.shape[:3])[np.argsort(geometry.orientation[:, 0])]
-                )[::-1]
+                == tuple(np.array(geometry.shape[:3])[np.argsort(geometry.orientation[:, 0])])[::-1]
             )
             write_like(tmp_path / "again.nii", volume, geometry)
             again, _ = read_volume(tmp_path / "again.nii")
@@ -358,9 +354,7 @@ HUGE[V2] = [*HUGE[V1], (10**12, 1, 1), (2**62, 4, 2), (2**63 - 1,) * 3, (10**9, 
 
 
 @each_base
-def test_a_header_that_claims_too_many_voxels_takes_neither_time_nor_memory(
-    check, base
-):
+def test_a_header_that_claims_too_many_voxels_takes_neither_time_nor_memory(check, base):
     for shape in HUGE[base.kind]:
         for count in (3, 4, 7):
             dim = [count, *shape, *[3, 2, 2, 2][: count - 3], *[1] * (7 - count)]

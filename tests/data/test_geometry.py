@@ -1,7 +1,7 @@
 """From a file to the network's grid and back into a file, in all 48 orientations.
 
 Where a pixel is a voxel the file that comes out holds what the one that went in held,
-bit for bit; where it is not, it differs by the error that `paste` states.
+bit for bit; where it is not, it differs by the error that `uncrop` states.
 """
 
 from functools import cache
@@ -11,15 +11,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ummcsgm.data.crop import brain_mask, cut, cut_mask, paste, window_around
+from ummcsgm.data.crop import brain_mask, crop, crop_around, crop_mask, uncrop
 from ummcsgm.data.intensity import denormalise, fit_scale, normalise
-from ummcsgm.data.nifti import (
-    read_case,
-    read_volume,
-    spacing_in_plane,
-    write_like,
-    write_new,
-)
+from ummcsgm.data.nifti import read_case, read_volume, spacing_in_plane, write_like, write_new
 from ummcsgm.data.phantom.make import make_subject
 
 VOXELS = np.array([0.9, 1.1, 2.5])  # mm, along the axes as they are stored
@@ -82,10 +76,10 @@ def there_and_back(path, grid, step=None, scale=None):
     brain = brain_mask(case.volumes.values())
     volume = case.volumes["t1"]
     scale = fit_scale(volume) if scale is None else scale
-    window = window_around(brain, grid, (1.0, 1.0) if step is None else step)
-    slices = cut(window, normalise(volume, scale))
-    slices = np.where(cut_mask(window, brain), slices, 0)
-    pasted = denormalise(paste(window, slices), scale)
+    window = crop_around(brain, grid, (1.0, 1.0) if step is None else step)
+    slices = crop(window, normalise(volume, scale))
+    slices = np.where(crop_mask(window, brain), slices, 0)
+    pasted = denormalise(uncrop(window, slices), scale)
     return np.where(brain, pasted, 0), case.geometry, (window, slices * scale)
 
 
@@ -106,9 +100,7 @@ def same_files(one, other):
 @each_turn
 @each_orientation
 @pytest.mark.parametrize("scale", [512.0, None], ids=["exact", "fitted"])
-def test_an_int16_file_is_bitwise_itself_by_any_scale(
-    tmp_path, axes, signs, turn, scale
-):
+def test_an_int16_file_is_bitwise_itself_by_any_scale(tmp_path, axes, signs, turn, scale):
     one, other = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     data = stored_as(levels("i2"), axes, signs)
     write_new(one, data, placed(axes, signs, turn))
@@ -143,9 +135,7 @@ def test_a_float_file_by_any_scale_is_itself_but_for_the_last_bit(tmp_path, scal
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", ">i2"])
 @pytest.mark.parametrize("scaling", [(None, None), (0.37, 0.0), (0.25, 5.0)])
-def test_an_integer_file_of_any_type_and_scaling_is_bitwise_itself(
-    tmp_path, dtype, scaling
-):
+def test_an_integer_file_of_any_type_and_scaling_is_bitwise_itself(tmp_path, dtype, scaling):
     one, other = tmp_path / "a.nii", tmp_path / "b.nii"
     background = -20 if scaling[1] and np.dtype(dtype).kind == "i" else 0
     data = np.where(ball(levels(dtype).shape), levels(dtype), background).T

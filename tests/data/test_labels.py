@@ -5,16 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from tiny_slices import (
-    AFFINE,
-    MODALITIES,
-    SETTINGS,
-    SHAPE,
-    look,
-    made,
-    volume,
-    write_three,
-)
+from tiny_slices import AFFINE, MODALITIES, SETTINGS, SHAPE, look, made, volume, write_three
 
 from ummcsgm.data.labels import UNKNOWN, network_labels, read_labels, region
 from ummcsgm.data.layouts import naming
@@ -73,25 +64,17 @@ def test_a_batch_has_the_labels_of_its_slices_mirrored_with_them(folder):
     subject = look(folder)[0]
     own = prepared(subject)
     wanted = network_labels(own, read_labels(subject, own), np.array(entry.slices))
-    places = make_batches(
-        store, batch=len(store), seed=0, flip=False, process=0, processes=1
-    ).at(0)
+    places = make_batches(store, batch=len(store), seed=0, flip=False, process=0, processes=1).at(0)
     assert places.images.shape[-1] == len(MODALITIES)
     kept = {image.tobytes(): label for image, label in zip(*_rows(places), strict=True)}
     slices = store.read(store.places("a"))[0][..., :-1]
     for image, label in zip(slices, wanted, strict=True):
-        np.testing.assert_array_equal(
-            kept[np.ascontiguousarray(image).tobytes()], label
-        )
+        np.testing.assert_array_equal(kept[np.ascontiguousarray(image).tobytes()], label)
     stored = store.read(store.places(bare.name))[0]
     assert (stored[..., -1] == UNKNOWN).all()
-    both = make_batches(
-        store, batch=len(store), seed=0, flip=True, process=0, processes=1
-    ).at(0)
+    both = make_batches(store, batch=len(store), seed=0, flip=True, process=0, processes=1).at(0)
     pairs = zip(*_rows(places), strict=True)
-    mirrored = {
-        np.ascontiguousarray(image[:, ::-1]).tobytes(): label for image, label in pairs
-    }
+    mirrored = {np.ascontiguousarray(image[:, ::-1]).tobytes(): label for image, label in pairs}
     seen = 0
     for image, label in zip(*_rows(both), strict=True):
         if image.tobytes() not in kept:
@@ -110,9 +93,7 @@ def _rows(batch):
 
 def test_without_labels_a_batch_has_none(folder):
     stores, _ = made(folder / "prepared", {"train": look(folder)})
-    batches = make_batches(
-        stores["train"], batch=2, seed=0, flip=True, process=0, processes=1
-    )
+    batches = make_batches(stores["train"], batch=2, seed=0, flip=True, process=0, processes=1)
     assert batches.at(0).labels is None
 
 
@@ -126,10 +107,7 @@ def test_a_changed_segmentation_is_read_again(folder):
     assert set(np.unique(labels)) == {0, 1, 4}
 
 
-@pytest.mark.parametrize(
-    "make, values",
-    [(naming.brats, (1, 2, 4)), (naming.brats23, (1, 2, 3))],
-)
+@pytest.mark.parametrize("make, values", [(naming.brats, (1, 2, 4)), (naming.brats23, (1, 2, 3))])
 def test_each_layouts_values_become_one_code(tmp_path, make, values):
     layout = make(("t1", "t2"), "")
     for name in ("t1", "t2"):

@@ -97,9 +97,7 @@ def test_two_names_of_one_contrast_are_refused(name):
 
 @each_named
 @pytest.mark.parametrize("strange", ["adc", "mra", "t3"])
-def test_a_named_layout_refuses_what_it_does_not_know_and_says_what_it_knows(
-    name, strange
-):
+def test_a_named_layout_refuses_what_it_does_not_know_and_says_what_it_knows(name, strange):
     with pytest.raises(InputError) as error:
         NAMED[name](("t1", strange))
     told = f"has {strange!r}; the layout {name} knows {', '.join(KNOWN[name])}"
@@ -133,9 +131,7 @@ def test_modalities_stand_once_and_are_not_the_segmentation(name, modalities):
 
 
 @each_layout
-@pytest.mark.parametrize(
-    "odd", ["a+b", "c/d", "c\\d", "e,f", "g h", "{i}", "j=k", "l;m", "", 5]
-)
+@pytest.mark.parametrize("odd", ["a+b", "c/d", "c\\d", "e,f", "g h", "{i}", "j=k", "l;m", "", 5])
 def test_names_that_tables_flags_paths_or_patterns_would_split_are_refused(name, odd):
     with pytest.raises(InputError, match="config.data.modalities has"):
         EVERY[name](["t1", odd])
@@ -200,10 +196,7 @@ def test_each_modality_may_have_a_pattern_of_its_own():
 def test_segmentation_and_mask_may_have_patterns_beside_the_modalities():
     more = f"{EACH};seg=s/{{subject}}.nii;skull=b/{{subject}}.nii ; "
     layout = flat(["t1", "pd"], more, "skull")
-    assert layout.patterns[2:] == (
-        ("s/{subject}.nii", "seg"),
-        ("b/{subject}.nii", "skull"),
-    )
+    assert layout.patterns[2:] == (("s/{subject}.nii", "seg"), ("b/{subject}.nii", "skull"))
     with pytest.raises(InputError, match="wanted one name=pattern for each of t1, pd"):
         flat(["t1", "pd"], more, "")
 
@@ -240,9 +233,7 @@ def test_the_word_of_a_mask_is_the_users():
     assert {layout.mask for layout in layouts} == {"brain"}
 
 
-@pytest.mark.parametrize(
-    "entity", ["run", "-", "-1", "run_1", "run-1_acq-2", "r--", ""]
-)
+@pytest.mark.parametrize("entity", ["run", "-", "-1", "run_1", "run-1_acq-2", "r--", ""])
 def test_an_entity_is_a_key_and_a_value(entity):
     for check in (check_entities, lambda given: bids(["t1"], "", given)):
         with pytest.raises(InputError, match="wanted key-value, like run-1") as error:

@@ -72,10 +72,7 @@ def test_a_marker_is_where_its_world_coordinates_say_in_all_48(tmp_path, axes, s
 def test_reading_and_writing_is_the_identity_on_disk_in_all_48(tmp_path, axes, signs):
     write_new(tmp_path / "a.nii", noise(), oriented(axes, signs))
     write_like(tmp_path / "b.nii", *read_volume(tmp_path / "a.nii"))
-    (before, data), (after, again) = (
-        stored(tmp_path / "a.nii"),
-        stored(tmp_path / "b.nii"),
-    )
+    (before, data), (after, again) = (stored(tmp_path / "a.nii"), stored(tmp_path / "b.nii"))
     assert data.tobytes("F") == again.tobytes("F")
     assert before.affine.tobytes() == after.affine.tobytes()
 
@@ -126,9 +123,7 @@ def scaled_file(path, dtype, slope, inter):
 
 @pytest.mark.parametrize("dtype", ["i2", "u1", "u2", "i4"])
 @pytest.mark.parametrize("slope, inter", [(0.37, 0.0), (2.5, -5.0), (0.1, 300.0)])
-def test_a_scaled_file_is_read_in_its_units_and_written_as_it_was(
-    tmp_path, dtype, slope, inter
-):
+def test_a_scaled_file_is_read_in_its_units_and_written_as_it_was(tmp_path, dtype, slope, inter):
     levels = scaled_file(tmp_path / "a.nii", dtype, slope, inter)
     volume, geometry = read_volume(tmp_path / "a.nii")
     expected = np.sort((levels * slope + inter).ravel())
@@ -182,9 +177,7 @@ def test_the_place_and_the_units_of_a_file_are_the_references(
         )
         assert type(after) is version and again.dtype == np.dtype(dtype)
         for form in ("get_sform", "get_qform"):
-            (one, code), (other, same) = (
-                getattr(it, form)(coded=True) for it in (before, after)
-            )
+            (one, code), (other, same) = (getattr(it, form)(coded=True) for it in (before, after))
             assert one.tobytes() == other.tobytes() and int(code) == int(same) > 0
         assert after.header.get_xyzt_units() == ("mm", "msec")
         for field in ("pixdim", "dim", "srow_z", "quatern_b", "qoffset_x", "datatype"):
@@ -479,9 +472,7 @@ def test_two_shapes_in_a_case_are_refused_by_both_names(tmp_path):
 
 
 @pytest.mark.parametrize("shift, fits", [(1e-4, True), (2e-3, False)])
-def test_affines_in_a_case_may_differ_by_less_than_a_part_of_a_voxel(
-    tmp_path, shift, fits
-):
+def test_affines_in_a_case_may_differ_by_less_than_a_part_of_a_voxel(tmp_path, shift, fits):
     moved = np.diag([1.0, 1.0, 1.0, 1.0])
     moved[1, 3] = shift
     write_new(tmp_path / "a.nii", noise(), np.eye(4))

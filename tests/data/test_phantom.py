@@ -65,9 +65,7 @@ def test_a_spin_echo_has_the_signal_worked_out_by_hand():
 
 def test_an_inversion_recovery_has_the_signal_worked_out_by_hand():
     # |1 - 2 e^-0.5 + e^-2| e^-1 = 0.07772604 x 0.36787944
-    found = inversion_recovery(
-        Tissue(1.0, 1000.0, 100.0), Sequence(2000.0, 100.0, 500.0)
-    )
+    found = inversion_recovery(Tissue(1.0, 1000.0, 100.0), Sequence(2000.0, 100.0, 500.0))
     assert found == pytest.approx(0.02859381, rel=1e-6)
 
 
@@ -126,18 +124,14 @@ def test_half_fluid_gives_half_of_both_signals_and_so_no_bright_rim():
         ("flair", ["oedema", "tumour", "grey", "white", "fluid"]),
     ],
 )
-def test_the_tissues_of_most_subjects_have_the_contrasts_radiologists_know(
-    modality, order
-):
+def test_the_tissues_of_most_subjects_have_the_contrasts_radiologists_know(modality, order):
     signals = []
     for seed in range(40):
         tissues = draw_tissues(np.random.default_rng([seed, 0]))
         sequence = draw_protocol(np.random.default_rng([seed, 1]))[modality]
         signals.append([signal(tissues[name], sequence) for name in order])
     falling = np.diff(np.array(signals), axis=1) < 0
-    assert (falling.mean(0) > 0.75).all(), dict(
-        zip(order, falling.mean(0), strict=False)
-    )
+    assert (falling.mean(0) > 0.75).all(), dict(zip(order, falling.mean(0), strict=False))
     assert (np.diff(np.median(signals, axis=0)) < 0).all()
 
 
@@ -152,9 +146,7 @@ def test_protocols_differ_by_about_a_tenth_between_subjects():
 def test_noise_is_rician_with_the_stated_ratio_to_white_matter():
     shape = (48, 48, 48)
     even = np.ones(shape)
-    empty = measure(
-        np.random.default_rng(0), np.zeros(shape, np.float32), 0.3, even, 1.0
-    )
+    empty = measure(np.random.default_rng(0), np.zeros(shape, np.float32), 0.3, even, 1.0)
     # Rayleigh: mean / sd = sqrt(pi / 2) / sqrt(2 - pi / 2) = 1.913
     assert empty.mean() / empty.std() == pytest.approx(1.913, rel=0.02)
     for seed in range(6):
@@ -213,9 +205,7 @@ def test_the_slopes_of_ring_noise_are_its_derivatives():
 
 def test_a_subject_has_four_integer_images_and_a_segmentation_of_brats_labels(subject):
     assert list(subject.images) == ["flair", "t1", "t1c", "t2"]
-    assert {(v.dtype, v.shape) for v in subject.images.values()} == {
-        (np.dtype(np.int16), SHAPE)
-    }
+    assert {(v.dtype, v.shape) for v in subject.images.values()} == {(np.dtype(np.int16), SHAPE)}
     assert subject.segmentation.dtype == np.uint8
     assert set(np.unique(subject.segmentation)) == {0, 1, 2, 4}
     assert (subject.name, subject.grade) == ("BraTS19_PHANTOM_0005_1", "HGG")
@@ -238,9 +228,7 @@ def test_a_brain_is_as_large_as_a_human_one(index):
     litres = brain.mean() * 240 * 240 * 155 / 1e6
     assert 1.1 < litres < 1.95
     extent = [brain.any(axis=(1, 2)), brain.any(axis=(0, 2)), brain.any(axis=(0, 1))]
-    across, along, up = (
-        e.mean() * f for e, f in zip(extent, FIELD_OF_VIEW, strict=True)
-    )
+    across, along, up = (e.mean() * f for e, f in zip(extent, FIELD_OF_VIEW, strict=True))
     assert 127 <= across <= 158 and 150 <= along <= 195 and 116 <= up <= 155
 
 
@@ -463,9 +451,7 @@ phantom.write_phantom(
 """
 
 
-def test_a_killed_run_leaves_no_half_subject_and_the_next_one_goes_on(
-    written, tmp_path
-):
+def test_a_killed_run_leaves_no_half_subject_and_the_next_one_goes_on(written, tmp_path):
     root = str(Path(phantom.__file__).parents[3])
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path)],
@@ -512,9 +498,7 @@ def test_the_smallest_and_the_largest_shapes_are_accepted():
     assert checked(np.array([240, 240, 155])) == (240, 240, 155)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("subjects", 0), ("processes", 0), ("seed", -1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("subjects", 0), ("processes", 0), ("seed", -1)])
 def test_a_number_too_small_is_named_and_writes_nothing(tmp_path, name, value):
     numbers = {"subjects": 1, "processes": 1, "seed": 0} | {name: value}
     with pytest.raises(InputError, match=f"{name} is {value}; .* at least {value + 1}"):

@@ -35,10 +35,10 @@ from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import damaged_entries, open_store, read_index
-from ummcsgm.data.subjects import View, network_slices, prepare_subject
+from ummcsgm.data.subjects import SliceView, network_slices, prepare_subject
 from ummcsgm.types import InputError
 from ummcsgm.utils import pool
-from ummcsgm.utils.atomic_io import writing_whole
+from ummcsgm.utils.atomic_io import atomic_writer
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def test_each_split_is_one_array_of_its_subjects_in_their_order(tmp_path, raw):
 
 @pytest.mark.parametrize("spacing", [0.0, 0.7, 1.3])
 def test_the_slices_are_those_the_network_is_to_see(tmp_path, raw, spacing):
-    view = View((12, 16), spacing, masked=False, neighbours=0)
+    view = SliceView((12, 16), spacing, masked=False, neighbours=0)
     settings = replace(SETTINGS, view=view, min_brain=0.05)
     stores, _ = made(tmp_path / "s", {"train": look(raw)}, settings)
     for subject, entry in zip(look(raw), stores["train"].subjects, strict=True):
@@ -122,13 +122,13 @@ def test_a_slice_is_kept_when_its_brain_is_above_the_least_part(tmp_path, raw):
     for least, slices in ((0.0, 6), (3.9 / 128, 6), (4 / 128, 4), (29.9 / 128, 4)):
         stores, _ = made(tmp_path / "s", first, replace(SETTINGS, min_brain=least))
         assert len(stores["train"]) == slices
-    with pytest.raises(InputError, match=r"subject a: .*0\.234.*config.data.min_brain"):
+    with pytest.raises(InputError, match=r"subject a: .*0\.234.*config.data.min_brain_fraction"):
         made(tmp_path / "s", first, replace(SETTINGS, min_brain=30 / 128))
 
 
 def test_the_least_part_is_one_of_area_also_on_a_finer_grid(tmp_path, raw):
     """30 voxels of 1 mm are 30 of 8 x 16 of them, and of 16 x 32 of half a mm."""
-    fine = replace(SETTINGS, view=View((16, 32), 0.5, masked=False, neighbours=0))
+    fine = replace(SETTINGS, view=SliceView((16, 32), 0.5, masked=False, neighbours=0))
     for least, slices in ((29.9 / 128, 4), (3.9 / 128, 6)):
         settings = replace(fine, min_brain=least)
         stores, _ = made(tmp_path / "s", {"train": look(raw)}, settings)
@@ -246,9 +246,7 @@ def test_a_touched_file_is_read_once_for_its_new_date(tmp_path, raw, monkeypatch
     os.utime(path, ns=(later, later))
     hashed = []
     digest = module.sha256
-    monkeypatch.setattr(
-        "ummcsgm.data.store.sha256", lambda p: hashed.append(p) or digest(p)
-    )
+    monkeypatch.setattr("ummcsgm.data.store.sha256", lambda p: hashed.append(p) or digest(p))
     for _ in range(2):
         assert made(tmp_path / "s", in_two(raw))[1] == []
         assert hashed == [path]
@@ -304,9 +302,9 @@ def test_a_group_or_a_patient_that_is_named_otherwise_is_told(tmp_path, raw):
 @pytest.mark.parametrize(
     "change",
     [
-        {"view": View((8, 12), 0.0, masked=False, neighbours=0)},
-        {"view": View((16, 8), 0.0, masked=False, neighbours=0)},
-        {"view": View((8, 16), 0.9, masked=False, neighbours=0)},
+        {"view": SliceView((8, 12), 0.0, masked=False, neighbours=0)},
+        {"view": SliceView((16, 8), 0.0, masked=False, neighbours=0)},
+        {"view": SliceView((8, 16), 0.9, masked=False, neighbours=0)},
         {"min_brain": 0.2},
         {"modalities": ("t2", "t1", "flair")},
     ],
@@ -436,7 +434,7 @@ def test_a_stopped_run_is_continued(tmp_path, raw, read):
 
 def test_a_stopped_run_with_other_settings_leaves_the_former_slices(tmp_path, raw):
     stores, _ = made(tmp_path / "s", in_two(raw))
-    settings = replace(SETTINGS, view=View((4, 4), 0.0, masked=False, neighbours=0))
+    settings = replace(SETTINGS, view=SliceView((4, 4), 0.0, masked=False, neighbours=0))
     with pytest.raises(InputError, match="does not fit"):
         made(tmp_path / "s", in_two(raw), settings)
     assert open_store(tmp_path / "s", "train") == stores["train"]
@@ -464,9 +462,7 @@ def test_a_damaged_part_is_made_again(tmp_path, raw, read, suffix, damage):
     assert content(tmp_path / "s") == content(tmp_path / "fresh")
 
 
-def test_a_part_of_files_that_have_changed_since_is_made_again(
-    tmp_path, raw, read, monkeypatch
-):
+def test_a_part_of_files_that_have_changed_since_is_made_again(tmp_path, raw, read, monkeypatch):
     stop_after(tmp_path / "s", in_two(raw), 2)
     write_new(look(raw)[0].files["t1"], volume(99), AFFINE)
     stores, _ = made(tmp_path / "s", in_two(raw))
@@ -514,10 +510,8 @@ def test_a_volume_without_a_scale_is_named(tmp_path, raw):
         made(tmp_path / "s", in_two(raw))
 
 
-def test_a_brain_larger_than_the_grid_and_no_file_at_all_name_the_subject(
-    tmp_path, raw
-):
-    settings = replace(SETTINGS, view=View((5, 5), 0.0, masked=False, neighbours=0))
+def test_a_brain_larger_than_the_grid_and_no_file_at_all_name_the_subject(tmp_path, raw):
+    settings = replace(SETTINGS, view=SliceView((5, 5), 0.0, masked=False, neighbours=0))
     with pytest.raises(InputError, match="subject a: the brain is 6 x 5"):
         made(tmp_path / "s", {"train": look(raw)}, settings)
     with pytest.raises(InputError, match="subject z has none of"):
@@ -527,7 +521,7 @@ def test_a_brain_larger_than_the_grid_and_no_file_at_all_name_the_subject(
 
 def test_a_write_that_fails_leaves_no_part_of_a_file(tmp_path, raw, monkeypatch):
     def fail(path, content):
-        with writing_whole(path) as file:
+        with atomic_writer(path) as file:
             file.write(bytes(content)[:99])
             raise OSError("the disk is full")
 
@@ -599,7 +593,7 @@ def check_trusted(folder, allowed):
 def changed(folder):
     """What is prepared at first, and after a change of everything."""
     a, b, c = look(folder)
-    coarse = replace(SETTINGS, view=View((8, 16), 1.25, masked=False, neighbours=0))
+    coarse = replace(SETTINGS, view=SliceView((8, 16), 1.25, masked=False, neighbours=0))
     return {
         "fresh": (None, ({"train": [c, a], "test": [b]}, SETTINGS)),
         "moved": (

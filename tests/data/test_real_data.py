@@ -66,9 +66,7 @@ def test_the_answers_agree_where_no_voxel_is_another_skipped_without_real_data(w
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_the_answer_is_like_the_scan_that_was_left_out_skipped_without_real_data(
-    world, disguise
-):
+def test_the_answer_is_like_the_scan_that_was_left_out_skipped_without_real_data(world, disguise):
     """T1c in its own place and units, after a short training on the other subject."""
     if disguise == "pir":
         source = WRITERS["pir"](world[0] / "again", "patient19")
@@ -87,9 +85,7 @@ def test_the_answer_is_like_the_scan_that_was_left_out_skipped_without_real_data
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_the_grid_is_the_inputs_and_the_background_0_skipped_without_real_data(
-    world, disguise
-):
+def test_the_grid_is_the_inputs_and_the_background_0_skipped_without_real_data(world, disguise):
     source, _ = world[1][disguise]
     made = nib.load(answer(world, disguise))
     given = nib.load(sorted(source.rglob("*.nii.gz"))[0])
@@ -105,9 +101,7 @@ def test_the_grid_is_the_inputs_and_the_background_0_skipped_without_real_data(
     else:
         seen = [s for s, p in zip(seen, sorted(source.rglob("*.nii.gz")), strict=True)]
         names = [p.name for p in sorted(source.rglob("*.nii.gz"))]
-        drop = [
-            i for i, n in enumerate(names) if "t1c" in n or "ce-" in n or "seg" in n
-        ]
+        drop = [i for i, n in enumerate(names) if "t1c" in n or "ce-" in n or "seg" in n]
         seen = [s for i, s in enumerate(seen) if i not in drop]
     assert len(seen) == 3
     brain = np.any([values != 0 for values in seen], axis=0)
@@ -115,13 +109,9 @@ def test_the_grid_is_the_inputs_and_the_background_0_skipped_without_real_data(
     assert np.count_nonzero(np.asarray(made.dataobj)[brain]) > 0.99 * brain.sum()
 
 
-def test_thick_sagittal_slices_are_resampled_and_come_back_skipped_without_real_data(
-    world,
-):
+def test_thick_sagittal_slices_are_resampled_and_come_back_skipped_without_real_data(world):
     """Against the answer on the thin ones, averaged over three as the input was."""
-    about = json.loads(
-        answer(world, "pir").with_suffix("").with_suffix(".json").read_text()
-    )
+    about = json.loads(answer(world, "pir").with_suffix("").with_suffix(".json").read_text())
     steps = about["voxels_per_pixel"]
     assert steps == [1.0, pytest.approx(1 / 3)]
     thick, _ = read_volume(answer(world, "pir"))
@@ -140,10 +130,7 @@ def test_prepared_slices_are_the_same_bytes_skipped_without_real_data(world, tmp
     for disguise in SAME[1:]:
         source = WRITERS[disguise](tmp_path / disguise, "patient07")
         config = tiny_config(
-            source,
-            data__split=(1, 0, 0),
-            data__grid=(192, 160),
-            data__spacing=1.0,
+            source, data__split=(1, 0, 0), data__grid=(192, 160), data__spacing=1.0
         )
         file = write_config(tmp_path / "c.py", config)
         workdir = tmp_path / f"run-{disguise}"
@@ -164,8 +151,6 @@ def test_the_real_scan_is_what_the_disguise_holds_skipped_without_real_data(worl
     (path,) = source.rglob("*.nii.gz")
     for place, modality in enumerate(SUFFIXES):
         values, _ = read_volume(path, place)
-        expected, _ = read_volume(
-            OPEN_MS / "patient19" / f"patient19-{SUFFIXES[modality]}.nii.gz"
-        )
+        expected, _ = read_volume(OPEN_MS / "patient19" / f"patient19-{SUFFIXES[modality]}.nii.gz")
         assert np.array_equal(values, expected)
     assert original("patient19", "t1").shape == (182, 218, 182)

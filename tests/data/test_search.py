@@ -117,10 +117,7 @@ def test_brats_2018_is_named_as_2019_is(tmp_path):
     touch_brats(tmp_path, "HGG/Brats18_CBICA_AAB_1")
     touch_brats(tmp_path, "LGG/Brats18_TCIA09_141_1")
     found = names(find(tmp_path, brats(FOUR, "")))
-    assert found == [
-        ("HGG", "Brats18_CBICA_AAB_1"),
-        ("LGG", "Brats18_TCIA09_141_1"),
-    ]
+    assert found == [("HGG", "Brats18_CBICA_AAB_1"), ("LGG", "Brats18_TCIA09_141_1")]
 
 
 def test_the_order_and_the_names_of_the_modalities_are_the_users(grouped):
@@ -248,9 +245,7 @@ def test_the_decathlon_has_one_file_a_subject_and_labels(decathlon):
     own = decathlon / "imagesTr/BRATS_001.nii.gz"
     label = decathlon / "labelsTr/BRATS_001.nii.gz"
     files = dict.fromkeys(FOUR, own)
-    assert found[0] == Subject(
-        "BRATS_001", "", "BRATS_001", files, VOLUMES, label, None, (2, 1, 3)
-    )
+    assert found[0] == Subject("BRATS_001", "", "BRATS_001", files, VOLUMES, label, None, (2, 1, 3))
     test = found[3]
     assert test.files["t2"] == decathlon / "imagesTs/BRATS_485.nii.gz"
     assert test.segmentation is None
@@ -498,9 +493,7 @@ def test_every_entity_must_fit_and_one_that_fits_none_is_told(runs):
 
 
 @pytest.mark.parametrize("value", ["brain", "preproc"])
-def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(
-    tmp_path, value
-):
+def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(tmp_path, value):
     own = "sub-1/anat/sub-1"
     touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-{value}_T1w.nii.gz")
     touch(tmp_path, f"{own}_T2w.nii.gz", f"{own}_desc-other_T2w.nii.gz")
@@ -659,10 +652,7 @@ def test_a_pattern_for_each_modality_and_what_else_there_is(tmp_path):
     layout = flat(["pd", "t1"], pattern + "; skull=b/{subject}.nii", "skull")
     found = find(tmp_path, layout)
     assert names(found) == [("", "a"), ("", "b")]
-    assert found[0].files == {
-        "pd": tmp_path / "pd/a.nii.gz",
-        "t1": tmp_path / "anat/a_T1.nii.gz",
-    }
+    assert found[0].files == {"pd": tmp_path / "pd/a.nii.gz", "t1": tmp_path / "anat/a_T1.nii.gz"}
     assert found[0].segmentation == tmp_path / "s/a.nii"
     assert found[0].mask == tmp_path / "b/a.nii"
     assert list(found[1].files) == ["pd"] and found[1].mask is None
@@ -944,9 +934,7 @@ def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_told(tmp_path)
     assert fewer == sorted([*lost, "A/A_t1ce.nii.gz"])
 
 
-def test_a_brats23_word_in_a_brats_folder_is_nobodys_also_where_both_are_tried(
-    tmp_path,
-):
+def test_a_brats23_word_in_a_brats_folder_is_nobodys_also_where_both_are_tried(tmp_path):
     touch(tmp_path, *EXAMPLES["brats"], "A/A_t1n.nii.gz", "A/A-seg.nii.gz")
     own = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
     assert left(tmp_path, *every_layout()) == own
@@ -1041,8 +1029,7 @@ def test_no_layout_is_refused_with_all_that_were_looked_for(tmp_path):
 
 
 @pytest.mark.skipif(
-    not OPEN_MS.is_dir(),
-    reason="the real subjects of shared/data/open_ms are absent",
+    not OPEN_MS.is_dir(), reason="the real subjects of shared/data/open_ms are absent"
 )
 def test_real_open_ms_subjects_are_found_as_brats23():
     assert find_subjects(OPEN_MS, every_layout()).layout.name == "brats23"

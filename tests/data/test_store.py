@@ -12,16 +12,10 @@ import pytest
 from tiny_slices import MODALITIES, SETTINGS, look, made, write_three
 
 from ummcsgm.data import store as module
-from ummcsgm.data.crop import paste
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import read_volume
-from ummcsgm.data.store import (
-    Source,
-    damaged_entries,
-    entry_from_json,
-    open_store,
-    read_index,
-)
+from ummcsgm.data.store import Source, damaged_entries, entry_from_json, open_store, read_index
 from ummcsgm.types import InputError
 
 
@@ -56,7 +50,7 @@ def test_what_is_read_back_is_the_volume_on_its_slices(raw, store):
                 continue
             original, _ = read_volume(subject.files[modality])
             assert entry.scales[modality] == fit_scale(original)
-            again = paste(entry.window, slices[..., channel]) * entry.scales[modality]
+            again = uncrop(entry.window, slices[..., channel]) * entry.scales[modality]
             np.testing.assert_allclose(again, original[2:6], rtol=1e-3, atol=1e-3)
             assert np.array_equal(again == 0, original[2:6] == 0)
 
@@ -223,9 +217,7 @@ def test_an_index_of_another_format_is_not_read(folder, monkeypatch):
     assert read_index(folder) is None
 
 
-def test_a_source_is_known_by_its_content_and_read_when_its_date_differs(
-    tmp_path, monkeypatch
-):
+def test_a_source_is_known_by_its_content_and_read_when_its_date_differs(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"content")
     facts = path.stat()

@@ -7,11 +7,11 @@ import pytest
 from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise
 
 from ummcsgm.diffusion import sde as sdes
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
-    Model,
+    ScoreModel,
     make_denoise,
-    mm_csn,
+    mm_csn_output,
     posterior_mean,
 )
 
@@ -44,13 +44,13 @@ def voxels(seed):
 def trained(make_network, random_params):
     """f(params, images, x): what a network of random weights denoises, and eq. 5."""
     network = make_network()
-    model = Model(network, SDES["vp"], 0.4)
+    model = ScoreModel(network, SDES["vp"], 0.4)
 
     @jax.jit
     def answer(params, images, x):
-        completion = ask(images, jnp.asarray(EVERY))
+        completion = mask_inputs(images, jnp.asarray(EVERY))
         denoise = make_denoise(model, params, completion)
-        return denoise(x, TIMES), mm_csn(model.sde, denoise, completion, x, TIMES)
+        return denoise(x, TIMES), mm_csn_output(model.sde, denoise, completion, x, TIMES)
 
     return answer, random_params(network)
 
@@ -80,24 +80,20 @@ def test_neither_what_is_missing_nor_noise_on_the_seen_reaches_the_answer(traine
     images, x = voxels(0), voxels(1)
     hidden = np.where(MISSING, np.nan, images)
     noised = np.where(MISSING, x, np.nan)
-    for ours, theirs in zip(
-        answer(params, hidden, noised), answer(params, images, x), strict=True
-    ):
+    for ours, theirs in zip(answer(params, hidden, noised), answer(params, images, x), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     # And what it may depend on does reach it.
     assert np.any(answer(params, images + 0.1, x)[0][MISSING] != theirs[MISSING])
 
 
-def test_the_seen_have_exactly_no_gradient_and_the_missing_have_one(
-    make_network, random_params
-):
+def test_the_seen_have_exactly_no_gradient_and_the_missing_have_one(make_network, random_params):
     network = make_network()
-    model = Model(network, SDES["vp"], 0.4)
+    model = ScoreModel(network, SDES["vp"], 0.4)
     images, x = jnp.asarray(voxels(0)[:2]), jnp.asarray(voxels(1)[:2])
     missing = jnp.asarray(EVERY[:2])
 
     def total(params, where):
-        denoise = make_denoise(model, params, ask(images, missing))
+        denoise = make_denoise(model, params, mask_inputs(images, missing))
         return jnp.sum(jnp.where(where, denoise(x, TIMES[:2]), 0))
 
     gradient = jax.jit(jax.grad(total))
@@ -110,16 +106,12 @@ def test_the_seen_have_exactly_no_gradient_and_the_missing_have_one(
 def test_for_vp_and_unit_data_the_networks_answer_is_minus_the_velocity():
     sde, x, velocity = SDES["vp"], voxels(2), voxels(3)
     network = Spy(-velocity)
-    completion = ask(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
-    denoised = make_denoise(Model(network, sde, 1.0), 1.0, completion)(x, TIMES)
+    completion = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
+    denoised = make_denoise(ScoreModel(network, sde, 1.0), 1.0, completion)(x, TIMES)
     recovered = sdes.velocity_from_denoised(sde, x, denoised, TIMES)
-    np.testing.assert_allclose(
-        recovered[MISSING], velocity[MISSING], rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(recovered[MISSING], velocity[MISSING], rtol=1e-4, atol=1e-4)
     # And its input is x itself: c_in / mean = 1.
-    np.testing.assert_allclose(
-        np.asarray(network.inputs)[MISSING], x[MISSING], rtol=1e-4
-    )
+    np.testing.assert_allclose(np.asarray(network.inputs)[MISSING], x[MISSING], rtol=1e-4)
 
 
 @each_sde
@@ -130,8 +122,8 @@ def test_the_network_meets_unit_variances_and_the_log_of_the_noise_level(sde):
     noise = jnp.asarray(rng.normal(size=clean.shape), jnp.float32)
     x = sdes.perturb(sde, clean, TIMES, noise)
     network = Spy(jnp.zeros(clean.shape))
-    completion = ask(jnp.asarray(clean), jnp.asarray(EVERY))
-    make_denoise(Model(network, sde, std), 1.0, completion)(x, TIMES)
+    completion = mask_inputs(jnp.asarray(clean), jnp.asarray(EVERY))
+    make_denoise(ScoreModel(network, sde, std), 1.0, completion)(x, TIMES)
     spread = np.asarray(network.inputs).std(axis=(1, 2))
     np.testing.assert_allclose(spread, 1, atol=5 / np.sqrt(2 * 1024))
     level = 0.25 * np.log(np.asarray(sde.std(TIMES)) / np.asarray(sde.mean(TIMES)))
@@ -148,8 +140,8 @@ def test_an_answer_of_f_star_denoises_perfectly(sde):
     y = np.asarray(x, np.float64) / np.asarray(sde.mean(TIMES))[:, None, None, None]
     skip, out = std**2 / (tau**2 + std**2), tau * std / np.sqrt(tau**2 + std**2)
     network = Spy(((clean - skip * y) / out).astype(np.float32))
-    completion = ask(jnp.asarray(clean), jnp.asarray(EVERY))
-    denoised = make_denoise(Model(network, sde, std), 1.0, completion)(x, TIMES)
+    completion = mask_inputs(jnp.asarray(clean), jnp.asarray(EVERY))
+    denoised = make_denoise(ScoreModel(network, sde, std), 1.0, completion)(x, TIMES)
     np.testing.assert_allclose(denoised, clean, atol=2e-5)
 
 
@@ -162,7 +154,7 @@ def test_eq_5_is_x_plus_the_analytic_score_of_a_gaussian(sde):
     x = alpha[:, None, None, None] * images
     x = x + sigma[:, None, None, None] * np.random.default_rng(1).normal(size=x.shape)
     denoise = make_gaussian_denoise(sde, mean, variance)
-    ours = mm_csn(sde, denoise, completion, jnp.asarray(x, jnp.float32), t)
+    ours = mm_csn_output(sde, denoise, completion, jnp.asarray(x, jnp.float32), t)
     total = alpha[:, None, None] ** 2 * variance
     total = total + sigma[:, None, None] ** 2 * np.eye(4)
     residual = x - alpha[:, None, None, None] * mean
@@ -192,9 +184,7 @@ def test_one_evaluation_answers_the_posterior_mean(sde):
 def test_the_mean_is_asked_of_the_token_the_loss_trains_on(make_network):
     """t = 1 for every row and exactly zero where missing."""
     network, sde = Spy(jnp.ones((15, 16, 16, 4))), SDES["vp"]
-    completion = ask(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
-    posterior_mean(
-        sde, make_denoise(Model(network, sde, 0.4), 1.0, completion), completion
-    )
+    completion = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
+    posterior_mean(sde, make_denoise(ScoreModel(network, sde, 0.4), 1.0, completion), completion)
     np.testing.assert_array_equal(np.asarray(network.inputs)[MISSING], 0)
     np.testing.assert_allclose(network.level, 0.25 * np.log(152.2), atol=1e-3)

@@ -64,9 +64,7 @@ def test_a_grid_may_be_made_while_tracing():
     def made(x):
         return x + log_uniform_times(SDES["vp"], 4, 3.0, 0.01)
 
-    np.testing.assert_array_equal(
-        made(jnp.zeros(5)), log_uniform_times(SDES["vp"], 4, 3.0, 0.01)
-    )
+    np.testing.assert_array_equal(made(jnp.zeros(5)), log_uniform_times(SDES["vp"], 4, 3.0, 0.01))
 
 
 @pytest.mark.parametrize(
@@ -79,9 +77,7 @@ def test_a_grid_may_be_made_while_tracing():
     ],
 )
 @pytest.mark.parametrize("make", [log_uniform_times, karras_times])
-def test_levels_that_the_sde_does_not_reach_are_refused(
-    make, name, highest, lowest, said
-):
+def test_levels_that_the_sde_does_not_reach_are_refused(make, name, highest, lowest, said):
     with pytest.raises(InputError, match=said):
         make(SDES[name], 5, highest, lowest)
 

@@ -12,12 +12,12 @@ from scipy import stats
 from ummcsgm.diffusion import loss as losses_module
 from ummcsgm.diffusion import sde as sdes
 from ummcsgm.diffusion.loss import (
+    DSMInputs,
+    NoiseProposal,
     Objective,
-    Proposal,
-    Questions,
-    draw_questions,
+    draw_dsm_inputs,
+    dsm_and_variance_losses,
     dsm_loss,
-    losses,
     make_weigh_conditional,
     times_from_uniform,
     weigh_edm,
@@ -26,8 +26,8 @@ from ummcsgm.diffusion.loss import (
     weigh_paper,
     weigh_std2,
 )
-from ummcsgm.diffusion.missingness import ask, configurations, probabilities
-from ummcsgm.diffusion.preconditioning import Model, mm_csn
+from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns, pattern_probabilities
+from ummcsgm.diffusion.preconditioning import ScoreModel, mm_csn_output
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -43,10 +43,10 @@ def voxels(seed, shape=(15, 8, 8, 4)):
 def questions_of(scored, t, noise, token=None, missing=None):
     token = np.zeros(len(t), bool) if token is None else token
     missing = scored if missing is None else missing
-    return Questions(*map(jnp.asarray, (scored, missing, t, noise, token)))
+    return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, token)))
 
 
-PLAIN = Proposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
+PLAIN = NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
 
 
 @each_sde
@@ -54,7 +54,7 @@ def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
     """1/2 mean over A of |(a_t, b) + (S, 0) - NN|^2, S = -noise / std, by mm_csn."""
     images, noise = voxels(0), voxels(1)
     _, completion, mean, variance = every_question(3, (8, 8))
-    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
     mean = np.where(ASKED, mean, images)
     denoise = make_gaussian_denoise(sde, mean, variance)
     ours = dsm_loss(
@@ -70,7 +70,7 @@ def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
         diffused = sdes.perturb(sde, np.float64(images), t, np.float64(noise))
         x = np.where(ASKED, diffused, images)
         target = x + np.where(ASKED, -noise / std, 0)
-        network = mm_csn(sde, denoise, completion, jnp.asarray(x), t)
+        network = mm_csn_output(sde, denoise, completion, jnp.asarray(x), t)
         error = np.square(target - np.asarray(network))
     assert np.max(error[np.broadcast_to(~ASKED, error.shape)]) < 1e-12
     literal = 0.5 * error.sum(axis=(1, 2, 3)) / (EVERY.sum(axis=1) * 64)
@@ -113,18 +113,16 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
             return answer
 
     objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
-    model = Model(Network(), sde, s)
+    model = ScoreModel(Network(), sde, s)
     questions = questions_of(EVERY, TIMES, noise)
-    ours, _ = losses(model, None, objective, jnp.asarray(images), questions)
+    ours, _ = dsm_and_variance_losses(model, None, objective, jnp.asarray(images), questions)
     tau = np.asarray(sde.noise_level(TIMES), np.float64)[:, None, None, None]
     y = images + tau * noise
     total = tau**2 + s**2
     target = (images - s**2 / total * y) / (tau * s / np.sqrt(total))
     error = np.where(ASKED, np.square(answer - target), 0)
     truth = error.sum(axis=(1, 2, 3)) / (EVERY.sum(axis=1) * 64)
-    np.testing.assert_allclose(
-        ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4
-    )
+    np.testing.assert_allclose(ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4)
 
 
 def test_the_papers_objective_sums_over_the_missing_modalities():
@@ -139,10 +137,10 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
 
     images = jnp.zeros((len(EVERY), 8, 8, 4))
     t, token = np.full(len(EVERY), 0.5, np.float32), np.zeros(len(EVERY), bool)
-    questions = Questions(EVERY, EVERY, t, np.zeros(images.shape), token)
+    questions = DSMInputs(EVERY, EVERY, t, np.zeros(images.shape), token)
     objective = Objective(EVERY, None, PLAIN, weigh_paper, True)
-    model = Model(Network(), SDES["vp"], 0.4)
-    ours, _ = losses(model, None, objective, images, questions)
+    model = ScoreModel(Network(), SDES["vp"], 0.4)
+    ours, _ = dsm_and_variance_losses(model, None, objective, images, questions)
     np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
 
 
@@ -156,12 +154,12 @@ def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
 
     images, t = jnp.zeros((len(EVERY), 8, 8, 4)), np.ones(len(EVERY), np.float32)
     rows = (EVERY, EVERY, t, np.zeros(images.shape), np.ones(len(EVERY), bool))
-    model = Model(Network(), SDES["vp"], 0.4)
+    model = ScoreModel(Network(), SDES["vp"], 0.4)
 
     def values(weighting, weight):
         proposal = PLAIN._replace(token_weight=weight)
         objective = Objective(EVERY, None, proposal, weighting, False)
-        return losses(model, None, objective, images, Questions(*rows))[0]
+        return dsm_and_variance_losses(model, None, objective, images, DSMInputs(*rows))[0]
 
     np.testing.assert_allclose(values(weigh_edm, 1.0), 1, rtol=1e-4)  # F* = 0, F = 1
     np.testing.assert_allclose(values(weigh_paper, 5.0), 5, rtol=1e-4)
@@ -192,9 +190,7 @@ def test_the_gradient_is_exactly_zero_where_nothing_is_scored():
 
     def total(denoised):
         weight = weigh_paper(SDES["vp"], TIMES, 0.4)
-        return dsm_loss(
-            lambda x, t: denoised, images, questions, SDES["vp"], weight
-        ).sum()
+        return dsm_loss(lambda x, t: denoised, images, questions, SDES["vp"], weight).sum()
 
     gradient = np.asarray(jax.grad(total)(jnp.asarray(voxels(5))))
     counted = np.broadcast_to(scored[:, None, None], gradient.shape)
@@ -202,19 +198,17 @@ def test_the_gradient_is_exactly_zero_where_nothing_is_scored():
     assert np.all(gradient[counted] != 0)
 
 
-def test_a_network_has_no_gradient_from_rows_that_are_not_scored(
-    make_network, random_params
-):
+def test_a_network_has_no_gradient_from_rows_that_are_not_scored(make_network, random_params):
     network = make_network()
-    params, model = random_params(network), Model(network, SDES["vp"], 0.4)
+    params, model = random_params(network), ScoreModel(network, SDES["vp"], 0.4)
     images, noise = jnp.asarray(voxels(0, (2, 16, 16, 4))), voxels(1, (2, 16, 16, 4))
     objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
 
     @jax.jit
     def gradient(scored, images):
-        questions = Questions(scored, EVERY[:2], TIMES[:2], noise, np.zeros(2, bool))
+        questions = DSMInputs(scored, EVERY[:2], TIMES[:2], noise, np.zeros(2, bool))
         return jax.grad(
-            lambda p: losses(model, p, objective, images, questions)[0].sum()
+            lambda p: dsm_and_variance_losses(model, p, objective, images, questions)[0].sum()
         )(params)
 
     nothing = gradient(np.zeros((2, 4), bool), images)
@@ -239,16 +233,12 @@ def test_the_loss_of_the_conditional_mean_is_the_floor_and_no_other_is_lower(sde
 
     def loss_of(change):
         denoise = make_gaussian_denoise(sde, mean, variance)
-        answer = dsm_loss(
-            lambda x, t: change(denoise(x, t), x), images, questions, sde, 1.0
-        )
+        answer = dsm_loss(lambda x, t: change(denoise(x, t), x), images, questions, sde, 1.0)
         return np.asarray(answer)
 
     level = np.asarray(sde.noise_level(t), np.float64)[:, None] ** 2
     eigenvalues = np.maximum(np.linalg.eigvalsh(variance), 0)
-    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / EVERY.sum(
-        axis=1
-    )
+    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / EVERY.sum(axis=1)
     ours = loss_of(lambda denoised, x: denoised)
     error = np.sqrt(2 / (4096 * EVERY.sum(axis=1)))
     assert np.all(np.abs(ours / floor - 1) < 4 * error + 1e-3)
@@ -303,13 +293,13 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
 
     objective, model = (
         Objective(EVERY, None, PLAIN, weigh_edm, False),
-        Model(Network(), sde, 0.4),
+        ScoreModel(Network(), sde, 0.4),
     )
     questions = questions_of(EVERY, TIMES, voxels(1))
     images = voxels(0)
     other = np.where(ASKED, 5.0, images).astype(np.float32)
     for truth in (images, other):
-        losses(model, None, objective, jnp.asarray(truth), questions)
+        dsm_and_variance_losses(model, None, objective, jnp.asarray(truth), questions)
     (one, missing), (two, _) = asked
     np.testing.assert_array_equal(missing, EVERY)
     seen = np.broadcast_to(~ASKED, one.shape)
@@ -326,7 +316,7 @@ LOWEST = {"vp": 0.003, "subvp": 0.003, "ve": 0.01, "cosine": 0.003}
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_times_are_those_of_the_proposal(name, share):
     """Kolmogorov-Smirnov distances of either part on a fine even grid of uniforms."""
-    sde, proposal = SDES[name], Proposal(share, -1.2, 1.4, LOWEST[name], 0.0, 1.0)
+    sde, proposal = SDES[name], NoiseProposal(share, -1.2, 1.4, LOWEST[name], 0.0, 1.0)
     uniforms = (np.arange(20000, dtype=np.float32) + 0.5) / 20000
     t = np.asarray(times_from_uniform(sde, proposal, jnp.asarray(uniforms)))
     earliest = float(sde.time(jnp.float32(LOWEST[name])))
@@ -352,23 +342,23 @@ def test_no_uniform_leads_out_of_the_times(sde):
     corners = np.array([0.0, 1e-30, 1e-7, 0.2, 0.5, np.nextafter(np.float32(1), 0)])
     for share in (0.0, 1e-7, 0.2, 1 - 1e-7, 1.0):
         for width in (0.0, 1.4, 30.0):
-            proposal = Proposal(share, -1.2, width, 0.01, 0.1, 1.0)
+            proposal = NoiseProposal(share, -1.2, width, 0.01, 0.1, 1.0)
             t = times_from_uniform(sde, proposal, jnp.asarray(corners, jnp.float32))
             assert np.all((t >= sde.time(jnp.float32(0.01))) & (t <= 1))
 
 
 @each_sde
 def test_no_time_is_negative_even_if_the_process_starts_above_the_lowest_level(sde):
-    proposal = Proposal(0.5, -6.0, 1.4, 0.003, 0.0, 1.0)
+    proposal = NoiseProposal(0.5, -6.0, 1.4, 0.003, 0.0, 1.0)
     t = times_from_uniform(sde, proposal, jnp.linspace(0, 0.999, 1000))
     assert np.all((t >= 0) & (t <= 1))
 
 
-ALL = configurations(4, proper=False)
+ALL = missing_patterns(4, proper=False)
 OBJECTIVE = Objective(
     ALL,
-    probabilities(ALL, (0.4, 0.25, 0.2, 0.15)),
-    Proposal(0.2, -1.2, 1.4, 0.003, 0.125, 1.0),
+    pattern_probabilities(ALL, (0.4, 0.25, 0.2, 0.15)),
+    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.125, 1.0),
     weigh_edm,
     False,
 )
@@ -383,7 +373,7 @@ def batch_of(count, present=None, valid=None):
 @jax.jit
 def drawn(seed, batch, place):
     key = jax.random.key(seed)
-    return draw_questions(key, OBJECTIVE, SDES["vp"], batch, place, 48)
+    return draw_dsm_inputs(key, OBJECTIVE, SDES["vp"], batch, place, 48)
 
 
 def test_an_eighth_of_the_rows_asks_for_the_mean_at_time_1():
@@ -397,18 +387,14 @@ def test_an_eighth_of_the_rows_asks_for_the_mean_at_time_1():
 def test_times_tokens_and_configurations_are_independent():
     """Over 300 batches: no correlation of size, time and token beyond chance."""
     seeds = jnp.arange(300)
-    many = jax.jit(jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48))))(
-        seeds
-    )
+    many = jax.jit(jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48))))(seeds)
     size, token = many.scored.sum(axis=-1).ravel(), many.token.ravel()
     rank = stats.rankdata(many.t.ravel())
     free = ~np.asarray(token)
     chance = 4.5 / np.sqrt(len(rank))
     assert abs(np.corrcoef(size[free], rank[free])[0, 1]) < chance
     assert abs(np.corrcoef(size, token)[0, 1]) < chance
-    assert (
-        abs(np.corrcoef(many.scored[..., 0].ravel()[free], rank[free])[0, 1]) < chance
-    )
+    assert abs(np.corrcoef(many.scored[..., 0].ravel()[free], rank[free])[0, 1]) < chance
     table = stats.contingency.crosstab(np.asarray(size)[free], rank[free] > 7200).count
     assert stats.chi2_contingency(table).pvalue > 1e-3
     place = np.tile(np.arange(48), 300)
@@ -447,19 +433,14 @@ def test_what_was_never_scanned_is_missing_but_not_scored_and_padding_asks_nothi
 def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     paper = dataclasses.replace(
         OBJECTIVE,
-        weights=probabilities(ALL, ()),
-        proposal=Proposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0),
+        weights=pattern_probabilities(ALL, ()),
+        proposal=NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0),
         weighting=weigh_paper,
     )
     many = jax.jit(
         jax.vmap(
-            lambda seed: losses_module.draw_questions(
-                jax.random.key(seed),
-                paper,
-                SDES["vp"],
-                batch_of(45),
-                jnp.arange(45),
-                45,
+            lambda seed: losses_module.draw_dsm_inputs(
+                jax.random.key(seed), paper, SDES["vp"], batch_of(45), jnp.arange(45), 45
             )
         )
     )(jnp.arange(100))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ummcsgm.diffusion import correlated_noise
-from ummcsgm.diffusion.correlated_noise import coherent_noise, fit_rho
+from ummcsgm.diffusion.correlated_noise import ar1_noise, fit_rho
 from ummcsgm.diffusion.samplers import address_keys
 from ummcsgm.evaluation.through_plane import neighbour_sums
-from ummcsgm.inference.microbatches import streamed
+from ummcsgm.inference.microbatches import run_in_microbatches
 from ummcsgm.types import InputError
 
 
@@ -24,7 +24,7 @@ def _keys(number, seed=0):
 @functools.cache
 def _compiled(shape, rho, dtype=jnp.float32):
     return jax.jit(
-        lambda keys, slices: coherent_noise(
+        lambda keys, slices: ar1_noise(
             keys, jnp.zeros((len(slices), *shape), dtype), slices=slices, rho=rho
         )
     )
@@ -40,12 +40,10 @@ def _weights(monkeypatch, slices, rho):
     size = correlated_noise.SPAN * 2 + 1
     with monkeypatch.context() as patch:
         patch.setattr(jax.random, "fold_in", lambda key, at: at)
-        patch.setattr(
-            jax.random, "normal", lambda at, shape, dtype: jax.nn.one_hot(at, size)
-        )
+        patch.setattr(jax.random, "normal", lambda at, shape, dtype: jax.nn.one_hot(at, size))
         like = jnp.zeros((len(slices), size))
         keys = jnp.zeros(len(slices))
-        return np.asarray(coherent_noise(keys, like, slices=slices, rho=rho))
+        return np.asarray(ar1_noise(keys, like, slices=slices, rho=rho))
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.1, 0.5, 0.9, 0.98, 0.99, 1.0])
@@ -99,11 +97,11 @@ def test_a_slice_does_not_depend_on_its_microbatch_or_order():
     make = _compiled((6, 5), 0.9)
     whole = np.asarray(make(keys, slices))
     for size in (4, 1):
-        parts = streamed(make, size, 23, lambda rows: (keys[rows], slices[rows]))
+        parts = run_in_microbatches(make, size, 23, lambda rows: (keys[rows], slices[rows]))
         assert np.array_equal(np.concatenate([*parts]), whole)
     shuffled = np.random.default_rng(0).permutation(23)
     assert np.array_equal(make(keys, slices[shuffled]), whole[shuffled])
-    eager = coherent_noise(keys[:2], jnp.zeros((2, 6, 5)), slices=[35, 36], rho=0.9)
+    eager = ar1_noise(keys[:2], jnp.zeros((2, 6, 5)), slices=[35, 36], rho=0.9)
     np.testing.assert_allclose(eager, whole[5:7], atol=1e-6)
 
 
@@ -116,7 +114,7 @@ def test_the_dtype_of_the_images_is_kept():
 @pytest.mark.parametrize("rho", [-0.1, 1.01, float("nan")])
 def test_a_correlation_outside_0_and_1_is_refused(rho):
     with pytest.raises(InputError, match="rho wants to be between 0 and 1"):
-        coherent_noise(_keys(1), jnp.zeros((1, 2)), slices=[0], rho=rho)
+        ar1_noise(_keys(1), jnp.zeros((1, 2)), slices=[0], rho=rho)
 
 
 def _residuals(rho, seed):

@@ -4,14 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import (
-    EVERY,
-    SDES,
-    each_sde,
-    every_question,
-    make_gaussian_denoise,
-    posterior,
-)
+from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise, posterior
 from solver_checks import (
     SEEN,
     assert_exact_moments,
@@ -21,14 +14,8 @@ from solver_checks import (
     true_covariance,
 )
 
-from ummcsgm.diffusion.missingness import ask
-from ummcsgm.diffusion.samplers import (
-    address_keys,
-    algorithm1,
-    draw_prior,
-    noise_of,
-    sample,
-)
+from ummcsgm.diffusion.missingness import mask_inputs
+from ummcsgm.diffusion.samplers import address_keys, algorithm1, draw_prior, make_noise, sample
 from ummcsgm.diffusion.solvers import euler_maruyama
 from ummcsgm.diffusion.time_grids import uniform_times
 
@@ -58,10 +45,10 @@ def test_the_last_mean_is_the_draw_without_its_last_noise():
     sde = SDES["vp"]
     images, completion, mean, variance = every_question(0, (4, 4))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    start = draw_prior(noise_of(keys_of(15)), sde, completion.seen)
+    start = draw_prior(make_noise(keys_of(15)), sde, completion.seen)
     noisy, clean = jax.jit(
         lambda keys: sample(
-            noise_of(keys), sde, denoise, start, uniform_times(20), euler_maruyama
+            make_noise(keys), sde, denoise, start, uniform_times(20), euler_maruyama
         )
     )(keys_of(15))
     last = jax.vmap(lambda key: jax.random.fold_in(key, 20))(keys_of(15))
@@ -109,7 +96,7 @@ def literal_algorithm_1(key_seed, sde, completion, denoise, steps):
         return jax.random.normal(key, b.shape[1:])
 
     def noise(step):
-        rows = [noise_of(row, step) for row in range(len(b))]
+        rows = [make_noise(row, step) for row in range(len(b))]
         return np.asarray(rows, np.float64)
 
     def now(function, t):
@@ -133,16 +120,13 @@ def test_algorithm_1_is_the_papers_loop_to_the_letter(sde):
     images, completion, mean, variance = every_question(1, (3, 2))
     denoise = make_gaussian_denoise(sde, mean, variance)
     ours = jax.jit(
-        lambda keys: completion.fill(
-            algorithm1(keys, sde, denoise, completion.seen, 40)
-        )
+        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 40))
     )(keys_of(15))
     literal = literal_algorithm_1(7, sde, completion, jax.jit(denoise), 40)
     np.testing.assert_allclose(ours, literal, rtol=1e-4, atol=1e-4 * np.std(literal))
     seen = np.broadcast_to(~EVERY[:, None, None], images.shape)
     np.testing.assert_array_equal(
-        np.asarray(ours)[seen].view(np.int32),
-        images[seen].astype(np.float32).view(np.int32),
+        np.asarray(ours)[seen].view(np.int32), images[seen].astype(np.float32).view(np.int32)
     )
 
 
@@ -190,7 +174,7 @@ def test_the_noises_of_all_steps_and_examples_are_independent():
         return state._replace(x=state.x + drawn)
 
     drawn, _ = sample(
-        noise_of(keys_of(6)), SDES["ve"], None, like, uniform_times(steps), recording
+        make_noise(keys_of(6)), SDES["ve"], None, like, uniform_times(steps), recording
     )
     jax.effects_barrier()
     rows = np.array(noises).reshape(steps * 6, -1)
@@ -202,11 +186,9 @@ def test_the_noises_of_all_steps_and_examples_are_independent():
 def test_the_prior_is_not_the_noise_of_any_step():
     like = jnp.zeros((3, 16, 16, 4))
     still = algorithm1(keys_of(3), SDES["ve"], lambda x, t: x, like, 1)
-    start = draw_prior(noise_of(keys_of(3)), SDES["ve"], like)
+    start = draw_prior(make_noise(keys_of(3)), SDES["ve"], like)
     step = np.asarray(still - start).ravel()
-    assert abs(np.corrcoef(step, np.asarray(start).ravel())[0, 1]) < 4 / np.sqrt(
-        step.size
-    )
+    assert abs(np.corrcoef(step, np.asarray(start).ravel())[0, 1]) < 4 / np.sqrt(step.size)
     assert np.std(start) == pytest.approx(50, rel=4 / np.sqrt(2 * step.size))
 
 
@@ -214,13 +196,11 @@ def test_draws_of_the_real_noise_have_the_posterior_moments():
     """Monte Carlo, so loose: 1024 voxels of each question at 100 steps."""
     sde = SDES["vp"]
     images = np.broadcast_to(SEEN, (15, 32, 32, 4)).astype(np.float32)
-    completion = ask(jnp.asarray(images), jnp.asarray(EVERY))
+    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
     mean, variance = posterior(images, EVERY)
     denoise = make_gaussian_denoise(sde, mean, variance)
     drawn = jax.jit(
-        lambda keys: completion.fill(
-            algorithm1(keys, sde, denoise, completion.seen, 100)
-        )
+        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 100))
     )(keys_of(15))
     drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
     count, asked = drawn.shape[1], EVERY

@@ -21,19 +21,10 @@ def beta_integral(t):
 
 # mean and noise level, written once more in float64 from science's table.
 TRUTH = {
-    "vp": lambda t: (
-        np.exp(-beta_integral(t) / 2),
-        np.sqrt(np.expm1(beta_integral(t))),
-    ),
-    "subvp": lambda t: (
-        np.exp(-beta_integral(t) / 2),
-        2 * np.sinh(beta_integral(t) / 2),
-    ),
+    "vp": lambda t: (np.exp(-beta_integral(t) / 2), np.sqrt(np.expm1(beta_integral(t)))),
+    "subvp": lambda t: (np.exp(-beta_integral(t) / 2), 2 * np.sinh(beta_integral(t) / 2)),
     "ve": lambda t: (np.ones_like(t), 0.01 * 5000.0**t),
-    "cosine": lambda t: (
-        np.cos(np.arctan(318.0) * t),
-        np.tan(np.arctan(318.0) * t),
-    ),
+    "cosine": lambda t: (np.cos(np.arctan(318.0) * t), np.tan(np.arctan(318.0) * t)),
 }
 
 
@@ -200,9 +191,7 @@ def test_score_noise_velocity_and_denoised_are_views_of_one_another(sde):
         np.testing.assert_allclose(back, clean, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(mean * back + std * recovered, x, rtol=1e-8)
         scale = mean**2 + std**2
-        np.testing.assert_allclose(
-            (mean * x - std * velocity) / scale, clean, rtol=1e-6, atol=1e-6
-        )
+        np.testing.assert_allclose((mean * x - std * velocity) / scale, clean, rtol=1e-6, atol=1e-6)
 
 
 @each_sde
@@ -237,9 +226,7 @@ def test_noise_of_an_example_does_not_depend_on_its_batch_mates():
 
 
 def test_noise_of_two_modalities_and_two_pixels_is_independent():
-    noise = sdes.draw_noise(
-        jax.random.split(jax.random.key(3)), jnp.zeros((2, 64, 64, 4))
-    )
+    noise = sdes.draw_noise(jax.random.split(jax.random.key(3)), jnp.zeros((2, 64, 64, 4)))
     channels = np.asarray(noise).reshape(-1, 4)
     assert np.max(np.abs(np.corrcoef(channels.T) - np.eye(4))) < 4 / np.sqrt(8192)
     neighbours = np.corrcoef(noise[:, 1:].ravel(), noise[:, :-1].ravel())[0, 1]

@@ -32,17 +32,17 @@ from solver_checks import (
     true_covariance,
 )
 
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.samplers import (
     SAMPLERS,
     algorithm1,
-    default_times,
-    draw_around,
-    evaluations,
+    count_evaluations,
+    draw_around_mean,
     make_draw,
-    noise_of,
+    make_noise,
     sample,
-    warm,
+    sample_from_mean,
+    sampler_times,
 )
 from ummcsgm.diffusion.sde import VE, VP, draw_noise
 from ummcsgm.diffusion.solvers import (
@@ -54,12 +54,7 @@ from ummcsgm.diffusion.solvers import (
     sde_dpmpp2m,
     unipc2,
 )
-from ummcsgm.diffusion.time_grids import (
-    check_times,
-    karras_times,
-    log_uniform_times,
-    uniform_times,
-)
+from ummcsgm.diffusion.time_grids import check_times, karras_times, log_uniform_times, uniform_times
 from ummcsgm.types import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -108,7 +103,7 @@ def test_a_flow_is_the_exact_flow_of_a_gaussian(step):
     y = mean + 20 * np.random.default_rng(0).normal(size=mean.shape)
     x = jnp.asarray(y * float(sde.mean(times[0])), jnp.float32)
     denoise = make_gaussian_denoise(sde, mean, variance)
-    run = jax.jit(lambda keys: sample(noise_of(keys), sde, denoise, x, times, step)[0])
+    run = jax.jit(lambda keys: sample(make_noise(keys), sde, denoise, x, times, step)[0])
     ours = np.asarray(run(keys_of(15)), np.float64) / float(sde.mean(times[-1]))
     values, axes = np.linalg.eigh(variance)
     shrink = np.sqrt((values + 0.05**2) / (values + 20.0**2))
@@ -140,8 +135,7 @@ def test_algorithm_1_has_weak_order_1(name):
 
 
 @pytest.mark.parametrize(
-    "name, steps, most",
-    [("dpmpp2m", 20, 0.02), ("warm", 12, 0.02), ("unipc2", 20, 0.02)],
+    "name, steps, most", [("dpmpp2m", 20, 0.02), ("warm", 12, 0.02), ("unipc2", 20, 0.02)]
 )
 def test_draws_of_a_three_mode_posterior_lie_close_to_it(name, steps, most):
     """Sliced Wasserstein distance over the posterior sd, of 25 000 draws in 8-D."""
@@ -174,9 +168,7 @@ def counted(name, sde, times):
         return 0.5 * x / sde.mean(t)[:, None, None, None]
 
     mean, missing = jnp.zeros((2, 3, 3, 4)), jnp.asarray(EVERY[[2, 9]])
-    jax.block_until_ready(
-        make_draw(name, sde, times)(keys_of(2), denoise, missing, mean)
-    )
+    jax.block_until_ready(make_draw(name, sde, times)(keys_of(2), denoise, missing, mean))
     jax.effects_barrier()
     return len(asked), np.array(asked)
 
@@ -185,12 +177,12 @@ def counted(name, sde, times):
 def test_the_evaluations_are_as_many_as_reported_and_never_at_0(name, steps):
     made, asked = counted(name, VP_SDE, grid(name, VP_SDE, steps))
     shared = 1 if name == "warm" else 0  # the mean, made by the caller
-    assert made + shared == evaluations(name, steps)
+    assert made + shared == count_evaluations(name, steps)
     assert asked.min() > 0 and asked.max() <= 1
 
 
 def test_the_reported_evaluations():
-    made = {name: evaluations(name, 12) for name in SAMPLERS}
+    made = {name: count_evaluations(name, 12) for name in SAMPLERS}
     assert made == {
         "euler_maruyama": 12,
         "ddim": 12,
@@ -240,13 +232,11 @@ def test_a_slice_of_a_draw_does_not_depend_on_the_slices_beside_it(name):
 @each_sampler
 def test_two_keys_are_two_draws(name):
     images = np.repeat(gaussian_question((3, 3))[0].fill(0.5)[:1], 2, axis=0)
-    completion = ask(jnp.asarray(images), jnp.asarray(EVERY[[14, 14]]))
+    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY[[14, 14]]))
     mean, variance = posterior(images, EVERY[[14, 14]])
     draw = make_draw(name, VP_SDE, grid(name, VP_SDE, 6))
     denoise = make_gaussian_denoise(VP_SDE, mean, variance)
-    first, second = draw(
-        keys_of(2), denoise, completion.missing, jnp.asarray(mean, jnp.float32)
-    )
+    first, second = draw(keys_of(2), denoise, completion.missing, jnp.asarray(mean, jnp.float32))
     assert np.abs(first - second).min() > 1e-6
 
 
@@ -255,7 +245,7 @@ def test_a_solver_without_noise_does_not_use_its_keys(step):
     x = 20 * draw_noise(keys_of(2), jnp.zeros((2, 3, 3, 1)))
     times = log_uniform_times(VP_SDE, 8, 20.0, 0.01)
     one, other = (
-        sample(noise_of(keys), VP_SDE, one_voxel_denoise(VP_SDE), x, times, step)
+        sample(make_noise(keys), VP_SDE, one_voxel_denoise(VP_SDE), x, times, step)
         for keys in (keys_of(2), keys_of(4)[2:])
     )
     for image in (*one, *other):
@@ -266,7 +256,7 @@ def voxel_draw(step, steps=40):
     x = draw_noise(keys_of(3), jnp.zeros((3, 4, 4, 1)))
     times = log_uniform_times(VP_SDE, steps, 100.0, 0.01)
     denoise = one_voxel_denoise(VP_SDE)
-    return np.asarray(sample(noise_of(keys_of(3)), VP_SDE, denoise, x, times, step)[0])
+    return np.asarray(sample(make_noise(keys_of(3)), VP_SDE, denoise, x, times, step)[0])
 
 
 @pytest.mark.parametrize("step, option", [(ddim, "eta"), (heun, "churn")])
@@ -292,7 +282,7 @@ def test_churn_never_raises_the_noise_above_that_of_time_1():
     x = draw_noise(keys_of(1), jnp.zeros((1, 2, 2, 1)))
     times = log_uniform_times(VP_SDE, 6, 152.0, 0.01)
     step = functools.partial(heun, churn=0.4)
-    jax.block_until_ready(sample(noise_of(keys_of(1)), VP_SDE, denoise, x, times, step))
+    jax.block_until_ready(sample(make_noise(keys_of(1)), VP_SDE, denoise, x, times, step))
     jax.effects_barrier()
     assert len(asked) == 11 and np.max(asked) <= 1
     np.testing.assert_allclose(
@@ -306,11 +296,9 @@ def test_ddim_with_eta_1_is_the_ancestral_step():
     t, later = jnp.float32(0.4), jnp.float32(0.6)
     denoise = one_voxel_denoise(VP_SDE)
     times, state = moment(later, later, later, t), initial_state(x)
-    ours = ancestral(VP_SDE, denoise, noise_of(keys_of(4)[2:]), state, times)
+    ours = ancestral(VP_SDE, denoise, make_noise(keys_of(4)[2:]), state, times)
     scale = VP_SDE.mean(later) / VP_SDE.mean(t)
-    added = (
-        VP_SDE.std(later) ** 2 - scale**2 * VP_SDE.std(t) ** 2
-    )  # forward, t to later
+    added = VP_SDE.std(later) ** 2 - scale**2 * VP_SDE.std(t) ** 2  # forward, t to later
     precision = 1 / VP_SDE.std(t) ** 2 + scale**2 / added
     clean = VP_SDE.mean(t) * denoise(x, times.now)
     mean = (clean / VP_SDE.std(t) ** 2 + scale * x / added) / precision
@@ -324,7 +312,7 @@ def test_the_first_steps_of_multistep_solvers_are_those_of_one_step():
     denoise, first = one_voxel_denoise(VP_SDE), moment(0.6, 0.6, 0.6, 0.4)
     for one, many in ((ddim, dpmpp2m), (ddim, unipc2), (ancestral, sde_dpmpp2m)):
         single, multi = (
-            step(VP_SDE, denoise, noise_of(keys_of(2)), initial_state(x), first)
+            step(VP_SDE, denoise, make_noise(keys_of(2)), initial_state(x), first)
             for step in (one, many)
         )
         np.testing.assert_allclose(single.x, multi.x, atol=1e-6)
@@ -352,13 +340,13 @@ def test_a_network_of_vp_is_sampled_along_ve(step):
     for process, answer in ((VP_SDE, denoise_vp), (sde, denoise)):
         times = log_uniform_times(process, 15, 40.0, 0.01)
         x = y * process.mean(jnp.asarray(times[0]))
-        drawn.append(sample(noise_of(keys_of(2)), process, answer, x, times, step)[0])
+        drawn.append(sample(make_noise(keys_of(2)), process, answer, x, times, step)[0])
     np.testing.assert_allclose(*drawn, atol=5e-4)
 
 
 def mixture_question():
     images = jnp.zeros((2, 8, 8, 10))
-    return ask(images, jnp.broadcast_to(jnp.arange(10) < 8, (2, 10)))
+    return mask_inputs(images, jnp.broadcast_to(jnp.arange(10) < 8, (2, 10)))
 
 
 def test_the_table_draws_algorithm_1_bit_for_bit():
@@ -376,12 +364,8 @@ def test_a_warm_start_with_its_variance_has_the_exact_marginal():
     completion, mean, variance = gaussian_question((40, 40))
     single = EVERY.sum(axis=1) == 1
     spread = np.einsum("bii->bi", variance)[:, None, None]
-    x = draw_around(
-        noise_of(keys_of(15)),
-        VP_SDE,
-        0.3,
-        jnp.asarray(mean, jnp.float32),
-        jnp.asarray(spread),
+    x = draw_around_mean(
+        make_noise(keys_of(15)), VP_SDE, 0.3, jnp.asarray(mean, jnp.float32), jnp.asarray(spread)
     )
     t = jnp.float32(0.3)
     level = float(VP_SDE.noise_level(t))
@@ -398,8 +382,8 @@ def test_warm_draws_are_2m_from_the_mean_with_its_variance():
     times = grid("warm", VP_SDE, 5)
     draw = make_draw("warm", VP_SDE, times)
     ours = draw(keys_of(15), denoise, completion.missing, centre, spread)
-    noise = noise_of(keys_of(15))
-    public = warm(noise, VP_SDE, denoise, centre, times, variance=spread)
+    noise = make_noise(keys_of(15))
+    public = sample_from_mean(noise, VP_SDE, denoise, centre, times, variance=spread)
     np.testing.assert_array_equal(ours, public)
     first = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys_of(15))
     level = VP_SDE.noise_level(jnp.float32(times[0]))
@@ -416,8 +400,8 @@ def never(x, t):
 def test_a_sampler_that_does_not_exist_is_refused_with_the_list():
     for ask_for in (
         lambda: make_draw("dpm", VP_SDE, uniform_times(5)),
-        lambda: evaluations("dpm", 5),
-        lambda: default_times("dpm", VP_SDE, 5, lowest=0.01, start=3.0),
+        lambda: count_evaluations("dpm", 5),
+        lambda: sampler_times("dpm", VP_SDE, 5, lowest=0.01, start=3.0),
     ):
         with pytest.raises(InputError, match="'dpm'.*euler_maruyama, ddim.*warm"):
             ask_for()
@@ -428,7 +412,7 @@ def test_a_grid_that_reaches_0_is_refused_before_any_evaluation(step):
     times = np.array([1.0, 0.5, 0.0, 0.0], np.float32)
     x = jnp.zeros((2, 3, 3, 4))
     with pytest.raises(InputError, match="reaches 0 before its end"):
-        sample(noise_of(keys_of(2)), VP_SDE, never, x, times, step)
+        sample(make_noise(keys_of(2)), VP_SDE, never, x, times, step)
     with pytest.raises(InputError, match="reaches 0 before its end"):
         make_draw("dpmpp2m", VP_SDE, times)
 
@@ -449,6 +433,6 @@ def test_a_grid_that_a_sampler_cannot_use_is_refused(name, times, said):
 
 def test_steps_and_levels_are_checked():
     with pytest.raises(InputError, match="0 steps"):
-        default_times("warm", VP_SDE, 0, lowest=0.01, start=3.0)
+        sampler_times("warm", VP_SDE, 0, lowest=0.01, start=3.0)
     with pytest.raises(InputError, match="at most 152"):
-        default_times("warm", VP(0.1, 20.0), 5, lowest=0.01, start=500.0)
+        sampler_times("warm", VP(0.1, 20.0), 5, lowest=0.01, start=500.0)

@@ -27,7 +27,7 @@ from tiny_run import (
 
 from ummcsgm import main
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_course
+from ummcsgm.config.courses import build_trainable
 from ummcsgm.distributed import devices, processes
 from ummcsgm.training import checkpoint, train
 from ummcsgm.types import InputError
@@ -74,8 +74,8 @@ def state_at(workdir, step, folder):
     """The leaves of the whole state in the checkpoint of `step`, read in `folder`."""
     here = workdir / "checkpoints" / str(step)
     shutil.copytree(here, folder / "checkpoints" / str(step))
-    config = build.config_from_json(checkpoint.restore_about(folder)["config"])
-    start = build_course(config, "mm-csn").start
+    config = build.config_from_json(checkpoint.restore_metadata(folder)["config"])
+    start = build_trainable(config, "mm-csn").start
     return jax.tree.leaves(train.start_or_restore(folder, start, 0))
 
 
@@ -117,9 +117,7 @@ def begin(straight, tmp_path):
 
 def test_what_all_processes_share_is_written_and_told_once(straight):
     run, said = straight / "run", (straight / "stdout.txt").read_text()
-    records = [
-        json.loads(line) for line in (run / "log.jsonl").read_text().split("\n")[:-1]
-    ]
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().split("\n")[:-1]]
     assert [one["step"] for one in records] == list(range(LOGGED, STEPS + 1, LOGGED))
     (start,) = json.loads((run / "manifest.json").read_text())["starts"]
     assert start["processes"] == 2 and len(start["devices"]) == 2
@@ -191,9 +189,7 @@ def test_a_killed_and_a_stopped_run_go_on_as_the_uninterrupted_one_bit_for_bit(
     assert [start["step"] for start in starts] == [0, newest, last]
 
 
-def test_of_four_processes_three_end_when_the_first_is_killed(
-    straight, begin, tmp_path
-):
+def test_of_four_processes_three_end_when_the_first_is_killed(straight, begin, tmp_path):
     killed = begin(4)
     killed.signal_at(EVERY, 0, signal.SIGKILL)
     code, seconds, said = killed.ended()
@@ -211,9 +207,7 @@ def test_two_processes_evaluate_to_the_very_files_of_one(straight, tmp_path):
     (tmp_path / "run" / "calibration.json").unlink()
     alone = Running(1, straight, tmp_path / "run", "--mode", "evaluate")
     assert alone.ended()[0] == 0  # with as many rows a device, bit for bit
-    one, two = (
-        files_under(root / "run" / "evaluation") for root in (tmp_path, straight)
-    )
+    one, two = (files_under(root / "run" / "evaluation") for root in (tmp_path, straight))
     assert one.keys() == two.keys() and len(one) > 20
     for name in one:
         assert one[name] == two[name], name
@@ -298,7 +292,7 @@ def test_a_job_whose_first_process_is_not_there_is_told_in_a_sentence():
 
 def test_a_port_that_is_taken_is_an_error_of_python():
     with socket.create_server(("", 0)) as taken:
-        wanted = processes.job_of(environment(taken.getsockname()[1]))
+        wanted = processes.job_from_environment(environment(taken.getsockname()[1]))
         with pytest.raises(OSError, match="in use"):
             processes._join(wanted)
 
@@ -320,10 +314,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
         (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, None),  # an interactive shell
         (SLURM | {"SLURM_STEP_NUM_TASKS": "8"}, {}),
         (SLURM | {"SLURM_STEP_NUM_TASKS": "8", "OMPI_COMM_WORLD_SIZE": "1"}, None),
-        (
-            {"SLURM_STEP_NUM_TASKS": "8", "JAX_COORDINATOR_ADDRESS": "node3:80"},
-            {},
-        ),
+        ({"SLURM_STEP_NUM_TASKS": "8", "JAX_COORDINATOR_ADDRESS": "node3:80"}, {}),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, {}),
         ({"TPU_WORKER_HOSTNAMES": "a", "TPU_WORKER_ID": "0"}, None),
         ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}, {}),
@@ -341,7 +332,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
     ],
 )
 def test_a_job_is_what_the_environment_names(given, wanted):
-    assert processes.job_of(given) == wanted
+    assert processes.job_from_environment(given) == wanted
 
 
 @pytest.mark.parametrize(
@@ -356,7 +347,7 @@ def test_a_job_is_what_the_environment_names(given, wanted):
 )
 def test_half_a_job_is_refused_in_a_sentence(given, sentence):
     with pytest.raises(InputError, match=sentence):
-        processes.job_of(given)
+        processes.job_from_environment(given)
 
 
 def test_half_a_job_stops_the_command_but_not_the_doctor(straight, monkeypatch, capsys):
@@ -369,8 +360,8 @@ def test_half_a_job_stops_the_command_but_not_the_doctor(straight, monkeypatch, 
 
 def test_part_is_each_processs_own_and_refused_beside_it(monkeypatch):
     assert main._part(None) == (0, 1) and main._part("2/3") == (1, 3)
-    monkeypatch.setattr(devices, "part", lambda: (1, 4))
-    monkeypatch.setattr(devices, "several", lambda: True)
+    monkeypatch.setattr(devices, "process_index_and_count", lambda: (1, 4))
+    monkeypatch.setattr(devices, "is_multiprocess", lambda: True)
     assert main._part(None) == (1, 4)
     with pytest.raises(InputError, match="one of 4 processes .* leave out --part"):
         main._part("2/3")
@@ -379,9 +370,9 @@ def test_part_is_each_processs_own_and_refused_beside_it(monkeypatch):
 @pytest.mark.parametrize("place", range(3))
 def test_every_process_does_its_share_before_it_looks_at_the_others(monkeypatch, place):
     done = []
-    monkeypatch.setattr(devices, "part", lambda: (place, 3))
-    monkeypatch.setattr(devices, "wait_for_all", lambda name: done.append(name))
-    assert devices.divided(lambda at: done.append(at) or 10 * at, 5) == [
+    monkeypatch.setattr(devices, "process_index_and_count", lambda: (place, 3))
+    monkeypatch.setattr(devices, "barrier", lambda name: done.append(name))
+    assert devices.map_across_processes(lambda at: done.append(at) or 10 * at, 5) == [
         0,
         10,
         20,
@@ -396,9 +387,9 @@ def test_every_process_does_its_share_before_it_looks_at_the_others(monkeypatch,
 @pytest.mark.parametrize(("own", "order"), [(True, "do, wait"), (False, "wait, do")])
 def test_the_first_process_goes_before_the_others(monkeypatch, own, order):
     events = []
-    monkeypatch.setattr(devices, "first", lambda: own)
-    monkeypatch.setattr(devices, "wait_for_all", lambda name: events.append("wait"))
-    assert devices.in_turn(lambda: events.append("do") or 3) == 3
+    monkeypatch.setattr(devices, "is_main", lambda: own)
+    monkeypatch.setattr(devices, "barrier", lambda name: events.append("wait"))
+    assert devices.main_process_first(lambda: events.append("do") or 3) == 3
     assert ", ".join(events) == order
 
 
@@ -419,7 +410,7 @@ def test_the_job_set_has_as_many_processes_as_pods_and_one_coordinator():
     place = values["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert place == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     named = {name: values.get(name, {}).get("value", "0") for name in processes.NAMES}
-    assert processes.job_of(named)["num_processes"] == count
+    assert processes.job_from_environment(named)["num_processes"] == count
     command = container["command"]
     assert command[:3] == ["python", "-m", "ummcsgm.main"]
     assert (ROOT / command[command.index("--config") + 1]).is_file()

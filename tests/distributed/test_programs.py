@@ -11,7 +11,7 @@ import pytest
 from tiny_run import ROOT, tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_course
+from ummcsgm.config.courses import build_trainable
 from ummcsgm.data.store import open_store
 from ummcsgm.distributed import devices
 from ummcsgm.training import train
@@ -52,9 +52,7 @@ def test_flops_are_those_of_one_device_and_of_the_products_in_the_program():
     assert count == 2 * 64 * 96 * 32
     mapped = jax.pmap(jnp.dot, in_axes=(0, None))
     halves = a.reshape(2, 32, 96)
-    assert compilation_cache.flops_of(mapped, halves, b) == pytest.approx(
-        count / 2, rel=0.01
-    )
+    assert compilation_cache.flops_of(mapped, halves, b) == pytest.approx(count / 2, rel=0.01)
 
 
 def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(study, monkeypatch):
@@ -62,15 +60,11 @@ def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(study, monkey
     monkeypatch.setattr(train, "peak_of", lambda kind: 1e9)
     store = open_store(study / "run" / "prepared", "train")
     told = []
-    for changes in (
-        {},
-        {"train__remat": (True,)},
-        {"train__accumulate": 2},
-    ):
+    for changes in ({}, {"train__remat": (True,)}, {"train__accumulate": 2}):
         config = tiny_config(study / "subjects", **changes)
-        course = build_course(config, "mm-csn")
+        course = build_trainable(config, "mm-csn")
         state = course.start(jax.random.key(0))
-        batches = train.batches_of(store, build.build_plan(config))
+        batches = train.batches_of(store, build.build_train_options(config))
         asked = (course.counted, devices.replicate(state), batches)
         told.append(train._least_seconds(*asked))
     assert told[0] == told[1] == told[2]
@@ -99,9 +93,7 @@ def count_devices(*arguments, **environment):
 def test_a_cpus_cores_are_devices_if_the_rows_divide_over_them():
     cores = len(os.sched_getaffinity(0))
     assert count_devices("None") == cores
-    assert (
-        count_devices("4") == count_devices("7") == 1
-    )  # fewer than 4 each, or not evenly
+    assert count_devices("4") == count_devices("7") == 1  # fewer than 4 each, or not evenly
     if cores == 1:
         pytest.skip("there is one core")
     assert count_devices("8") == 2
@@ -127,9 +119,7 @@ print(found.count("/jax/compilation_cache/cache_hits"))
 
     def hits(**environment):
         command = [sys.executable, "-c", program]
-        done = subprocess.run(
-            command, env=own | environment, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env=own | environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
 

@@ -73,9 +73,7 @@ def test_crps_of_a_normal_law_is_the_analytic_one(truth):
     draws = 2 + 3 * rng.normal(size=(5, 200_000))
     density = np.exp(-(truth**2) / 2) / np.sqrt(2 * np.pi)
     expected = truth * (2 * ndtr(truth) - 1) + 2 * density - 1 / np.sqrt(np.pi)
-    assert crps_fair(draws, 2 + 3 * truth).mean() == pytest.approx(
-        3 * expected, abs=0.02
-    )
+    assert crps_fair(draws, 2 + 3 * truth).mean() == pytest.approx(3 * expected, abs=0.02)
 
 
 def test_crps_is_its_formula_voxel_by_voxel_and_the_mae_of_equal_draws():
@@ -262,9 +260,7 @@ def test_too_few_subjects_or_equal_ones_are_refused():
     with pytest.raises(InputError, match="that differ"):
         uniformity(np.ones((9, 5)))
     with pytest.raises(InputError, match="wants 2, this has 1"):
-        subject_interval(
-            np.random.default_rng(0), np.mean, np.ones((1, 3)), level=0.9, resamples=9
-        )
+        subject_interval(np.random.default_rng(0), np.mean, np.ones((1, 3)), level=0.9, resamples=9)
 
 
 def test_the_bootstrap_draws_whole_subjects():
@@ -277,9 +273,7 @@ def test_the_bootstrap_draws_whole_subjects():
     expected = 2 * 1.645 * values.mean(axis=1).std() / 40**0.5
     assert high - low == pytest.approx(expected, rel=0.08)
     assert low < values.mean() < high
-    again = subject_interval(
-        np.random.default_rng(3), np.median, values, level=0.5, resamples=50
-    )
+    again = subject_interval(np.random.default_rng(3), np.median, values, level=0.5, resamples=50)
     assert again == subject_interval(
         np.random.default_rng(3), np.median, values, level=0.5, resamples=50
     )

@@ -30,11 +30,7 @@ from ummcsgm.reporting import report, uncertainty
 
 ERROR = 0.04  # of the peak
 GREY = 255 * ERROR
-ALL = {
-    "evaluate__draws": 16,
-    "evaluate__draw_subjects": 0,
-    "evaluate__draw_slices": 0,
-}
+ALL = {"evaluate__draws": 16, "evaluate__draw_subjects": 0, "evaluate__draw_slices": 0}
 
 
 def noise(images, missing, kind, addresses):
@@ -235,9 +231,7 @@ def test_the_curves_are_of_single_questions(world, tmp_path, monkeypatch):  # no
     result = evaluated(world, tmp_path, every=True)
     drawn = {}
     monkeypatch.setattr(
-        uncertainty,
-        "write_rank_histograms",
-        lambda path, curves: drawn.update({path.name: curves}),
+        uncertainty, "write_rank_histograms", lambda path, curves: drawn.update({path.name: curves})
     )
     uncertainty.write(result, tmp_path)
     assert list(drawn) == ["ranks.png"] and list(drawn["ranks.png"]) == [*MODALITIES]
@@ -269,8 +263,7 @@ def test_what_was_measured_is_kept_and_a_stopped_evaluation_goes_on(
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"draws": 8}, {"few": 3}, {"start": 2.0}, {"lowest": 0.02}, {"draw_slices": 3}],
+    "change", [{"draws": 8}, {"few": 3}, {"start": 2.0}, {"lowest": 0.02}, {"draw_slices": 3}]
 )
 def test_kept_draws_of_another_exam_are_not_taken(world, tmp_path, monkeypatch, change):  # noqa: F811
     stand_in(monkeypatch, world, posterior(calibrated), **ALL)
@@ -403,8 +396,7 @@ def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
             "draws": 2,
             "mae_of_mean": 1.0,
             "mse_of_mean": 2.0,
-            "raw": numbers
-            | {"variance": variance, "error": error, "energy": None, "law": law},
+            "raw": numbers | {"variance": variance, "error": error, "energy": None, "law": law},
             "recalibrated": None,
         }
         for variance, error in ((1.0, 1.0), (5.0, 11.0))
@@ -420,9 +412,7 @@ def test_the_page_tells_whether_ranks_are_flat(spread, flat):
     counts = np.array(
         [
             rank_histogram(
-                generator,
-                spread * generator.normal(size=(8, 500)),
-                generator.normal(size=500),
+                generator, spread * generator.normal(size=(8, 500)), generator.normal(size=500)
             )
             for _ in range(12)
         ]

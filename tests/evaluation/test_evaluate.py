@@ -10,16 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_run import (
-    AFFINE,
-    MODALITIES,
-    NAMES,
-    SHAPE,
-    brain,
-    files_under,
-    path_of,
-    tiny_config,
-)
+from tiny_run import AFFINE, MODALITIES, NAMES, SHAPE, brain, files_under, path_of, tiny_config
 
 from ummcsgm.baselines.ridge import fit_moments, ridge
 from ummcsgm.config import build
@@ -75,7 +66,7 @@ def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
 
     def load(workdir):
         space = build.build_space(config)
-        return predictor.Trained(
+        return predictor.TrainedModel(
             config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest", "slices"
         )
 
@@ -126,9 +117,7 @@ def pick(rows, **wanted):
     return row
 
 
-def test_a_perfect_answer_is_infinitely_good_in_every_modality(
-    world, tmp_path, monkeypatch
-):
+def test_a_perfect_answer_is_infinitely_good_in_every_modality(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, perfect)
     rows = evaluated(world, tmp_path).rows
     expected = {"psnr": np.inf, "ssim_global": 1.0, "ssim_wang": 1.0, "mae": 0.0}
@@ -184,9 +173,7 @@ def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatc
 def test_rows_have_every_method_modality_and_metric_once(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path)
-    asked = [
-        (r["method"], r["missing"], r["modality"], r["metric"]) for r in result.rows
-    ]
+    asked = [(r["method"], r["missing"], r["modality"], r["metric"]) for r in result.rows]
     assert len(set(asked)) == len(asked)
     assert set(asked) == {
         (method, name, name, metric)
@@ -219,9 +206,7 @@ def test_the_spread_over_subjects_is_that_of_a_sample(world, tmp_path, monkeypat
 def test_every_configuration_is_asked_by_flag(world, tmp_path, monkeypatch):
     calls = stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path, every=True)
-    asked = {
-        (r["missing"], r["modality"]) for r in result.rows if r["method"] == "mean"
-    }
+    asked = {(r["missing"], r["modality"]) for r in result.rows if r["method"] == "mean"}
     assert len({missing for missing, _ in asked}) == 14 and len(asked) == 28
     assert ("flair+t1c+t2", "t1c") in asked
     for channel, name in enumerate(MODALITIES):
@@ -266,9 +251,7 @@ def test_algorithm_1_answers_for_its_share_and_0_means_all(
         assert gap == pytest.approx(20 * np.log10(2), abs=1e-3)
 
 
-def test_the_test_subjects_alone_are_asked_and_groups_take_turns(
-    world, tmp_path, monkeypatch
-):
+def test_the_test_subjects_alone_are_asked_and_groups_take_turns(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path)
     split = json.loads((world / "run" / "split.json").read_text())
@@ -295,15 +278,13 @@ def test_a_stopped_evaluation_goes_on_where_it_was(world, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "change",
     [
-        {"evaluate__penalty": 1e-2},
+        {"evaluate__ridge_penalty": 1e-2},
         {"evaluate__algorithm1_slices": 3},
-        {"evaluate__steps": 4},
+        {"evaluate__algorithm1_steps": 4},
         {"seed": 5},
     ],
 )
-def test_kept_numbers_of_another_exam_are_not_taken(
-    world, tmp_path, monkeypatch, change
-):
+def test_kept_numbers_of_another_exam_are_not_taken(world, tmp_path, monkeypatch, change):
     stand_in(monkeypatch, world, darker)
     evaluated(world, tmp_path)
     calls = stand_in(monkeypatch, world, perfect, **change)
@@ -317,9 +298,7 @@ def test_a_changed_image_is_evaluated_anew(world, tmp_path, monkeypatch):
     calls = stand_in(monkeypatch, tmp_path, darker)
     first = evaluate.evaluate(tmp_path / "run", None, False)
     name = first.subjects[0]["subject"]
-    write_new(
-        path_of(tmp_path / "subjects", name, "t2"), plateau("other", "t2"), AFFINE
-    )
+    write_new(path_of(tmp_path / "subjects", name, "t2"), plateau("other", "t2"), AFFINE)
     before = len(calls)
     second = evaluate.evaluate(tmp_path / "run", None, False)
     assert len(calls) > before
@@ -328,9 +307,7 @@ def test_a_changed_image_is_evaluated_anew(world, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fill", [perfect, darker])
-def test_what_is_written_is_whole_and_json_has_no_nan(
-    world, tmp_path, monkeypatch, fill
-):
+def test_what_is_written_is_whole_and_json_has_no_nan(world, tmp_path, monkeypatch, fill):
     stand_in(monkeypatch, world, fill)
     result = evaluated(world, tmp_path)
     folder = tmp_path / "out"
@@ -343,9 +320,7 @@ def test_what_is_written_is_whole_and_json_has_no_nan(
     assert numbers == [(row["mean"], row["subjects"]) for row in result.rows]
     with (folder / "subjects.csv").open() as file:
         subjects = list(csv.DictReader(file))
-    assert [float(row["psnr"]) for row in subjects] == [
-        row["psnr"] for row in result.subjects
-    ]
+    assert [float(row["psnr"]) for row in subjects] == [row["psnr"] for row in result.subjects]
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")

@@ -69,8 +69,7 @@ def test_mae_is_the_mean_of_absolute_differences_also_of_unsigned_bytes():
 
 
 @pytest.mark.parametrize(
-    "metric",
-    [mae, *(lambda t, e, f=f: f(t, e, 255.0) for f in (psnr, ssim_global, ssim_wang))],
+    "metric", [mae, *(lambda t, e, f=f: f(t, e, 255.0) for f in (psnr, ssim_global, ssim_wang))]
 )
 def test_a_metric_of_many_images_is_that_of_each_alone(metric):
     truth, estimate = _pair((2, 3, 16, 13), 255.0, seed=4)

@@ -24,11 +24,7 @@ HASHES = {
     "tumour": "0de05721665f",
     "healthy": "9601102c97db",
 }
-GAUSSIAN = {
-    "gaussian_weights": True,
-    "sigma": 1.5,
-    "use_sample_covariance": False,
-}
+GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 by_name = {profile.name: profile for profile in PROFILES}
 each_depth = pytest.mark.parametrize("depth", [14, measures.SLAB, 43])
 each_profile = pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
@@ -116,8 +112,7 @@ def test_fast_ddpm_has_whole_grey_levels_and_uniform_windows():
     psnrs, ssims = [], []
     for z in range(1, 14):
         a, b = (
-            np.rint((image[z] / 6000.0 * 255).clip(0, 255))
-            for image in (own.truth, own.estimate)
+            np.rint((image[z] / 6000.0 * 255).clip(0, 255)) for image in (own.truth, own.estimate)
         )
         assert len(np.unique(b)) < 100
         psnrs.append(peak_signal_noise_ratio(a, b, data_range=255))
@@ -136,9 +131,7 @@ def test_a_slice_without_any_error_has_no_psnr(name):
     more = measured(by_name[name], own)
     assert more["psnr"] == psnr and np.isfinite(psnr)
     same = dataclasses.replace(own, estimate=own.truth)
-    assert measured(by_name[name], same)["psnr"] == (
-        "truth and estimate agree in every slice"
-    )
+    assert measured(by_name[name], same)["psnr"] == ("truth and estimate agree in every slice")
 
 
 def slow_ssim_3d(wanted, given, span):
@@ -203,16 +196,10 @@ def test_volume_3d_counts_the_background(depth):
 @pytest.mark.parametrize("name", ["brain-only", "tumour", "healthy"])
 def test_a_region_is_measured_on_its_voxels(name, depth):
     own = scan((depth, 26, 22))
-    regions = {
-        "brain-only": own.brain,
-        "tumour": own.tumour,
-        "healthy": own.brain & ~own.tumour,
-    }
+    regions = {"brain-only": own.brain, "tumour": own.tumour, "healthy": own.brain & ~own.tumour}
     region = regions[name]
     a, b = in_grey_levels(own)
-    maps = [
-        ssim(x, y, 255.0, full=True, **GAUSSIAN)[1] for x, y in zip(a, b, strict=True)
-    ]
+    maps = [ssim(x, y, 255.0, full=True, **GAUSSIAN)[1] for x, y in zip(a, b, strict=True)]
     inside = region.copy()
     inside[:, :5], inside[:, -5:], inside[:, :, :5], inside[:, :, -5:] = (False,) * 4
     expected = {
@@ -322,8 +309,7 @@ def test_mm_gan_leaves_out_the_top_slices_of_brats():
     wrong = np.where(np.arange(155)[:, None, None] > 147, 1.0, estimate)
     brain = np.ones(truth.shape, bool)
     plain, other = (
-        measured(by_name["mm-gan"], Scan(truth, own, brain, None))
-        for own in (estimate, wrong)
+        measured(by_name["mm-gan"], Scan(truth, own, brain, None)) for own in (estimate, wrong)
     )
     assert plain == other
     full = measured(by_name["fast-ddpm"], Scan(truth, wrong, brain, None))

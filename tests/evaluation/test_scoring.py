@@ -42,11 +42,7 @@ def lesion(name):
 def truth(tmp_path_factory):
     folder = write_subjects(tmp_path_factory.mktemp("score") / "truth", NAMES)
     for name in ("P1", "P2"):
-        write_new(
-            path_of(folder, name, "t1").parent / f"{name}_seg.nii.gz",
-            lesion(name),
-            AFFINE,
-        )
+        write_new(path_of(folder, name, "t1").parent / f"{name}_seg.nii.gz", lesion(name), AFFINE)
     return folder
 
 
@@ -73,9 +69,7 @@ def predicted(tmp_path):
 
 
 def score(predictions, truth, *flags):
-    return run_main(
-        "--mode", "score", "--predictions", predictions, "--truth", truth, *flags
-    )
+    return run_main("--mode", "score", "--predictions", predictions, "--truth", truth, *flags)
 
 
 def written(folder):
@@ -138,9 +132,7 @@ def test_a_known_error_has_the_known_score(predicted, truth, tmp_path, capsys):
     assert f"mae {mae['mean']:.2f} ± {mae['sd']:.2f} | 3 | " in out
 
 
-def test_a_subject_without_a_tumour_is_skipped_and_counted(
-    predicted, truth, tmp_path, capsys
-):
+def test_a_subject_without_a_tumour_is_skipped_and_counted(predicted, truth, tmp_path, capsys):
     assert score(predicted, truth, "--output", tmp_path / "scores") == 0
     values, content = written(tmp_path / "scores")
     rows = {key[0] for key in values if key[1:] == ("t2", "", "tumour", "mae")}
@@ -247,9 +239,7 @@ def test_exchanged_modalities_are_seen_under_every_profile(truth, tmp_path):
                 write_new(path_of(tmp_path / folder, name, one), scan, AFFINE)
     for folder in ("right", "exchanged"):
         assert score(tmp_path / folder, truth, "--output", tmp_path / f"s{folder}") == 0
-    right, exchanged = (
-        written(tmp_path / each)[0] for each in ("sright", "sexchanged")
-    )
+    right, exchanged = (written(tmp_path / each)[0] for each in ("sright", "sexchanged"))
     assert right.keys() == exchanged.keys()
     seen = set()
     for key, value in right.items():
@@ -263,9 +253,7 @@ def test_exchanged_modalities_are_seen_under_every_profile(truth, tmp_path):
     assert seen == {profile.name for profile in PROFILES} - {"brasyn-official"}
 
 
-def test_what_matches_nothing_is_told_and_the_rest_is_scored(
-    predicted, truth, tmp_path, capsys
-):
+def test_what_matches_nothing_is_told_and_the_rest_is_scored(predicted, truth, tmp_path, capsys):
     stranger = predicted / "P9_t1ce.nii.gz"
     write_new(stranger, wrong("P1", "t1c"), AFFINE)
     write_new(predicted / "again" / "P1_t2.nii.gz", wrong("P1", "t2"), AFFINE)
@@ -281,9 +269,7 @@ def test_what_matches_nothing_is_told_and_the_rest_is_scored(
     assert len(content["failures"]) == 2
 
 
-def test_a_prediction_on_another_grid_or_with_nan_is_told(
-    predicted, truth, tmp_path, capsys
-):
+def test_a_prediction_on_another_grid_or_with_nan_is_told(predicted, truth, tmp_path, capsys):
     shifted = AFFINE.copy()
     shifted[0, 3] += 1
     write_new(path_of(predicted, "P1", "t2"), wrong("P1", "t2"), shifted)
@@ -301,9 +287,7 @@ def test_a_prediction_on_another_grid_or_with_nan_is_told(
     assert {r["modality"] for r in content["rows"]} == {"t1c"}
 
 
-def test_scans_beside_the_predictions_are_no_predictions(
-    predicted, truth, tmp_path, capsys
-):
+def test_scans_beside_the_predictions_are_no_predictions(predicted, truth, tmp_path, capsys):
     for modality in ("t1", "flair"):
         source = path_of(truth, "P1", modality)
         shutil.copy(source, path_of(predicted, "P1", modality))
@@ -327,9 +311,7 @@ def test_scans_beside_the_predictions_are_no_predictions(
         (["--predictions", "{empty}", "--truth", "{truth}"], "nothing to score"),
     ],
 )
-def test_where_nothing_can_be_scored_the_exit_code_is_2(
-    flags, sentence, truth, tmp_path, capsys
-):
+def test_where_nothing_can_be_scored_the_exit_code_is_2(flags, sentence, truth, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     flags = [flag.format(truth=truth, empty=tmp_path / "empty") for flag in flags]
     assert run_main("--mode", "score", *flags) == 2
@@ -369,7 +351,4 @@ def test_a_config_names_patterns_modalities_and_the_brain(tmp_path, capsys):
     capsys.readouterr()
     write_new(tmp_path / "predicted/A.nii.gz", wrong("A", "t2"), AFFINE)
     assert score(tmp_path / "predicted", tmp_path / "data", *flags) == 1
-    assert (
-        "its name is that of a mask of A and adc of A and t1 of A"
-        in capsys.readouterr().out
-    )
+    assert "its name is that of a mask of A and adc of A and t1 of A" in capsys.readouterr().out

@@ -26,7 +26,7 @@ from ummcsgm.evaluation.through_plane import coronal_ssim, lag_one
 from ummcsgm.reporting import coherence, report
 
 TRUTH = 0.6
-SLAB = {"evaluate__slab": 5, "evaluate__slab_subjects": 0, "evaluate__draws": 4}
+SLAB = {"evaluate__slab_slices": 5, "evaluate__slab_subjects": 0, "evaluate__draws": 4}
 
 
 @functools.cache
@@ -112,7 +112,7 @@ def test_rho_is_fitted_on_validation_alone_and_kept(world, tmp_path, monkeypatch
     for name, marks in again.slabs.items():
         assert marks.records == result.slabs[name].records
     only = along(lambda rho: 0.0)
-    changed = SLAB | {"evaluate__slab": 4}
+    changed = SLAB | {"evaluate__slab_slices": 4}
     stand_in(monkeypatch, world, only, **changed)
     rows = rows_of(evaluated(world, tmp_path), "all", "draw")
     assert {len(marks.records) for marks in again.slabs.values()} == {16}
@@ -130,10 +130,7 @@ def test_a_sampler_that_passes_on_less_is_given_more_once(
     assert high < facts["lag_one"] - 0.05
     expected = first * (facts["lag_one"] - low) / (high - low)
     assert facts["rho"] == pytest.approx(expected, abs=1e-3)
-    truth, _, together = (
-        *rows_of(result, "all", "truth"),
-        *rows_of(result, "all", "draw"),
-    )
+    truth, _, together = (*rows_of(result, "all", "truth"), *rows_of(result, "all", "draw"))
     assert together["lag_one"] == pytest.approx(truth["lag_one"], abs=0.08)
     coherence.write(result, tmp_path / "out")
     assert "it was corrected once" in (tmp_path / "out" / "coherence.md").read_text()
@@ -192,9 +189,7 @@ def test_without_validation_slices_are_measured_as_they_are_drawn(
 def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noqa: F811
     drawn = []
     draw = coherence.write_coronal
-    monkeypatch.setattr(
-        coherence, "write_coronal", lambda *a: (drawn.append(a), draw(*a))
-    )
+    monkeypatch.setattr(coherence, "write_coronal", lambda *a: (drawn.append(a), draw(*a)))
     result = measured(world, tmp_path, monkeypatch, along())
     folder = tmp_path / "out"
     report.write(result, folder)
@@ -204,9 +199,7 @@ def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noq
     assert len(lines) == len(rows) == 5 * 4 and list(lines[0]) == coherence.COLUMNS
     for line, row in zip(lines, rows, strict=True):
         assert float(line["gradient"]) == row["gradient"]
-        assert line["lag_one"] == (
-            "" if row["lag_one"] is None else f"{row['lag_one']}"
-        )
+        assert line["lag_one"] == ("" if row["lag_one"] is None else f"{row['lag_one']}")
     page, table = ((folder / f"{n}.md").read_text() for n in ("coherence", "table"))
     rho = result.facts["coherence"]["rho"]
     for modality in (*MODALITIES, "all"):
@@ -287,9 +280,7 @@ def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
     assert lags[2:] == pytest.approx([0, 0.5], abs=0.03)
     assert told[2]["variance"] == pytest.approx(50.5, rel=0.1)
     assert told[0]["coronal_ssim"] == pytest.approx(1)  # 12 slices are enough
-    by_hand = [
-        coronal_ssim(images[..., 1], v, brain, 255.0) for v in draws[0.5][..., 1]
-    ]
+    by_hand = [coronal_ssim(images[..., 1], v, brain, 255.0) for v in draws[0.5][..., 1]]
     assert told[3]["coronal_ssim"] == pytest.approx(np.mean(by_hand))
     still = {0.0: np.repeat(draws[0.0][:1], 4, axis=0)}
     assert measure(slices, 1, mean, still) == []
@@ -306,8 +297,7 @@ def test_a_summary_pools_sums_and_means_scores():
             facts | {"image": "truth", "rho": None, "sums": [cross, 1.0, 1.0]},
             facts | {"image": "mean", "rho": None, "gradient": 3 * cross},
             facts | {"image": "draw", "rho": 0.0, "sums": [0, 1.0, 1.0], "variance": 1},
-            facts
-            | {"image": "draw", "rho": 0.5, "sums": [0.5, 1, 1.0], "variance": wide},
+            facts | {"image": "draw", "rho": 0.5, "sums": [0.5, 1, 1.0], "variance": wide},
         ]
     rows = summaries(records)
     assert len(rows) == 8 and summaries([]) == []

@@ -37,9 +37,7 @@ def test_spread_skill_is_1_if_calibrated_and_the_spread_if_many(count, spread):
 
 def test_spread_skill_of_many_draws_is_the_factor_on_the_spread():
     draws, _, truth = _posterior(200, 0.9, number=20_000)
-    assert spread_skill(spread_and_error(draws, truth), 200) == pytest.approx(
-        0.9, rel=0.01
-    )
+    assert spread_skill(spread_and_error(draws, truth), 200) == pytest.approx(0.9, rel=0.01)
 
 
 def test_moments_are_pooled_over_subjects_before_the_ratio():
@@ -57,9 +55,7 @@ def test_respread_draws_are_calibrated_whatever_their_number(count, spread):
     factor = recalibration_factor([spread_and_error(draws, truth)[0]], errors)
     assert factor == pytest.approx(1 / spread, rel=0.01)
     mended = respread(draws, mean, factor)
-    assert spread_skill(spread_and_error(mended, truth), count) == pytest.approx(
-        1, abs=0.012
-    )
+    assert spread_skill(spread_and_error(mended, truth), count) == pytest.approx(1, abs=0.012)
     few = respread(_posterior(2, spread, seed=1)[0], _posterior(2, seed=1)[1], factor)
     truth = _posterior(2, spread, seed=1)[2]
     assert spread_skill(spread_and_error(few, truth), 2) == pytest.approx(1, abs=0.012)
@@ -141,9 +137,7 @@ def test_a_small_spread_is_off_the_diagonal_by_its_square():
 def test_reliability_adds_up_over_voxels_and_keeps_empty_bins():
     draws, _, truth = _posterior(6, number=900)
     edges = _edges(draws, 3)
-    parts = [
-        reliability(draws[:, s], truth[s], edges) for s in np.split(np.arange(900), 3)
-    ]
+    parts = [reliability(draws[:, s], truth[s], edges) for s in np.split(np.arange(900), 3)]
     np.testing.assert_allclose(sum(parts), reliability(draws, truth, edges))
     wide = reliability(draws, truth, [1e6, 1e7])
     assert wide[:, 0].tolist() == [1800, 0, 0] and not wide[1:].any()
@@ -158,10 +152,7 @@ def test_reliability_by_hand():
 
 def test_too_few_draws_are_refused():
     one, truth = np.zeros((1, 3)), np.zeros(3)
-    for ask in (
-        lambda: spread_and_error(one, truth),
-        lambda: law_of_draws(one, truth, truth),
-    ):
+    for ask in (lambda: spread_and_error(one, truth), lambda: law_of_draws(one, truth, truth)):
         with pytest.raises(InputError, match="at least 2 draws.* has 1"):
             ask()
     with pytest.raises(InputError, match="at least 4 draws.* has 3"):

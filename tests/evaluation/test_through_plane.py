@@ -5,12 +5,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from ummcsgm.evaluation.metrics import mae
-from ummcsgm.evaluation.through_plane import (
-    coronal_ssim,
-    gradient_scores,
-    lag_one,
-    neighbour_sums,
-)
+from ummcsgm.evaluation.through_plane import coronal_ssim, gradient_scores, lag_one, neighbour_sums
 from ummcsgm.types import InputError
 
 

@@ -12,21 +12,21 @@ from tiny_run import MODALITIES
 
 from ummcsgm.config import build
 from ummcsgm.data.store import open_store
-from ummcsgm.diffusion.correlated_noise import coherent_noise
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.correlated_noise import ar1_noise
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import make_denoise
-from ummcsgm.diffusion.samplers import address_keys, algorithm1, noise_of, warm
+from ummcsgm.diffusion.samplers import address_keys, algorithm1, make_noise, sample_from_mean
 from ummcsgm.diffusion.time_grids import log_uniform_times
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import (
-    load_trained,
+    load_trained_model,
     make_answer,
     make_draws,
     sampler_facts,
     slice_addresses,
 )
 from ummcsgm.training import checkpoint
-from ummcsgm.training.plans import Scoring
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Estimate, InputError
 
 pytest_plugins = ["tiny_study"]
@@ -35,7 +35,7 @@ QUESTIONS = np.array([[0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]], b
 
 
 def scoring(microbatch=4, seed=0):
-    return Scoring(
+    return EvaluationOptions(
         seed=seed,
         steps=3,
         few=2,
@@ -55,7 +55,7 @@ def scoring(microbatch=4, seed=0):
 
 @pytest.fixture(scope="module")
 def trained(study, quick_compile):
-    return load_trained(study / "run")
+    return load_trained_model(study / "run")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ ADDRESSES = slice_addresses("P3", np.arange(4), draw=0)
 
 def noise_at(rho):
     """The noise of ADDRESSES."""
-    return functools.partial(coherent_noise, slices=ADDRESSES[:, 1], rho=rho)
+    return functools.partial(ar1_noise, slices=ADDRESSES[:, 1], rho=rho)
 
 
 def test_what_is_loaded_is_the_newest_average_and_its_config(trained, study):
@@ -99,10 +99,10 @@ def test_what_is_loaded_is_the_newest_average_and_its_config(trained, study):
 
 
 def test_the_digest_is_that_of_the_parameters(trained, study, tmp_path):
-    assert load_trained(study / "run").digest == trained.digest
+    assert load_trained_model(study / "run").digest == trained.digest
     older = shutil.copytree(study / "run", tmp_path / "run")
     shutil.rmtree(older / "checkpoints" / "150")
-    earlier = load_trained(older)
+    earlier = load_trained_model(older)
     assert earlier.step == 120 and earlier.digest != trained.digest
 
 
@@ -111,7 +111,7 @@ def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
     filled = answers("mean")(images, QUESTIONS, ADDRESSES).mean
     for row in range(len(images)):
         missing = QUESTIONS[row : row + 1]
-        completion = ask(jnp.asarray(images[row : row + 1]), jnp.asarray(missing))
+        completion = mask_inputs(jnp.asarray(images[row : row + 1]), jnp.asarray(missing))
         denoise = make_denoise(trained.model, trained.params, completion)
         alone = denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
         expected = np.where(missing[:, None, None], alone, images[row : row + 1])
@@ -121,12 +121,10 @@ def test_the_mean_is_the_networks_answer_to_the_token(trained, answers, images):
 def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, answers, images):
     filled = answers("euler_maruyama")(images, QUESTIONS, ADDRESSES)
     missing = jnp.asarray(QUESTIONS)
-    completion = ask(jnp.asarray(images), missing)
+    completion = mask_inputs(jnp.asarray(images), missing)
     denoise = make_denoise(trained.model, trained.params, completion)
     keys, sde, like = address_keys(0, ADDRESSES[:, [0, 2]]), trained.model.sde, images
-    drawn = jax.jit(
-        lambda like: algorithm1(keys, sde, denoise, like, 3, noise=noise_at(0))
-    )(like)
+    drawn = jax.jit(lambda like: algorithm1(keys, sde, denoise, like, 3, noise=noise_at(0)))(like)
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
 
@@ -137,12 +135,12 @@ def test_a_warm_draw_starts_at_the_moments_that_it_is_given(trained, answers, im
     wide = told._replace(variance=9 + told.variance)
     filled = answers("warm")(images, QUESTIONS, ADDRESSES, wide)
     missing, sde = jnp.asarray(QUESTIONS), trained.model.sde
-    completion = ask(jnp.asarray(images), missing)
+    completion = mask_inputs(jnp.asarray(images), missing)
     denoise = make_denoise(trained.model, trained.params, completion)
-    noise = noise_of(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
+    noise = make_noise(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
     times, (mean, variance) = log_uniform_times(sde, 2, 3.0, 0.01), wide
     mean, variance = jnp.asarray(mean), jnp.asarray(variance)
-    drawn = jax.jit(lambda: warm(noise, sde, denoise, mean, times, variance=variance))()
+    drawn = jax.jit(lambda: sample_from_mean(noise, sde, denoise, mean, times, variance=variance))()
     expected = np.where(QUESTIONS[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
     for other in (wide._replace(mean=wide.mean + 0.5), wide._replace(variance=None)):
@@ -151,9 +149,7 @@ def test_a_warm_draw_starts_at_the_moments_that_it_is_given(trained, answers, im
 
 
 @pytest.mark.parametrize("sampler", ["mean", "euler_maruyama"])
-def test_the_seen_comes_back_bit_for_bit_and_the_missing_is_not_read(
-    answers, images, sampler
-):
+def test_the_seen_comes_back_bit_for_bit_and_the_missing_is_not_read(answers, images, sampler):
     def answer(images):
         told = answers(sampler)(images, QUESTIONS, ADDRESSES)
         return told if sampler == "mean" else Estimate(told, np.zeros(images.shape))
@@ -185,9 +181,7 @@ def test_a_draw_depends_on_its_address_alone(answers, images):
     np.testing.assert_allclose(last, first, atol=2e-5)
     for other in others:
         assert np.abs(other - first).mean() > 0.1
-    assert np.array_equal(
-        answer(row, missing, addresses), answer(row, missing, addresses)
-    )
+    assert np.array_equal(answer(row, missing, addresses), answer(row, missing, addresses))
 
 
 def test_another_seed_draws_another_image(trained, answers, images):
@@ -204,8 +198,7 @@ def test_the_microbatch_does_not_matter(trained, answers, images, sampler):
     addresses = slice_addresses("P3", np.arange(7), draw=0)
     whole = make_answer(trained, sampler, scoring(microbatch=7))
     one, other = (
-        jax.tree.leaves(answer(rows, missing, addresses))
-        for answer in (answers(sampler), whole)
+        jax.tree.leaves(answer(rows, missing, addresses)) for answer in (answers(sampler), whole)
     )
     assert len(one) == (2 if sampler == "mean" else 1)
     for ours, theirs in zip(one, other, strict=True):
@@ -269,9 +262,9 @@ def test_the_facts_of_a_sampler_name_rho_if_it_draws(trained):
 
 
 def test_what_lies_on_the_missing_is_no_start_for_a_draw(trained, volume):
-    warm = make_answer(trained, "warm", scoring())
+    sample_from_mean = make_answer(trained, "warm", scoring())
     with pytest.raises(ValueError, match="warm starts at an estimate"):
-        warm(*volume)
+        sample_from_mean(*volume)
 
 
 def test_rho_is_not_told_of_what_is_not_drawn(trained):
@@ -308,7 +301,7 @@ def test_an_unknown_sampler_is_named_with_those_there_are(trained):
 
 def test_the_config_travels_with_the_checkpoint(trained, study):
     from_file = build.config_to_json(trained.config)
-    assert from_file == checkpoint.restore_about(study / "run")["config"]
+    assert from_file == checkpoint.restore_metadata(study / "run")["config"]
     assert trained.config.train.steps == 150
     assert trained.config.data.folder == str(study / "subjects")
 
@@ -336,7 +329,7 @@ def test_one_program_answers_subjects_of_any_slices_and_any_questions(
         rows = np.resize(images, (slices, *images.shape[1:]))
         missing = np.tile(QUESTIONS[number : number + 1], (slices, 1))
         addresses = slice_addresses(f"P{number}", np.arange(slices), draw=0)
-        own = told.each(lambda one, slices=slices: one[:slices])
+        own = told.map(lambda one, slices=slices: one[:slices])
         if who is answer:
             answer(rows, missing, addresses, own)
             assert compiled() == 1
@@ -385,8 +378,8 @@ def test_a_microbatch_is_shared_by_all_devices(trained, images, monkeypatch):
 
         return call
 
-    real = devices.over_rows
-    monkeypatch.setattr(devices, "over_rows", noted)
+    real = devices.shard_over_rows
+    monkeypatch.setattr(devices, "shard_over_rows", noted)
     host = jax.tree.map(np.asarray, trained.params)
     host = dataclasses.replace(trained, params=host)
     answer = make_answer(host, "euler_maruyama", scoring(microbatch=5))
@@ -426,7 +419,7 @@ def test_draws_share_microbatches(trained, monkeypatch, slices, size, draws, cal
 
         return call
 
-    monkeypatch.setattr(devices, "over_rows", over_rows)
+    monkeypatch.setattr(devices, "shard_over_rows", over_rows)
     several = make_draws(trained, "euler_maruyama", scoring(microbatch=size))
     images = np.arange(slices, dtype=np.float32)[:, None, None, None]
     images = np.broadcast_to(images, (slices, 2, 2, 4))

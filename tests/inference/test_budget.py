@@ -8,21 +8,16 @@ import pytest
 from tiny_run import files_under, run_main, tiny_config, write_subjects
 
 from ummcsgm.config.build_data import find_anywhere
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 from ummcsgm.inference import budget
-from ummcsgm.inference.budget import (
-    MOST,
-    affordable,
-    evaluations_a_second,
-    within_budget,
-)
-from ummcsgm.inference.results import Order
+from ummcsgm.inference.budget import MOST, affordable, evaluations_a_second, within_budget
+from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.inference.subject_posterior import Question
 from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
 
-ORDER = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=10.0)
+ORDER = CompletionOptions(("t1c",), (), 1, (0.5,), "mean", False, seconds=10.0)
 SCORING = types.SimpleNamespace(few=12, microbatch=8)
 
 
@@ -44,7 +39,7 @@ def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
 
 
 def trained():
-    view = View((16, 16), 0.0, False, 0)
+    view = SliceView((16, 16), 0.0, False, 0)
     space = types.SimpleNamespace(modalities=("flair", "t1", "t1c", "t2"), view=view)
     return types.SimpleNamespace(space=space, digest="abc")
 
@@ -63,7 +58,7 @@ def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
 ):
     """5 slices of brain are a microbatch of 8: 10 evaluations of each a second."""
     monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
-    order = Order(("t1c",), (), 1, (0.5,), "mean", False, seconds=seconds)
+    order = CompletionOptions(("t1c",), (), 1, (0.5,), "mean", False, seconds=seconds)
     if sampler is None:
         monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 7.9)
         with pytest.raises(InputError, match=r"budget-seconds is 1, .* takes 1.01 s"):
@@ -75,9 +70,7 @@ def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
     assert f"--sampler {sampler} --draws {draws}" in said
 
 
-def test_a_subject_that_cannot_be_read_is_passed_over_for_the_rate(
-    tmp_path, monkeypatch
-):
+def test_a_subject_that_cannot_be_read_is_passed_over_for_the_rate(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 1000.0)
     (good,) = subjects_in(tmp_path / "good")
     (bad,) = subjects_in(tmp_path / "bad")
@@ -113,9 +106,7 @@ def test_a_budget_that_cannot_be_read_is_named(tmp_path, text):
         within_budget(ORDER, trained(), SCORING, [], tmp_path)
 
 
-def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(
-    tmp_path, monkeypatch
-):
+def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
     order = dataclasses.replace(ORDER, seconds=1.0, spread=True)
     some = subjects_in(tmp_path)
@@ -141,9 +132,7 @@ def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
     assert set(calls) == {((8, 4, 4, 2), (8, 2), (8, 3))}
 
 
-def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(
-    monkeypatch, tmp_path
-):
+def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(monkeypatch, tmp_path):
     """As many rows as are computed: 12 where 12 devices share a microbatch of 8."""
     sizes = []
 

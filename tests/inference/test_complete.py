@@ -73,7 +73,7 @@ def stand_in(monkeypatch, tmp_path):
         known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
         sde = build.build_sde(config)
         model = types.SimpleNamespace(sde=sde, network=calls.network)
-        return predictor.Trained(config, space, model, None, 42, *known, "abc", "def")
+        return predictor.TrainedModel(config, space, model, None, 42, *known, "abc", "def")
 
     def make(trained, sampler, scoring, rho=0.0):
         calls.made.append(types.SimpleNamespace(sampler=sampler, rho=rho))
@@ -84,11 +84,9 @@ def stand_in(monkeypatch, tmp_path):
                 calls.append(called)
                 filled = np.where(missing[:, None, None], LEVELS, images)
                 variance = np.where(missing[:, None, None], LEVELS**4, 0 * images)
-                return Estimate(filled, variance if calls.network.variance else None)
+                return Estimate(filled, variance if calls.network.predict_variance else None)
             noise = addresses[:, 2, None, None, None] / 64  # each draw its own
-            assert np.array_equal(
-                told.mean, np.where(missing[:, None, None], LEVELS, images)
-            )
+            assert np.array_equal(told.mean, np.where(missing[:, None, None], LEVELS, images))
             return np.where(missing[:, None, None], told.mean + noise, images)
 
         return fill
@@ -133,9 +131,7 @@ def gain_of(name, missing):
     return float(np.median([fit_scale(image(name, m)) / SCALES[m] for m in seen]))
 
 
-@pytest.mark.parametrize(
-    "missing", [(m,) for m in MODALITIES] + PAIRS + TRIPLES, ids="+".join
-)
+@pytest.mark.parametrize("missing", [(m,) for m in MODALITIES] + PAIRS + TRIPLES, ids="+".join)
 def test_each_modality_is_written_under_its_own_name(stand_in, tmp_path, missing):
     folder = write_subjects(tmp_path / "in", ("P1", "P2"))
     make(folder, tmp_path / "out", *reversed(missing))
@@ -191,9 +187,7 @@ def test_what_is_done_without_is_not_even_read(stand_in, tmp_path):
 
 
 @pytest.mark.parametrize("below", ["", "HGG", "HGG/P1"])
-def test_a_folder_a_group_and_a_subject_lead_to_the_same_file(
-    stand_in, tmp_path, below
-):
+def test_a_folder_a_group_and_a_subject_lead_to_the_same_file(stand_in, tmp_path, below):
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder / below, tmp_path / "out", "t2")
     assert path_of(tmp_path / "out", "P1", "t2").is_file()
@@ -203,17 +197,13 @@ ORIENTATIONS = {
     "RAS": np.diag([1.0, 1, 1, 1]),
     "LPS": AFFINE,
     "PSR": np.array([[0, 0, 3.0, 5], [-2, 0, 0, 9], [0, 1.5, 0, -4], [0, 0, 0, 1]]),
-    "oblique": np.array(
-        [[0.9, 0.1, 0, 3], [-0.1, 0.9, 0.05, -2], [0, 0, 2, 1], [0, 0, 0, 1]]
-    ),
+    "oblique": np.array([[0.9, 0.1, 0, 3], [-0.1, 0.9, 0.05, -2], [0, 0, 2, 1], [0, 0, 0, 1]]),
 }
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
-def test_grid_affine_header_and_type_are_the_inputs(
-    stand_in, tmp_path, orientation, dtype
-):
+def test_grid_affine_header_and_type_are_the_inputs(stand_in, tmp_path, orientation, dtype):
     """PSR: the brain's axial slices lie along another axis of the file."""
     affine = ORIENTATIONS[orientation]
     turned = (1, 2, 0) if orientation == "PSR" else (0, 1, 2)
@@ -239,9 +229,7 @@ def test_grid_affine_header_and_type_are_the_inputs(
     assert b"synthetic" in bytes(written.header["descrip"])
 
 
-def test_values_beyond_the_type_are_scaled_and_not_clipped(
-    stand_in, tmp_path, monkeypatch
-):
+def test_values_beyond_the_type_are_scaled_and_not_clipped(stand_in, tmp_path, monkeypatch):
     monkeypatch.setitem(SCALES, "t1c", 1e9)
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", "t1c")
@@ -266,9 +254,7 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "inputs": {
             name: {
                 "file": path_of(folder, "P1", name).name,
-                "sha256": hashlib.sha256(
-                    path_of(folder, "P1", name).read_bytes()
-                ).hexdigest(),
+                "sha256": hashlib.sha256(path_of(folder, "P1", name).read_bytes()).hexdigest(),
             }
             for name in ("flair", "t1")
         },
@@ -279,8 +265,7 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
             "how": made["units"]["how"],
             "cohort_scale": SCALES["t1c"],
             "ratios": {
-                name: fit_scale(image("P1", name)) / SCALES[name]
-                for name in ("flair", "t1")
+                name: fit_scale(image("P1", name)) / SCALES[name] for name in ("flair", "t1")
             },
             "range": [-1.0, 4.0],
             "scale": pytest.approx(SCALES["t1c"] * gain_of("P1", ("t1c", "t2"))),
@@ -306,15 +291,13 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
     assert (alone["steps"], alone["evaluations"]) == (1, 1)
 
 
-def test_slices_go_together_as_calibrated_and_the_sidecar_tells(
-    stand_in, tmp_path, capsys
-):
+def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_path, capsys):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def calibrate(rho):
         told = {"parameters_sha256": "abc", "sampler": "warm", "few": 2}
         told |= {"lowest": 0.01, "start": 3.0, "fits": {}, "rho": rho}
-        atomic_io.write_whole(tmp_path / "run" / "calibration.json", json.dumps(told))
+        atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(told))
 
     calibrate(0.625)
     make(folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
@@ -352,9 +335,7 @@ def test_each_draw_has_a_file_and_an_address_of_its_own(stand_in, tmp_path):
 def test_the_spread_of_the_draws_is_written_beside_them(stand_in, tmp_path):
     """Draws are LEVEL + 0, 1, .. 3 / 64: mean, sd and quantiles follow by hand."""
     folder = write_subjects(tmp_path / "in", ("P1",))
-    make(
-        folder, tmp_path / "out", "t1c", draws=4, sampler="warm", levels=(0.2, 0.5, 0.9)
-    )
+    make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm", levels=(0.2, 0.5, 0.9))
     unit = SCALES["t1c"] * gain_of("P1", ("t1c",))
     steps = np.arange(4) / 64
     interval = stdtrit(3, 0.9) * np.sqrt(1 + 1 / 4) * steps.std(ddof=1)
@@ -387,9 +368,7 @@ def test_a_real_file_is_never_overwritten(stand_in, tmp_path, capsys, kind):
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_no_second_image_of_a_modality_is_put_beside_a_real_one(
-    stand_in, tmp_path, capsys, suffix
-):
+def test_no_second_image_of_a_modality_is_put_beside_a_real_one(stand_in, tmp_path, capsys, suffix):
     folder = write_subjects(tmp_path / "in", ("P1",))
     real = path_of(folder, "P1", "t1c")
     if suffix == ".nii":
@@ -400,9 +379,7 @@ def test_no_second_image_of_a_modality_is_put_beside_a_real_one(
     assert files_under(folder) == before
 
 
-def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(
-    stand_in, tmp_path
-):
+def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(stand_in, tmp_path):
     folder = write_subjects(tmp_path / "in", ("P1",))
     path_of(folder, "P1", "t1c").unlink()
     make(folder, folder)
@@ -429,11 +406,7 @@ def test_nothing_is_ever_half_written(stand_in, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(atomic_io.os, "replace", fail)
     assert "disk full" in failure(capsys, folder, tmp_path / "out", "t1c", "t2")
     left = files_under(tmp_path / "out")
-    assert sorted(left) == [
-        "HGG/P1/P1_t1ce.json",
-        "HGG/P1/P1_t1ce.nii.gz",
-        "previews/P1.png",
-    ]
+    assert sorted(left) == ["HGG/P1/P1_t1ce.json", "HGG/P1/P1_t1ce.nii.gz", "previews/P1.png"]
     read(tmp_path / "out" / "HGG" / "P1" / "P1_t1ce.nii.gz")
 
 
@@ -445,9 +418,7 @@ def test_a_volume_says_itself_that_it_is_synthetic(stand_in, tmp_path):
     assert is_synthetic(path) and not is_synthetic(path_of(folder, "P1", "t1c"))
 
 
-def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(
-    stand_in, tmp_path, capsys
-):
+def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(stand_in, tmp_path, capsys):
     folder = write_subjects(tmp_path / "in", ("P1",))
     real = path_of(folder, "P1", "t1c")
     real.with_name("P1_t1ce.json").write_text('{"synthetic": true}')
@@ -457,9 +428,7 @@ def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(
     assert real.read_bytes() == before
 
 
-def test_an_answer_that_is_not_finite_is_not_written(
-    stand_in, tmp_path, capsys, monkeypatch
-):
+def test_an_answer_that_is_not_finite_is_not_written(stand_in, tmp_path, capsys, monkeypatch):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def broken(trained, sampler, scoring, rho=0.0):
@@ -507,9 +476,7 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_made(stand_in, tmp_path)
 CHANGES = {  # what is other about the second order; what the sentence must say
     "sampler": (lambda folder: {"sampler": "euler_maruyama"}, "another sampler"),
     "input": (
-        lambda folder: write_new(
-            path_of(folder, "P1", "t1"), image("P1", "t1") * 2, AFFINE
-        ),
+        lambda folder: write_new(path_of(folder, "P1", "t1"), image("P1", "t1") * 2, AFFINE),
         "another inputs",
     ),
     "fewer": (lambda folder: path_of(folder, "P1", "t1").unlink(), "another inputs"),
@@ -566,9 +533,7 @@ def test_a_damaged_answer_is_made_again(stand_in, tmp_path, damage):
     assert files_under(out) == before
 
 
-def test_a_users_picture_is_never_replaced_and_a_lost_preview_is_made(
-    stand_in, tmp_path, capsys
-):
+def test_a_users_picture_is_never_replaced_and_a_lost_preview_is_made(stand_in, tmp_path, capsys):
     folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
     make(folder, out, "t1c")
     picture = out / "previews" / "P1.png"
@@ -581,9 +546,7 @@ def test_a_users_picture_is_never_replaced_and_a_lost_preview_is_made(
     assert picture.read_bytes() == b"precious"
 
 
-def test_values_stay_in_the_range_of_the_training_cohort(
-    stand_in, tmp_path, monkeypatch
-):
+def test_values_stay_in_the_range_of_the_training_cohort(stand_in, tmp_path, monkeypatch):
     """T1's level is 1/4 and T2's 1/2: bounds above the one and below the other."""
     load = complete.load_trained
 
@@ -617,9 +580,7 @@ def test_one_bad_subject_is_reported_and_the_rest_go_on(stand_in, tmp_path, caps
     assert made == ["HGG/P1/P1_t1ce.nii.gz", "HGG/P3/P3_t1ce.nii.gz"]
 
 
-def test_an_ambiguous_subject_is_reported_and_the_rest_go_on(
-    stand_in, tmp_path, capsys
-):
+def test_an_ambiguous_subject_is_reported_and_the_rest_go_on(stand_in, tmp_path, capsys):
     folder = write_subjects(tmp_path / "in", ("P1", "P2"))
     twice = path_of(folder, "P2", "t1")
     nib.save(nib.load(twice), twice.with_suffix(""))
@@ -634,9 +595,7 @@ def test_an_ambiguous_subject_is_reported_and_the_rest_go_on(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_processes_divide_the_subjects_without_overlap_or_gap(
-    stand_in, tmp_path, count
-):
+def test_processes_divide_the_subjects_without_overlap_or_gap(stand_in, tmp_path, count):
     names = [f"P{number}" for number in range(1, 6)]
     folder, whole = write_subjects(tmp_path / "in", names), tmp_path / "whole"
     make(folder, whole, "t1c")
@@ -649,9 +608,7 @@ def test_processes_divide_the_subjects_without_overlap_or_gap(
     assert together == files_under(whole)  # no gap
 
 
-def test_other_modalities_than_those_trained_on_are_named_with_them(
-    stand_in, tmp_path, capsys
-):
+def test_other_modalities_than_those_trained_on_are_named_with_them(stand_in, tmp_path, capsys):
     """A BIDS folder with PD, which the network does not know, and one of PD alone."""
     for name, words in {"sub-1": ("T1w", "T2w", "PDw"), "sub-2": ("PDw",)}.items():
         for word, modality in zip(words, ("t1", "t2", "flair"), strict=False):
@@ -700,9 +657,7 @@ def test_a_mask_file_says_what_is_brain(stand_in, tmp_path, capsys):
     assert np.count_nonzero(images[..., 1]) == inside.sum()
 
 
-def test_a_preview_shows_what_was_given_and_what_was_made(
-    stand_in, tmp_path, monkeypatch
-):
+def test_a_preview_shows_what_was_given_and_what_was_made(stand_in, tmp_path, monkeypatch):
     """The slice with the most brain: each modality in its place, marked if made."""
     shown, write = {}, complete.write_preview
 
@@ -727,7 +682,7 @@ def test_a_preview_shows_what_was_given_and_what_was_made(
 
 
 def test_a_predicted_sd_lies_beside_the_mean(stand_in, tmp_path):
-    stand_in.network.variance = True
+    stand_in.network.predict_variance = True
     folder = write_subjects(tmp_path / "in", ("P1",))
     assert make(folder, tmp_path / "out", "t1c", "flair")
     files = files_under(tmp_path / "out")
@@ -780,9 +735,7 @@ def test_the_next_subject_is_read_before_the_last_is_computed_and_none_after_it(
     assert ahead == [True] * 8
 
 
-def test_an_answer_is_written_while_the_next_is_computed(
-    stand_in, tmp_path, monkeypatch
-):
+def test_an_answer_is_written_while_the_next_is_computed(stand_in, tmp_path, monkeypatch):
     """The first subject's only volume is not written before the second is asked for;
     of several kinds each waits for the one before it."""
     asked, waited, writing = threading.Event(), [], []
@@ -867,9 +820,7 @@ def broken(why, kind):
     raise kind(why)
 
 
-def test_a_volume_that_cannot_be_written_ends_its_subject(
-    stand_in, tmp_path, capsys, monkeypatch
-):
+def test_a_volume_that_cannot_be_written_ends_its_subject(stand_in, tmp_path, capsys, monkeypatch):
     """The kinds that follow are not written, and at most one of them is computed."""
     when(monkeypatch, results, "write_like", lambda path, *_: (
         broken("disk full", OSError) if "draw-02" in path.name else 0
@@ -886,9 +837,7 @@ def test_a_volume_that_cannot_be_written_ends_its_subject(
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_ends_it_and_nothing_is_half_written(
-    stand_in, tmp_path, monkeypatch, stop
-):
+def test_an_interrupt_ends_it_and_nothing_is_half_written(stand_in, tmp_path, monkeypatch, stop):
     """What is being written is finished; the subjects that follow are not begun."""
     read = []
     when(monkeypatch, complete, "prepare_subject", lambda s, *_: read.append(s.name))
@@ -914,13 +863,11 @@ def completed(study, tmp_path, name, *flags, microbatch=None):
     options = ("--input", study / "subjects" / "HGG" / "P1", "--output", target)
     with pytest.MonkeyPatch.context() as patch:
         if microbatch:
-            scoring = build.build_scoring
+            scoring = build.build_evaluation_options
             patch.setattr(
                 build,
-                "build_scoring",
-                lambda config: dataclasses.replace(
-                    scoring(config), microbatch=microbatch
-                ),
+                "build_evaluation_options",
+                lambda config: dataclasses.replace(scoring(config), microbatch=microbatch),
             )
         code = run_main("--workdir", workdir, "--mode", "complete", *options, *flags)
     assert code == 0
@@ -933,9 +880,7 @@ def completed(study, tmp_path, name, *flags, microbatch=None):
 DRAWN = ("--missing", "t1c,flair", "--sampler", "euler_maruyama")
 
 
-def test_draws_differ_are_the_same_again_and_do_not_depend_on_the_microbatch(
-    study, tmp_path
-):
+def test_draws_differ_are_the_same_again_and_do_not_depend_on_the_microbatch(study, tmp_path):
     first = completed(study, tmp_path, "a", *DRAWN, "--draws", "2")
     kinds = ("draw-01", "draw-02", "mean", "q05", "q50", "q95", "sd")
     assert sorted(first) == [
@@ -992,9 +937,7 @@ def spread_of(folder, name):
     return found[0], found[1] - level
 
 
-def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(
-    stand_in, tmp_path
-):
+def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(stand_in, tmp_path):
     """Draws differ from the mean by 0, 1, 2 and 3 steps, whose sd is 1.29 steps."""
     fit = fitted(tmp_path)
     folder = write_subjects(tmp_path / "in", ("P1",))
@@ -1009,9 +952,7 @@ def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(
     assert [one["recalibration"] for one in told] == [fit, None]
 
 
-@pytest.mark.parametrize(
-    "other", [{"parameters_sha256": "abd"}, {"sampler": "ddim"}, {"few": 3}]
-)
+@pytest.mark.parametrize("other", [{"parameters_sha256": "abd"}, {"sampler": "ddim"}, {"few": 3}])
 def test_a_factor_of_other_draws_is_not_used(stand_in, tmp_path, other):
     fitted(tmp_path, **other)
     folder = write_subjects(tmp_path / "in", ("P1",))
@@ -1067,9 +1008,7 @@ def test_memory_does_not_grow_with_the_number_of_draws():
         )
         posterior = subject_posterior.Posterior(
             lambda images, missing, addresses: Estimate(images, None),
-            lambda images, missing, addresses, told: (
-                told.mean + own[0, 2] for own in addresses
-            ),
+            lambda images, missing, addresses, told: (told.mean + own[0, 2] for own in addresses),
             np.ones(4),
         )
         tracemalloc.start()

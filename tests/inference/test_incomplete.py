@@ -6,18 +6,10 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import (
-    MODALITIES,
-    NAMES,
-    path_of,
-    run_main,
-    tiny_config,
-    write_config,
-    write_subjects,
-)
+from tiny_run import MODALITIES, NAMES, path_of, run_main, tiny_config, write_config, write_subjects
 
 from ummcsgm.data.store import open_store
-from ummcsgm.diffusion.missingness import configurations
+from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.evaluation.sitting import asked_of
 
 LACKS = dict(zip(NAMES, ("flair", "t1", "t1c", "t2", "t1"), strict=True))
@@ -55,9 +47,7 @@ def test_a_cohort_in_which_no_subject_has_everything_trains(run):
         channel = MODALITIES.index(LACKS[entry.name])
         slices = store.subject_slices(entry.name)
         assert not slices[..., channel].any() and slices.any()
-    losses = [
-        json.loads(x)["loss"] for x in (run / "log.jsonl").read_text().split("\n")[:-1]
-    ]
+    losses = [json.loads(x)["loss"] for x in (run / "log.jsonl").read_text().split("\n")[:-1]]
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
@@ -104,8 +94,7 @@ def test_a_floor_is_there_where_some_training_subject_had_all_that_it_needs(run)
             there = [
                 r
                 for r in rows
-                if (r["method"], r["subject"], r["missing"], r["modality"])
-                == (floor, *asked)
+                if (r["method"], r["subject"], r["missing"], r["modality"]) == (floor, *asked)
             ]
             assert len(there) == possible
 
@@ -120,12 +109,11 @@ def test_an_incomplete_subject_is_completed(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "present, singles, every",
-    [("1111", 4, 14), ("1011", 3, 6), ("1010", 2, 2), ("0100", 0, 0)],
+    "present, singles, every", [("1111", 4, 14), ("1011", 3, 6), ("1010", 2, 2), ("0100", 0, 0)]
 )
 def test_what_a_subject_can_be_asked(present, singles, every):
     has = np.array([flag == "1" for flag in present])
-    table = configurations(4, proper=True)
+    table = missing_patterns(4, proper=True)
     for questions, count in ((table[table.sum(axis=1) == 1], singles), (table, every)):
         asked = asked_of(questions, has)
         assert len(asked.missing) == len(asked.scored) == count
@@ -137,7 +125,7 @@ def test_what_a_subject_can_be_asked(present, singles, every):
 
 def test_what_was_never_scanned_is_nothing_at_any_time():
     """It has neither a_t nor an influence, whatever its channel happens to hold."""
-    from ummcsgm.diffusion.loss import Questions, dsm_loss
+    from ummcsgm.diffusion.loss import DSMInputs, dsm_loss
     from ummcsgm.diffusion.sde import VP
 
     shown = []
@@ -150,7 +138,7 @@ def test_what_was_never_scanned_is_nothing_at_any_time():
     missing = jnp.array([[True, False, True], [True, True, False]])
     noise = jnp.ones((2, 4, 4, 3))
     token, t = jnp.zeros(2, bool), jnp.array([0.3, 0.8])
-    questions = Questions(scored, missing, t, noise, token)
+    questions = DSMInputs(scored, missing, t, noise, token)
     images = jnp.full((2, 4, 4, 3), 0.5)
     dsm_loss(spy, images, questions, VP(0.1, 20.0), jnp.ones(2))
     (x,) = shown

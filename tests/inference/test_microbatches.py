@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from solver_checks import keys_of
 
-from ummcsgm.inference.microbatches import regrouped, streamed
+from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 12, 20])
@@ -19,7 +19,7 @@ def test_microbatches_answer_as_one_call_does(size):
         shapes.add(images.shape)
         return {"image": jnp.asarray(images) * numbers[:, None, None], "none": None}
 
-    parts = [*streamed(answer, size, 12, lambda rows: (images[rows], numbers[rows]))]
+    parts = [*run_in_microbatches(answer, size, 12, lambda rows: (images[rows], numbers[rows]))]
     ours = np.concatenate([part["image"] for part in parts])
     assert all(isinstance(part["image"], np.ndarray) for part in parts)
     assert [len(part["image"]) for part in parts[:-1]] == [size] * (len(parts) - 1)
@@ -32,7 +32,7 @@ def test_microbatches_of_keys_draw_what_one_call_draws():
     def answer(keys):
         return jax.vmap(lambda key: jax.random.normal(key, (4,)))(keys)
 
-    parts = streamed(answer, 4, 10, lambda rows: (keys_of(10)[rows],))
+    parts = run_in_microbatches(answer, 4, 10, lambda rows: (keys_of(10)[rows],))
     np.testing.assert_array_equal(np.concatenate([*parts]), answer(keys_of(10)))
 
 
@@ -50,7 +50,7 @@ class Answered:
 
 def test_the_next_is_dispatched_before_the_last_is_read_and_two_are_on_their_way():
     events = []
-    parts = streamed(lambda rows: Answered(events, rows[0]), 2, 7, lambda rows: (rows,))
+    parts = run_in_microbatches(lambda rows: Answered(events, rows[0]), 2, 7, lambda rows: (rows,))
     assert events == []
     assert next(parts).tolist() == [0, 1]
     assert events == [("dispatched", 0), ("dispatched", 2), ("read", 0)]
@@ -66,7 +66,7 @@ def test_the_next_is_dispatched_before_the_last_is_read_and_two_are_on_their_way
 def test_parts_of_any_length_come_out_in_groups_of_one(lengths, size):
     rows = np.arange(12)
     parts = [(part, -part) for part in np.split(rows, np.cumsum(lengths)[:-1])]
-    groups = [*regrouped(parts, size)]
+    groups = [*regroup_rows(parts, size)]
     for place, (one, other) in enumerate(groups):
         assert one.tolist() == rows[place * size : (place + 1) * size].tolist()
         assert np.array_equal(other, -one)
@@ -81,6 +81,6 @@ def test_a_group_comes_out_as_soon_as_it_is_whole():
             asked.append(start)
             yield np.arange(start, start + 3)
 
-    groups = regrouped(parts(), 4)
+    groups = regroup_rows(parts(), 4)
     assert next(groups).tolist() == [0, 1, 2, 3] and asked == [0, 3]
     assert next(groups).tolist() == [4, 5, 6, 7] and asked == [0, 3, 6]

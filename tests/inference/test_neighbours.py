@@ -10,33 +10,27 @@ import nibabel as nib
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny_run import (
-    MODALITIES,
-    run_main,
-    tiny_config,
-    write_config,
-    write_subjects,
-)
+from tiny_run import MODALITIES, run_main, tiny_config, write_config, write_subjects
 from tiny_slices import MODALITIES as THREE
 from tiny_slices import SETTINGS, look, made, write_three
 
-from ummcsgm.config.build import build_objective, build_scoring
+from ummcsgm.config.build import build_evaluation_options, build_objective
 from ummcsgm.config.build_data import find_anywhere
-from ummcsgm.data.crop import paste
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.subjects import (
-    View,
+    SliceView,
     network_slices,
     network_stacks,
     prepare_subject,
-    stack,
+    stack_neighbours,
 )
-from ummcsgm.diffusion.loss import Questions, losses
-from ummcsgm.diffusion.missingness import ask
-from ummcsgm.diffusion.preconditioning import Model, make_denoise
+from ummcsgm.diffusion.loss import DSMInputs, dsm_and_variance_losses
+from ummcsgm.diffusion.missingness import mask_inputs
+from ummcsgm.diffusion.preconditioning import ScoreModel, make_denoise
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.inference import acquisition_value
-from ummcsgm.inference.predictor import load_trained, make_answer, slice_addresses
+from ummcsgm.inference.predictor import load_trained_model, make_answer, slice_addresses
 from ummcsgm.inference.subject_posterior import Question
 from ummcsgm.models.mm_csn import CONDITIONINGS
 from ummcsgm.study.findings import notes
@@ -55,13 +49,13 @@ def numbered(z):
 
 
 def test_a_stack_has_the_slice_then_its_neighbours_from_below():
-    stacks = stack(numbered([2, 3, 4, 6]), np.array([2, 3, 4, 6]), np.array([3, 4]), 2)
+    stacks = stack_neighbours(numbered([2, 3, 4, 6]), np.array([2, 3, 4, 6]), np.array([3, 4]), 2)
     assert stacks.shape == (2, 1, 1, 10)
     np.testing.assert_array_equal(
         stacks[:, 0, 0],
         [[31, 32, 0, 0, 21, 22, 41, 42, 0, 0], [41, 42, 21, 22, 31, 32, 0, 0, 61, 62]],
     )
-    alone = stack(numbered([2, 3]), np.array([2, 3]), np.array([3]), 0)
+    alone = stack_neighbours(numbered([2, 3]), np.array([2, 3]), np.array([3]), 0)
     np.testing.assert_array_equal(alone, numbered([3]))
 
 
@@ -72,7 +66,7 @@ def raw(tmp_path_factory):
 
 def prepared(raw, neighbours):
     """Subject b, which has no t2."""
-    return prepare_subject(look(raw)[1], THREE, View((8, 16), 0.0, False, neighbours))
+    return prepare_subject(look(raw)[1], THREE, SliceView((8, 16), 0.0, False, neighbours))
 
 
 def test_the_neighbours_of_a_subject_are_its_own_slices_and_0_beyond_its_ends(raw):
@@ -85,9 +79,7 @@ def test_the_neighbours_of_a_subject_are_its_own_slices_and_0_beyond_its_ends(ra
     expected = np.concatenate([padded[z + 2 + own] for own in places], axis=-1)
     np.testing.assert_array_equal(stacks, expected)
     assert not stacks[..., 1::3].any()  # t2, which was never scanned
-    own = [
-        stacks[..., 3 * copy : 3 * copy + 3].any(axis=(1, 2, 3)) for copy in range(5)
-    ]
+    own = [stacks[..., 3 * copy : 3 * copy + 3].any(axis=(1, 2, 3)) for copy in range(5)]
     assert np.array_equal(own[2], [False, True, True])  # z - 1
     assert np.array_equal(own[3], [True, True, False])  # z + 1
 
@@ -95,7 +87,7 @@ def test_the_neighbours_of_a_subject_are_its_own_slices_and_0_beyond_its_ends(ra
 @pytest.fixture(scope="module")
 def stores(raw, tmp_path_factory):
     """By the neighbours, the store of all three subjects."""
-    view = {n: View((8, 16), 0.0, False, n) for n in (0, 1)}
+    view = {n: SliceView((8, 16), 0.0, False, n) for n in (0, 1)}
     return {
         n: made(
             tmp_path_factory.mktemp("store"),
@@ -110,9 +102,7 @@ def test_a_store_has_neighbours_that_are_too_small_to_train_on(raw, stores):
     plain, near = stores[0], stores[1]
     assert [e.slices for e in near.subjects] == [e.slices for e in plain.subjects]
     for name in "abc":
-        np.testing.assert_array_equal(
-            near.subject_slices(name), plain.subject_slices(name)
-        )
+        np.testing.assert_array_equal(near.subject_slices(name), plain.subject_slices(name))
     (entry,) = (e for e in near.subjects if e.name == "b")
     stacks, _ = near.read(near.places("b"))
     expected = network_stacks(prepared(raw, 1), THREE, np.array(entry.slices))
@@ -145,7 +135,7 @@ def stacks_of(seed, rows=3):
 
 @pytest.fixture(scope="module", params=CONDITIONINGS)
 def model(request, make_network, random_params):
-    network = make_network(neighbours=1, conditioning=request.param, **TINY)
+    network = make_network(neighbour_slices=1, conditioning=request.param, **TINY)
     shapes = jax.eval_shape(
         network.init,
         jax.random.key(0),
@@ -157,7 +147,7 @@ def model(request, make_network, random_params):
     params = jax.tree.map(
         lambda leaf: jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32), shapes
     )
-    return Model(network, VP(0.1, 20.0), 0.4), params
+    return ScoreModel(network, VP(0.1, 20.0), 0.4), params
 
 
 def test_only_the_neighbours_of_what_is_seen_reach_the_answer(model):
@@ -166,7 +156,7 @@ def test_only_the_neighbours_of_what_is_seen_reach_the_answer(model):
 
     @jax.jit
     def answer(images):
-        denoise = make_denoise(model, params, ask(images, jnp.asarray(QUESTIONS)))
+        denoise = make_denoise(model, params, mask_inputs(images, jnp.asarray(QUESTIONS)))
         return denoise(noised, jnp.full(3, 0.5))
 
     images = stacks_of(0)
@@ -190,7 +180,7 @@ def test_the_network_is_shown_neighbours_in_units_of_the_data():
 
     spy, images = Spy(), stacks_of(0)
     denoise = make_denoise(
-        Model(spy, VP(0.1, 20.0), 0.4), None, ask(images, jnp.asarray(QUESTIONS))
+        ScoreModel(spy, VP(0.1, 20.0), 0.4), None, mask_inputs(images, jnp.asarray(QUESTIONS))
     )
     denoise(jnp.asarray(images[..., :4]), jnp.full(3, 0.5))
     expected = np.where(UNKNOWN, 0, images / 0.4)[..., 4:]
@@ -199,14 +189,14 @@ def test_the_network_is_shown_neighbours_in_units_of_the_data():
 
 def test_the_loss_knows_nothing_of_the_neighbours_of_what_is_missing(model):
     model, params = model
-    config = tiny_config("", questions__sizes="uniform")
+    config = tiny_config("", missingness__size_probabilities="uniform")
     noise, token = jnp.asarray(stacks_of(1)[..., :4]), jnp.zeros(3, bool)
     missing = jnp.asarray(QUESTIONS)
-    questions = Questions(missing, missing, jnp.full(3, 0.5), noise, token)
+    questions = DSMInputs(missing, missing, jnp.full(3, 0.5), noise, token)
 
     @jax.jit
     def loss(images):
-        return losses(model, params, build_objective(config), images, questions)[0]
+        return dsm_and_variance_losses(model, params, build_objective(config), images, questions)[0]
 
     images = stacks_of(0)
     gradient = np.asarray(jax.jit(jax.grad(lambda x: loss(x).sum()))(images))
@@ -219,7 +209,7 @@ def test_the_loss_knows_nothing_of_the_neighbours_of_what_is_missing(model):
 
 def test_without_neighbours_no_parameter_is_another(make_network):
     def shapes(neighbours):
-        network = make_network(neighbours=neighbours, variance=True, **TINY)
+        network = make_network(neighbour_slices=neighbours, predict_variance=True, **TINY)
         images = jnp.zeros((1, 16, 16, network.channels()))
         missing, level = jnp.zeros((1, 4), bool), jnp.zeros(1)
         own = jax.eval_shape(network.init, jax.random.key(0), images, missing, level)
@@ -246,9 +236,7 @@ def test_a_scan_that_would_be_acquired_has_the_neighbours_it_would_have():
     images = np.where(np.tile(missing, 3), 0, stacks_of(0))
     drawn = stacks_of(1)[..., :4]
     posterior = SimpleNamespace(mean=mean)
-    acquisition_value._mean_given(
-        posterior, Question("P1", z, images, missing), drawn, 2
-    )
+    acquisition_value._mean_given(posterior, Question("P1", z, images, missing), drawn, 2)
     ((given, absent),) = asked
     assert np.array_equal(absent, [[True, False, False, False]] * 3)
     blank = 0 * drawn[0]
@@ -265,20 +253,20 @@ def run(tmp_path_factory):
     """A whole study with neighbours: trained, evaluated, from one command."""
     root = tmp_path_factory.mktemp("near")
     folder = write_subjects(root / "subjects")
-    changes = {"network__neighbours": 1, "train__steps": 6, "train__save_every": 3}
+    changes = {"network__neighbour_slices": 1, "train__steps": 6, "train__save_every": 3}
     config = write_config(root / "near.py", tiny_config(folder, **changes))
     assert run_main("--config", config, "--workdir", root / "run") == 0
     return root
 
 
 def test_a_resumed_run_with_neighbours_is_the_straight_one(run, tmp_path):
-    straight = load_trained(run / "run")
+    straight = load_trained_model(run / "run")
     again = shutil.copytree(run / "run", tmp_path / "run")
     shutil.rmtree(again / "checkpoints" / "6")
-    assert load_trained(again).digest != straight.digest
+    assert load_trained_model(again).digest != straight.digest
     words = ("--config", run / "near.py", "--workdir", again, "--mode", "train")
     assert run_main(*words) == 0
-    assert load_trained(again).digest == straight.digest
+    assert load_trained_model(again).digest == straight.digest
 
 
 def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
@@ -286,12 +274,12 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
     folder, target = run / "subjects", tmp_path / "out"
     flags = ("--input", folder / "HGG" / "P1", "--output", target, "--missing", "t1c")
     assert run_main("--workdir", run / "run", "--mode", "complete", *flags) == 0
-    trained = load_trained(run / "run")
+    trained = load_trained_model(run / "run")
     (subject,) = find_anywhere(trained.config, folder / "HGG" / "P1").subjects
     near = prepare_subject(subject, MODALITIES, trained.space.view)
     z = np.flatnonzero(near.brain.any(axis=(1, 2)))
     images = network_stacks(near, MODALITIES, z)
-    answer = make_answer(trained, "mean", build_scoring(trained.config))
+    answer = make_answer(trained, "mean", build_evaluation_options(trained.config))
     missing = np.tile(np.array(MODALITIES) == "t1c", (len(z), 1))
     own = slice_addresses("P1", z, draw=0)
     (path,) = target.rglob("P1_t1ce.nii.gz")
@@ -301,7 +289,7 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
     def off(images):
         """The largest distance of the file's voxels from what these are answered."""
         made = np.clip(answer(images, missing, own).mean[..., 2], *units["range"])
-        voxels = paste(near.window, made) * units["scale"]
+        voxels = uncrop(near.window, made) * units["scale"]
         return np.abs(voxels - there)[near.brain[z]].max()
 
     assert off(images) < 0.51  # rounding

@@ -21,9 +21,7 @@ def read(folder, **changes):
     return read_calibration(folder, TRAINED, "warm", SCORING)
 
 
-def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(
-    tmp_path, capsys
-):
+def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(tmp_path, capsys):
     nothing = Calibration({}, 0.0)
     assert read_calibration(tmp_path, TRAINED, "warm", SCORING) == nothing
     assert read(tmp_path) == Calibration(FITS, 0.625)

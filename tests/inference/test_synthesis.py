@@ -8,9 +8,7 @@ from ummcsgm.inference import subject_posterior
 
 
 @pytest.mark.parametrize("slab", [1, 2, 3, 7, 100])
-def test_the_spread_is_that_of_all_draws_however_many_slices_are_read(
-    tmp_path, monkeypatch, slab
-):
+def test_the_spread_is_that_of_all_draws_however_many_slices_are_read(tmp_path, monkeypatch, slab):
     draws = np.random.default_rng(0).normal(size=(5, 7, 4, 3, 2)).astype(np.float32)
     monkeypatch.setattr(subject_posterior, "DRAWN", 5 * slab)
     with (tmp_path / "draws").open("w+b") as file:

@@ -10,13 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from ummcsgm.models import pixels
 from ummcsgm.models.mm_csn import CONDITIONINGS
-from ummcsgm.models.patches import (
-    STEMS,
-    from_patches,
-    haar_matrix,
-    in_patches,
-    to_patches,
-)
+from ummcsgm.models.patches import STEMS, from_patches, haar_matrix, split_patches, to_patches
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -41,17 +35,11 @@ def parts(network, params, images, missing, level):
     return {name: value[0] for name, value in flat.items()}
 
 
-@pytest.mark.parametrize(
-    ("conditioning", "stem"), list(zip(CONDITIONINGS, STEMS, strict=True))
-)
-def test_the_output_is_an_image_of_zeros_at_initialisation(
-    make_network, conditioning, stem
-):
+@pytest.mark.parametrize(("conditioning", "stem"), list(zip(CONDITIONINGS, STEMS, strict=True)))
+def test_the_output_is_an_image_of_zeros_at_initialisation(make_network, conditioning, stem):
     network = make_network(conditioning=conditioning, stem=stem)
     images, missing, level = inputs()
-    answer, _ = jax.jit(network.init_with_output)(
-        jax.random.key(0), images, missing, level
-    )
+    answer, _ = jax.jit(network.init_with_output)(jax.random.key(0), images, missing, level)
     assert answer.dtype == jnp.float32
     np.testing.assert_array_equal(answer, np.zeros((3, 16, 16, 4)))
 
@@ -115,10 +103,7 @@ def test_only_the_decoder_is_told_time_and_code_when_the_paper_says_so(
     params, (images, missing, level) = random_params(network), inputs()
     outputs = jax.jit(partial(parts, network, params))
     asked = outputs(images, missing, level)
-    for other in (
-        outputs(images, missing, level + 0.3),
-        outputs(images, ~missing, level),
-    ):
+    for other in (outputs(images, missing, level + 0.3), outputs(images, ~missing, level)):
         assert len(encoder(asked)) > 10
         same = [np.array_equal(encoder(other)[n], v) for n, v in encoder(asked).items()]
         blocks = [n for n in asked if n.startswith("down") and n.count("/") == 1]
@@ -132,9 +117,7 @@ def test_only_the_decoder_is_told_time_and_code_when_the_paper_says_so(
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_the_network_answers_to_the_code_alone(
-    make_network, random_params, conditioning
-):
+def test_the_network_answers_to_the_code_alone(make_network, random_params, conditioning):
     """Equal images, level; another code: the answer is another."""
     network = make_network(conditioning=conditioning)
     answer = answer_of(network, random_params(network))
@@ -166,9 +149,7 @@ def test_bfloat16_is_for_activations_only(make_network, random_params):
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_an_answer_is_the_same_alone_as_in_a_batch(
-    make_network, random_params, conditioning
-):
+def test_an_answer_is_the_same_alone_as_in_a_batch(make_network, random_params, conditioning):
     network = make_network(conditioning=conditioning)
     answer = answer_of(network, random_params(network))
     images, missing, level = inputs()
@@ -197,18 +178,16 @@ def test_every_parameter_has_a_gradient(make_network, random_params, conditionin
     assert len(size) - len(dead) > 40
 
 
-def test_attention_is_at_small_grids_only_and_reaches_across_them(
-    make_network, random_params
-):
+def test_attention_is_at_small_grids_only_and_reaches_across_them(make_network, random_params):
     def attended(at):
-        params = random_params(make_network(attention_at=at))["params"]
+        params = random_params(make_network(attention_max_grid=at))["params"]
         return {name for name in params if "attention" in name}
 
     assert attended(3) == set()
     assert attended(4) == {"down1_attention", "up1_attention"}
     assert attended(8) == attended(4) | {"down0_attention", "up0_attention"}
 
-    network = make_network(attention_at=4, widths=(32, 32))
+    network = make_network(attention_max_grid=4, widths=(32, 32))
     images, missing, level = (jnp.asarray(a) for a in inputs(1))
     wide, narrow = jnp.zeros((1, 64, 64, 4)), images
     reach = jax.eval_shape(network.init, jax.random.key(0), wide, missing, level)
@@ -221,9 +200,7 @@ def test_attention_is_at_small_grids_only_and_reaches_across_them(
     assert float(jnp.abs(jax.jit(jax.grad(corner))(narrow))[0, 15, 15].max()) > 0
 
 
-def test_the_network_is_deterministic_and_finite_at_extreme_levels(
-    make_network, random_params
-):
+def test_the_network_is_deterministic_and_finite_at_extreme_levels(make_network, random_params):
     network = make_network()
     answer = answer_of(network, random_params(network))
     images, missing, _ = inputs()
@@ -237,14 +214,12 @@ def test_products_are_each_two_modalities_multiplied_once():
     images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     a, b, c = np.moveaxis(images, -1, 0)
     expected = np.stack([a * a, a * b, a * c, b * b, b * c, c * c], axis=-1) / 4
-    np.testing.assert_allclose(
-        pixels.products(jnp.asarray(images)), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(pixels.pairwise_products(jnp.asarray(images)), expected, rtol=1e-6)
 
 
 def test_in_patches_puts_each_pixel_with_its_own_patch():
     images = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
-    parts = in_patches(jnp.asarray(images), jnp.zeros((2, 2, 3, 7)))
+    parts = split_patches(jnp.asarray(images), jnp.zeros((2, 2, 3, 7)))
     for row, column in np.ndindex(8, 12):
         patch = parts[:, row // 4, row % 4, column // 4, column % 4]
         np.testing.assert_array_equal(patch, images[:, row, column])
@@ -252,13 +227,13 @@ def test_in_patches_puts_each_pixel_with_its_own_patch():
 
 def test_products_are_of_what_is_seen_alone(make_network, monkeypatch):
     """A product with noise is a noise of another kind, which no layer could undo."""
-    multiplied, products = [], pixels.products
+    multiplied, products = [], pixels.pairwise_products
 
     def note(images):
         multiplied.append(np.asarray(images))
         return products(images)
 
-    monkeypatch.setattr(pixels, "products", note)
+    monkeypatch.setattr(pixels, "pairwise_products", note)
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
     missing = jnp.array([[True, False, False, True], [False, True, False, False]])
     make_network().init(jax.random.key(1), images, missing, jnp.zeros(2))
@@ -303,7 +278,7 @@ def test_a_rematerialised_level_leaves_less_and_has_the_same_gradient(
 def test_what_is_computed_once_a_question_is_the_same_as_in_each_evaluation(
     make_network, random_params, conditioning, neighbours
 ):
-    network = make_network(conditioning=conditioning, neighbours=neighbours)
+    network = make_network(conditioning=conditioning, neighbour_slices=neighbours)
     rng, (_, missing, level) = np.random.default_rng(0), inputs()
     params = random_params(network)
     images = rng.normal(size=(3, 16, 16, network.channels())).astype(np.float32)
@@ -314,9 +289,7 @@ def test_what_is_computed_once_a_question_is_the_same_as_in_each_evaluation(
         noisy = np.where(asked, images[..., :4] + noise, images[..., :4])
         full = np.concatenate([noisy, near], axis=-1)
         given = network.apply(params, full, missing, level, once)
-        np.testing.assert_array_equal(
-            given, network.apply(params, full, missing, level)
-        )
+        np.testing.assert_array_equal(given, network.apply(params, full, missing, level))
     # It is all that is known of the seen: their own channels are not read again.
     if conditioning == "both":
         other = np.where(asked, full[..., :4], 7.0)

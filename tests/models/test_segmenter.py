@@ -17,7 +17,7 @@ from ummcsgm.models.segmenter import (
     make_step,
     regions,
 )
-from ummcsgm.training.plans import Recipe
+from ummcsgm.training.plans import UpdateRule
 from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch
 
@@ -57,11 +57,10 @@ def batch_of(rows: int, seed: int = 0) -> Batch:
 @pytest.fixture(scope="module")
 def first() -> TrainState:
     """A state of which no parameter is 0."""
-    state = init_state(jax.random.key(0), MODEL, Recipe(SGD, 0.9, 1), (*GRID, M))
+    state = init_state(jax.random.key(0), MODEL, UpdateRule(SGD, 0.9, 1), (*GRID, M))
     rng = np.random.default_rng(1)
     params = jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32),
-        state.params,
+        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), state.params
     )
     return state.replace(params=params, ema=params)
 
@@ -72,7 +71,7 @@ def run(first):
     compiled = {}
 
     def step_of(count, accumulate):
-        recipe = Recipe(SGD, 0.9, accumulate)
+        recipe = UpdateRule(SGD, 0.9, accumulate)
         return jax.pmap(
             make_step(MODEL, recipe, M),
             axis_name=devices.AXIS,
@@ -84,9 +83,7 @@ def run(first):
     def one(batch, count=1, accumulate=1):
         asked = count, accumulate
         compiled[asked] = compiled.get(asked) or step_of(*asked)
-        parts = jax.tree.map(
-            lambda a: a.reshape(count, len(a) // count, *a.shape[1:]), batch
-        )
+        parts = jax.tree.map(lambda a: a.reshape(count, len(a) // count, *a.shape[1:]), batch)
         state, told = compiled[asked](jax.random.key(5), first, parts)
         return jax.tree.map(np.asarray, (state.params, told))
 
@@ -164,9 +161,9 @@ def test_neighbouring_slices_are_not_read(run):
 def test_it_learns_a_few_slices_by_heart():
     """To the pixel: the regions do not lie on the grid of patches."""
     batch = batch_of(4)
-    recipe = Recipe(optax.adam(5e-3), 0.9, 1)
+    recipe = UpdateRule(optax.adam(5e-3), 0.9, 1)
     state = init_state(jax.random.key(0), MODEL, recipe, (*GRID, M))
-    step = devices.over_devices(make_step(MODEL, recipe, M))
+    step = devices.pmap_step(make_step(MODEL, recipe, M))
     state, parts = devices.replicate(state), devices.shard(batch)
     for _ in range(120):
         state, _ = step(jax.random.key(0), state, parts)
@@ -174,6 +171,4 @@ def test_it_learns_a_few_slices_by_heart():
     found = regions(jax.jit(make_segment(MODEL))(state.params, images)) > 0.5
     for place, name in enumerate(REGIONS):
         true = region(batch.labels, name)
-        assert 2 * (found[..., place] & true).sum() > 0.9 * (
-            found[..., place].sum() + true.sum()
-        )
+        assert 2 * (found[..., place] & true).sum() > 0.9 * (found[..., place].sum() + true.sum())

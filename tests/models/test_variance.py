@@ -9,15 +9,15 @@ from closed_form import SDES, draw_images, each_sde, posterior
 from tiny_run import tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.diffusion.loss import Questions, losses
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.loss import DSMInputs, dsm_and_variance_losses
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
-    Model,
+    ScoreModel,
     make_denoise,
     make_estimate,
     posterior_moments,
 )
-from ummcsgm.diffusion.samplers import warm
+from ummcsgm.diffusion.samplers import sample_from_mean
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.diffusion.time_grids import log_uniform_times
 from ummcsgm.models.pixels import LOG_VARIANCE, in_variance_head
@@ -60,7 +60,7 @@ def told(model, params, images, missing):
 
     @jax.jit
     def answer(params, images, missing):
-        question = ask(images, missing)
+        question = mask_inputs(images, missing)
         return posterior_moments(make_estimate(model, params, question), question)
 
     return answer(params, images, missing)
@@ -72,7 +72,7 @@ def exact_model(sde):
     mean, variance = posterior(images, SINGLE)
     own = np.einsum("bii->bi", variance)[:, None, None]
     network = Exact(mean.astype(np.float32), own.astype(np.float32))
-    return Model(network, sde, STD), images.astype(np.float32), np.sqrt(own)
+    return ScoreModel(network, sde, STD), images.astype(np.float32), np.sqrt(own)
 
 
 @each_sde
@@ -91,20 +91,18 @@ def test_a_warm_start_with_the_predicted_variance_is_exact_from_level_1():
     """A draw is affine in its noise: two of them, at 0 and at 1, tell its sd."""
     model, images, sd = exact_model(SDES["vp"])
     mean, predicted = told(model, None, images, SINGLE)
-    denoise = make_denoise(model, None, ask(jnp.asarray(images), jnp.asarray(SINGLE)))
+    denoise = make_denoise(model, None, mask_inputs(jnp.asarray(images), jnp.asarray(SINGLE)))
     times = log_uniform_times(model.sde, 12, 1.0, 0.01)
 
     def drawn(variance, unit):
         def noise(like, step):
             return 0 * like + unit
 
-        return warm(noise, model.sde, denoise, mean, times, variance=variance)
+        return sample_from_mean(noise, model.sde, denoise, mean, times, variance=variance)
 
     def ratio(variance):
         """Of the draws' sd and the posterior's, [4, 9]: one modality a question."""
-        wide = np.asarray(drawn(variance, 1.0) - drawn(variance, 0.0)) / np.where(
-            ASKED, sd, 1
-        )
+        wide = np.asarray(drawn(variance, 1.0) - drawn(variance, 0.0)) / np.where(ASKED, sd, 1)
         return wide[np.broadcast_to(ASKED, wide.shape)].reshape(4, -1)
 
     np.testing.assert_allclose(ratio(predicted), 1, atol=0.01)
@@ -118,14 +116,14 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     """The truth has sd 0.05 + 0.3 b at a b that is seen; the trunk, which stands
     still, answers 0. The head finds that sd within 6 % in each tenth of b's range."""
     network = make_network(**TINY | {"modalities": 2, "pixel_width": 32})
-    model = Model(network, VP(0.1, 20.0), 0.25)
+    model = ScoreModel(network, VP(0.1, 20.0), 0.25)
     missing = jnp.tile(jnp.array([True, False]), (16, 1))
     seen = jnp.zeros((16, 8, 8, 2))
     start = jax.jit(model.network.init)(jax.random.key(0), seen, missing, jnp.zeros(16))
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-2, STEPS))
-    questions = Questions(missing, missing, jnp.ones(16), seen, jnp.ones(16, bool))
+    questions = DSMInputs(missing, missing, jnp.ones(16), seen, jnp.ones(16, bool))
     objective = build.build_objective(
-        tiny_config("", data__modalities=("t1", "t2"), questions__sizes="uniform")
+        tiny_config("", data__modalities=("t1", "t2"), missingness__size_probabilities="uniform")
     )
 
     rng = np.random.default_rng(0)
@@ -138,7 +136,7 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     @jax.jit
     def step(params, opt_state, images):
         def loss(params):
-            return losses(model, params, objective, images, questions)[1].mean()
+            return dsm_and_variance_losses(model, params, objective, images, questions)[1].mean()
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
@@ -160,8 +158,8 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
 
 def steps_of(network):
     """The state after three steps of a run, and what each told."""
-    config = tiny_config("", network__variance=network.variance, train__clip=1e-3)
-    model, recipe = Model(network, VP(0.1, 20.0), STD), build.build_recipe(config)
+    config = tiny_config("", network__predict_variance=network.predict_variance, train__clip=1e-3)
+    model, recipe = (ScoreModel(network, VP(0.1, 20.0), STD), build.build_update_rule(config))
     start = jax.jit(lambda key: init_state(key, model, recipe, (16, 16)))
     state = start(jax.random.key(0))
     step = jax.pmap(
@@ -183,8 +181,7 @@ def steps_of(network):
 def test_the_trunk_moves_bit_for_bit_as_without_the_head(make_network):
     """Though both are clipped: each by its own norm."""
     (ours, told), (theirs, plain) = (
-        steps_of(make_network(**TINY | {"variance": variance}))
-        for variance in (True, False)
+        steps_of(make_network(**TINY | {"variance": variance})) for variance in (True, False)
     )
     for tree, other in ((ours.params, theirs.params), (ours.ema, theirs.ema)):
         own, trunk = dict(tree["params"]), other["params"]
@@ -197,11 +194,9 @@ def test_the_trunk_moves_bit_for_bit_as_without_the_head(make_network):
     assert not any("variance_loss" in one for one in plain)
 
 
-def test_the_variance_is_bounded_and_near_that_of_the_data_at_first(
-    make_network, random_params
-):
+def test_the_variance_is_bounded_and_near_that_of_the_data_at_first(make_network, random_params):
     network = make_network(**TINY)
-    model, params = Model(network, SDES["vp"], STD), random_params(network)
+    model, params = ScoreModel(network, SDES["vp"], STD), random_params(network)
     images = np.random.default_rng(0).normal(size=(4, 16, 16, 4)).astype(np.float32)
     first = jax.jit(network.init)(jax.random.key(0), images, SINGLE, jnp.zeros(4))
 

@@ -63,9 +63,7 @@ def test_json_has_the_same_findings_and_nothing_else(ill, capsys):
     assert told["modalities"] == ["flair", "t1", "t1c", "t2"]
     stops = [one for one in told["findings"] if one["severity"] == "stop"]
     assert [one["path"] for one in stops] == [str(first_file(ill, "t2"))]
-    assert {"severity", "subject", "modality", "path", "code", "sentence"} == set(
-        stops[0]
-    )
+    assert {"severity", "subject", "modality", "path", "code", "sentence"} == set(stops[0])
 
 
 def test_the_config_says_what_should_be_there(healthy, tmp_path, capsys):
@@ -98,16 +96,14 @@ def findings_of(capsys, folder, **changes):
         ({}, set()),
     ],
 )
-def test_what_the_config_asks_of_every_subject_is_looked_for(
-    healthy, capsys, changes, stops
-):
+def test_what_the_config_asks_of_every_subject_is_looked_for(healthy, capsys, changes, stops):
     fields = {"grid": (64, 64), "min_brain": 0.2} | changes
     fields = {f"data__{key}": value for key, value in fields.items()}
     assert findings_of(capsys, healthy, **fields) == (int(bool(stops)), stops)
 
 
 def test_the_quickstart_passes_its_own_phantom(healthy, capsys):
-    fields = {"data__grid": (56, 48), "data__min_brain": 0.3}
+    fields = {"data__grid": (56, 48), "data__min_brain_fraction": 0.3}
     assert findings_of(capsys, healthy, **fields) == (0, set())
 
 
@@ -120,9 +116,7 @@ def test_a_file_of_no_subject_is_told_and_stops_nothing(healthy, tmp_path, capsy
     assert code == 0 and str(odd) in row and "no scan of the layout brats" in row
 
 
-def test_a_subject_that_is_there_twice_stops_and_the_others_are_examined(
-    healthy, tmp_path, capsys
-):
+def test_a_subject_that_is_there_twice_stops_and_the_others_are_examined(healthy, tmp_path, capsys):
     folder = shutil.copytree(healthy, tmp_path / "twice")
     path = first_file(folder, "t2")
     shutil.copy(path, path.with_suffix(""))
@@ -135,8 +129,7 @@ def test_a_subject_that_is_there_twice_stops_and_the_others_are_examined(
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"),
-    [((), "--input is missing"), (("--input", "/no/such"), "no such folder")],
+    ("flags", "word"), [((), "--input is missing"), (("--input", "/no/such"), "no such folder")]
 )
 def test_without_a_folder_it_says_so(capsys, flags, word):
     assert run_main("--mode", "doctor", *flags) == 2

@@ -14,7 +14,7 @@ from ummcsgm.data.layouts.naming import Subject, brats
 from ummcsgm.data.nifti import read_volume, write_new
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
 from ummcsgm.data.store import Settings
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 from ummcsgm.qc.cohort import of_search
 from ummcsgm.qc.examine import SEVERITIES, examine_cohort, examine_subject
 from ummcsgm.types import InputError
@@ -129,11 +129,7 @@ def test_files_that_cannot_be_read_are_told_and_the_others_examined(tmp_path, im
     whole = subject.files["t1"].read_bytes()
     subject.files["t1"].write_bytes(whole[: len(whole) // 2])
     subject.files["t1c"].unlink()
-    assert found(subject) == {
-        ("t1", "unreadable"),
-        ("t1c", "unreadable"),
-        ("t2", "duplicate"),
-    }
+    assert found(subject) == {("t1", "unreadable"), ("t1c", "unreadable"), ("t2", "duplicate")}
 
 
 def spoiled(image, place, value):
@@ -187,12 +183,9 @@ def test_a_shape_unlike_the_others_stops_and_is_blamed_on_the_odd_one(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("place", "add", "words"),
-    [((2, 3), 5.0, "5 mm off"), ((2, 2), 0.2, "3.75 x 3.75 x 4.075 mm")],
+    ("place", "add", "words"), [((2, 3), 5.0, "5 mm off"), ((2, 2), 0.2, "3.75 x 3.75 x 4.075 mm")]
 )
-def test_a_place_or_spacing_unlike_the_others_stops(
-    tmp_path, images, place, add, words
-):
+def test_a_place_or_spacing_unlike_the_others_stops(tmp_path, images, place, add, words):
     affine = affine_of(SHAPE)
     affine[place] += add
     only(written(tmp_path, images, affines={"t1": affine}), "t1", "grid", "stop", words)
@@ -237,15 +230,9 @@ def moved(image, spacing, *, shift=(0, 0, 0), turn=(0, 0, 0), outline):
 @pytest.mark.parametrize("outline", [True, False], ids=["outline", "interior"])
 @pytest.mark.parametrize(
     ("modality", "shift", "turn"),
-    [
-        ("t2", (0, 0, 8), (0, 0, 0)),
-        ("t1", (-6, 5, 0), (0, 0, 0)),
-        ("t2", (0, 0, 0), (0, 0, 10)),
-    ],
+    [("t2", (0, 0, 8), (0, 0, 0)), ("t1", (-6, 5, 0), (0, 0, 0)), ("t2", (0, 0, 0), (0, 0, 10))],
 )
-def test_a_modality_that_was_moved_is_found(
-    tmp_path, images, modality, shift, turn, outline
-):
+def test_a_modality_that_was_moved_is_found(tmp_path, images, modality, shift, turn, outline):
     image = moved(images[modality], 3.75, shift=shift, turn=turn, outline=outline)
     subject = written(tmp_path, images | {modality: image})
     only(subject, modality, "misregistered", "stop", " mm off ", "register")
@@ -287,18 +274,14 @@ def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
     assert found(subject) == {("flair", "misregistered")}
 
 
-def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(
-    tmp_path, images
-):
+def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(tmp_path, images):
     for pair in combinations(MODALITIES, 2):
         both = {pair[0]: images[pair[0]], pair[1]: images[pair[1]][::-1]}
         ((_, code),) = found(written(tmp_path, both, "_".join(pair)))
         assert code == "mirrored", pair
 
 
-def test_what_is_mirrored_and_moved_is_mirrored_and_what_all_share_is_no_fault(
-    tmp_path, images
-):
+def test_what_is_mirrored_and_moved_is_mirrored_and_what_all_share_is_no_fault(tmp_path, images):
     image = moved(images["t2"][::-1], 3.75, shift=(8, 0, 4), outline=True)
     assert found(written(tmp_path, images | {"t2": image})) == {("t2", "mirrored")}
     every = {m: image[::-1] for m, image in images.items()}
@@ -353,9 +336,7 @@ def test_three_modalities_in_a_circle_are_named_as_they_are(tmp_path, images):
 
 
 @pytest.mark.parametrize("change", [lambda image: image, lambda image: image * 0.5])
-def test_an_image_that_is_there_twice_is_found_also_if_it_was_scaled(
-    tmp_path, images, change
-):
+def test_an_image_that_is_there_twice_is_found_also_if_it_was_scaled(tmp_path, images, change):
     subject = written(tmp_path, images | {"t2": change(images["flair"])})
     only(subject, "t2", "duplicate", "stop", "same image as flair")
 
@@ -458,9 +439,7 @@ def test_empty_slices_amid_the_brain_are_told_by_number(tmp_path, two, places):
     image = two["t2"].copy()
     image[:, :, places] = 0
     subject = written(tmp_path, two | {"t2": image})
-    only(
-        subject, "t2", "empty_slices", "warn", f"{len(places)} of", f"z = {places[0]} "
-    )
+    only(subject, "t2", "empty_slices", "warn", f"{len(places)} of", f"z = {places[0]} ")
 
 
 # ------------------------------------------------------------------- other files
@@ -538,9 +517,7 @@ def test_missing_modalities_are_noted_by_subject_and_counted(tmp_path, others):
         cohort | {("", "pd", "missing", "stop"), ("s2", "", "too_few", "warn")}
     )
     sentences = " ".join(finding.sentence for finding in findings)
-    assert (
-        "2 of 3 subjects have no t1c" in sentences and "no subject has pd" in sentences
-    )
+    assert "2 of 3 subjects have no t1c" in sentences and "no subject has pd" in sentences
 
 
 def test_a_cohort_in_which_nothing_can_be_used_stops(tmp_path, others):
@@ -552,9 +529,7 @@ def test_a_cohort_in_which_nothing_can_be_used_stops(tmp_path, others):
     assert told(examined([subject])) == expected
 
 
-def test_an_image_of_two_patients_is_a_leak_and_one_of_one_patient_is_not(
-    tmp_path, others
-):
+def test_an_image_of_two_patients_is_a_leak_and_one_of_one_patient_is_not(tmp_path, others):
     # In another frame, and on the other side: it is the same image still.
     copy = np.pad(others[0]["t2"], ((1, 2), (0, 3), (2, 2)))[::-1]
     affine = affine_of(others[0]["t2"].shape)
@@ -598,9 +573,9 @@ def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
         assert f"from {ends[0]} to {ends[1]}" in findings[0].sentence
         assert "config.data.spacing" in findings[0].sentence
     # The run resamples all of them to one size.
-    settings = Settings(("t1", "t2"), View((64, 64), 6.0, False, 0), 0.0)
+    settings = Settings(("t1", "t2"), SliceView((64, 64), 6.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == []
-    settings = Settings(("t1", "t2"), View((64, 64), 0.0, False, 0), 0.0)
+    settings = Settings(("t1", "t2"), SliceView((64, 64), 0.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == findings
 
 
@@ -635,7 +610,7 @@ def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_pa
 
 
 def settings_of(grid, *, spacing=0.0, masked=False, min_brain=0.0):
-    return Settings(("t1", "t2"), View(grid, spacing, masked, 0), min_brain)
+    return Settings(("t1", "t2"), SliceView(grid, spacing, masked, 0), min_brain)
 
 
 def agreed(folder, subject, settings, *words):
@@ -689,9 +664,9 @@ def test_a_brain_that_fills_too_little_of_every_slice_stops(tmp_path, two):
     share = float(np.count_nonzero(brain, axis=(0, 1)).max()) / 64**2
     agreed(tmp_path, subject, settings_of((64, 64), min_brain=share - 1e-6))
     enough = settings_of((64, 64), min_brain=share)
-    agreed(tmp_path, subject, enough, "config.data.min_brain", f"{share:.3f}")
+    agreed(tmp_path, subject, enough, "config.data.min_brain_fraction", f"{share:.3f}")
     large = settings_of((64, 64), spacing=7.5, min_brain=share / 2)
-    agreed(tmp_path, subject, large, "config.data.min_brain")
+    agreed(tmp_path, subject, large, "config.data.min_brain_fraction")
 
 
 def test_a_mask_that_the_config_asks_for_stops_each_subject_without(tmp_path, others):
@@ -729,14 +704,10 @@ def test_the_brain_is_the_masks_where_the_config_asks_for_one(tmp_path, two, ext
 def test_a_brain_is_not_called_too_large_for_what_is_no_brain(tmp_path, two, extent):
     filled = {m: np.where(im != 0, im, noise(im)) for m, im in two.items()}
     subject = written(tmp_path, filled)
-    codes = {
-        f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))
-    }
+    codes = {f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))}
     assert codes == {"not_stripped"}
     subject = written(tmp_path, two | {"t2": two["t2"] - 100}, "b")
-    codes = {
-        f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))
-    }
+    codes = {f.code for f in examine_subject(subject, ("t1", "t2"), settings_of(extent))}
     assert codes == {"background"}
 
 
@@ -808,9 +779,7 @@ def test_4_mm_and_5_degrees_between_real_scans_are_found_and_1_mm_is_not(
     tmp_path, shift, turn, outline
 ):
     subject = real_subject("patient19")
-    two = dataclasses.replace(
-        subject, files={m: subject.files[m] for m in ("t2", "flair")}
-    )
+    two = dataclasses.replace(subject, files={m: subject.files[m] for m in ("t2", "flair")})
     volume, _ = read_volume(subject.files["flair"])
     volume = moved(volume, 1.0, shift=shift, turn=turn, outline=outline)
     clear = sum(np.abs(shift)) + sum(turn) > 1
@@ -819,9 +788,7 @@ def test_4_mm_and_5_degrees_between_real_scans_are_found_and_1_mm_is_not(
 
 
 @real
-@pytest.mark.parametrize(
-    ("name", "modality"), [("patient07", "t2"), ("patient19", "flair")]
-)
+@pytest.mark.parametrize(("name", "modality"), [("patient07", "t2"), ("patient19", "flair")])
 def test_a_real_scan_with_left_and_right_exchanged_is_found(tmp_path, name, modality):
     subject = real_subject(name)
     volume, _ = read_volume(subject.files[modality])

@@ -7,16 +7,7 @@ import pytest
 
 from ummcsgm.reporting import curves
 from ummcsgm.reporting.cells import Curves
-from ummcsgm.reporting.curves import (
-    BOTTOM,
-    HEIGHT,
-    LEFT,
-    RIGHT,
-    TOP,
-    WIDTH,
-    svg,
-    thinned,
-)
+from ummcsgm.reporting.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, svg, thinned
 
 
 def points_of(text):
@@ -59,12 +50,7 @@ def test_ticks_are_round():
     assert axis.at(500) == 25
     powers = curves._Axis((0.04, 1.1), (0, 100), True)
     np.testing.assert_allclose(powers.ticks(), [0.05, 0.1, 0.2, 0.5, 1])
-    assert [curves._short(v) for v in (1500, 2e6, 0.05, 40)] == [
-        "1.5k",
-        "2M",
-        "0.05",
-        "40",
-    ]
+    assert [curves._short(v) for v in (1500, 2e6, 0.05, 40)] == ["1.5k", "2M", "0.05", "40"]
 
 
 def test_a_long_curve_is_the_means_of_its_parts():

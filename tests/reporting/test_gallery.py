@@ -29,9 +29,7 @@ def test_every_filter_is_undone_by_a_reader():
     noise = rng.integers(0, 256, 64).astype(np.uint8)
     ramp = (np.arange(64) * 3).astype(np.uint8)
     image = np.stack([ramp, noise, noise, noise // 2 + ramp // 2, ramp[::-1] + noise])
-    smooth = (np.add.outer(np.arange(30) ** 2, np.arange(64) ** 2) / 20).astype(
-        np.uint8
-    )
+    smooth = (np.add.outer(np.arange(30) ** 2, np.arange(64) ** 2) / 20).astype(np.uint8)
     image = np.concatenate([image, smooth])
     np.testing.assert_array_equal(decoded(png(image)), image)
 

@@ -76,14 +76,10 @@ def test_the_page_is_whole_and_fetches_nothing(study, both):
         text = text_of(folder)
         reader = Reader(text)
         outside = [f for f in reader.fetched if not f.startswith(("data:", "#"))]
-        assert outside == [] and "://" not in re.sub(
-            r"base64,\S+|>[\w+/=]{99,}<", "", text
-        )
+        assert outside == [] and "://" not in re.sub(r"base64,\S+|>[\w+/=]{99,}<", "", text)
         links = {link[1:] for link in reader.fetched if link.startswith("#")}
         assert links == set(reader.ids) and len(reader.ids) == len(links) == 12
-        assert all(
-            image.get("alt") or image.get("aria-label") for image in reader.images
-        )
+        assert all(image.get("alt") or image.get("aria-label") for image in reader.images)
         assert re.search(r"(nan|None)\b", re.sub(r"<pre.*?</pre>", "", text)) is None
 
 
@@ -99,20 +95,10 @@ def test_every_section_is_in_both_files(study):
     page_titles = re.findall(r"<h2>(.*?)</h2>", text_of(study / "study"))
     assert page_titles == titles
     assert re.findall(r"^## (.*)", text_of(study / "study", "md"), re.M) == titles
-    for words in (
-        "5" * 64,
-        "d" * 64,
-        "0123456789abcdef",
-        "train.rate = 0.001",
-        "0.10.2",
-    ):
-        assert words in text_of(study / "study") and words in text_of(
-            study / "study", "md"
-        )
+    for words in ("5" * 64, "d" * 64, "0123456789abcdef", "train.rate = 0.001", "0.10.2"):
+        assert words in text_of(study / "study") and words in text_of(study / "study", "md")
     for words in ("31.00 ± 0.40", "Adapted: one generator for every question."):
-        assert words in text_of(study / "study") and words in text_of(
-            study / "study", "md"
-        )
+        assert words in text_of(study / "study") and words in text_of(study / "study", "md")
 
 
 def test_pictures_are_in_the_page_and_linked_from_the_markdown(study):
@@ -154,10 +140,7 @@ def test_several_runs_stand_in_one_report(both):
     assert len(re.findall(r"<polyline", text)) == 6 and text.count("<svg") == 3
     (table,) = re.findall(r"<h3>What differs.*?</table>", text, re.S)
     cells = re.findall(r"<t[hd] [^>]*>([^<]*)<", table)
-    assert cells[:9] == ["", "first", "second", "seed", "7", "8", "train.rate"] + [
-        "0.001",
-        "0.002",
-    ]
+    assert cells[:9] == ["", "first", "second", "seed", "7", "8", "train.rate"] + ["0.001", "0.002"]
     assert "minus each method" in text
 
 
@@ -390,9 +373,7 @@ def contrast(first, second):
     levels = []
     for colour in (first, second):
         share = np.array(re.findall(r"[\d.]+", colour)[:3], float) / 255
-        linear = np.where(
-            share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4
-        )
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
         levels.append(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
     return max(levels) / min(levels)
 

@@ -110,10 +110,7 @@ def test_a_coronal_row_has_superior_up_and_right_on_the_left(saved):
     assert [axes[0].get_ylabel(), axes[3].get_ylabel()] == ["T1", "T2"]
     box = axes[0].get_window_extent()
     assert box.width / 20 * 2.5 == pytest.approx(box.height / 6, rel=1e-3)
-    assert [(t.get_text(), t.xy[0] < 0.5) for t in axes[0].texts] == [
-        ("R", True),
-        ("L", False),
-    ]
+    assert [(t.get_text(), t.xy[0] < 0.5) for t in axes[0].texts] == [("R", True), ("L", False)]
 
 
 def test_pictures_are_files_that_say_they_are_for_research(tmp_path, monkeypatch):

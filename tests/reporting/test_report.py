@@ -134,9 +134,7 @@ def test_a_table_without_rows_is_refused(tmp_path):
         write_table_markdown(tmp_path / "t.md", [], LABELS, [])
 
 
-def test_a_failed_write_leaves_the_old_file_whole_and_nothing_beside(
-    tmp_path, monkeypatch
-):
+def test_a_failed_write_leaves_the_old_file_whole_and_nothing_beside(tmp_path, monkeypatch):
     path = tmp_path / "t.csv"
     write_csv(path, [_row("ridge", "T1", "T1", "psnr", 20.0)], COLUMNS)
     before = path.read_bytes()
@@ -146,10 +144,7 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_beside(
         raise OSError("no space left")
 
     monkeypatch.setattr(os, "replace", full_disk)
-    for write in (
-        lambda: write_csv(path, [], COLUMNS),
-        lambda: write_figure(path, _panels()),
-    ):
+    for write in (lambda: write_csv(path, [], COLUMNS), lambda: write_figure(path, _panels())):
         with pytest.raises(OSError, match="no space"):
             write()
     assert path.read_bytes() == before

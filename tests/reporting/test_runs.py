@@ -19,11 +19,7 @@ def test_everything_in_the_workdir_is_read(tmp_path):
     assert list(run.logs) == ["mm-csn", "mmgan", "pix2pix"]
     assert run.logs["mm-csn"].shape == (80, 2)  # the line cut short is no record
     assert run.logs["mmgan"][[0, -1]].tolist() == [[25, 40], [2000, 18]]
-    assert [p.name for p in run.pictures] == [
-        "reliability.png",
-        "ranks.png",
-        "uncertainty.png",
-    ]
+    assert [p.name for p in run.pictures] == ["reliability.png", "ranks.png", "uncertainty.png"]
     assert run.dial == tmp_path / "one" / "dial" / "dial.png"
     assert run.still == tmp_path / "one" / "evaluation" / "figure.png"
     assert run.trained()["mm-csn"] == "mm-CSN"

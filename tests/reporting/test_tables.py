@@ -156,11 +156,7 @@ def test_tests_have_their_interval_and_two_p_values(tmp_path):
     assert not found["Holm p"].best
     assert lines(psnr)["pix2pix", "t1"]["Holm p"] == Cell("0.004", True)
     assert ledger.LESS_IS_BETTER in mae.notes and not psnr.folded
-    assert [ledger.chance(p) for p in (math.nan, 9e-4, 0.04999)] == [
-        "–",
-        "< 0.001",
-        "0.050",
-    ]
+    assert [ledger.chance(p) for p in (math.nan, 9e-4, 0.04999)] == ["–", "< 0.001", "0.050"]
 
 
 def better(amount):

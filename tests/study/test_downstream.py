@@ -11,7 +11,7 @@ from tiny_run import AFFINE, MODALITIES, SHAPE, brain, tiny_config, write_subjec
 
 from ummcsgm.config import preparation
 from ummcsgm.config.build import build_space
-from ummcsgm.config.courses import SEGMENTER, build_course, config_of, place_of
+from ummcsgm.config.courses import SEGMENTER, build_trainable, method_config, method_folder
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.subjects import prepare_subject
@@ -103,8 +103,7 @@ def test_zeros_and_truth_are_answers_too():
     own = patient()
     own.images[..., 1] = own.brain
     told = {
-        name: examine(enhancing_where_b, own, name, fill)
-        for name, fill in own.references().items()
+        name: examine(enhancing_where_b, own, name, fill) for name, fill in own.references().items()
     }
     wt = {
         (name, r["modality"]): r["dice"]
@@ -198,7 +197,7 @@ def data(tmp_path_factory):
     for name in ("P1", "P2", "P3", "P4"):
         group = "HGG" if int(name[1:]) % 2 else "LGG"
         write_new(folder / group / name / f"{name}_seg.nii.gz", tumour(), AFFINE)
-    changes = {"data__labels": True, "study__downstream": STEPS, "train__save_every": 3}
+    changes = {"data__labels": True, "study__segmenter_steps": STEPS, "train__save_every": 3}
     return tiny_config(folder, **changes)
 
 
@@ -212,16 +211,16 @@ def trained(data, tmp_path_factory):
 
 def state_of(data, workdir) -> tuple:
     """The checkpoint's newest (state, ema)."""
-    course = build_course(data, SEGMENTER)
+    course = build_trainable(data, SEGMENTER)
     shapes: TrainState = jax.eval_shape(course.start, jax.random.key(0))
-    place = place_of(workdir, SEGMENTER)
+    place = method_folder(workdir, SEGMENTER)
     return checkpoint.restore(place, shapes.replace(ema=None), shapes.ema)
 
 
 def test_a_resumed_training_is_the_straight_one_bitwise(data, trained, tmp_path):
     workdir = tmp_path / "resumed"
     shutil.copytree(trained, workdir)
-    place = place_of(workdir, SEGMENTER)
+    place = method_folder(workdir, SEGMENTER)
     shutil.rmtree(place / "checkpoints" / str(STEPS))
     assert checkpoint.latest_step(place) == 3
     early = state_of(data, workdir)
@@ -236,14 +235,14 @@ def test_a_resumed_training_is_the_straight_one_bitwise(data, trained, tmp_path)
 
 
 def test_its_config_is_the_study_s_with_steps_of_its_own(data, trained):
-    saved = checkpoint.restore_about(place_of(trained, SEGMENTER))
+    saved = checkpoint.restore_metadata(method_folder(trained, SEGMENTER))
     assert saved["method"] == SEGMENTER
     assert saved["config"]["train"]["steps"] == STEPS
     assert saved["config"]["train"]["batch"] == data.train.batch
     none = data.copy_and_resolve_references()
     none.study.downstream = 0
-    with pytest.raises(InputError, match="config.study.downstream is 0"):
-        config_of(none, SEGMENTER)
+    with pytest.raises(InputError, match="config.study.segmenter_steps is 0"):
+        method_config(none, SEGMENTER)
 
 
 def test_the_trained_network_answers_rows_by_themselves(data, trained):

@@ -86,8 +86,6 @@ def test_the_interval_is_the_same_in_every_run_and_holds_the_mean():
     one, two = (compare(subjects, "a", ["b"], "t1")[0] for _ in range(2))
     assert one == two
     spread = one["high"] - one["low"]
-    differences = [
-        a["psnr"] - b["psnr"] for a, b in zip(subjects[:20], subjects[20:], strict=True)
-    ]
+    differences = [a["psnr"] - b["psnr"] for a, b in zip(subjects[:20], subjects[20:], strict=True)]
     normal = 2 * 1.96 * np.std(differences, ddof=1) / np.sqrt(20)
     assert spread == pytest.approx(normal, rel=0.15)

@@ -7,15 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_run import (
-    AFFINE,
-    MODALITIES,
-    files_under,
-    image,
-    path_of,
-    run_main,
-    write_config,
-)
+from tiny_run import AFFINE, MODALITIES, files_under, image, path_of, run_main, write_config
 from tiny_table import METHODS, table_config
 
 from ummcsgm.config import build
@@ -84,8 +76,7 @@ def test_the_tables_are_means_of_the_subjects(table):
         own = [
             float(one["crps"])
             for one in subjects
-            if (one["method"], one["modality"]) == (row["method"], row["modality"])
-            and one["crps"]
+            if (one["method"], one["modality"]) == (row["method"], row["modality"]) and one["crps"]
         ]
         assert float(row["mean"]) == pytest.approx(np.mean(own))
 
@@ -111,8 +102,7 @@ def test_every_other_method_is_compared_with_the_mean(table):
     assert {row["reference"] for row in rows} == {"mm-csn"}
     subjects = read(table / "run" / "study" / "subjects.csv")
     psnr = {
-        (row["method"], row["subject"], row["modality"]): float(row["psnr"])
-        for row in subjects
+        (row["method"], row["subject"], row["modality"]): float(row["psnr"]) for row in subjects
     }
     names = {row["subject"] for row in subjects}
     for row in rows:
@@ -128,7 +118,7 @@ def test_costs_and_facts_are_those_of_the_run(table):
     for name in TRAINED:
         assert costs[name]["steps"] == 4 and costs[name]["images_seen"] == 16
         assert costs[name]["train_seconds"] > 0 < costs[name]["seconds_per_slice"]
-    about = checkpoint.restore_about(table / "run")
+    about = checkpoint.restore_metadata(table / "run")
     assert told["facts"]["data_sha256"] == about["data"]
     assert told["facts"]["split"] == {"train": 3, "validation": 0, "test": 2}
     assert "same number of images, 16, the" in told["facts"]["budget"]
@@ -141,8 +131,7 @@ def test_costs_and_facts_are_those_of_the_run(table):
     for name in ("mm-gan", "hi-net", "mm-syn"):
         assert "dapted" in notes[name]
     assert (
-        "0.02 of its channels, its learning rates times 1, 2 questions of each"
-        in (notes["mm-gan"])
+        "0.02 of its channels, its learning rates times 1, 2 questions of each" in (notes["mm-gan"])
     )
     assert "On 8 answers of the other rows' " in notes["algorithm1"]
     assert told["paper"] == []
@@ -231,7 +220,7 @@ def test_what_was_trained_on_other_slices_is_refused(own_table, capsys, name):
 
 def test_a_method_of_another_task_is_refused(own_table, capsys):
     """As where it was trained on another machine, by another config."""
-    other = table_config(own_table / "subjects", questions__sizes="0.2,0.2,0.6")
+    other = table_config(own_table / "subjects", missingness__size_probabilities="0.2,0.2,0.6")
     config = write_config(own_table / "other.py", other)
     elsewhere = own_table / "elsewhere"
     asked = ("--methods", "regression", "--workdir", elsewhere, "--mode", "train")
@@ -242,16 +231,16 @@ def test_a_method_of_another_task_is_refused(own_table, capsys):
     code = run_main("--workdir", own_table / "run", "--mode", "evaluate")
     told = capsys.readouterr().err
     assert code == 2 and "regression was trained with another task" in told
-    assert "config.questions.sizes is '0.2,0.2,0.6'" in told
+    assert "config.missingness.size_probabilities is '0.2,0.2,0.6'" in told
 
 
 def test_the_report_has_the_config_that_was_trained(own_table):
-    asked = table_config(own_table / "subjects", loss__token=0.9, study__gallery=2)
+    asked = table_config(own_table / "subjects", loss__mean_fraction=0.9, study__gallery_slices=2)
     config = write_config(own_table / "other.py", asked)
     run = own_table / "run"
     assert run_main("--config", config, "--workdir", run, "--mode", "evaluate") == 0
     told = results(run)["facts"]["config"]
-    trained = checkpoint.restore_about(run)["config"]
+    trained = checkpoint.restore_metadata(run)["config"]
     assert told["loss"] == trained["loss"] and trained["loss"]["token"] != 0.9
     assert told["study"]["gallery"] == 2 != trained["study"]["gallery"]
 
@@ -315,21 +304,19 @@ def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
     [
         ({"study__methods": ("mm-gan", "mm-gn")}, "has 'mm-gn'; wanted some of"),
         ({"study__methods": ("mm-gan", "mm-gan")}, "name each once"),
-        ({"study__widths": (1.0,)}, "config.study.widths has 1 numbers"),
-        ({"study__speeds": ()}, "config.study.speeds has 0 numbers"),
-        ({"study__each": (1, 2)}, "config.study.each has 2 numbers"),
+        ({"study__width_scale": (1.0,)}, "config.study.width_scale has 1 numbers"),
+        ({"study__lr_scale": ()}, "config.study.lr_scale has 0 numbers"),
+        ({"study__patterns_per_image": (1, 2)}, "config.study.patterns_per_image has 2 numbers"),
         ({"data__labels": False}, "set config.data.labels to True"),
         ({"study__budget": "euros"}, "config.study.budget is 'euros'"),
-        ({"study__only": "pd"}, "config.study.only is 'pd'"),
-        ({"questions__each": 2}, "each has 1 for regression, which is trained as"),
+        ({"study__cocagan_input": "pd"}, "config.study.cocagan_input is 'pd'"),
+        ({"missingness__patterns_per_image": 2}, "each has 1 for regression, which is trained as"),
     ],
 )
-def test_what_is_wrong_with_a_study_is_one_sentence(
-    tmp_path, capsys, changes, sentence
-):
+def test_what_is_wrong_with_a_study_is_one_sentence(tmp_path, capsys, changes, sentence):
     if "study__methods" in changes:
         changes |= {f"study__{key}": (1.0, 1.0) for key in ("widths", "speeds")}
-        changes |= {"study__each": (1, 1)}
+        changes |= {"study__patterns_per_image": (1, 1)}
     config = write_config(tmp_path / "c.py", table_config(tmp_path, **changes))
     code = run_main("--config", config, "--workdir", tmp_path / "run")
     told = capsys.readouterr().err
@@ -344,22 +331,22 @@ def test_a_name_that_is_no_method_is_one_sentence(table, tmp_path, capsys):
 
 def test_a_method_goes_on_with_the_width_it_was_begun_with(own_table, capsys):
     widths = tuple({"hi-net": 0.5, "regression": 1.0}.get(m, 0.02) for m in METHODS)
-    other = table_config(own_table / "subjects", study__widths=widths)
+    other = table_config(own_table / "subjects", study__width_scale=widths)
     config = write_config(own_table / "wide.py", other)
     asked = ("--config", config, "--workdir", own_table / "run", "--mode", "train")
     assert run_main(*asked, "--methods", "mm-gan") == 0
     assert run_main(*asked, "--methods", "hi-net") == 2
-    assert "config.study.widths: 0.02, and yours is 0.5" in capsys.readouterr().err
+    assert "config.study.width_scale: 0.02, and yours is 0.5" in capsys.readouterr().err
 
 
 def test_regression_is_the_mm_csn_where_every_row_is_a_token(table):
-    about = checkpoint.restore_about(place(table / "run", "regression"))
-    own = checkpoint.restore_about(table / "run")["config"]
+    about = checkpoint.restore_metadata(place(table / "run", "regression"))
+    own = checkpoint.restore_metadata(table / "run")["config"]
     assert about["config"]["loss"]["token"] == 1.0
     about["config"]["loss"]["token"] = own["loss"]["token"]
     assert about["config"] == own
     model = build.build_model(build.config_from_json(own))
-    assert model.network.variance and devices.first()
+    assert model.network.predict_variance and devices.is_main()
     assert jax.tree.leaves(load_rival(place(table / "run", "regression")).step) == [4]
 
 

@@ -164,11 +164,7 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
     prepared, patient = both
     some = patient.at(np.array([3]))
     maps = np.stack(
-        [
-            some.labels > 0,
-            np.isin(some.labels, (CORE, ENHANCING)),
-            some.labels == ENHANCING,
-        ],
+        [some.labels > 0, np.isin(some.labels, (CORE, ENHANCING)), some.labels == ENHANCING],
         axis=-1,
     )
     about = {"missing": "t1", "draws": 8, "sampler": "warm"}

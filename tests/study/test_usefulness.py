@@ -8,11 +8,11 @@ from test_downstream import tumour
 from tiny_run import AFFINE, MODALITIES, brain, tiny_config, write_subjects
 
 from ummcsgm.config import build, preparation
-from ummcsgm.config.courses import SEGMENTER, place_of
+from ummcsgm.config.courses import SEGMENTER, method_folder
 from ummcsgm.data.nifti import read_volume, write_new
-from ummcsgm.diffusion.missingness import configurations
+from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.evaluation.contest import Contest
-from ummcsgm.inference.predictor import load_trained
+from ummcsgm.inference.predictor import load_trained_model
 from ummcsgm.study import usefulness
 from ummcsgm.study.downstream import load_segmenter
 from ummcsgm.study.rivals import load_rival
@@ -35,11 +35,11 @@ def run(tmp_path_factory):
         data__labels=True,
         data__split=(2, 0, 3),
         train__steps=4,
-        study__downstream=4,
+        study__segmenter_steps=4,
         study__methods=("regression",),
-        study__widths=(1.0,),
-        study__speeds=(1.0,),
-        study__each=(1,),
+        study__width_scale=(1.0,),
+        study__lr_scale=(1.0,),
+        study__patterns_per_image=(1,),
         evaluate__draw_subjects=3,
         evaluate__draw_slices=1,
     )
@@ -56,22 +56,22 @@ def run(tmp_path_factory):
     train(config, workdir, method=SEGMENTER)
     cohort, _ = preparation.prepare(config, workdir)
     subjects = [cohort.subjects[name] for name in tested]
-    table = configurations(len(MODALITIES), proper=True)
-    scoring, space = build.build_scoring(config), build.build_space(config)
+    table = missing_patterns(len(MODALITIES), proper=True)
+    scoring, space = build.build_evaluation_options(config), build.build_space(config)
     single = table[table.sum(axis=1) == 1]
     return workdir, config, Contest(space, scoring, single, subjects, 2)
 
 
 def without_labels(config):
     config = config.copy_and_resolve_references()
-    config.update_from_flattened_dict({"data.labels": False, "study.downstream": 0})
+    config.update_from_flattened_dict({"data.labels": False, "study.segmenter_steps": 0})
     return config
 
 
 @pytest.fixture(scope="module")
 def found(run):
     workdir, config, contest = run
-    return downstream_of(workdir, config, contest, load_trained(workdir))
+    return downstream_of(workdir, config, contest, load_trained_model(workdir))
 
 
 def test_every_method_is_there_with_every_modality_and_region(found):
@@ -98,7 +98,7 @@ def test_a_method_s_records_are_of_its_own_answers(run, found):
     """As computed here by hand, for one subject and one modality."""
     workdir, config, contest = run
     segment = load_segmenter(workdir, config)
-    rival = load_rival(place_of(workdir, "regression"))
+    rival = load_rival(method_folder(workdir, "regression"))
     subject = contest.subjects[0]
     trial = Trial(workdir, contest, segment)
     prepared, patient = trial.seen(subject)
@@ -153,13 +153,13 @@ def test_what_is_known_is_not_asked_again(run, found, monkeypatch):
 
     monkeypatch.setattr(usefulness, "examine", refuse)
     monkeypatch.setattr(usefulness, "examine_maps", refuse)
-    again = downstream_of(workdir, config, contest, load_trained(workdir))
+    again = downstream_of(workdir, config, contest, load_trained_model(workdir))
     assert json.dumps(again) == json.dumps(found)
 
 
 def test_without_a_segmenter_there_is_nothing(run, tmp_path, capsys):
     workdir, config, contest = run
-    trained = load_trained(workdir)
+    trained = load_trained_model(workdir)
     assert downstream_of(tmp_path, config, contest, trained) is None
     assert "segmenter is not in" in capsys.readouterr().out
     none = without_labels(config)

@@ -44,7 +44,7 @@ def test_state_average_and_about_come_back_bit_for_bit(tmp_path):
     write(tmp_path, 7)
     assert_same_bits(checkpoint.restore(tmp_path, *trees(0)), trees(7))
     assert_same_bits(checkpoint.restore_ema(tmp_path, trees(0)[1]), trees(7)[1])
-    assert checkpoint.restore_about(tmp_path) == {**ABOUT, "step": 7}
+    assert checkpoint.restore_metadata(tmp_path) == {**ABOUT, "step": 7}
 
 
 def test_shapes_alone_are_enough_to_restore(tmp_path):
@@ -57,7 +57,7 @@ def test_the_newest_is_restored_and_only_so_many_are_kept(tmp_path):
     write(tmp_path, 2, 4, 10, keep=2)
     assert checkpoint.latest_step(tmp_path) == 10
     assert_same_bits(checkpoint.restore(tmp_path, *trees(0)), trees(10))
-    assert checkpoint.restore_about(tmp_path)["step"] == 10
+    assert checkpoint.restore_metadata(tmp_path)["step"] == 10
     assert folders(tmp_path) == ["10", "4"]
 
 
@@ -67,7 +67,7 @@ def test_the_averaged_parameters_are_read_without_the_state(tmp_path):
         if part.is_file():
             part.write_bytes(b"")
     assert_same_bits(checkpoint.restore_ema(tmp_path, trees(0)[1]), trees(7)[1])
-    assert checkpoint.restore_about(tmp_path)["step"] == 7
+    assert checkpoint.restore_metadata(tmp_path)["step"] == 7
 
 
 def give_away(x):
@@ -79,9 +79,7 @@ def overwrite(x):
     x[:] = -1
 
 
-@pytest.mark.parametrize(
-    ("kind", "spoil"), [(jnp.asarray, give_away), (np.array, overwrite)]
-)
+@pytest.mark.parametrize(("kind", "spoil"), [(jnp.asarray, give_away), (np.array, overwrite)])
 def test_what_is_saved_is_what_was_there_at_that_moment(tmp_path, kind, spoil):
     values = np.arange(2**22, dtype=np.float32)
     state = {"x": kind(values)}
@@ -127,7 +125,7 @@ def test_a_workdir_without_checkpoint_is_named_and_left_alone(tmp_path, made):
         workdir.mkdir()
     assert checkpoint.latest_step(workdir) is None
     for read in (
-        checkpoint.restore_about,
+        checkpoint.restore_metadata,
         lambda at: checkpoint.restore(at, *trees(0)),
         lambda at: checkpoint.restore_ema(at, trees(0)[1]),
     ):

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny_run import quickstart
 
 from ummcsgm.config import build
-from ummcsgm.training.plans import Watch
+from ummcsgm.training.plans import LogOptions
 from ummcsgm.utils import progress
 from ummcsgm.utils.progress import TrainingLog
 
@@ -21,7 +21,7 @@ def plan(steps=10, every=3, batch=4):
     config = quickstart()
     changes = {"train.steps": steps, "train.log_every": every, "train.batch": batch}
     config.update_from_flattened_dict(changes)
-    return build.build_plan(config)
+    return build.build_train_options(config)
 
 
 def metrics(step, skipped=0.0):
@@ -29,7 +29,7 @@ def metrics(step, skipped=0.0):
 
 
 def write_log(workdir, first, last, **changes):
-    with TrainingLog(Watch(workdir, None, trace=False), first, plan(**changes)) as log:
+    with TrainingLog(LogOptions(workdir, None, trace=False), first, plan(**changes)) as log:
         for step in range(first + 1, last + 1):
             log.add(step, metrics(step))
 
@@ -63,7 +63,7 @@ def test_a_record_is_the_mean_of_its_steps_and_the_last_step_has_one(tmp_path):
 
 
 def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
-    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=3)) as log:
+    with TrainingLog(LogOptions(tmp_path, None, trace=False), 0, plan(steps=3)) as log:
         for step, skipped in ((1, 0.0), (2, 1.0), (3, 2.0)):
             log.add(step, metrics(step, skipped))
     assert records(tmp_path)[0]["skipped"] == 2.0
@@ -72,7 +72,7 @@ def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
 
 def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tmp_path):
     nan, inf = float("nan"), float("inf")
-    with TrainingLog(Watch(tmp_path, None, trace=False), 0, plan(steps=6)) as log:
+    with TrainingLog(LogOptions(tmp_path, None, trace=False), 0, plan(steps=6)) as log:
         for step, loss in enumerate((1.0, nan, 3.0, nan, inf, nan), 1):
             log.add(step, {**metrics(step), "loss": loss})
 
@@ -129,17 +129,13 @@ def test_a_line_cut_short_by_a_kill_is_forgotten(tmp_path):
 def test_not_on_a_terminal_there_is_a_plain_line_a_record(tmp_path, capsys):
     write_log(tmp_path, 0, 10)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [
-        f"step {step}/10" for step in (3, 6, 9, 10)
-    ]
+    assert [line.split(":")[0] for line in lines] == [f"step {step}/10" for step in (3, 6, 9, 10)]
     assert "loss 5.0000" in lines[1] and "images/s" in lines[1]
     assert not any("\x1b" in line or "\r" in line for line in lines)
     assert lines[-1].endswith("0:00 left")
 
 
-def test_on_a_terminal_there_is_one_bar_and_no_plain_line(
-    tmp_path, monkeypatch, capsys
-):
+def test_on_a_terminal_there_is_one_bar_and_no_plain_line(tmp_path, monkeypatch, capsys):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
     monkeypatch.setattr(progress, "Console", lambda: console)
@@ -152,7 +148,7 @@ def test_on_a_terminal_there_is_one_bar_and_no_plain_line(
 
 
 def test_on_a_device_whose_peak_is_known_its_share_is_told(tmp_path, capsys):
-    with TrainingLog(Watch(tmp_path, 1e-6, trace=False), 0, plan(steps=2)) as log:
+    with TrainingLog(LogOptions(tmp_path, 1e-6, trace=False), 0, plan(steps=2)) as log:
         for step in (1, 2):
             log.add(step, metrics(step))
     (record,) = records(tmp_path)

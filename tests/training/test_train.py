@@ -13,13 +13,13 @@ import pytest
 from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_course
+from ummcsgm.config.courses import build_trainable
 from ummcsgm.data import build_store
 from ummcsgm.data.store import Store, open_store
 from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint, dsm_step, loop, train
-from ummcsgm.training.plans import Watch
-from ummcsgm.training.stopping import make_told_step
+from ummcsgm.training.plans import LogOptions
+from ummcsgm.training.stopping import with_stop_flag
 from ummcsgm.types import Batch
 from ummcsgm.utils.compilation_cache import TRACED
 
@@ -32,7 +32,7 @@ def plan(config, **changes):
     fields = {f"train.{name}": value for name, value in changes.items()}
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(fields)
-    return build.build_plan(config)
+    return build.build_train_options(config)
 
 
 class Source:
@@ -57,17 +57,15 @@ class Source:
 def parts(study, quick_compile):
     """The study's own step, compiled once, and what it is called with."""
     config = tiny_config(study / "subjects")
-    model, recipe = build.build_model(config), build.build_recipe(config)
+    model, recipe = build.build_model(config), build.build_update_rule(config)
     step = dsm_step.make_train_step(model, build.build_objective(config), recipe)
     grid = build.build_space(config).grid
     key = jax.random.fold_in(jax.random.key(0), 1)
     return SimpleNamespace(
-        step=functools.partial(devices.over_devices(make_told_step(step)), key),
-        start=jax.tree.map(
-            np.asarray, dsm_step.init_state(jax.random.key(0), model, recipe, grid)
-        ),
+        step=functools.partial(devices.pmap_step(with_stop_flag(step)), key),
+        start=jax.tree.map(np.asarray, dsm_step.init_state(jax.random.key(0), model, recipe, grid)),
         batches=train.batches_of(
-            open_store(study / "run" / "prepared", "train"), build.build_plan(config)
+            open_store(study / "run" / "prepared", "train"), build.build_train_options(config)
         ),
         config=config,
     )
@@ -79,12 +77,12 @@ def run_fit(parts, workdir, source, state=None, trace=False, **changes):
     every = {"steps": 6, "save_every": 1, "log_every": 1, **changes}
     workdir.mkdir(exist_ok=True)
     try:
-        result = loop.fit(
+        result = loop.run_training(
             parts.step,
             devices.replicate(parts.start if state is None else state),
             source,
             plan(parts.config, **every),
-            Watch(workdir, None, trace),
+            LogOptions(workdir, None, trace),
             lambda done, state: saved.update({done: jax.tree.map(np.array, state)}),
         )
     except (FloatingPointError, SystemExit) as error:
@@ -95,7 +93,7 @@ def run_fit(parts, workdir, source, state=None, trace=False, **changes):
 
 def rows(batch):
     """What one step is given where no process is asked to stop."""
-    return devices.shard((batch, devices.spread(False)))
+    return devices.shard((batch, devices.per_device_flag(False)))
 
 
 def bits(tree):
@@ -107,9 +105,7 @@ def moving(state):
     return bits((state.params, state.ema, state.opt_state))
 
 
-def test_going_on_from_any_saved_state_is_the_uninterrupted_run_bit_for_bit(
-    parts, tmp_path
-):
+def test_going_on_from_any_saved_state_is_the_uninterrupted_run_bit_for_bit(parts, tmp_path):
     straight, last = run_fit(parts, tmp_path / "a", parts.batches)
     assert bits(last) == bits(straight[6])
     assert moving(straight[3]) != moving(straight[4])
@@ -182,12 +178,8 @@ def test_the_step_is_compiled_once(parts, tmp_path, monkeypatch):
     ("steps", "save_every", "expected"),
     [(6, 4, [4, 6]), (6, 3, [3, 6]), (5, 9, [5]), (2, 1, [1, 2])],
 )
-def test_it_saves_every_so_many_steps_and_at_the_end(
-    parts, tmp_path, steps, save_every, expected
-):
-    saved, _ = run_fit(
-        parts, tmp_path / "a", parts.batches, steps=steps, save_every=save_every
-    )
+def test_it_saves_every_so_many_steps_and_at_the_end(parts, tmp_path, steps, save_every, expected):
+    saved, _ = run_fit(parts, tmp_path / "a", parts.batches, steps=steps, save_every=save_every)
     assert sorted(saved) == expected
     assert [int(state.step) for state in saved.values()] == expected
 
@@ -238,9 +230,7 @@ class Metric:
         return 0.0
 
 
-def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(
-    parts, tmp_path
-):
+def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(parts, tmp_path):
     events = []
 
     def step(state, batch):
@@ -253,12 +243,12 @@ def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(
     def fetched(step):
         events.append(f"fetch {step + 1}")
 
-    loop.fit(
+    loop.run_training(
         step,
         parts.start.replace(step=0),
         Source(parts.batches, before=fetched),
         plan(parts.config, steps=4, save_every=9, log_every=1),
-        Watch(tmp_path, None, trace=False),
+        LogOptions(tmp_path, None, trace=False),
         lambda done, state: events.append(f"save {done}"),
     )
     assert events == [
@@ -296,7 +286,7 @@ def test_the_average_starts_at_the_parameters(parts):
 
 
 def test_another_seed_starts_elsewhere_and_the_same_seed_at_the_same_place(parts):
-    start = build_course(parts.config, "mm-csn").start
+    start = build_trainable(parts.config, "mm-csn").start
     first, again, other = (
         train.start_or_restore(pathlib.Path("none"), start, seed) for seed in (0, 0, 1)
     )
@@ -305,7 +295,7 @@ def test_another_seed_starts_elsewhere_and_the_same_seed_at_the_same_place(parts
 
 
 def test_restoring_gives_what_was_saved_and_not_the_start(parts, tmp_path):
-    start = build_course(parts.config, "mm-csn").start
+    start = build_trainable(parts.config, "mm-csn").start
     state, _ = parts.step(devices.replicate(parts.start), rows(parts.batches.at(0)))
     with checkpoint.open_checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoint.save(checkpoints, 1, state.replace(ema=None), state.ema, {"a": 1})
@@ -326,8 +316,7 @@ def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
         images[0, ..., 2] = filler
         images[3] = filler
         state, metrics = parts.step(
-            devices.replicate(parts.start),
-            rows(Batch(images, present, valid)),
+            devices.replicate(parts.start), rows(Batch(images, present, valid))
         )
         results.append((bits(state), float(metrics["loss"])))
     assert results[0] == results[1]
@@ -337,7 +326,7 @@ def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
 def test_images_that_are_not_finite_end_the_run_with_one_sentence(
     study, tmp_path, capsys, monkeypatch
 ):
-    config = tiny_config(study / "subjects", train__max_bad=4)
+    config = tiny_config(study / "subjects", train__max_nonfinite=4)
     file, workdir = write_config(tmp_path / "c.py", config), tmp_path / "run"
     read = Store.read
 

@@ -8,23 +8,23 @@ import numpy as np
 import optax
 import pytest
 
-from ummcsgm.diffusion.loss import Objective, Proposal, weigh_edm
-from ummcsgm.diffusion.missingness import configurations, probabilities
-from ummcsgm.diffusion.preconditioning import Model
+from ummcsgm.diffusion.loss import NoiseProposal, Objective, weigh_edm
+from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
+from ummcsgm.diffusion.preconditioning import ScoreModel
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.distributed import devices
 from ummcsgm.training.dsm_step import make_train_step
-from ummcsgm.training.plans import Recipe
+from ummcsgm.training.plans import UpdateRule
 from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-TABLE = configurations(4, proper=False)
+TABLE = missing_patterns(4, proper=False)
 OBJECTIVE = Objective(
     TABLE,
-    probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
-    Proposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0),
+    pattern_probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
+    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0),
     weigh_edm,
     False,
 )
@@ -34,7 +34,7 @@ SGD = optax.inject_hyperparams(optax.sgd)(learning_rate=0.05, momentum=0.9)
 
 @pytest.fixture(scope="module")
 def network(make_network):
-    return make_network(widths=(8,), blocks=(1,), attention_at=0, conditioning="both")
+    return make_network(widths=(8,), blocks=(1,), attention_max_grid=0, conditioning="both")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def make_run(network):
 
     def make(count, accumulate):
         if (count, accumulate) not in compiled:
-            recipe = Recipe(SGD, 0.99, accumulate)
+            recipe = UpdateRule(SGD, 0.99, accumulate)
             compiled[count, accumulate] = jax.pmap(
-                make_train_step(Model(network, VP(0.1, 20.0), 0.5), OBJECTIVE, recipe),
+                make_train_step(ScoreModel(network, VP(0.1, 20.0), 0.5), OBJECTIVE, recipe),
                 axis_name=devices.AXIS,
                 in_axes=(None, None, 0),
                 out_axes=None,
@@ -103,9 +103,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(2, 1), (1, 2)])
-def test_a_step_is_the_same_however_its_batch_is_divided(
-    make_run, new_state, devices, accumulate
-):
+def test_a_step_is_the_same_however_its_batch_is_divided(make_run, new_state, devices, accumulate):
     batches = [batch_of(seed) for seed in range(4)]
     whole, numbers = make_run(1, 1)(new_state(), batches)
     parts, others = make_run(devices, accumulate)(new_state(), batches)
@@ -167,9 +165,7 @@ def test_a_step_that_is_not_finite_changes_only_the_counts(make_run, new_state, 
     run = make_run(2, 1)
     before, _ = run(new_state(), [good])
     state, numbers = run(before, [broken, broken])
-    assert not np.isfinite(numbers[0]["loss"]) or not np.isfinite(
-        numbers[0]["grad_norm"]
-    )
+    assert not np.isfinite(numbers[0]["loss"]) or not np.isfinite(numbers[0]["grad_norm"])
     kept = ("params", "ema", "opt_state")
     assert_same([getattr(state, k) for k in kept], [getattr(before, k) for k in kept])
     assert state.step == 3
@@ -179,12 +175,8 @@ def test_a_step_that_is_not_finite_changes_only_the_counts(make_run, new_state, 
     assert largest(after.params, before.params) > 1e-4
 
 
-def test_the_average_of_parameters_that_stand_still_is_those_parameters(
-    make_run, new_state
-):
-    state, _ = make_run(1, 1)(
-        new_state(learning_rate=0.0), [batch_of(i) for i in range(5)]
-    )
+def test_the_average_of_parameters_that_stand_still_is_those_parameters(make_run, new_state):
+    state, _ = make_run(1, 1)(new_state(learning_rate=0.0), [batch_of(i) for i in range(5)])
     assert_same(state.params, new_state().params)
     assert largest(state.ema, state.params) < 1e-6
 
@@ -210,8 +202,8 @@ def test_a_state_holds_arrays_only(new_state):
 
 def test_several_questions_of_an_image_are_so_many_rows(network, new_state):
     """A step that asks two is the step on a batch that has each image twice."""
-    recipe = Recipe(optax.sgd(0.1), 0.5, 1)
-    model = Model(network, VP(0.1, 20.0), 0.5)
+    recipe = UpdateRule(optax.sgd(0.1), 0.5, 1)
+    model = ScoreModel(network, VP(0.1, 20.0), 0.5)
 
     def step_of(objective, batch):
         mapped = jax.pmap(

@@ -27,9 +27,7 @@ def test_the_config_file_gives_the_config_again_tuples_and_all(tmp_path):
     again = runpy.run_path(str(tmp_path / "config.py"))["get_config"]()
     assert again.to_dict() == config.to_dict()
     assert again.data.grid == (56, 48) and isinstance(again.data.grid, tuple)
-    assert [type(v) for v in again.train.values()] == [
-        type(v) for v in config.train.values()
-    ]
+    assert [type(v) for v in again.train.values()] == [type(v) for v in config.train.values()]
 
 
 def test_the_manifest_holds_all_that_decides_the_numbers(tmp_path):
@@ -57,21 +55,18 @@ def test_every_start_of_a_run_is_kept_and_the_newest_config_counts(tmp_path):
         provenance.write_manifest(tmp_path, fields_of(config), SPLIT, step)
     content = json.loads((tmp_path / "manifest.json").read_text())
     assert [start["step"] for start in content["starts"]] == [0, 40]
-    assert provenance.config_of_run(tmp_path)["train"]["learning_rate"] == 2e-3
+    assert provenance.saved_config(tmp_path)["train"]["learning_rate"] == 2e-3
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path):
     with pytest.raises(InputError, match=f"--config is missing, and {tmp_path} has"):
-        provenance.config_of_run(tmp_path)
+        provenance.saved_config(tmp_path)
 
 
 def git(folder, *arguments):
     settings = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "gc.auto=0"]
     done = subprocess.run(
-        ["git", "-C", folder, *settings, *arguments],
-        capture_output=True,
-        text=True,
-        check=True,
+        ["git", "-C", folder, *settings, *arguments], capture_output=True, text=True, check=True
     )
     return done.stdout.strip()
 

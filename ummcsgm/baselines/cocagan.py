@@ -38,7 +38,7 @@ from ummcsgm.baselines.method import (
     outcome,
     verdict,
 )
-from ummcsgm.diffusion.missingness import Completion, channels
+from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)
@@ -92,13 +92,10 @@ class Generator(nn.Module):
     def __call__(self, images: Images, used: Array) -> tuple[Images, list[Array]]:
         modalities = range(images.shape[-1])
         each = [
-            Encoder(self.widths, name=f"encoder{m}")(images[..., m : m + 1])
-            for m in modalities
+            Encoder(self.widths, name=f"encoder{m}")(images[..., m : m + 1]) for m in modalities
         ]
         common = mean_of(each, used)
-        drawn = [
-            Decoder(self.widths, name=f"decoder{m}")(common, images) for m in modalities
-        ]
+        drawn = [Decoder(self.widths, name=f"decoder{m}")(common, images) for m in modalities]
         return jnp.concatenate(drawn, axis=-1), each
 
 
@@ -143,12 +140,7 @@ def aware_error(drawn: Images, lesson: Lesson, truth: Images) -> Losses:
 
 
 def make_cocagan(
-    modalities: int,
-    *,
-    width: float,
-    scale: float,
-    axis: str | None,
-    inputs: int | None = None,
+    modalities: int, *, width: float, scale: float, axis: str | None, inputs: int | None = None
 ) -> Method:
     """CocaGAN with a share `width` of our channels, from all that is available or, with
     `inputs`, from that modality alone. It works in [-1, 1], without `scale`."""
@@ -170,9 +162,7 @@ def make_cocagan(
     )
 
 
-def _init(
-    networks: tuple, modalities: int, key: Array, grid: tuple[int, int]
-) -> Params:
+def _init(networks: tuple, modalities: int, key: Array, grid: tuple[int, int]) -> Params:
     generator, judge, guesser = networks
     keys = jax.random.split(key, 3)
     images = jnp.zeros((1, *grid, modalities))
@@ -189,7 +179,7 @@ def _init(
 
 
 def _complete(
-    generator: Generator, inputs: int | None, params: Params, question: Completion
+    generator: Generator, inputs: int | None, params: Params, question: Condition
 ) -> Images:
     own, used = {"params": params["generator"]}, used_of(question.missing, inputs)
     drawn, _ = generator.apply(own, 2 * question.seen - 1, used)
@@ -204,9 +194,7 @@ def guess_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
     uneven = -logs.mean(axis=-1) - jnp.log(many)
     wrong = -jnp.einsum("bmm->bm", logs)
     count = jnp.maximum(available.sum(axis=1), 1)
-    return tuple(
-        jnp.where(available, each, 0.0).sum(axis=1) / count for each in (uneven, wrong)
-    )
+    return tuple(jnp.where(available, each, 0.0).sum(axis=1) / count for each in (uneven, wrong))
 
 
 def _losses(
@@ -219,7 +207,7 @@ def _losses(
     shown = only(available, images)
     drawn, features = generator.apply(own, shown, used_of(lesson.missing, inputs))
     real = only(has_truth(lesson), images)
-    fake = jnp.where(channels(lesson.scored), drawn, real)
+    fake = jnp.where(per_modality(lesson.scored), drawn, real)
     stacked = jnp.concatenate(features)
 
     def judged(params: Params, candidate: Images, wanted: float) -> Losses:

@@ -14,16 +14,10 @@ import numpy as np
 import optax
 
 from ummcsgm.baselines.method import Lesson, Method
-from ummcsgm.diffusion.missingness import deal, stratified
+from ummcsgm.diffusion.missingness import sample_missing_patterns, stratified_uniforms
 from ummcsgm.distributed import devices
-from ummcsgm.training.plans import Recipe
-from ummcsgm.training.train_state import (
-    TrainState,
-    accumulate,
-    first_state,
-    split,
-    update,
-)
+from ummcsgm.training.plans import UpdateRule
+from ummcsgm.training.train_state import TrainState, accumulate, first_state, split, update
 from ummcsgm.types import Array, Batch, Params
 
 NETWORKS = ("generator", "discriminator")
@@ -41,14 +35,14 @@ def make_optimizer(
     return optax.partition(own, lambda params: {name: name for name in params})
 
 
-def start(key: jax.Array, method: Method, recipe: Recipe, grid: tuple) -> TrainState:
+def start(key: jax.Array, method: Method, recipe: UpdateRule, grid: tuple) -> TrainState:
     """The state before the first step."""
     return first_state(jax.jit(method.init, static_argnums=1)(key, grid), recipe)
 
 
 def make_step(
     method: Method,
-    recipe: Recipe,
+    recipe: UpdateRule,
     table: np.ndarray,
     weights: np.ndarray,
     each: int,
@@ -70,7 +64,7 @@ def make_step(
         rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, each, 0), batch)
         place = devices.device_index() * len(rows.valid) + jnp.arange(len(rows.valid))
         lesson = _lesson(jax.random.fold_in(key, 0), table, now, rows, place)
-        examples = jnp.maximum(devices.total(lesson.scored.any(axis=1).sum()), 1)
+        examples = jnp.maximum(devices.sum_over_devices(lesson.scored.any(axis=1).sum()), 1)
         own = jax.random.fold_in(key, 1)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(own, place)
 
@@ -84,7 +78,7 @@ def make_step(
 
         parts = split((lesson, keys), recipe.accumulate)
         told, grads = accumulate(mean_losses, state.params, parts)
-        told, grads = devices.total((told, grads))
+        told, grads = devices.sum_over_devices((told, grads))
         shares = recipe.accumulate * devices.device_count()
         means = jax.tree.map(lambda total: total / shares, told["statistics"])
 
@@ -101,8 +95,8 @@ def _lesson(
 ) -> Lesson:
     """What the rows of this device are asked, at their `place` [B] of a deck over the
     global batch."""
-    cards = stratified(key, len(place) * devices.device_count())[place]
-    scored = deal(cards, table, weights, batch.present) & batch.valid[:, None]
+    cards = stratified_uniforms(key, len(place) * devices.device_count())[place]
+    scored = sample_missing_patterns(cards, table, weights, batch.present) & batch.valid[:, None]
     images = batch.images[..., : table.shape[1]].astype(jnp.float32)
     lesion = jnp.zeros(images.shape[:-1], bool)
     if batch.labels is not None:

@@ -19,15 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.layers import (
-    BatchNorm,
-    doubled,
-    greatest,
-    halved,
-    halvings,
-    leaky,
-    scaled,
-)
+from ummcsgm.baselines.layers import BatchNorm, doubled, greatest, halved, halvings, leaky, scaled
 from ummcsgm.baselines.method import (
     Lesson,
     Method,
@@ -39,7 +31,7 @@ from ummcsgm.baselines.method import (
     taught,
     verdict,
 )
-from ummcsgm.diffusion.missingness import Completion, channels
+from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.types import Array, Images, Keys, Params
 
 ENCODER = (32, 64, 128)
@@ -119,9 +111,7 @@ class Fusion(nn.Module):
     activate: Callable
 
     @nn.compact
-    def __call__(
-        self, fused: Array, before: Array | None, counted: Array | None
-    ) -> Array:
+    def __call__(self, fused: Array, before: Array | None, counted: Array | None) -> Array:
         first = Layer(self.inner, self.axis, self.activate, name="fuse")
         hidden = first(fused, counted)
         if before is None:
@@ -202,9 +192,7 @@ class Judge(nn.Module):
         return nn.Conv(1, (3, 3), padding="VALID", name="verdict")(features)
 
 
-def make_hi_net(
-    modalities: int, *, width: float, scale: float, axis: str | None
-) -> Method:
+def make_hi_net(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
     """Hi-Net with a share `width` of its channels; statistics are over all devices of
     `axis`. It works in [-1, 1] and has no use for `scale`."""
     generator = Generator(scaled(ENCODER, width), axis)
@@ -226,11 +214,7 @@ def make_hi_net(
 
 
 def _init(
-    generator: Generator,
-    judge: Judge,
-    modalities: int,
-    key: Array,
-    grid: tuple[int, int],
+    generator: Generator, judge: Judge, modalities: int, key: Array, grid: tuple[int, int]
 ) -> Params:
     key_generator, key_judge = jax.random.split(key)
     # Statistics at initialisation are of this one device.
@@ -246,7 +230,7 @@ def _init(
     }
 
 
-def _complete(generator: Generator, params: Params, question: Completion) -> Images:
+def _complete(generator: Generator, params: Params, question: Condition) -> Images:
     own = {"params": params["generator"], "statistics": params["statistics"]}
     images = 2 * question.seen - 1
     drawn, _ = generator.apply(own, images, ~question.missing, None)
@@ -263,13 +247,13 @@ def _losses(
     counted, images = taught(lesson), 2 * lesson.images - 1
     (drawn, rebuilt), changed = generator.apply(
         {"params": params["generator"], "statistics": params["statistics"]},
-        jnp.where(channels(lesson.missing), -1.0, images),
+        jnp.where(per_modality(lesson.missing), -1.0, images),
         ~lesson.missing,
         counted,
         mutable=["statistics"],
     )
     real = only(has_truth(lesson), images)
-    fake = jnp.where(channels(lesson.scored), drawn, real)
+    fake = jnp.where(per_modality(lesson.scored), drawn, real)
 
     def judged(params: Params, candidate: Images, wanted: float) -> Array:
         return verdict(judge.apply({"params": params}, candidate, counted), wanted)

@@ -71,8 +71,7 @@ def mean_of(features: list[Array], available: Array) -> Array:
     any."""
     shares = available / jnp.maximum(available.sum(axis=1, keepdims=True), 1)
     kept = (
-        jnp.where(_rows(flag), each, 0.0)
-        for each, flag in zip(features, available.T, strict=True)
+        jnp.where(_rows(flag), each, 0.0) for each, flag in zip(features, available.T, strict=True)
     )
     return sum(_rows(share) * each for share, each in zip(shares.T, kept, strict=True))
 
@@ -177,9 +176,9 @@ class Patches(nn.Module):
     def __call__(self, features: Array) -> Array:
         depth = halvings(features.shape[1:3], len(self.widths), 2)
         for level, width in enumerate(self.widths[:depth]):
-            features = nn.Conv(
-                width, (4, 4), (2, 2), kernel_init=NORMAL, name=f"down{level}"
-            )(features)
+            features = nn.Conv(width, (4, 4), (2, 2), kernel_init=NORMAL, name=f"down{level}")(
+                features
+            )
             features = leaky(instance_norm(features) if level else features)
         return features
 
@@ -193,12 +192,7 @@ class PatchMaps(nn.Module):
     def __call__(self, features: Array) -> Array:
         padded = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0)))
         return nn.Conv(
-            self.maps,
-            (4, 4),
-            padding="VALID",
-            use_bias=False,
-            kernel_init=NORMAL,
-            name="maps",
+            self.maps, (4, 4), padding="VALID", use_bias=False, kernel_init=NORMAL, name="maps"
         )(padded)
 
 

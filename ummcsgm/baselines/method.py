@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.diffusion.missingness import Completion, channels
+from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 
 
@@ -62,7 +62,7 @@ class Method:
     title: str
     note: str
     init: Callable[[Array, tuple[int, int]], Params]
-    complete: Callable[[Params, Completion], Images]
+    complete: Callable[[Params, Condition], Images]
     losses: Callable[[Keys, Params, Lesson], Outcome]
     deal: Callable[[Array, int], Array] | None
     rates: tuple[float, float]
@@ -82,7 +82,7 @@ def has_truth(lesson: Lesson) -> Array:
 
 def only(flags: Array, images: Images) -> Images:
     """The flagged channels [B, M] of images [B, H, W, M], 0 elsewhere."""
-    return jnp.where(channels(flags), images, 0.0)
+    return jnp.where(per_modality(flags), images, 0.0)
 
 
 def average(values: Images, flags: Array) -> Losses:

@@ -30,16 +30,8 @@ from ummcsgm.baselines.layers import (
     leaky,
     scaled,
 )
-from ummcsgm.baselines.method import (
-    Lesson,
-    Method,
-    Outcome,
-    average,
-    has_truth,
-    only,
-    outcome,
-)
-from ummcsgm.diffusion.missingness import Completion, channels, configurations
+from ummcsgm.baselines.method import Lesson, Method, Outcome, average, has_truth, only, outcome
+from ummcsgm.diffusion.missingness import Condition, missing_patterns, per_modality
 from ummcsgm.types import Array, Images, Keys, Params
 
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
@@ -84,13 +76,7 @@ class Generator(nn.Module):
             features = jnp.concatenate([features, skips[level]], axis=-1)
         features = doubled(features, images)
         padded = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0)))
-        head = nn.Conv(
-            images.shape[-1],
-            (4, 4),
-            padding="VALID",
-            kernel_init=NORMAL,
-            name="head",
-        )
+        head = nn.Conv(images.shape[-1], (4, 4), padding="VALID", kernel_init=NORMAL, name="head")
         return nn.relu(head(padded))
 
 
@@ -112,7 +98,7 @@ def curriculum(progress: Array, modalities: int) -> Array:
     Sorted by how many are available, scenarios are left out from the front: 10, 7, 3
     and none of 14, for a sixth of training each and the last for half of it.
     """
-    count = len(configurations(modalities, proper=True))
+    count = len(missing_patterns(modalities, proper=True))
     stage = jnp.sum(progress >= jnp.arange(1, len(STAGES)) / 6)
     begin = jnp.array([round(count * share) for share in STAGES])[stage]
     place = jnp.arange(count)[::-1]  # the table is sorted by how many are missing
@@ -122,12 +108,10 @@ def curriculum(progress: Array, modalities: int) -> Array:
 def judge_losses(maps: Array, lesson: Lesson, wanted: Array) -> Array:
     """[B] the mean squared difference of a verdict's maps [B, h, w, M] from what is
     `wanted` [B, M] of each, over the modalities that have a truth."""
-    return average(jnp.square(maps - channels(wanted)), has_truth(lesson))
+    return average(jnp.square(maps - per_modality(wanted)), has_truth(lesson))
 
 
-def make_mm_gan(
-    modalities: int, *, width: float, scale: float, axis: str | None
-) -> Method:
+def make_mm_gan(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
     """MM-GAN with a share `width` of its channels; images are divided by `scale`."""
     generator = Generator(scaled(WIDTHS, width))
     judge = Judge(scaled(JUDGE, width))
@@ -147,11 +131,7 @@ def make_mm_gan(
 
 
 def _init(
-    generator: Generator,
-    judge: Judge,
-    modalities: int,
-    key: Array,
-    grid: tuple[int, int],
+    generator: Generator, judge: Judge, modalities: int, key: Array, grid: tuple[int, int]
 ) -> Params:
     key_generator, key_judge = jax.random.split(key)
     images = jnp.zeros((1, *grid, modalities))
@@ -162,30 +142,19 @@ def _init(
     }
 
 
-def _complete(
-    generator: Generator, scale: float, params: Params, question: Completion
-) -> Images:
+def _complete(generator: Generator, scale: float, params: Params, question: Condition) -> Images:
     own = {"params": params["generator"]}
     return question.fill(scale * generator.apply(own, question.seen / scale))
 
 
 def _losses(
-    generator: Generator,
-    judge: Judge,
-    scale: float,
-    keys: Keys,
-    params: Params,
-    lesson: Lesson,
+    generator: Generator, judge: Judge, scale: float, keys: Keys, params: Params, lesson: Lesson
 ) -> Outcome:
     """0.1 of the least-squares GAN's and 0.9 of the mean absolute error."""
     images = lesson.images / scale
-    drawn = generator.apply(
-        {"params": params["generator"]},
-        only(~lesson.missing, images),
-        keys,
-    )
+    drawn = generator.apply({"params": params["generator"]}, only(~lesson.missing, images), keys)
     real = only(has_truth(lesson), images)
-    fake = jnp.where(channels(lesson.scored), drawn, real)
+    fake = jnp.where(per_modality(lesson.scored), drawn, real)
 
     def judged(params: Params, candidate: Images, wanted: Array) -> Array:
         maps = judge.apply({"params": params}, candidate, real)

@@ -17,16 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from ummcsgm.baselines.layers import doubled, greatest, halved, leaky, scaled
-from ummcsgm.baselines.method import (
-    Lesson,
-    Method,
-    Outcome,
-    average,
-    has_truth,
-    only,
-    outcome,
-)
-from ummcsgm.diffusion.missingness import Completion
+from ummcsgm.baselines.method import Lesson, Method, Outcome, average, has_truth, only, outcome
+from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)
@@ -92,17 +84,12 @@ class Generator(nn.Module):
         modality's own."""
         modalities = images.shape[-1]
         latents = [
-            Encoder(self.widths, self.latent, name=f"encoder{m}")(
-                images[..., m : m + 1]
-            )
+            Encoder(self.widths, self.latent, name=f"encoder{m}")(images[..., m : m + 1])
             for m in range(modalities)
         ]
         read = [greatest(latents, available), *(latents if singles else [])]
         folded = jnp.concatenate(read)  # one after another along the rows
-        decoded = [
-            Decoder(self.widths[0], name=f"decoder{m}")(folded)
-            for m in range(modalities)
-        ]
+        decoded = [Decoder(self.widths[0], name=f"decoder{m}")(folded) for m in range(modalities)]
         decoded = jnp.concatenate(decoded, axis=-1)
         return decoded.reshape(len(read), *images.shape), latents
 
@@ -118,9 +105,7 @@ def variance(latents: list[Array], available: Array) -> Losses:
     return squares.mean(axis=(1, 2, 3))
 
 
-def make_mm_syn(
-    modalities: int, *, width: float, scale: float, axis: str | None
-) -> Method:
+def make_mm_syn(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
     """MM-SYN with a share `width` of its channels; images are divided by `scale`."""
     generator = Generator(scaled(WIDTHS, width), *scaled((LATENT,), width))
     return Method(
@@ -137,17 +122,13 @@ def make_mm_syn(
     )
 
 
-def _init(
-    generator: Generator, modalities: int, key: Array, grid: tuple[int, int]
-) -> Params:
+def _init(generator: Generator, modalities: int, key: Array, grid: tuple[int, int]) -> Params:
     images = jnp.zeros((1, *grid, modalities))
     drawn = generator.init(key, images, jnp.ones((1, modalities), bool), True)
     return {"generator": drawn["params"], "discriminator": {}, "statistics": {}}
 
 
-def _complete(
-    generator: Generator, scale: float, params: Params, question: Completion
-) -> Images:
+def _complete(generator: Generator, scale: float, params: Params, question: Condition) -> Images:
     own = {"params": params["generator"]}
     drawn, _ = generator.apply(own, question.seen / scale, ~question.missing, False)
     return question.fill(scale * drawn[0])

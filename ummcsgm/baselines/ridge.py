@@ -151,9 +151,7 @@ def moments_having(
     return Moments(gram, sum(moments.count for moments in fitting))
 
 
-def ridge(
-    moments: Moments, missing: tuple[bool, ...], degree: int, penalty: float
-) -> Regression:
+def ridge(moments: Moments, missing: tuple[bool, ...], degree: int, penalty: float) -> Regression:
     """The ridge regression of the `missing` [M] modalities on products of the seen.
 
     Minimises mean (y - intercept - w . f)^2 + penalty sum_k var(f_k) w_k^2 over the
@@ -181,9 +179,7 @@ def ridge(
     normal = covariance[np.ix_(columns, columns)] / np.outer(spread, spread)
     shared = covariance[np.ix_(columns, targets)] / spread[:, None]
     # lstsq, since two identical modalities and no penalty leave no unique solution
-    solved = np.linalg.lstsq(
-        normal + penalty * np.eye(len(columns)), shared, rcond=None
-    )
+    solved = np.linalg.lstsq(normal + penalty * np.eye(len(columns)), shared, rcond=None)
     weights = solved[0] / spread[:, None]
     intercept = mean[targets] - mean[columns] @ weights
     return Regression(tuple(missing), inputs, weights, intercept)

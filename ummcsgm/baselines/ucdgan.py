@@ -27,17 +27,8 @@ from ummcsgm.baselines.layers import (
     mean_of,
     scaled,
 )
-from ummcsgm.baselines.method import (
-    Lesson,
-    Method,
-    Outcome,
-    channel,
-    only,
-    outcome,
-    pick,
-    verdict,
-)
-from ummcsgm.diffusion.missingness import Completion
+from ummcsgm.baselines.method import Lesson, Method, Outcome, channel, only, outcome, pick, verdict
+from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (64, 128, 256)
@@ -137,9 +128,7 @@ def wrong_class(scores: Array, modality: Array) -> Losses:
     return -jnp.take_along_axis(logs, modality[:, None], axis=1)[:, 0]
 
 
-def make_ucdgan(
-    modalities: int, *, width: float, scale: float, axis: str | None
-) -> Method:
+def make_ucdgan(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
     """UcDGAN with a share `width` of our channels. It works in [-1, 1] and has no use
     for `scale`."""
     networks = Networks(
@@ -171,16 +160,13 @@ def _init(networks: Networks, key: Array, grid: tuple[int, int]) -> Params:
     generator = networks.generator.clone(size=grid).init(keys[1], code, named)
     judge = networks.judge.init(keys[2], image)
     return {
-        "generator": {
-            "encoder": encoder["params"],
-            "generator": generator["params"],
-        },
+        "generator": {"encoder": encoder["params"], "generator": generator["params"]},
         "discriminator": judge["params"],
         "statistics": {},
     }
 
 
-def _complete(networks: Networks, params: Params, question: Completion) -> Images:
+def _complete(networks: Networks, params: Params, question: Condition) -> Images:
     own, rows = params["generator"], len(question.missing)
     codes = networks.encode_all(own, 2 * question.seen - 1)
     code = mean_of(codes, ~question.missing)

@@ -32,7 +32,7 @@ from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.data.store import Settings, Store
-from ummcsgm.data.subjects import View, network_slices, prepare_subject
+from ummcsgm.data.subjects import SliceView, network_slices, prepare_subject
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
 STATUS = Path("/proc/self/status")  # Linux tells a process its peak memory here
@@ -61,7 +61,7 @@ def from_store(batches: Batches, count: int) -> int:
     return sum(len(batch.images) for batch in islice(batches.from_step(0), count))
 
 
-def from_nifti(subject: Subject, view: View, z: np.ndarray) -> int:
+def from_nifti(subject: Subject, view: SliceView, z: np.ndarray) -> int:
     """How many slices `z` are, which were read as the network sees them."""
     prepared = prepare_subject(subject, MODALITIES, view)
     return len(network_slices(prepared, MODALITIES, z))
@@ -77,9 +77,7 @@ def rate(work: Callable[[], int]) -> float:
 def repeated(store: Store, times: int) -> Store:
     """A store of the slices of `store`, each `times` times under other names."""
     entries = tuple(
-        replace(entry, name=f"{entry.name}-{k}")
-        for k in range(times)
-        for entry in store.subjects
+        replace(entry, name=f"{entry.name}-{k}") for k in range(times) for entry in store.subjects
     )
     larger = Store(store.path.with_name(f"{times}-times.npy"), store.settings, entries)
     with larger.path.open("wb") as file:
@@ -147,7 +145,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
     about = (tuple(flags.shape), flags.subjects, flags.processes)
     subjects = write_subjects(folder / "phantom", MODALITIES, *about)
     written = time.perf_counter()
-    view = View(tuple(flags.grid), 0.0, masked=False, neighbours=0)
+    view = SliceView(tuple(flags.grid), 0.0, masked=False, neighbours=0)
     store = prepare(
         folder / "prepared",
         {"train": subjects},
@@ -167,10 +165,7 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
         "batch": flags.batch,
         "phantom_s": round(written - start, 1),
         "prepare_s": round(prepared - written, 1),
-        **{
-            f"{way}_slices_per_s": [round(turn[way], 1) for turn in turns]
-            for way in turns[0]
-        },
+        **{f"{way}_slices_per_s": [round(turn[way], 1) for turn in turns] for way in turns[0]},
         "ratios": [round(ratio, 1) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 1),
         "median_ratio_random": round(

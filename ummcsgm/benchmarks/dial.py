@@ -28,21 +28,21 @@ from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.config import build, build_data
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
-from ummcsgm.diffusion.samplers import evaluations, find_sampler
+from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
 from ummcsgm.evaluation.calibration import crps_fair, within
 from ummcsgm.evaluation.metrics import TABLE1, grey_scale, psnr, scored_slices
 from ummcsgm.evaluation.spread import spread_and_error, spread_skill
 from ummcsgm.inference.predictor import (
     SAMPLERS,
-    Trained,
-    load_trained,
+    TrainedModel,
+    load_trained_model,
     make_answer,
     slice_addresses,
 )
 from ummcsgm.reporting.plots import write_dial
-from ummcsgm.training.plans import Scoring
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Images, InputError, Missing
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 STEPS = "1,2,4,6,8,12,16,20,50,100,250,1000"
 SCORES = ("psnr_draw", "psnr_mean", "crps", "spread_skill")
@@ -72,8 +72,8 @@ class Question:
 class Contest:
     """What every sampler is asked, and by which network it answers."""
 
-    trained: Trained
-    scoring: Scoring  # but for the steps
+    trained: TrainedModel
+    scoring: EvaluationOptions  # but for the steps
     questions: tuple[Question, ...]
     draws: int  # of each slice
 
@@ -81,12 +81,12 @@ class Contest:
     def key(self) -> str:
         """Changes when the scores could: with weights, questions, draws, levels."""
         asked = [[q.subject, q.z.tolist(), q.channel] for q in self.questions]
-        levels = [self.scoring.seed, self.scoring.lowest, self.scoring.start]
+        levels = [self.scoring.seed, self.scoring.sigma_min, self.scoring.warm_start_sigma]
         depends = [self.trained.digest, asked, self.draws, levels]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
 
-def questions_of(trained: Trained, subject: Subject, slices: int) -> list[Question]:
+def questions_of(trained: TrainedModel, subject: Subject, slices: int) -> list[Question]:
     """Each modality of the subject, asked for on `slices` of its scored slices."""
     modalities = trained.space.modalities
     prepared = prepare_subject(subject, modalities, trained.space.view)
@@ -106,14 +106,14 @@ def questions_of(trained: Trained, subject: Subject, slices: int) -> list[Questi
     return questions
 
 
-def set_contest(trained: Trained, flags: argparse.Namespace) -> Contest:
+def set_contest(trained: TrainedModel, flags: argparse.Namespace) -> Contest:
     """The first test subjects of the run, asked as the flags say."""
     cohort = build_data.build_cohort(trained.config, flags.workdir)
     subjects = cohort.members("test")[: flags.subjects]
     asked = [q for one in subjects for q in questions_of(trained, one, flags.slices)]
     if not asked:
         raise InputError(f"{flags.workdir} has no test subject that can be asked.")
-    plan = build.build_scoring(trained.config)
+    plan = build.build_evaluation_options(trained.config)
     return Contest(trained, plan, tuple(asked), flags.draws)
 
 
@@ -125,12 +125,10 @@ def steps_within(sampler: str, number: int) -> int:
     """
     shared = int(find_sampler(sampler).from_mean)
     counts = range(number, 0, -1)
-    return next((n for n in counts if evaluations(sampler, n) - shared <= number), 0)
+    return next((n for n in counts if count_evaluations(sampler, n) - shared <= number), 0)
 
 
-def points(
-    samplers: list[str], numbers: list[int], longest: int
-) -> list[tuple[str, int]]:
+def points(samplers: list[str], numbers: list[int], longest: int) -> list[tuple[str, int]]:
     """(sampler, steps) of what is measured; `longest` ends all but uniform grids."""
     found = [("mean", 1)] if "mean" in samplers else []
     for sampler in (name for name in samplers if name != "mean"):
@@ -155,7 +153,7 @@ def make_draws(contest: Contest, sampler: str, steps: int) -> Callable[[], Image
     answer(*(rows[:1] for rows in asked), first)  # all is compiled now
 
     def draws() -> Images:
-        own = answer_mean(*once).each(repeat) if starts_at_mean else None
+        own = answer_mean(*once).map(repeat) if starts_at_mean else None
         filled = own.mean if sampler == "mean" else answer(*asked, own)
         return filled.reshape(-1, count, *filled.shape[1:])
 
@@ -199,7 +197,7 @@ def measure(contest: Contest, sampler: str, steps: int) -> dict:
     start = time.perf_counter()
     drawn = draws()
     seconds = time.perf_counter() - start
-    count = 1 if sampler == "mean" else evaluations(sampler, steps)
+    count = 1 if sampler == "mean" else count_evaluations(sampler, steps)
     row = dict(key=contest.key, sampler=sampler, steps=steps, evaluations=count)
     load = round(os.getloadavg()[0], 1)
     return row | scores(contest, drawn) | {"seconds": seconds, "load": load}
@@ -227,7 +225,7 @@ def write_report(folder: pathlib.Path, rows: list[dict], draws: int) -> None:
     heads += ["spread-skill", "seconds"]
     lines = [heads, ["---"] + ["---:"] * 7, *map(_cells, ordered)]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    write_whole(folder / "dial.md", text)
+    write_atomic(folder / "dial.md", text)
     curves: dict[str, list] = {}
     for row in ordered:
         point = [row[name] for name in ("evaluations", *SCORES[:3])]
@@ -271,7 +269,7 @@ def run(contest: Contest, wanted: list[tuple[str, int]], folder: pathlib.Path) -
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-            write_whole(path, text.getvalue())
+            write_atomic(path, text.getvalue())
     own = [row for row in rows if row["key"] == contest.key]
     write_report(folder, own, contest.draws)
     draws = contest.draws * sum(len(q.z) for q in contest.questions)
@@ -296,7 +294,7 @@ def main() -> None:
     samplers = list(SAMPLERS) if flags.samplers == "all" else flags.samplers.split(",")
     try:
         wanted = points(samplers, [*map(int, flags.steps.split(","))], flags.longest)
-        contest = set_contest(load_trained(flags.workdir), flags)
+        contest = set_contest(load_trained_model(flags.workdir), flags)
         tell(run(contest, wanted, flags.output), flags.json)
     except ValueError as error:  # InputError is one
         parser.error(str(error))

@@ -3,7 +3,7 @@
     python -m ummcsgm.benchmarks.input [--config FILE] [--subjects N] [--shape X Y Z]
         [--steps S] [--repeats R] [--processes P] [--json FILE]
 
-Phantom subjects are prepared as the config asks. Then `loop.fit` trains the config's
+Phantom subjects are prepared as the config asks. Then `loop.run_training` trains the config's
 network, in turn, `repeats` times: on one batch that is there, the same in each step,
 and on the batches that it reads. Told are the ms a step of either, over S steps after
 the first WARM, and their ratio, whose median should be 1.03 at most. Either batch goes
@@ -37,9 +37,9 @@ from ummcsgm.data.build_store import prepare
 from ummcsgm.data.loader import Batches
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices
-from ummcsgm.training.loop import fit
-from ummcsgm.training.plans import Watch
-from ummcsgm.training.stopping import make_told_step
+from ummcsgm.training.loop import run_training
+from ummcsgm.training.plans import LogOptions
+from ummcsgm.training.stopping import with_stop_flag
 from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch, Config
 
@@ -60,12 +60,10 @@ class Constant(NamedTuple):
 def make_timer(config: Config, folder: Path, steps: int) -> Callable:
     """timer(batches): the ms a step of training on them, by the loop of training."""
     _, step, state = start_of(config)
-    step = functools.partial(
-        devices.over_devices(make_told_step(step)), jax.random.key(1)
-    )
+    step = functools.partial(devices.pmap_step(with_stop_flag(step)), jax.random.key(1))
     # The loop saves when it has ended a step, all of it: then the clock is read.
     first = WARM * steps  # a multiple of `steps`
-    plan = replace(build.build_plan(config), steps=first + steps, save_every=first)
+    plan = replace(build.build_train_options(config), steps=first + steps, save_every=first)
     state = state.replace(step=np.int32(first - WARM))
 
     def timer(batches: Batches | Constant) -> float:
@@ -77,8 +75,8 @@ def make_timer(config: Config, folder: Path, steps: int) -> Callable:
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             with contextlib.redirect_stdout(sys.stderr):  # the log's lines
                 laid = devices.replicate(state)
-                watch = Watch(Path(workdir), None, trace=False)
-                fit(step, laid, batches, plan, watch, save)
+                watch = LogOptions(Path(workdir), None, trace=False)
+                run_training(step, laid, batches, plan, watch, save)
         begun, ended = marks
         return 1000 * (ended - begun) / steps
 
@@ -90,11 +88,7 @@ def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
     space = build.build_space(config)
     shape = config.phantom.shape if flags.shape is None else flags.shape
     subjects = write_subjects(
-        folder / "phantom",
-        space.modalities,
-        tuple(shape),
-        flags.subjects,
-        flags.processes,
+        folder / "phantom", space.modalities, tuple(shape), flags.subjects, flags.processes
     )
     return prepare(
         folder / "prepared",
@@ -108,16 +102,14 @@ def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
 def measure(folder: Path, flags: argparse.Namespace) -> dict:
     """What is printed; `folder` is filled."""
     config = read_config(flags.config, None)
-    devices.use_cores(config.train.batch // config.train.accumulate)
+    devices.use_cpu_cores(config.train.batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
     store = prepared(folder, config, flags)
     batches = batches_of(store, config.train.batch)
     ways = {"constant": Constant(batches.at(0)), "read": batches}
     timer = make_timer(config, folder, flags.steps)
     timer(ways["constant"])  # compiles
-    turns = [
-        {name: timer(own) for name, own in ways.items()} for _ in range(flags.repeats)
-    ]
+    turns = [{name: timer(own) for name, own in ways.items()} for _ in range(flags.repeats)]
     ratios = [turn["read"] / turn["constant"] for turn in turns]
     return {
         "device": jax.devices()[0].device_kind,

@@ -52,9 +52,7 @@ def seconds(command: list[str], cache: Path) -> dict[str, float]:
     seen: dict[str, float] = {}
     environment = os.environ | {CACHE: str(cache)}
     start = time.perf_counter()
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True
-    ) as child:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             now = time.perf_counter() - start
             for name, words in MARKS.items():

@@ -39,18 +39,13 @@ import numpy as np
 from ummcsgm.benchmarks.data import peak_mib
 from ummcsgm.benchmarks.report import make_parser, tell
 from ummcsgm.benchmarks.training import start_of
-from ummcsgm.benchmarks.untrained import (
-    random_params,
-    read_config,
-    untrained,
-    write_subject,
-)
+from ummcsgm.benchmarks.untrained import random_params, read_config, untrained, write_subject
 from ummcsgm.config import build
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW
-from ummcsgm.diffusion.loss import draw_questions, losses
+from ummcsgm.diffusion.loss import draw_dsm_inputs, dsm_and_variance_losses
 from ummcsgm.distributed import devices
 from ummcsgm.inference.complete import complete
-from ummcsgm.inference.results import Order
+from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Batch, Config, InputError, Params
 
@@ -62,7 +57,7 @@ SMALL = {
     "network.blocks": (1,),
     "network.pixel_width": 8,
     "network.pixel_layers": 1,
-    "network.context": 2,
+    "network.context_channels": 2,
 }
 
 
@@ -92,7 +87,7 @@ def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
     present = np.ones((batch, modalities), bool)
     rows = devices.shard(Batch(images, present, np.ones(batch, bool)))
     asked = (jax.random.key(1), devices.replicate(state), rows)
-    compiled = devices.over_devices(step).lower(*asked).compile()
+    compiled = devices.pmap_step(step).lower(*asked).compile()
     told = compiled.memory_analysis()
     total = told.argument_size_in_bytes + told.output_size_in_bytes
     total += told.temp_size_in_bytes - told.alias_size_in_bytes
@@ -114,10 +109,10 @@ def kept_bytes(config: Config, params: Params, batch: Batch) -> int:
     def left(key: jax.Array, params: Params, batch: Batch) -> Any:
         images = batch.images.astype(jnp.float32)
         place, full = jnp.arange(rows), batch._replace(images=images)
-        questions = draw_questions(key, objective, model.sde, full, place, rows)
+        questions = draw_dsm_inputs(key, objective, model.sde, full, place, rows)
 
         def total(params: Params) -> Array:
-            own = losses(model, params, objective, images, questions)
+            own = dsm_and_variance_losses(model, params, objective, images, questions)
             return sum(one.sum() for one in own if one is not None)
 
         return jax.vjp(total, params)[1]  # a tree of what it remembers
@@ -165,7 +160,7 @@ def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) ->
 def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
     """`folder` holds run/ and subjects/; the modality to do without."""
     config = read_config(flags.config, tuple(flags.grid))
-    config.update_from_flattened_dict({**SMALL, "evaluate.few": flags.few})
+    config.update_from_flattened_dict({**SMALL, "evaluate.sampler_steps": flags.few})
     write_workdir(folder / "run", config, tuple(flags.shape))
     names = tuple(config.data.modalities)
     write_subject(folder / "subjects", names, tuple(flags.shape))
@@ -175,7 +170,7 @@ def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
 def completing_mib(folder: Path, missing: str, draws: int) -> float | None:
     """The peak of this process, when it has completed the subject."""
     levels, target = (0.05, 0.5, 0.95), folder / f"{draws}"
-    order = Order((missing,), (), draws, levels, "warm", overwrite=True, keep=False)
+    order = CompletionOptions((missing,), (), draws, levels, "warm", overwrite=True, keep=False)
     folders = (str(folder / "subjects"), str(target))
     with contextlib.redirect_stdout(sys.stderr):
         if not complete(folder / "run", None, folders, order, (0, 1)):

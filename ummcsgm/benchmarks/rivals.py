@@ -45,17 +45,13 @@ class Monai(nn.Module):
         asked = missing[:, None, None].expand_as(images)
         noisy, seen = images.where(asked, 0.0), images.where(~asked, 0.0)
         given = torch.cat([noisy, seen, asked.float(), near], -1)
-        return self.unet(given.permute(0, 3, 1, 2), 250.0 * (level + 2)).permute(
-            0, 2, 3, 1
-        )
+        return self.unet(given.permute(0, 3, 1, 2), 250.0 * (level + 2)).permute(0, 2, 3, 1)
 
 
 class Rival:
     """A PyTorch network that is trained and asked on one constant batch."""
 
-    def __init__(
-        self, module: nn.Module, batch: tuple, *, variance: bool, compiled: bool
-    ):
+    def __init__(self, module: nn.Module, batch: tuple, *, variance: bool, compiled: bool):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.images, self.missing, self.level = (
             torch.tensor(np.asarray(own), device=self.device) for own in batch
@@ -82,7 +78,7 @@ class Rival:
 def make_twin(network: MMCSN, params: Params, batch: tuple, *, compiled: bool) -> Rival:
     """The twin of a network, on (images [B, H, W, M], missing [B, M], level [B])."""
     own = Twin(network, params)
-    return Rival(own, batch, variance=network.variance, compiled=compiled)
+    return Rival(own, batch, variance=network.predict_variance, compiled=compiled)
 
 
 def make_monai(flops: float, batch: tuple, *, compiled: bool) -> tuple[Rival, dict]:

@@ -33,19 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.untrained import (
-    random_params,
-    read_config,
-    untrained,
-    write_subject,
-)
+from ummcsgm.benchmarks.untrained import random_params, read_config, untrained, write_subject
 from ummcsgm.config import build
 from ummcsgm.data.subjects import prepare_subject
-from ummcsgm.diffusion.missingness import ask, configurations
+from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
 from ummcsgm.diffusion.preconditioning import make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1
 from ummcsgm.distributed import devices
-from ummcsgm.inference.predictor import Trained, make_answer, make_draws
+from ummcsgm.inference.predictor import TrainedModel, make_answer, make_draws
 from ummcsgm.inference.subject_posterior import (
     Posterior,
     Question,
@@ -53,7 +48,7 @@ from ummcsgm.inference.subject_posterior import (
     estimate_of,
     question_of,
 )
-from ummcsgm.training.plans import Scoring
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Config, Estimate
 
 STEPS = 1000
@@ -66,7 +61,7 @@ def make_contestants(config: Config, batch: int) -> tuple[Callable, Callable]:
     model, space = build.build_model(config), build.build_space(config)
     modalities = len(space.modalities)
     images = jnp.ones((batch, *space.grid, model.network.channels()))
-    table = jnp.asarray(configurations(modalities, proper=True))
+    table = jnp.asarray(missing_patterns(modalities, proper=True))
     missing = table[jnp.arange(batch) % modalities]
     level = jnp.zeros(batch)
     params = random_params(model, space.grid)
@@ -74,15 +69,12 @@ def make_contestants(config: Config, batch: int) -> tuple[Callable, Callable]:
 
     @jax.jit
     def draw(params, images: Array) -> Array:
-        denoise = make_denoise(model, params, ask(images, missing))
+        denoise = make_denoise(model, params, mask_inputs(images, missing))
         like = images[..., :modalities]
         return algorithm1(keys, model.sde, denoise, like, STEPS)
 
     forward = jax.jit(model.network.apply)
-    return (
-        lambda: forward(params, images, missing, level),
-        lambda: draw(params, images),
-    )
+    return (lambda: forward(params, images, missing, level), lambda: draw(params, images))
 
 
 def seconds(work: Callable, calls: int = 1) -> float:
@@ -113,16 +105,14 @@ def first(question: Question, slices: int) -> Question:
     return question._replace(z=question.z[:slices], images=question.images[:slices])
 
 
-def posterior_of(trained: Trained, sampler: str, scoring: Scoring) -> Posterior:
+def posterior_of(trained: TrainedModel, sampler: str, scoring: EvaluationOptions) -> Posterior:
     """Who answers a question, as in `complete`."""
     mean = make_answer(trained, "mean", scoring)
     draws = make_draws(trained, sampler, scoring)
     return Posterior(mean, draws, np.ones(len(trained.space.modalities)))
 
 
-def draw_all(
-    posterior: Posterior, question: Question, estimate: Estimate, draws: int
-) -> None:
+def draw_all(posterior: Posterior, question: Question, estimate: Estimate, draws: int) -> None:
     """Draws as `complete` makes them, one after another, none of them kept."""
     for _ in draws_of(posterior, question, estimate, draws):
         pass
@@ -140,7 +130,7 @@ def make_timer(
     told = estimate_of(posterior, part)
 
     def work(part: Question, several: int) -> None:
-        own = told.each(lambda rows: rows[: len(part.z)])
+        own = told.map(lambda rows: rows[: len(part.z)])
         if draws:
             draw_all(posterior, part, own, several)
         else:
@@ -153,7 +143,7 @@ def make_timer(
 
 
 def measure_volume(
-    trained: Trained, scoring: Scoring, question: Question, flags: argparse.Namespace
+    trained: TrainedModel, scoring: EvaluationOptions, question: Question, flags: argparse.Namespace
 ) -> dict:
     """Seconds a volume, of every way to sample it, in turn."""
     warm = posterior_of(trained, "warm", scoring)
@@ -166,10 +156,7 @@ def measure_volume(
         "algorithm1": (slow, size, 1, flags.timed_algorithm1),
     }
     made = {name: make_timer(one, question, *how) for name, (one, *how) in ways.items()}
-    turns = [
-        {name: timer() for name, (timer, _) in made.items()}
-        for _ in range(flags.repeats)
-    ]
+    turns = [{name: timer() for name, (timer, _) in made.items()} for _ in range(flags.repeats)]
     for turn in turns:
         turn["warm"] = turn["mean"] + turn.pop("warm_draw")
         turn["mean_and_draws"] = turn["mean"] + turn.pop("warm_draws")
@@ -177,7 +164,7 @@ def measure_volume(
     return {
         "slices": len(question.z),
         "computed_share": round(_share(trained, question, flags.shape), 3),
-        "steps": {"warm": scoring.few, "algorithm1": scoring.steps},
+        "steps": {"warm": scoring.sampler_steps, "algorithm1": scoring.algorithm1_steps},
         "draws": flags.draws,
         **{f"{name}_s": [round(turn[name], 3) for turn in turns] for name in turns[0]},
         "timed": {name: how for name, (_, how) in made.items()},
@@ -186,7 +173,7 @@ def measure_volume(
     }
 
 
-def _share(trained: Trained, question: Question, shape: tuple[int, ...]) -> float:
+def _share(trained: TrainedModel, question: Question, shape: tuple[int, ...]) -> float:
     """Of all voxels of the volume, those that the network computes."""
     return len(question.z) * np.prod(trained.space.grid) / np.prod(shape)
 
@@ -197,7 +184,7 @@ def exponent(sizes: list[int], times: list[float]) -> float:
 
 
 def measure_growth(
-    trained: Trained, scoring: Scoring, question: Question, repeats: int
+    trained: TrainedModel, scoring: EvaluationOptions, question: Question, repeats: int
 ) -> dict:
     """How seconds grow with the batch, with draws of one step, and with slices."""
     size = scoring.microbatch
@@ -224,7 +211,7 @@ def measure_growth(
 def measure(folder: Path, flags: argparse.Namespace) -> dict:
     """What is printed; `folder` is filled."""
     config = read_config(flags.config, flags.grid)
-    scoring = build.build_scoring(config)
+    scoring = build.build_evaluation_options(config)
     scoring = replace(scoring, steps=STEPS, microbatch=flags.batch)
     parts = flags.parts.split(",")
     device = jax.devices()[0].device_kind
@@ -261,7 +248,7 @@ def main() -> None:
     flags = parser.parse_args()
     if set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
-    devices.use_cores(None)  # as complete does
+    devices.use_cpu_cores(None)  # as complete does
     with tempfile.TemporaryDirectory() as folder:
         tell(measure(Path(folder), flags), flags.json)
 

@@ -44,7 +44,7 @@ def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
     """steps(count): so many training steps, awaited; of all processes together, and of
     each alone."""
     model, step, start = start_of(config)
-    space, rows = build.build_space(config), build.build_plan(config).batch // processes
+    space, rows = (build.build_space(config), build.build_train_options(config).batch // processes)
     images = np.full((rows, *space.grid, model.network.channels()), 0.5, np.float16)
     present = np.ones((rows, len(space.modalities)), bool)
     batch = devices.shard(Batch(images, present, np.ones(rows, bool)))
@@ -56,16 +56,14 @@ def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
         jax.block_until_ready((state, metrics))
 
     return {
-        "together": functools.partial(steps, devices.over_devices(step)),
-        "alone": functools.partial(
-            steps, devices.over_devices(step, jax.local_devices())
-        ),
+        "together": functools.partial(steps, devices.pmap_step(step)),
+        "alone": functools.partial(steps, devices.pmap_step(step, jax.local_devices())),
     }
 
 
 def seconds(work: Callable[[int], None], count: int) -> float:
     """How long `count` steps take, begun by all processes at once."""
-    devices.wait_for_all("a turn")
+    devices.barrier("a turn")
     start = time.perf_counter()
     work(count)
     return time.perf_counter() - start
@@ -74,16 +72,16 @@ def seconds(work: Callable[[int], None], count: int) -> float:
 def take_part(flags: argparse.Namespace) -> None:
     """Measures as one of the processes that the environment names; the first writes
     the seconds of each turn to --json."""
-    with processes.joined(lambda error: None, lambda: "nothing is kept"):
+    with processes.in_job(lambda error: None, lambda: "nothing is kept"):
         config = runpy.run_path(flags.config)["get_config"]()
-        contestants = make_contestants(config, devices.part()[1])
+        contestants = make_contestants(config, devices.process_index_and_count()[1])
         for work in contestants.values():
             seconds(work, 2)
         turns = [
             {name: seconds(work, flags.steps) for name, work in contestants.items()}
             for _ in range(flags.repeats)
         ]
-        if devices.first():
+        if devices.is_main():
             flags.json.write_text(json.dumps(turns))
 
 
@@ -109,9 +107,7 @@ def measured(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
         for k in range(count):
             own = {"JAX_PROCESS_ID": str(k), "JAX_LOCAL_DEVICE_IDS": str(k)}
             environment = os.environ | names | own
-            parts.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-            )
+            parts.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
         codes = [part.wait() for part in parts]
         if any(codes):
             raise subprocess.CalledProcessError(max(codes), command)
@@ -142,7 +138,7 @@ def main() -> None:
     if flags.take_part:
         return take_part(flags)
     config = runpy.run_path(flags.config)["get_config"]()
-    batch = build.build_plan(config).batch
+    batch = build.build_train_options(config).batch
     if wrong := [count for count in flags.counts if count < 1 or batch % count]:
         parser.error(f"--counts {wrong[0]} does not divide the batch of {batch}")
     rows = [

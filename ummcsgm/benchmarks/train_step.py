@@ -44,21 +44,21 @@ AGREED = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest value of an answer
 def make_ours(config: Config, batch: int) -> SimpleNamespace:
     """`step` and `answer`, functions of nothing, and what they are made of."""
     config.train.batch = batch
-    devices.use_cores(batch // config.train.accumulate)
+    devices.use_cpu_cores(batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
     model, step, state = start_of(config)
     params = jax.tree.map(_stirred, state.params)  # a new network answers 0
-    step = functools.partial(devices.over_devices(step), jax.random.key(1))
+    step = functools.partial(devices.pmap_step(step), jax.random.key(1))
     modalities = model.network.modalities
     rng = np.random.default_rng(0)
     shape = (batch, *config.data.grid, model.network.channels())
-    images = rng.normal(size=shape).astype(np.float32) * config.data.std
+    images = rng.normal(size=shape).astype(np.float32) * config.data.image_std
     everything = np.ones((batch, modalities), bool), np.ones(batch, bool)
     rows = devices.shard(Batch(images, *everything))
     missing = np.eye(modalities, dtype=bool)[np.arange(batch) % modalities]
     asked = (images, missing, np.linspace(-1, 1, batch, dtype=np.float32))
     states = [devices.replicate(state.replace(params=params))]
-    forward = devices.over_rows(model.network.apply)
+    forward = devices.shard_over_rows(model.network.apply)
     laid = devices.replicate(params)
 
     def take_step() -> jax.Array:
@@ -90,9 +90,7 @@ def check_twin(ours: SimpleNamespace, twin: Rival) -> dict:
         )
     apart = float(np.abs(answer - other).max() / np.abs(answer).max())
     if not apart <= AGREED[np.dtype(ours.network.dtype).name]:
-        raise ValueError(
-            f"the twin's answers differ from the network's by {apart:.2g}."
-        )
+        raise ValueError(f"the twin's answers differ from the network's by {apart:.2g}.")
     return {"parameters": count, "answer": [*answer.shape], "apart": round(apart, 7)}
 
 

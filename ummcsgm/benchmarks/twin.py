@@ -52,7 +52,7 @@ class Twin(nn.Module):
         known = seen[..., one] * seen[..., other] / 4
         given = torch.cat([apart, known], -1)
         image, hidden = self.pixels(given, around, features)
-        if not net.variance:
+        if not net.predict_variance:
             return image
         logs = self.variance(given, hidden.detach(), features.detach())
         return torch.cat([image, logs], -1)
@@ -94,7 +94,7 @@ class Twin(nn.Module):
             features = self.dense(f"{side}{depth}_enter", features)
         for index in range(net.blocks[depth]):
             features = self.block(f"{side}{depth}_{index}", features, condition)
-        if max(features.shape[1:3]) <= net.attention_at:
+        if max(features.shape[1:3]) <= net.attention_max_grid:
             features = self.attention(f"{side}{depth}_attention", features)
         return features
 

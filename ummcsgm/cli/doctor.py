@@ -13,11 +13,11 @@ from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.qc.cohort import of_search
 from ummcsgm.qc.examine import Finding, examine_cohort
 from ummcsgm.types import Config, InputError
-from ummcsgm.utils.console import show_table
-from ummcsgm.utils.progress import counting
+from ummcsgm.utils.console import print_table
+from ummcsgm.utils.progress import progress_bar
 
 
-def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
+def run_doctor(config: Config | None, source: str | None, as_json: bool) -> bool:
     """Prints what is wrong with the scans in `source`; whether nothing stops a run.
 
     Their layout and modalities are those of `config`, whose run they must fit, or else
@@ -38,7 +38,7 @@ def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
         modalities = tuple(name for name in modalities if name in scanned)
     findings = list(of_search(layout, found.refused, found.leftover))
     quiet = contextlib.nullcontext(lambda done, total: None)
-    with quiet if as_json else counting("examining") as report:
+    with quiet if as_json else progress_bar("examining") as report:
         findings += examine_cohort(
             subjects,
             modalities,
@@ -53,7 +53,7 @@ def check_up(config: Config | None, source: str | None, as_json: bool) -> bool:
     columns = ("", "subject", "modality", "finding")
     rows = [(f.severity, f.subject, f.modality, f.sentence) for f in findings]
     if rows:
-        show_table(f"Findings in {source}", columns, rows)
+        print_table(f"Findings in {source}", columns, rows)
     print(
         f"{len(subjects)} subjects in the layout {layout.name} with "
         f"{', '.join(modalities)}: {counts['stop']} findings would stop or poison a "

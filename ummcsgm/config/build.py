@@ -12,12 +12,12 @@ import optax
 from ml_collections import ConfigDict
 
 from ummcsgm.config.schema import check_fields
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 from ummcsgm.diffusion import loss, missingness, sde
-from ummcsgm.diffusion.preconditioning import Model
+from ummcsgm.diffusion.preconditioning import ScoreModel
 from ummcsgm.models import mm_csn, patches, pixels
 from ummcsgm.models.segmenter import Segmenter
-from ummcsgm.training.plans import Plan, Recipe, Scoring, Space
+from ummcsgm.training.plans import EvaluationOptions, ImageSpace, TrainOptions, UpdateRule
 from ummcsgm.types import InputError
 
 
@@ -49,7 +49,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
         )
 
 
-def build_model(config: ConfigDict) -> Model:
+def build_model(config: ConfigDict) -> ScoreModel:
     """The network, the forward process and the scale of the data they were made for."""
     fields = config.network
     net = mm_csn.MMCSN(
@@ -58,20 +58,18 @@ def build_model(config: ConfigDict) -> Model:
         blocks=tuple(fields.blocks),
         stem=_known("network.stem", fields.stem, patches.STEMS),
         patch=fields.patch,
-        attention_at=fields.attention_at,
+        attention_max_grid=fields.attention_max_grid,
         pixel_width=fields.pixel_width,
         pixel_layers=fields.pixel_layers,
-        context=fields.context,
-        conditioning=_known(
-            "network.conditioning", fields.conditioning, mm_csn.CONDITIONINGS
-        ),
-        variance=fields.variance,
-        neighbours=fields.neighbours,
+        context_channels=fields.context_channels,
+        conditioning=_known("network.conditioning", fields.conditioning, mm_csn.CONDITIONINGS),
+        predict_variance=fields.predict_variance,
+        neighbour_slices=fields.neighbour_slices,
         remat=tuple(config.train.remat),
         dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
-    return Model(net, build_sde(config), config.data.std)
+    return ScoreModel(net, build_sde(config), config.data.image_std)
 
 
 def build_sde(config: ConfigDict) -> sde.SDE:
@@ -83,32 +81,32 @@ def build_segmenter(config: ConfigDict) -> Segmenter:
     """The segmentation network, of the same blocks as the mm-CSN of this config."""
     net = build_model(config).network
     return Segmenter(
-        scale=config.data.std,
+        scale=config.data.image_std,
         widths=net.widths,
         blocks=net.blocks,
         stem=net.stem,
         patch=net.patch,
         pixel_width=net.pixel_width,
-        context=net.context,
+        context=net.context_channels,
         dtype=net.dtype,
     )
 
 
 def build_downstream(config: ConfigDict) -> int:
     """How many steps the segmentation network is trained for; 0 where there is none."""
-    return config.study.downstream
+    return config.study.segmenter_steps
 
 
-def segmenting(config: ConfigDict) -> ConfigDict:
-    """The config of the segmentation network's training: config.study.downstream steps.
+def segmenter_config(config: ConfigDict) -> ConfigDict:
+    """The config of the segmentation network's training: config.study.segmenter_steps steps.
 
     Raises:
         InputError: the config asks for none.
     """
-    steps = config.study.downstream
+    steps = config.study.segmenter_steps
     if not steps:
         raise InputError(
-            "config.study.downstream is 0: set it to the steps that the segmentation "
+            "config.study.segmenter_steps is 0: set it to the steps that the segmentation "
             "network is to train for."
         )
     return with_steps(config, steps)
@@ -126,24 +124,24 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
 def build_objective(config: ConfigDict) -> loss.Objective:
     """Which questions are drawn in training and how their errors are weighed."""
     modalities = len(config.data.modalities)
-    table = missingness.configurations(modalities, proper=config.questions.proper)
+    table = missingness.missing_patterns(modalities, proper=config.missingness.keep_one_seen)
     sizes = build_sizes(config)
     largest = int(table.sum(axis=1).max())
     if sizes and (len(sizes) != largest or not min(sizes) >= 0 or sum(sizes) <= 0):
         raise InputError(
-            f"config.questions.sizes is {config.questions.sizes!r}; wanted uniform, or "
-            f"the probabilities of 1 to {largest} missing modalities, like 0.7,0.3."
+            f"config.missingness.size_probabilities is {config.missingness.size_probabilities!r}; "
+            f"wanted uniform, or the probabilities of 1 to {largest} missing modalities, like 0.7,0.3."
         )
     fields = config.loss
-    proposal = loss.Proposal(*(fields[name] for name in loss.Proposal._fields))
+    proposal = loss.NoiseProposal(*(fields[name] for name in loss.NoiseProposal._fields))
     weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
-    weights = missingness.probabilities(table, sizes)
+    weights = missingness.pattern_probabilities(table, sizes)
     summed = fields.weighting == "paper"
-    each = config.questions.each
+    each = config.missingness.patterns_per_image
     return loss.Objective(table, weights, proposal, weighting, summed, each)
 
 
-def build_recipe(config: ConfigDict) -> Recipe:
+def build_update_rule(config: ConfigDict) -> UpdateRule:
     """Adam with warm-up and clipping, the EMA, and microbatches.
 
     The variance head's gradient is clipped by its own norm: with or without it, the
@@ -152,10 +150,10 @@ def build_recipe(config: ConfigDict) -> Recipe:
     fields = config.train
     rate = build_schedule(config)(fields.learning_rate)
     clip = optax.clip_by_global_norm(fields.clip)
-    if config.network.variance:
+    if config.network.predict_variance:
         clip = optax.partition({True: clip, False: clip}, pixels.in_variance_head)
     optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
-    return Recipe(optimizer, fields.ema_decay, fields.accumulate)
+    return UpdateRule(optimizer, fields.ema_decay, fields.accumulate)
 
 
 def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
@@ -164,32 +162,32 @@ def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
     return lambda rate: schedule(rate, config.train)
 
 
-def build_plan(config: ConfigDict) -> Plan:
+def build_train_options(config: ConfigDict) -> TrainOptions:
     """The length and the rhythm of training, and what a batch is."""
     fields = config.train
-    return Plan(
+    return TrainOptions(
         config.seed,
         fields.batch,
         config.data.flip,
         fields.steps,
         fields.save_every,
-        fields.keep,
+        fields.keep_checkpoints,
         fields.log_every,
-        fields.max_bad,
+        fields.max_nonfinite,
     )
 
 
-def build_scoring(config: ConfigDict) -> Scoring:
+def build_evaluation_options(config: ConfigDict) -> EvaluationOptions:
     """What evaluation asks and how much of it."""
-    return Scoring(config.seed, **config.evaluate.to_dict())
+    return EvaluationOptions(config.seed, **config.evaluate.to_dict())
 
 
-def build_space(config: ConfigDict) -> Space:
+def build_space(config: ConfigDict) -> ImageSpace:
     """The modalities, and what the network is shown of a slice."""
     fields = config.data
-    shown = (float(fields.spacing), bool(fields.mask), config.network.neighbours)
-    view = View(tuple(fields.grid), *shown)
-    return Space(tuple(fields.modalities), view)
+    shown = (float(fields.spacing), bool(fields.mask), config.network.neighbour_slices)
+    view = SliceView(tuple(fields.grid), *shown)
+    return ImageSpace(tuple(fields.modalities), view)
 
 
 def config_to_json(config: ConfigDict) -> dict:
@@ -228,14 +226,12 @@ def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
             f"config.network.patch is {net.patch}: the stem haar wants a power of two."
         )
     if any(width % 32 for width in net.widths):
-        raise InputError(
-            f"config.network.widths is {net.widths}: wanted multiples of 32."
-        )
+        raise InputError(f"config.network.widths is {net.widths}: wanted multiples of 32.")
 
 
 def build_sizes(config: ConfigDict) -> tuple[float, ...]:
-    """The numbers of config.questions.sizes; () for uniform."""
-    text = config.questions.sizes
+    """The numbers of config.missingness.size_probabilities; () for uniform."""
+    text = config.missingness.size_probabilities
     if text == "uniform":
         return ()
     try:
@@ -272,9 +268,7 @@ WEIGHTINGS: dict[str, Callable] = {
 }
 
 SCHEDULES: dict[str, Callable] = {
-    "constant": lambda rate, fields: optax.warmup_constant_schedule(
-        0.0, rate, fields.warmup
-    ),
+    "constant": lambda rate, fields: optax.warmup_constant_schedule(0.0, rate, fields.warmup),
     "cosine": lambda rate, fields: optax.warmup_cosine_decay_schedule(
         0.0, rate, fields.warmup, fields.steps
     ),

@@ -130,15 +130,12 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
 def build_settings(config: ConfigDict) -> store.Settings:
     """What the prepared slices depend on, beside the images."""
     space = build_space(config)
-    own = config.data.min_brain, config.data.labels
+    own = config.data.min_brain_fraction, config.data.labels
     return store.Settings(space.modalities, space.view, *own)
 
 
 def build_stores(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    cohort: Cohort,
-    report: build_store.Report,
+    config: ConfigDict, workdir: pathlib.Path, cohort: Cohort, report: build_store.Report
 ) -> dict[str, store.Store]:
     """The prepared slices of every split that has subjects, made once in the workdir.
 
@@ -154,7 +151,7 @@ def build_stores(
     )
 
 
-def fitting(
+def compatible_config(
     config: ConfigDict | None, saved: ConfigDict, workdir: pathlib.Path
 ) -> ConfigDict:
     """`config`, checked to fit the weights made with `saved`; `saved` if it is None."""
@@ -163,10 +160,10 @@ def fitting(
     check_config(config, devices=1)
     fields, made = config_to_json(config), config_to_json(saved)
     check_same(fields, made, str(workdir), NETWORK_KEYS)
-    return located(config)
+    return with_absolute_folder(config)
 
 
-def located(config: ConfigDict) -> ConfigDict:
+def with_absolute_folder(config: ConfigDict) -> ConfigDict:
     """The config with an absolute config.data.folder: it is to be found from anywhere
     once it lies in a checkpoint."""
     config = config.copy_and_resolve_references()

@@ -19,14 +19,14 @@ from ummcsgm.config.build_methods import (
     MM_CSN,
     REGRESSION,
     build_method,
+    build_method_patterns,
     build_method_schedule,
-    build_questions,
-    regressing,
+    regression_config,
 )
 from ummcsgm.config.schema import FELLOW_KEYS, RUN_KEYS
 from ummcsgm.models import segmenter
 from ummcsgm.training import dsm_step
-from ummcsgm.training.plans import Recipe
+from ummcsgm.training.plans import UpdateRule
 from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Config
 
@@ -34,7 +34,7 @@ SEGMENTER = "segmenter"
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
+class TrainableMethod:
     """Training in one method.
 
     start(key) is the state before the first step, step(key, state, batch) the step;
@@ -47,76 +47,74 @@ class Course:
     counted: Callable
 
 
-def place_of(workdir: pathlib.Path, method: str) -> pathlib.Path:
+def method_folder(workdir: pathlib.Path, method: str) -> pathlib.Path:
     """Where a method's checkpoints and log lie: the mm-CSN's in the workdir itself."""
     return workdir if method == MM_CSN else workdir / "methods" / method
 
 
-def config_of(config: Config, method: str) -> Config:
+def method_config(config: Config, method: str) -> Config:
     """The config that a method's checkpoint carries.
 
     Raises:
         InputError: it is the segmenter's, and the config asks for no such training.
     """
-    own = {REGRESSION: regressing, SEGMENTER: build.segmenting}
+    own = {REGRESSION: regression_config, SEGMENTER: build.segmenter_config}
     return own[method](config) if method in own else config
 
 
-def keys_of(method: str) -> tuple[str, ...]:
+def fixed_keys(method: str) -> tuple[str, ...]:
     """The keys of the config, or their beginnings, that must stay as they are while a
     method trains, and that the mm-CSN's and a method's have alike."""
     return RUN_KEYS if method in (MM_CSN, REGRESSION) else FELLOW_KEYS
 
 
-def build_course(config: Config, method: str) -> Course:
+def build_trainable(config: Config, method: str) -> TrainableMethod:
     """Training in `method` as the config has it.
 
     Raises:
         InputError: the method is none of the study's, or cannot be trained so.
     """
     if method in (MM_CSN, REGRESSION):
-        return _matching(config_of(config, method))
+        return _matching(method_config(config, method))
     if method == SEGMENTER:
-        return _segmenting(config_of(config, method))
+        return _segmenting(method_config(config, method))
     return _adversarial(config, build_method(config, method))
 
 
-def _matching(config: Config) -> Course:
-    model, recipe = build.build_model(config), build.build_recipe(config)
+def _matching(config: Config) -> TrainableMethod:
+    model, recipe = build.build_model(config), build.build_update_rule(config)
     objective, grid = build.build_objective(config), build.build_space(config).grid
     network = model.network.clone(remat=(False,) * len(model.network.widths))
     plain = dataclasses.replace(model, network=network)
-    return Course(
+    return TrainableMethod(
         lambda key: dsm_step.init_state(key, model, recipe, grid),
         dsm_step.make_train_step(model, objective, recipe),
         dsm_step.make_train_step(plain, objective, _unmoved()),
     )
 
 
-def _adversarial(config: Config, method: Method) -> Course:
-    optimizer = gan_trainer.make_optimizer(
-        method, build_method_schedule(config, method.name)
-    )
-    recipe = dataclasses.replace(build.build_recipe(config), optimizer=optimizer)
-    grid, steps = build.build_space(config).grid, build.build_plan(config).steps
-    questions = build_questions(config, method.name)
-    return Course(
+def _adversarial(config: Config, method: Method) -> TrainableMethod:
+    optimizer = gan_trainer.make_optimizer(method, build_method_schedule(config, method.name))
+    recipe = dataclasses.replace(build.build_update_rule(config), optimizer=optimizer)
+    grid, steps = (build.build_space(config).grid, build.build_train_options(config).steps)
+    questions = build_method_patterns(config, method.name)
+    return TrainableMethod(
         lambda key: gan_trainer.start(key, method, recipe, grid),
         gan_trainer.make_step(method, recipe, *questions, steps),
         gan_trainer.make_step(method, _unmoved(), *questions, steps),
     )
 
 
-def _segmenting(config: Config) -> Course:
-    model, recipe = build.build_segmenter(config), build.build_recipe(config)
+def _segmenting(config: Config) -> TrainableMethod:
+    model, recipe = build.build_segmenter(config), build.build_update_rule(config)
     space = build.build_space(config)
     modalities = len(space.modalities)
-    return Course(
+    return TrainableMethod(
         lambda key: segmenter.init_state(key, model, recipe, (*space.grid, modalities)),
         segmenter.make_step(model, recipe, modalities),
         segmenter.make_step(model, _unmoved(), modalities),
     )
 
 
-def _unmoved() -> Recipe:
-    return Recipe(optax.identity(), ema_decay=0.0, accumulate=1)
+def _unmoved() -> UpdateRule:
+    return UpdateRule(optax.identity(), ema_decay=0.0, accumulate=1)

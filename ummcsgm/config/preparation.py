@@ -11,7 +11,7 @@ from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices
 from ummcsgm.types import Config
-from ummcsgm.utils.progress import counting
+from ummcsgm.utils.progress import progress_bar
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
@@ -22,24 +22,21 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, St
     Raises:
         InputError: the config or the data is wrong.
     """
-    return devices.in_turn(functools.partial(_prepare, config, workdir))
+    return devices.main_process_first(functools.partial(_prepare, config, workdir))
 
 
 def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
     build_data.check_data(config)
     cohort = build_data.build_cohort(config, workdir)
     if cohort.left_out:
-        print(
-            f"left out, with fewer than two modalities: {', '.join(cohort.left_out)}",
-            flush=True,
-        )
+        print(f"left out, with fewer than two modalities: {', '.join(cohort.left_out)}", flush=True)
     if cohort.unread:
         print(
             f"not read: {len(cohort.unread)} files that are no scan of the layout, "
             f"such as {cohort.unread[0]}",
             flush=True,
         )
-    with counting("preparing") as report:
+    with progress_bar("preparing") as report:
         stores = build_data.build_stores(config, workdir, cohort, report)
     counts = ", ".join(
         f"{len(store)} {split} slices of {len(store.subjects)} subjects"
@@ -61,9 +58,7 @@ def normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
         for name in modalities
     }
     return {
-        "scales": {
-            name: statistics.median(store.scales(name).values()) for name in modalities
-        },
+        "scales": {name: statistics.median(store.scales(name).values()) for name in modalities},
         "ranges": {
             name: (min(low for low, _ in own), max(high for _, high in own))
             for name, own in ranges.items()

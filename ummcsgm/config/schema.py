@@ -19,10 +19,10 @@ SCHEMA: dict[str, Rule] = {
     "data.split": (tuple, 3, 3),
     "data.grid": (tuple, 2, 2),
     "data.spacing": (float, 0, 100),
-    "data.min_brain": (float, 0, 1),
+    "data.min_brain_fraction": (float, 0, 1),
     "data.labels": (bool, ANY, ANY),
     "data.flip": (bool, ANY, ANY),
-    "data.std": (float, 1e-3, 1e3),
+    "data.image_std": (float, 1e-3, 1e3),
     "data.processes": (int, 1, ANY),
     "sde.name": (str, ANY, ANY),
     "sde.beta_min": (float, 1e-6, ANY),
@@ -30,29 +30,29 @@ SCHEMA: dict[str, Rule] = {
     "sde.sigma_min": (float, 1e-6, ANY),
     "sde.sigma_max": (float, 1e-6, ANY),
     "sde.noise_level_max": (float, 1.0, 1e4),
-    "questions.proper": (bool, ANY, ANY),
-    "questions.sizes": (str, ANY, ANY),
-    "questions.each": (int, 1, ANY),
+    "missingness.keep_one_seen": (bool, ANY, ANY),
+    "missingness.size_probabilities": (str, ANY, ANY),
+    "missingness.patterns_per_image": (int, 1, ANY),
     "network.widths": (tuple, 1, 8),
     "network.blocks": (tuple, 1, 8),
     "network.stem": (str, ANY, ANY),
     "network.patch": (int, 1, 16),
-    "network.attention_at": (int, 0, 24),
+    "network.attention_max_grid": (int, 0, 24),
     "network.pixel_width": (int, 1, ANY),
     "network.pixel_layers": (int, 1, ANY),
-    "network.context": (int, 1, ANY),
+    "network.context_channels": (int, 1, ANY),
     "network.conditioning": (str, ANY, ANY),
-    "network.neighbours": (int, 0, 8),
-    "network.variance": (bool, ANY, ANY),
+    "network.neighbour_slices": (int, 0, 8),
+    "network.predict_variance": (bool, ANY, ANY),
     "network.dtype": (str, ANY, ANY),
     "loss.weighting": (str, ANY, ANY),
     "loss.posterior_std": (float, 1e-4, ANY),
-    "loss.uniform": (float, 0, 1),
-    "loss.centre": (float, ANY, ANY),
-    "loss.width": (float, 1e-3, ANY),
-    "loss.noise_level_min": (float, 1e-6, 1.0),
-    "loss.token": (float, 0, 1),
-    "loss.token_weight": (float, 0, ANY),
+    "loss.uniform_fraction": (float, 0, 1),
+    "loss.log_sigma_mean": (float, ANY, ANY),
+    "loss.log_sigma_std": (float, 1e-3, ANY),
+    "loss.sigma_min": (float, 1e-6, 1.0),
+    "loss.mean_fraction": (float, 0, 1),
+    "loss.mean_weight": (float, 0, ANY),
     "train.steps": (int, 1, ANY),
     "train.batch": (int, 1, ANY),
     "train.accumulate": (int, 1, ANY),
@@ -63,31 +63,31 @@ SCHEMA: dict[str, Rule] = {
     "train.clip": (float, 1e-9, ANY),
     "train.ema_decay": (float, 0, 1),
     "train.save_every": (int, 1, ANY),
-    "train.keep": (int, 1, ANY),
+    "train.keep_checkpoints": (int, 1, ANY),
     "train.log_every": (int, 1, ANY),
-    "train.max_bad": (int, 1, ANY),
+    "train.max_nonfinite": (int, 1, ANY),
     "study.methods": (tuple, 0, 6),
-    "study.widths": (tuple, 0, 6),
-    "study.speeds": (tuple, 0, 6),
-    "study.each": (tuple, 0, 6),
-    "study.only": (str, ANY, ANY),
+    "study.width_scale": (tuple, 0, 6),
+    "study.lr_scale": (tuple, 0, 6),
+    "study.patterns_per_image": (tuple, 0, 6),
+    "study.cocagan_input": (str, ANY, ANY),
     "study.budget": (str, ANY, ANY),
-    "study.downstream": (int, 0, ANY),
-    "study.gallery": (int, 1, ANY),
-    "study.paper": (bool, ANY, ANY),
-    "evaluate.steps": (int, 1, ANY),
-    "evaluate.few": (int, 1, ANY),
-    "evaluate.lowest": (float, 1e-6, ANY),
-    "evaluate.start": (float, 1e-6, ANY),
+    "study.segmenter_steps": (int, 0, ANY),
+    "study.gallery_slices": (int, 1, ANY),
+    "study.show_paper": (bool, ANY, ANY),
+    "evaluate.algorithm1_steps": (int, 1, ANY),
+    "evaluate.sampler_steps": (int, 1, ANY),
+    "evaluate.sigma_min": (float, 1e-6, ANY),
+    "evaluate.warm_start_sigma": (float, 1e-6, ANY),
     "evaluate.draws": (int, 2, ANY),
     "evaluate.draw_subjects": (int, 0, ANY),
     "evaluate.draw_slices": (int, 0, ANY),
-    "evaluate.slab": (int, 2, ANY),
+    "evaluate.slab_slices": (int, 2, ANY),
     "evaluate.slab_subjects": (int, 0, ANY),
     "evaluate.microbatch": (int, 1, ANY),
     "evaluate.algorithm1_subjects": (int, 0, ANY),
     "evaluate.algorithm1_slices": (int, 0, ANY),
-    "evaluate.penalty": (float, 0, ANY),
+    "evaluate.ridge_penalty": (float, 0, ANY),
 }
 
 ITEMS: dict[str, Rule] = {  # what stands in a tuple
@@ -100,19 +100,19 @@ ITEMS: dict[str, Rule] = {  # what stands in a tuple
     "network.blocks": (int, 1, ANY),
     "train.remat": (bool, ANY, ANY),
     "study.methods": (str, ANY, ANY),
-    "study.widths": (float, 1e-3, 4),
-    "study.speeds": (float, 1e-3, 1e3),
-    "study.each": (int, 1, ANY),
+    "study.width_scale": (float, 1e-3, 4),
+    "study.lr_scale": (float, 1e-3, 1e3),
+    "study.patterns_per_image": (int, 1, ANY),
 }
 
 # What weights were made for, and what a continued run must not change beside that.
-IMAGE_KEYS = ("data.modalities", "data.grid", "data.std", "data.spacing")
+IMAGE_KEYS = ("data.modalities", "data.grid", "data.image_std", "data.spacing")
 NETWORK_KEYS = ("network.", "sde.", *IMAGE_KEYS)
-SLICE_KEYS = ("data.split", "data.labels", "data.mask", "data.min_brain", "data.flip")
-TASK_KEYS = ("questions.", "loss.", "train.batch")
+SLICE_KEYS = ("data.split", "data.labels", "data.mask", "data.min_brain_fraction", "data.flip")
+TASK_KEYS = ("missingness.", "loss.", "train.batch")
 RUN_KEYS = (*NETWORK_KEYS, "seed", *SLICE_KEYS, *TASK_KEYS)
 # Of a method that has a network and a loss of its own.
-FELLOW_KEYS = (*IMAGE_KEYS, "seed", *SLICE_KEYS, "questions.", "train.batch")
+FELLOW_KEYS = (*IMAGE_KEYS, "seed", *SLICE_KEYS, "missingness.", "train.batch")
 THINGS = {NETWORK_KEYS: "network", SLICE_KEYS: "choice of slices", TASK_KEYS: "task"}
 
 WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
@@ -161,17 +161,13 @@ def _flatten(fields: dict, above: str = "") -> list[tuple[str, object]]:
     return pairs
 
 
-def _check(
-    key: str, value: object, kind: type, least: float | None, most: float | None
-) -> None:
+def _check(key: str, value: object, kind: type, least: float | None, most: float | None) -> None:
     allowed = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
     if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
         wanted = WORDS.get(kind, "a tuple, like (1, 2)")
         raise InputError(f"config.{key} is {value!r}; wanted {wanted}.")
     size = len(value) if kind is tuple else value
-    if (least is not None and not size >= least) or (
-        most is not None and not size <= most
-    ):
+    if (least is not None and not size >= least) or (most is not None and not size <= most):
         what = "length" if kind is tuple else "value"
         bounds = f"at least {least}" if most is None else f"{least} to {most}"
         raise InputError(f"config.{key} is {value!r}; wanted a {what} of {bounds}.")

@@ -35,9 +35,9 @@ from ummcsgm.data.store import (
     read_index,
     sha256,
 )
-from ummcsgm.data.subjects import Prepared, network_stacks, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subject
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_sealed, sealed, write_whole, writing_whole
+from ummcsgm.utils.atomic_io import atomic_writer, read_checksummed, with_checksum, write_atomic
 from ummcsgm.utils.pool import each_done
 
 RANGE = (0.1, 99.9)  # percentiles
@@ -75,9 +75,7 @@ def prepare(
             done = sum(entry is not None for entry in found.values())
             report(done, len(found))
         stores = {
-            split: _gather(
-                folder, settings, split, [found[s.name] for s in members], stored
-            )
+            split: _gather(folder, settings, split, [found[s.name] for s in members], stored)
             for split, members in splits.items()
             if members
         }
@@ -99,15 +97,13 @@ def _stored(folder: Path, settings: Settings) -> dict[str, tuple[Store, Entry]]:
     }
 
 
-def _finished(
-    folder: Path, subject: Subject, settings: Settings, stored: dict
-) -> Entry | None:
+def _finished(folder: Path, subject: Subject, settings: Settings, stored: dict) -> Entry | None:
     """The entry of `subject` where its slices are there and whole, else None."""
     if subject.name in stored:
         entry = _renewed(stored[subject.name][1], subject, settings)
         if entry is not None:
             return entry
-    fields = read_sealed(_part(folder, subject.name, settings)[0])
+    fields = read_checksummed(_part(folder, subject.name, settings)[0])
     if fields is None:
         return None
     entry = _renewed(entry_from_json(fields), subject, settings)
@@ -150,7 +146,7 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
     images, slices = _slices(subject, prepared, settings)
     geometry = prepared.case.geometry
     record, array = _part(folder, subject.name, settings)
-    write_whole(array, np.ascontiguousarray(images).data)
+    write_atomic(array, np.ascontiguousarray(images).data)
     entry = Entry(
         name=subject.name,
         group=subject.group,
@@ -166,11 +162,11 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
         sources={key: once[path] for key, path in files.items()},
         crc=crc_of([images]),
     )
-    write_whole(record, sealed(asdict(entry)))
+    write_atomic(record, with_checksum(asdict(entry)))
     return entry
 
 
-def _ranges_of(prepared: Prepared, modalities: Sequence[str]) -> dict:
+def _ranges_of(prepared: PreparedSubject, modalities: Sequence[str]) -> dict:
     """Where all but 0.1 % of the brain's scaled values lie, on either side."""
     brain, case = prepared.brain, prepared.case
     return {
@@ -189,7 +185,7 @@ def _source(path: Path) -> Source:
 
 
 def _slices(
-    subject: Subject, prepared: Prepared, settings: Settings
+    subject: Subject, prepared: PreparedSubject, settings: Settings
 ) -> tuple[np.ndarray, list[int]]:
     """The slices with enough of the brain as they are stored, and their z."""
     try:
@@ -229,7 +225,7 @@ def _gather(
     before = [stored[e.name][0].path for e in entries if e.name in stored]
     if before == [store.path] * len(entries):
         return store  # its name tells its content, and each entry of it was checked
-    with writing_whole(store.path) as file:
+    with atomic_writer(store.path) as file:
         file.write(store.header)
         for entry in entries:
             file.write(_images(folder, entry, settings, stored))
@@ -244,9 +240,7 @@ def _images(folder: Path, entry: Entry, settings: Settings, stored: dict) -> np.
     else:
         images = _part_images(folder, entry, settings)
     if images is None or crc_of([images]) != entry.crc:
-        raise OSError(
-            f"{folder}: slices of {entry.name} changed while they were copied"
-        )
+        raise OSError(f"{folder}: slices of {entry.name} changed while they were copied")
     return images
 
 
@@ -255,7 +249,7 @@ def _publish(folder: Path, settings: Settings, stores: dict[str, Store]) -> None
     content = index_content(settings, stores).encode()
     index = folder / INDEX
     if not index.is_file() or index.read_bytes() != content:
-        write_whole(index, content)
+        write_atomic(index, content)
     kept = {store.path for store in stores.values()}
     # Those that begin with a dot were being written when a run was killed.
     patterns = ("*.npy", ".*.npy.*", f".{INDEX}.*", "parts/*")

@@ -11,7 +11,7 @@ from ummcsgm.data.layouts.naming import Layout, Subject
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.split import split_subjects
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 SPLITS = ("train", "validation", "test")
 
@@ -35,11 +35,7 @@ class Cohort:
 
 
 def open_cohort(
-    folder: Path,
-    layouts: Sequence[Layout],
-    split: Path,
-    fractions: tuple[int, ...],
-    seed: int,
+    folder: Path, layouts: Sequence[Layout], split: Path, fractions: tuple[int, ...], seed: int
 ) -> Cohort:
     """The subjects in `folder` with two modalities or more, divided as `split` says.
 
@@ -65,7 +61,7 @@ def open_cohort(
     if not split.is_file():
         patients = {name: one.patient for name, one in subjects.items()}
         drawn = split_subjects(patients, fractions, seed)
-        write_whole(split, json.dumps(drawn, indent=1))
+        write_atomic(split, json.dumps(drawn, indent=1))
     cohort = Cohort(subjects, _read_split(split), left_out, found.leftover)
     _check(cohort, found.layout, split, folder)
     return cohort
@@ -76,9 +72,7 @@ def _read_split(path: Path) -> dict[str, list[str]]:
     division = read_json(path)
     whole = isinstance(division, dict) and set(division) == set(SPLITS)
     if not whole or not all(isinstance(names, list) for names in division.values()):
-        raise InputError(
-            f"{path} is damaged: wanted lists of subjects for {', '.join(SPLITS)}"
-        )
+        raise InputError(f"{path} is damaged: wanted lists of subjects for {', '.join(SPLITS)}")
     return division
 
 

@@ -21,7 +21,7 @@ SAME = 1e-3  # how far a step may be from 1 and be a rounding error of an affine
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """A rectangle of `grid` whose first pixel lies at `origin` of slices of `frame`."""
 
     grid: tuple[int, int]  # H, W
@@ -35,9 +35,9 @@ def brain_mask(volumes: Iterable[np.ndarray]) -> np.ndarray:
     return np.logical_or.reduce([volume != 0 for volume in volumes])
 
 
-def window_around(
+def crop_around(
     brain: np.ndarray, grid: tuple[int, int], step: tuple[float, float] = CROP
-) -> Window:
+) -> CropWindow:
     """The window of `grid` centred on the bounding box of `brain` [Z, Y, X] bool.
 
     A pixel lies on the centre of the voxel in the middle of that box, so that with a
@@ -60,10 +60,10 @@ def window_around(
     if not all(fits):
         raise _too_large([length for _, length in extents], grid, near)
     frame = (brain.shape[1], brain.shape[2])
-    return Window((grid[0], grid[1]), tuple(origin), frame, tuple(near))
+    return CropWindow((grid[0], grid[1]), tuple(origin), frame, tuple(near))
 
 
-def slices_with_brain(brain: np.ndarray, window: Window, least: float) -> np.ndarray:
+def slices_with_brain(brain: np.ndarray, window: CropWindow, least: float) -> np.ndarray:
     """The z of the slices of `brain` [Z, Y, X] that fill over `least` of the window.
 
     Raises:
@@ -75,17 +75,17 @@ def slices_with_brain(brain: np.ndarray, window: Window, least: float) -> np.nda
     if z.size == 0:
         raise InputError(
             f"brain fills at most {areas.max() / grid:.3f} of config.data.grid in any "
-            f"axial slice, wanted more than config.data.min_brain, which is {least:g}"
+            f"axial slice, wanted more than config.data.min_brain_fraction, which is {least:g}"
         )
     return z
 
 
-def cut(window: Window, volume: np.ndarray) -> np.ndarray:
+def crop(window: CropWindow, volume: np.ndarray) -> np.ndarray:
     """What of `volume` [..., Y, X] lies in the window [..., H, W]; 0 off the frame.
 
     With a step of 1 a copy. Else float32 from cubic splines, after a Gaussian filter
     against aliasing where the grid is the coarser one, and 0 wherever `volume` is, as
-    `cut_mask` tells. At that edge the values inside go on outwards, not to 0, before
+    `crop_mask` tells. At that edge the values inside go on outwards, not to 0, before
     they are interpolated: the brain does not ring.
     """
     if window.step == CROP:
@@ -94,28 +94,26 @@ def cut(window: Window, volume: np.ndarray) -> np.ndarray:
         slices[(..., *on_grid)] = volume[(..., *on_frame)]
         return slices
     blur = [max(each - 1, 0) / 2 for each in window.step]
-    smooth = _each(
-        lambda image: ndimage.gaussian_filter(_outwards(image), blur), volume
-    )
+    smooth = _each(lambda image: ndimage.gaussian_filter(_outwards(image), blur), volume)
     values = _moved(window, smooth, CUBIC, "nearest")
-    return np.where(cut_mask(window, volume != 0), values, np.float32(0))
+    return np.where(crop_mask(window, volume != 0), values, np.float32(0))
 
 
-def cut_mask(window: Window, mask: np.ndarray) -> np.ndarray:
+def crop_mask(window: CropWindow, mask: np.ndarray) -> np.ndarray:
     """What of `mask` bool [..., Y, X] lies in the window [..., H, W]; False off it.
 
     With a step other than 1: where `mask`, interpolated linearly, is over a half.
     """
     if window.step == CROP:
-        return cut(window, mask)
+        return crop(window, mask)
     return _moved(window, mask.astype(np.float32), LINEAR, "grid-constant") > 0.5
 
 
-def paste(window: Window, slices: np.ndarray) -> np.ndarray:
+def uncrop(window: CropWindow, slices: np.ndarray) -> np.ndarray:
     """`slices` [..., H, W] in their place on the frame [..., Y, X]; 0 off the grid.
 
-    With a step of 1 a copy, and `cut`'s inverse. Else float32 from cubic splines, and
-    not 0 around the brain: `slices` must be 0 off it (see `cut_mask`), their values go
+    With a step of 1 a copy, and `crop`'s inverse. Else float32 from cubic splines, and
+    not 0 around the brain: `slices` must be 0 off it (see `crop_mask`), their values go
     on outwards from there, so that the brain's outermost voxels have some, and what is
     pasted is to be masked by the brain.
 
@@ -132,9 +130,7 @@ def paste(window: Window, slices: np.ndarray) -> np.ndarray:
         return volume
     inverse = _inverse(window)
     volume = _moved(inverse, _each(_outwards, slices), CUBIC, "nearest")
-    return np.where(
-        cut_mask(inverse, np.ones(window.grid, bool)), volume, np.float32(0)
-    )
+    return np.where(crop_mask(inverse, np.ones(window.grid, bool)), volume, np.float32(0))
 
 
 def _extent(line: np.ndarray) -> tuple[int, int]:
@@ -151,9 +147,7 @@ def _start(first: int, length: int, size: int, step: float) -> float:
     return middle - before if step == 1 else middle - step * before
 
 
-def _too_large(
-    lengths: list[int], grid: tuple[int, int], step: list[float]
-) -> InputError:
+def _too_large(lengths: list[int], grid: tuple[int, int], step: list[float]) -> InputError:
     """What to do about a brain of `lengths` voxels that does not fit in `grid`."""
     brain = " x ".join(map(str, lengths))
     if tuple(step) == CROP:
@@ -161,9 +155,7 @@ def _too_large(
             f"the brain is {brain} voxels and does not fit in config.data.grid, which "
             f"is {grid[0]} x {grid[1]}: train with a larger one"
         )
-    spans = " x ".join(
-        f"{(n - 1) * s + 1:.4g}" for n, s in zip(grid, step, strict=True)
-    )
+    spans = " x ".join(f"{(n - 1) * s + 1:.4g}" for n, s in zip(grid, step, strict=True))
     return InputError(
         f"the brain is {brain} voxels and does not fit in config.data.grid, whose "
         f"{grid[0]} x {grid[1]} pixels span {spans} voxels: train with a larger one, "
@@ -171,12 +163,12 @@ def _too_large(
     )
 
 
-def _inverse(window: Window) -> Window:
+def _inverse(window: CropWindow) -> CropWindow:
     """The frame of `window` as a window on its grid."""
     pairs = zip(window.origin, window.step, strict=True)
     origin = tuple(-start / step for start, step in pairs)
     step = (1 / window.step[0], 1 / window.step[1])
-    return Window(window.frame, origin, window.grid, step)
+    return CropWindow(window.frame, origin, window.grid, step)
 
 
 def _each(change: Callable, slices: np.ndarray) -> np.ndarray:
@@ -196,7 +188,7 @@ def _outwards(image: np.ndarray) -> np.ndarray:
     return image[tuple(nearest)]
 
 
-def _moved(window: Window, slices: np.ndarray, order: int, mode: str) -> np.ndarray:
+def _moved(window: CropWindow, slices: np.ndarray, order: int, mode: str) -> np.ndarray:
     """Each of `slices` [..., Y, X] at the pixels of `window`, by splines of `order`."""
     images = slices.reshape(-1, *slices.shape[-2:])
     moved = np.empty((len(images), *window.grid), np.float32)
@@ -206,7 +198,7 @@ def _moved(window: Window, slices: np.ndarray, order: int, mode: str) -> np.ndar
     return moved.reshape(*slices.shape[:-2], *window.grid)
 
 
-def _overlap(window: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _overlap(window: CropWindow) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """The part that frame and grid share, in the indices of either."""
     on_frame, on_grid = [], []
     axes = zip(window.grid, window.origin, window.frame, strict=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ummcsgm.data.crop import cut_mask
+from ummcsgm.data.crop import crop_mask
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import check_same_grid, read_segmentation
-from ummcsgm.data.subjects import Prepared
+from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.types import Array, InputError
 
 CORE, OEDEMA, ENHANCING, UNKNOWN = 1, 2, 4, -1
@@ -23,7 +23,7 @@ REGIONS = {  # of BraTS, by the labels that each is made of
 }
 
 
-def read_labels(subject: Subject, prepared: Prepared) -> Array | None:
+def read_labels(subject: Subject, prepared: PreparedSubject) -> Array | None:
     """The segmentation [Z, Y, X] int8 of `subject`, None where it has none.
 
     Raises:
@@ -47,14 +47,14 @@ def read_labels(subject: Subject, prepared: Prepared) -> Array | None:
     return labels
 
 
-def network_labels(prepared: Prepared, labels: Array | None, z: Array) -> Array:
+def network_labels(prepared: PreparedSubject, labels: Array | None, z: Array) -> Array:
     """The slices `z` of `read_labels` on the network's grid, int8 [S, H, W]."""
     window = prepared.window
     if labels is None:
         return np.full((len(z), *window.grid), UNKNOWN, np.int8)
     cut = np.zeros((len(z), *window.grid), np.int8)
     for value in (OEDEMA, CORE, ENHANCING):
-        cut[cut_mask(window, labels[z] == value)] = value
+        cut[crop_mask(window, labels[z] == value)] = value
     return cut
 
 

@@ -50,8 +50,7 @@ def make_batches(
         raise InputError("there are no slices to train on: the store has no subjects")
     if batch % processes:
         raise InputError(
-            f"config.train.batch is {batch}, which {processes} processes cannot share "
-            "evenly"
+            f"config.train.batch is {batch}, which {processes} processes cannot share evenly"
         )
     share = batch // processes
     rows = slice(process * share, (process + 1) * share)

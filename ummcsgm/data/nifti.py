@@ -23,7 +23,7 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
 from ummcsgm.data.nifti_values import check_finite, check_values, physical, stored_as
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 TOLERANCE = 1e-3  # of a voxel, between the affines of one subject's files
@@ -236,8 +236,7 @@ def _check_index(path: Path, shape: tuple[int, ...], index: int) -> None:
     """An array of `shape` is a series of volumes that has one of number `index`."""
     if len(shape) < 4 or any(size != 1 for size in shape[4:]):
         raise InputError(
-            f"{path}: holds an array of {shape}, wanted a 4-D one: its volume {index} "
-            "was asked for"
+            f"{path}: holds an array of {shape}, wanted a 4-D one: its volume {index} was asked for"
         )
     if not 0 <= index < shape[3]:
         raise InputError(
@@ -291,4 +290,4 @@ def _write_bytes(path: Path, content: bytes) -> None:
     """`path` holds `content`, gzipped where its name ends in .gz."""
     if path.name.endswith(".gz"):
         content = gzip.compress(content, compresslevel=1, mtime=0)
-    write_whole(path, content)
+    write_atomic(path, content)

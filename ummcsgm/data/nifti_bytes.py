@@ -98,9 +98,7 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
             else:
                 yield file
     except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"{path}: the file is damaged or cut short ({error})"
-        ) from None
+        raise InputError(f"{path}: the file is damaged or cut short ({error})") from None
 
 
 def _read(stream: BinaryIO, count: int) -> bytearray:

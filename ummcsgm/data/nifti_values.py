@@ -37,9 +37,7 @@ def check_values(path: Path, volume: np.ndarray) -> None:
     check_finite(path, volume)
     if volume.min() == volume.max():
         value = float(volume.flat[0])
-        seen = (
-            "is empty: every voxel is 0" if value == 0 else f"is {value:g} everywhere"
-        )
+        seen = "is empty: every voxel is 0" if value == 0 else f"is {value:g} everywhere"
         raise InputError(f"{path}: the volume {seen}, wanted an image")
 
 
@@ -68,9 +66,7 @@ def _holds(again: np.ndarray, volume: np.ndarray, finest: float) -> bool:
     return np.array_equal(again, volume) or (near and not again[volume == 0].any())
 
 
-def _levels(
-    volume: np.ndarray, dtype: np.dtype, slope: float, inter: float
-) -> np.ndarray | None:
+def _levels(volume: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray | None:
     """The integers nearest to `volume`; None where one is out of `dtype`'s range."""
     levels = np.rint((volume.astype(np.float64) - inter) / slope)
     limits = np.iinfo(dtype)

@@ -22,10 +22,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ummcsgm.data.crop import Window
-from ummcsgm.data.subjects import View
+from ummcsgm.data.crop import CropWindow
+from ummcsgm.data.subjects import SliceView
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_sealed, sealed
+from ummcsgm.utils.atomic_io import read_checksummed, with_checksum
 
 FORMAT = 6  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
@@ -38,7 +38,7 @@ class Settings:
     """What the stored slices depend on, beside the images."""
 
     modalities: tuple[str, ...]
-    view: View
+    view: SliceView
     min_brain: float  # part of the grid that is brain, above which a slice is kept
     labels: bool = False  # the segmentation is a last channel, `labels.read_labels`
 
@@ -89,7 +89,7 @@ class Entry:
     scales: dict[str, float | None]  # by modality, None where it is absent
     ranges: dict[str, tuple[float, float] | None]  # that tissue has, scaled
     present: tuple[bool, ...]  # in the order of the modalities
-    window: Window
+    window: CropWindow
     shape: tuple[int, int, int]  # X, Y, Z as stored in the files
     affine: tuple[tuple[float, ...], ...]
     spacing: tuple[float, float]  # mm of a voxel in the plane, y and x
@@ -206,13 +206,13 @@ def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
 
     None if there is none, or one that is damaged or of another format.
     """
-    content = read_sealed(Path(folder) / INDEX)
+    content = read_checksummed(Path(folder) / INDEX)
     if content is None or content.get("format") != FORMAT:
         return None
     fields = content["settings"]
     view = fields["view"] | {"grid": tuple(fields["view"]["grid"])}
     rest = fields["min_brain"], fields["labels"]
-    settings = Settings(tuple(fields["modalities"]), View(**view), *rest)
+    settings = Settings(tuple(fields["modalities"]), SliceView(**view), *rest)
     stores = {
         split: Store(Path(folder) / one["file"], settings, _entries(one["subjects"]))
         for split, one in content["splits"].items()
@@ -223,13 +223,10 @@ def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
 def index_content(settings: Settings, stores: dict[str, Store]) -> str:
     """The text of index.json: the inverse of `read_index`."""
     splits = {
-        split: {
-            "file": store.path.name,
-            "subjects": [asdict(entry) for entry in store.subjects],
-        }
+        split: {"file": store.path.name, "subjects": [asdict(entry) for entry in store.subjects]}
         for split, store in stores.items()
     }
-    return sealed({"format": FORMAT, "settings": asdict(settings), "splits": splits})
+    return with_checksum({"format": FORMAT, "settings": asdict(settings), "splits": splits})
 
 
 def damaged_entries(store: Store) -> list[str]:
@@ -277,7 +274,7 @@ def entry_from_json(fields: dict) -> Entry:
     changed["affine"] = tuple(map(tuple, fields["affine"]))
     ranges = fields["ranges"].items()
     changed["ranges"] = {k: None if v is None else tuple(v) for k, v in ranges}
-    changed |= {"window": Window(**window), "sources": sources}
+    changed |= {"window": CropWindow(**window), "sources": sources}
     return Entry(**{**fields, **changed})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.data.crop import Window, brain_mask, cut, cut_mask, window_around
+from ummcsgm.data.crop import CropWindow, brain_mask, crop, crop_around, crop_mask
 from ummcsgm.data.intensity import fit_scale, normalise
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import (
@@ -25,7 +25,7 @@ SAME = 1e-3  # relative: a spacing so near to the wanted one is left as it is
 
 
 @dataclass(frozen=True)
-class View:
+class SliceView:
     """What the network is shown of an axial slice."""
 
     grid: tuple[int, int]  # H, W
@@ -35,7 +35,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSubject:
     """A subject's volumes, and how they are cut and scaled for the network.
 
     `scales` has the intensity that becomes 1, for each modality that was read.
@@ -43,14 +43,14 @@ class Prepared:
 
     case: Case
     brain: np.ndarray  # [Z, Y, X] bool
-    window: Window
+    window: CropWindow
     scales: dict[str, float]
     neighbours: int  # of a stack, see `network_stacks`
 
 
 def prepare_subject(
-    subject: Subject, modalities: Sequence[str], view: View
-) -> Prepared:
+    subject: Subject, modalities: Sequence[str], view: SliceView
+) -> PreparedSubject:
     """Those of `modalities` that `subject` has, read from its files.
 
     Raises:
@@ -60,8 +60,7 @@ def prepare_subject(
     files = {name: subject.files[name] for name in modalities if name in subject.files}
     if not files:
         raise InputError(
-            f"subject {subject.name} has none of config.data.modalities, "
-            f"{', '.join(modalities)}"
+            f"subject {subject.name} has none of config.data.modalities, {', '.join(modalities)}"
         )
     case = read_case(files, subject.volumes)
     if view.masked:
@@ -73,20 +72,20 @@ def prepare_subject(
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
     scales = {name: _scale(files[name], case.volumes[name]) for name in files}
-    return Prepared(case, brain, window, scales, view.neighbours)
+    return PreparedSubject(case, brain, window, scales, view.neighbours)
 
 
-def view_window(brain: np.ndarray, geometry: Geometry, view: View) -> Window:
+def view_window(brain: np.ndarray, geometry: Geometry, view: SliceView) -> CropWindow:
     """The window of `view` on a volume of `geometry`, around `brain` [Z, Y, X].
 
     Raises:
         InputError: there is no brain, or it does not fit in the grid.
     """
-    return window_around(brain, view.grid, _step(geometry, view.spacing))
+    return crop_around(brain, view.grid, _step(geometry, view.spacing))
 
 
 def network_slices(
-    prepared: Prepared, modalities: Sequence[str], z: np.ndarray
+    prepared: PreparedSubject, modalities: Sequence[str], z: np.ndarray
 ) -> np.ndarray:
     """The axial slices `z` on the network's grid, float32 [S, H, W, M].
 
@@ -97,26 +96,26 @@ def network_slices(
     for channel, name in enumerate(modalities):
         if name in prepared.scales:
             volume = normalise(prepared.case.volumes[name][z], prepared.scales[name])
-            images[..., channel] = cut(window, volume)
+            images[..., channel] = crop(window, volume)
     if window.step != (1.0, 1.0):  # interpolation leaves traces beside the brain
         images *= network_brain(prepared, z)[..., None]
     return images
 
 
 def network_stacks(
-    prepared: Prepared, modalities: Sequence[str], z: np.ndarray
+    prepared: PreparedSubject, modalities: Sequence[str], z: np.ndarray
 ) -> np.ndarray:
-    """The slices `z` and their neighbours on the network's grid, as `stack` has them.
+    """The slices `z` and their neighbours on the network's grid, as `stack_neighbours` has them.
 
     Slices beyond the ends of the volume are 0.
     """
     near = z[:, None] + np.arange(-prepared.neighbours, prepared.neighbours + 1)
     at = np.unique(near.clip(0, len(prepared.brain) - 1))
     images = network_slices(prepared, modalities, at)
-    return stack(images, at, z, prepared.neighbours)
+    return stack_neighbours(images, at, z, prepared.neighbours)
 
 
-def stack(
+def stack_neighbours(
     images: np.ndarray, at: np.ndarray, z: np.ndarray, neighbours: int
 ) -> np.ndarray:
     """[S, H, W, M (2 n + 1)]: the slices `z`, each with n neighbours on either side.
@@ -135,9 +134,9 @@ def stack(
     return np.moveaxis(stacks, 1, 3).reshape(shape)
 
 
-def network_brain(prepared: Prepared, z: np.ndarray) -> np.ndarray:
+def network_brain(prepared: PreparedSubject, z: np.ndarray) -> np.ndarray:
     """Where the brain is on the network's grid in the slices `z`, bool [S, H, W]."""
-    return cut_mask(prepared.window, prepared.brain[z])
+    return crop_mask(prepared.window, prepared.brain[z])
 
 
 def _masked(subject: Subject, case: Case) -> tuple[Case, np.ndarray]:

@@ -17,7 +17,7 @@ SPAN = 1024  # slices: a power of 2, more than a volume has
 FORGOTTEN = 1e-8  # a correlation below float32's precision
 
 
-def coherent_noise(keys: Keys, like: Images, *, slices: Array, rho: float) -> Images:
+def ar1_noise(keys: Keys, like: Images, *, slices: Array, rho: float) -> Images:
     """Standard normal noise [B, ...] that correlates by rho^|dz| along z.
 
     Row b is slice `slices[b]` (int, from 0) of the volume of noise that `keys[b]`
@@ -54,9 +54,7 @@ def check_rho(rho: float) -> None:
         raise InputError(f"rho wants to be between 0 and 1, and this is {rho:g}.")
 
 
-def _noise_of_slice(
-    key: jax.Array, z: Array, rho: float, like: jax.ShapeDtypeStruct
-) -> Array:
+def _noise_of_slice(key: jax.Array, z: Array, rho: float, like: jax.ShapeDtypeStruct) -> Array:
     def approach(ends: tuple, node: tuple) -> tuple[tuple, None]:
         (start, first, last), (step, of_first, of_last, std) = ends, node
         at = start + step

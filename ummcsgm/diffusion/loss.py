@@ -20,8 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from ummcsgm.diffusion.missingness import ask, channels, deal, stratified
-from ummcsgm.diffusion.preconditioning import Model, make_estimate
+from ummcsgm.diffusion.missingness import (
+    mask_inputs,
+    per_modality,
+    sample_missing_patterns,
+    stratified_uniforms,
+)
+from ummcsgm.diffusion.preconditioning import ScoreModel, make_estimate
 from ummcsgm.diffusion.sde import SDE, draw_noise, perturb
 from ummcsgm.types import (
     Array,
@@ -75,7 +80,7 @@ def weigh_min_snr(sde: SDE, t: Times, data_std: float) -> Times:
     return jnp.minimum(sde.noise_level(t) ** -2.0, 5.0)
 
 
-class Proposal(NamedTuple):
+class NoiseProposal(NamedTuple):
     """A distribution of times: log-normal noise levels, and uniform times.
 
     `uniform` is the share of t ~ U(eps, 1) (1 is the paper); the rest draws
@@ -86,61 +91,56 @@ class Proposal(NamedTuple):
     gradient's variance would drown theirs in a short run.
     """
 
-    uniform: float
-    centre: float
-    width: float
-    noise_level_min: float
-    token: float
-    token_weight: float
+    uniform_fraction: float
+    log_sigma_mean: float
+    log_sigma_std: float
+    sigma_min: float
+    mean_fraction: float
+    mean_weight: float
 
 
-def times_from_uniform(sde: SDE, proposal: Proposal, uniforms: Array) -> Times:
+def times_from_uniform(sde: SDE, proposal: NoiseProposal, uniforms: Array) -> Times:
     """[B] times of the proposal, by inverse transform of [B] uniforms in [0, 1)."""
-    share = proposal.uniform
+    share = proposal.uniform_fraction
     # VE's own least level may be above the proposal's.
-    least = jnp.maximum(proposal.noise_level_min, sde.noise_level(jnp.float32(0.0)))
+    least = jnp.maximum(proposal.sigma_min, sde.noise_level(jnp.float32(0.0)))
     earliest = jnp.maximum(sde.time(least), 0.0)
     spread = jnp.clip(uniforms / max(share, 1e-6), 0, 1)
     uniform_times = earliest + (1 - earliest) * spread
     rank = jnp.clip((uniforms - share) / max(1 - share, 1e-6), 1e-6, 1 - 1e-6)
-    level = jnp.exp(proposal.centre + proposal.width * ndtri(rank))
+    level = jnp.exp(proposal.log_sigma_mean + proposal.log_sigma_std * ndtri(rank))
     latest = sde.noise_level(jnp.float32(1.0))
     normal_times = sde.time(jnp.clip(level, least, latest))
-    return jnp.clip(
-        jnp.where(uniforms < share, uniform_times, normal_times), earliest, 1.0
-    )
+    return jnp.clip(jnp.where(uniforms < share, uniform_times, normal_times), earliest, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """Eq. 7: which questions are drawn, and how their errors are weighed."""
 
-    table: np.ndarray  # [N, M] configurations
-    weights: np.ndarray  # [N] their probabilities
-    proposal: Proposal
+    patterns: np.ndarray  # [N, M] configurations
+    probabilities: np.ndarray  # [N] their probabilities
+    proposal: NoiseProposal
     weighting: Weighting
-    summed: bool  # over the missing modalities, as eq. 6 has it; else averaged
-    each: int = 1  # questions asked of an image in a step, each a row of the network's
+    sum_over_missing: bool  # over the missing modalities, as eq. 6 has it; else averaged
+    patterns_per_image: int = (
+        1  # questions asked of an image in a step, each a row of the network's
+    )
 
 
-class Questions(NamedTuple):
+class DSMInputs(NamedTuple):
     """What the examples of a batch are asked, a row each."""
 
     scored: Missing  # what the loss counts: A
     missing: Missing  # what the network must do without: A, and what was never scanned
     t: Times
     noise: Images
-    token: Array  # [B] bool: asks for the mean, by t = 1 and a_t = 0
+    mean_query: Array  # [B] bool: asks for the mean, by t = 1 and a_t = 0
 
 
-def draw_questions(
-    key: jax.Array,
-    objective: Objective,
-    sde: SDE,
-    batch: Batch,
-    place: Array,
-    total: int,
-) -> Questions:
+def draw_dsm_inputs(
+    key: jax.Array, objective: Objective, sde: SDE, batch: Batch, place: Array, total: int
+) -> DSMInputs:
     """The questions of the examples at `place` [B] of a global batch of `total`.
 
     Configurations, times and tokens come from three decks over the global batch, each
@@ -148,12 +148,14 @@ def draw_questions(
     same however the batch is divided over devices.
     """
     *decks, key_noise = jax.random.split(key, 4)
-    cards, uniforms, tokens = (stratified(deck, total)[place] for deck in decks)
-    token = tokens < objective.proposal.token
+    cards, uniforms, tokens = (stratified_uniforms(deck, total)[place] for deck in decks)
+    token = tokens < objective.proposal.mean_fraction
     t = times_from_uniform(sde, objective.proposal, uniforms)
-    scored = deal(cards, objective.table, objective.weights, batch.present)
+    scored = sample_missing_patterns(
+        cards, objective.patterns, objective.probabilities, batch.present
+    )
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key_noise, place)
-    return Questions(
+    return DSMInputs(
         scored & batch.valid[:, None],
         scored | ~batch.present,
         jnp.where(token, 1.0, t),
@@ -163,11 +165,7 @@ def draw_questions(
 
 
 def dsm_loss(
-    denoise: Denoiser,
-    images: Images,
-    questions: Questions,
-    sde: SDE,
-    weight: Times,
+    denoise: Denoiser, images: Images, questions: DSMInputs, sde: SDE, weight: Times
 ) -> Losses:
     """Eq. 6 for each example: the weighted squared error, mean over missing voxels.
 
@@ -179,7 +177,7 @@ def dsm_loss(
     return _squared_loss(mean, images, questions, weight)
 
 
-def likelihood_loss(estimate: Estimate, images: Images, questions: Questions) -> Losses:
+def variance_nll(estimate: Estimate, images: Images, questions: DSMInputs) -> Losses:
     """[B] the negative log-likelihood of the predicted variance v, less a constant:
 
         (error^2 / v + ln v) / 2
@@ -189,64 +187,57 @@ def likelihood_loss(estimate: Estimate, images: Images, questions: Questions) ->
     """
     mean, variance = estimate
     error = _scored(jax.lax.stop_gradient(mean) - images, questions)
-    variance = jnp.where(channels(questions.scored), variance, 1.0)
+    variance = jnp.where(per_modality(questions.scored), variance, 1.0)
     values = 0.5 * (jnp.square(error) / variance + jnp.log(variance))
     return _average(values, questions)
 
 
-def _squared_loss(
-    mean: Images, images: Images, questions: Questions, weight: Times
-) -> Losses:
+def _squared_loss(mean: Images, images: Images, questions: DSMInputs, weight: Times) -> Losses:
     error = _scored(mean - images, questions)
     return weight * _average(jnp.square(error), questions)
 
 
-def _shown(images: Images, questions: Questions, sde: SDE) -> Images:
+def _shown(images: Images, questions: DSMInputs, sde: SDE) -> Images:
     """What the network is shown on the missing modalities."""
     x = perturb(sde, images, questions.t, questions.noise)
     # What was never scanned is no noised image: it is nothing, as in a token.
-    drawn = questions.scored & ~questions.token[:, None]
-    return jnp.where(channels(drawn), x, 0.0)
+    drawn = questions.scored & ~questions.mean_query[:, None]
+    return jnp.where(per_modality(drawn), x, 0.0)
 
 
-def _scored(values: Images, questions: Questions) -> Images:
-    return jnp.where(channels(questions.scored), values, 0.0)
+def _scored(values: Images, questions: DSMInputs) -> Images:
+    return jnp.where(per_modality(questions.scored), values, 0.0)
 
 
-def _average(values: Images, questions: Questions) -> Losses:
+def _average(values: Images, questions: DSMInputs) -> Losses:
     """[B] the mean over scored voxels of values that are 0 elsewhere."""
     count = questions.scored.sum(axis=1) * values[0, ..., 0].size
     return values.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 
 
-def losses(
-    model: Model,
-    params: Params,
-    objective: Objective,
-    images: Stacks,
-    questions: Questions,
+def dsm_and_variance_losses(
+    model: ScoreModel, params: Params, objective: Objective, images: Stacks, questions: DSMInputs
 ) -> tuple[Losses, Losses | None]:
     """([B], [B]): `dsm_loss` of the network with these parameters on these questions,
-    and `likelihood_loss` of its variance head, or None if it has none.
+    and `variance_nll` of its variance head, or None if it has none.
 
     Of one evaluation, and neither has a gradient on what the other one trains. A token
     is weighed by `weigh_edm` times `token_weight`, whatever the weighting: at t = 1 the
     others all but vanish, and the mean would never be learned. The variance's loss has
     no weights: it is the same in every scale but for a constant.
     """
-    completion = ask(images, questions.missing)
+    completion = mask_inputs(images, questions.missing)
     images = images[..., : questions.missing.shape[-1]]
     estimate = make_estimate(model, params, completion)
     weight, token_weight = (
-        weigh(model.sde, questions.t, model.data_std)
-        for weigh in (objective.weighting, weigh_edm)
+        weigh(model.sde, questions.t, model.data_std) for weigh in (objective.weighting, weigh_edm)
     )
-    if objective.summed:
+    if objective.sum_over_missing:
         weight = weight * questions.scored.sum(axis=1)
-    token_weight = token_weight * objective.proposal.token_weight
-    weight = jnp.where(questions.token, token_weight, weight)
+    token_weight = token_weight * objective.proposal.mean_weight
+    weight = jnp.where(questions.mean_query, token_weight, weight)
     answer = estimate(_shown(images, questions, model.sde), questions.t)
     loss = _squared_loss(answer.mean, images, questions, weight)
     if answer.variance is None:
         return loss, None
-    return loss, likelihood_loss(answer, images, questions)
+    return loss, variance_nll(answer, images, questions)

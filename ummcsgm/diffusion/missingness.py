@@ -2,7 +2,7 @@
 
 A configuration is a bool row over the complete space C, True on the missing set A.
 Training deals configurations over a batch; sampling, evaluation and the baselines ask
-one of them; all speak of a `Completion`.
+one of them; all speak of a `Condition`.
 """
 
 import itertools
@@ -16,37 +16,37 @@ from ummcsgm.types import Array, Images, Missing, Present, Stacks
 
 
 @flax.struct.dataclass
-class Completion:
+class Condition:
     """A question: `seen` images (exactly 0 where missing) and what is `missing`.
 
-    `around` has 2 n slices about each one, [B, H, W, 2 n M]: of what is seen, too.
+    `neighbours` has 2 n slices about each one, [B, H, W, 2 n M]: of what is seen, too.
     """
 
     seen: Images
     missing: Missing
-    around: Array
+    neighbours: Array
 
     def fill(self, drawn: Images) -> Images:
         """(a, b): `drawn` where missing, the seen images elsewhere, bit for bit."""
-        return jnp.where(channels(self.missing), drawn, self.seen)
+        return jnp.where(per_modality(self.missing), drawn, self.seen)
 
 
-def channels(missing: Missing) -> Array:
+def per_modality(missing: Missing) -> Array:
     """[B, M] flags shaped [B, 1, 1, M] so that they broadcast over images."""
     return missing[:, None, None, :]
 
 
-def ask(images: Stacks, missing: Missing) -> Completion:
+def mask_inputs(images: Stacks, missing: Missing) -> Condition:
     """The question in which `missing` of these images is unknown, in the neighbouring
     slices as well; what lies there is overwritten with 0, so no answer can depend on
     it."""
     modalities = missing.shape[-1]
     unknown = jnp.tile(missing, images.shape[-1] // modalities)
-    known = jnp.where(channels(unknown), 0, images)
-    return Completion(known[..., :modalities], missing, known[..., modalities:])
+    known = jnp.where(per_modality(unknown), 0, images)
+    return Condition(known[..., :modalities], missing, known[..., modalities:])
 
 
-def configurations(modalities: int, *, proper: bool) -> np.ndarray:
+def missing_patterns(modalities: int, *, proper: bool) -> np.ndarray:
     """Every missing set A of M modalities, [2^M - 1, M] bool, by size then by position.
 
     With `proper`, A = C is left out ([2^M - 2, M]): something is always seen.
@@ -60,7 +60,7 @@ def configurations(modalities: int, *, proper: bool) -> np.ndarray:
     return np.array(rows, bool)
 
 
-def probabilities(table: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
+def pattern_probabilities(table: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
     """[N] probabilities of the configurations of `table`.
 
     `sizes[k]` is the probability that k + 1 modalities are missing, spread evenly over
@@ -75,12 +75,12 @@ def probabilities(table: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def deal(
+def sample_missing_patterns(
     cards: Array, table: np.ndarray, weights: np.ndarray, present: Present
 ) -> Missing:
     """[B, M] configurations dealt over a batch, of present modalities only.
 
-    `cards` [B] are uniforms in [0, 1), of a `stratified` deck: then a batch of
+    `cards` [B] are uniforms in [0, 1), of a `stratified_uniforms` deck: then a batch of
     complete subjects holds every configuration floor(B p) or ceil(B p) times. Each
     example's `weights` are restricted to the non-empty subsets of what its subject has
     (where the table is proper, to those that leave something seen). A row for which no
@@ -99,7 +99,7 @@ def deal(
     return jnp.asarray(table)[index] & (total > 0)
 
 
-def stratified(key: jax.Array, count: int) -> Array:
+def stratified_uniforms(key: jax.Array, count: int) -> Array:
     """`count` uniforms in [0, 1), one in each of as many equal strata, shuffled.
 
     Each is uniform by itself; together they are evenly spread (Kingma et al. 2021,

@@ -17,14 +17,14 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from ummcsgm.diffusion.missingness import Completion, channels
+from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.diffusion.sde import SDE, per_example, score_from_denoised
 from ummcsgm.models.mm_csn import MMCSN
 from ummcsgm.types import Denoiser, Estimate, Images, Params, Times
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ScoreModel:
     """What stands still while parameters change: network, process, scale of the data.
 
     `data_std` is the standard deviation of clean images, background included.
@@ -35,7 +35,7 @@ class Model:
     data_std: float
 
 
-def make_denoise(model: Model, params: Params, completion: Completion) -> Denoiser:
+def make_denoise(model: ScoreModel, params: Params, completion: Condition) -> Denoiser:
     """`denoise(x, t)`: E[clean images | x, b], [B, H, W, M]; b itself where seen.
 
     What `x` holds on the seen modalities is ignored. Any t in (0, 1]; never 0.
@@ -45,28 +45,24 @@ def make_denoise(model: Model, params: Params, completion: Completion) -> Denois
 
 
 def make_estimate(
-    model: Model, params: Params, completion: Completion
+    model: ScoreModel, params: Params, completion: Condition
 ) -> Callable[[Images, Times], Estimate]:
     """`estimate(x, t)`: what `denoise` answers, and the variance of its error.
 
     The variance is c_out^2 exp(u), of the network's second head u; None without one.
     """
     sde, own = model.sde, model.data_std**2
-    seen, around = completion.seen / model.data_std, completion.around / model.data_std
+    seen, neighbours = completion.seen / model.data_std, completion.neighbours / model.data_std
     # Here and not in `estimate`: a sampler evaluates that many times.
-    once = model.network.once(params, seen, around, completion.missing)
+    once = model.network.once(params, seen, neighbours, completion.missing)
 
     def estimate(x: Images, t: Times) -> Estimate:
         level = sde.noise_level(t)
         noise = per_example(level, x)
         total = jnp.sqrt(jnp.square(noise) + own)
         clean_scale = x / per_example(sde.mean(t), x)
-        inputs = jnp.where(
-            channels(completion.missing),
-            clean_scale / total,
-            seen,
-        )
-        inputs = jnp.concatenate([inputs, around], axis=-1)
+        inputs = jnp.where(per_modality(completion.missing), clean_scale / total, seen)
+        inputs = jnp.concatenate([inputs, neighbours], axis=-1)
         answer = model.network.apply(
             params, inputs, completion.missing, 0.25 * jnp.log(level), once
         )
@@ -77,14 +73,14 @@ def make_estimate(
         if not logs.shape[-1]:
             return Estimate(mean, None)
         variance = jnp.square(out) * jnp.exp(logs)
-        variance = jnp.where(channels(completion.missing), variance, 0)
+        variance = jnp.where(per_modality(completion.missing), variance, 0)
         return Estimate(mean, variance)
 
     return estimate
 
 
-def mm_csn(
-    sde: SDE, denoise: Denoiser, completion: Completion, x: Images, t: Times
+def mm_csn_output(
+    sde: SDE, denoise: Denoiser, completion: Condition, x: Images, t: Times
 ) -> Images:
     """NN((a_t, b), t, A|B) = (a_t, b) + (score of a_t given b, 0): the paper's eq. 5.
 
@@ -94,7 +90,7 @@ def mm_csn(
     return completion.fill(x + score)
 
 
-def posterior_mean(sde: SDE, denoise: Denoiser, completion: Completion) -> Images:
+def posterior_mean(sde: SDE, denoise: Denoiser, completion: Condition) -> Images:
     """E[a | b] in ONE network evaluation, and b: the answer to the MMSE token.
 
     At t = 1 with a_t = 0 nothing is known of a but b. The token is one of the rows that
@@ -104,7 +100,7 @@ def posterior_mean(sde: SDE, denoise: Denoiser, completion: Completion) -> Image
 
 
 def posterior_moments(
-    estimate: Callable[[Images, Times], Estimate], completion: Completion
+    estimate: Callable[[Images, Times], Estimate], completion: Condition
 ) -> Estimate:
     """Mean and variance of p(a | b) in ONE network evaluation; b, and 0 where seen.
 
@@ -113,6 +109,6 @@ def posterior_moments(
     return estimate(*_token(completion))
 
 
-def _token(completion: Completion) -> tuple[Images, Times]:
+def _token(completion: Condition) -> tuple[Images, Times]:
     zeros = jnp.zeros_like(completion.seen)
     return zeros, jnp.ones(zeros.shape[:1], zeros.dtype)

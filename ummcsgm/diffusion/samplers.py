@@ -15,9 +15,9 @@ import numpy as np
 
 from ummcsgm.diffusion.sde import SDE, draw_noise, per_example
 from ummcsgm.diffusion.solvers import (
-    Moment,
-    State,
+    SolverState,
     Step,
+    StepTimes,
     ddim,
     dpmpp2m,
     euler_maruyama,
@@ -27,13 +27,13 @@ from ummcsgm.diffusion.solvers import (
     sde_dpmpp2m,
     unipc2,
 )
-from ummcsgm.diffusion.time_grids import GRIDS, check_times, level_at, uniform_times
+from ummcsgm.diffusion.time_grids import GRIDS, check_times, noise_level_at, uniform_times
 from ummcsgm.types import Array, Denoiser, Images, InputError, Keys, Missing, Noise
 
-Draw = Callable[[Keys, Images], Images]  # standard normal, a key a row
+DrawNoise = Callable[[Keys, Images], Images]  # standard normal, a key a row
 
 
-def noise_of(keys: Keys, draw: Draw = draw_noise) -> Noise:
+def make_noise(keys: Keys, draw: DrawNoise = draw_noise) -> Noise:
     """noise(like, *turn): what `draw` makes of the keys with the turn's numbers folded
     in. Turn (0,) is the start's and (i, ...) step i's."""
 
@@ -51,9 +51,7 @@ def draw_prior(noise: Noise, sde: SDE, like: Images) -> Images:
     return sde.prior_std() * noise(like, 0)
 
 
-def draw_around(
-    noise: Noise, sde: SDE, t: float, mean: Images, variance: Images
-) -> Images:
+def draw_around_mean(noise: Noise, sde: SDE, t: float, mean: Images, variance: Images) -> Images:
     """x at time t of the posterior N(mean, variance): y ~ N(mean, variance + tau^2).
 
     Exact for a Gaussian. With variance 0 what is lost of a posterior variance v is
@@ -79,9 +77,9 @@ def sample(
     """
     times = jnp.asarray(check_times(times), x.dtype)
 
-    def advance(state: State, now: tuple[Array, Moment]) -> tuple[State, None]:
+    def advance(state: SolverState, now: tuple[Array, StepTimes]) -> tuple[SolverState, None]:
         index, moment = now
-        moment = Moment(*(jnp.broadcast_to(t, x.shape[:1]) for t in moment))
+        moment = StepTimes(*(jnp.broadcast_to(t, x.shape[:1]) for t in moment))
 
         def own(like: Images, *turn: int) -> Images:
             return noise(like, index, *turn)
@@ -89,18 +87,13 @@ def sample(
         return step(sde, denoise, own, state, moment), None
 
     padded = jnp.concatenate([times[:1], times[:1], times])
-    moments = Moment(padded[:-3], padded[1:-2], padded[2:-1], padded[3:])
+    moments = StepTimes(padded[:-3], padded[1:-2], padded[2:-1], padded[3:])
     grid = (jnp.arange(1, len(times)), moments)
     return jax.lax.scan(advance, initial_state(x), grid)[0][:2]
 
 
-def cold(
-    noise: Noise,
-    sde: SDE,
-    denoise: Denoiser,
-    like: Images,
-    times: np.ndarray,
-    step: Step,
+def sample_from_prior(
+    noise: Noise, sde: SDE, denoise: Denoiser, like: Images, times: np.ndarray, step: Step
 ) -> Images:
     """A draw of all M channels that starts at the prior; `like` gives its shape."""
     x = draw_prior(noise, sde, like)
@@ -114,17 +107,17 @@ def algorithm1(
     like: Images,
     steps: int,
     *,
-    noise: Draw = draw_noise,
+    noise: DrawNoise = draw_noise,
 ) -> Images:
     """A draw of all M channels by the paper's Algorithm 1, in `steps` steps (1000).
 
     All its noises are drawn by `noise(keys, like)`, whose rows are to be N(0, I).
     """
-    drawn = noise_of(keys, noise)
-    return cold(drawn, sde, denoise, like, uniform_times(steps), euler_maruyama)
+    drawn = make_noise(keys, noise)
+    return sample_from_prior(drawn, sde, denoise, like, uniform_times(steps), euler_maruyama)
 
 
-def warm(
+def sample_from_mean(
     noise: Noise,
     sde: SDE,
     denoise: Denoiser,
@@ -140,7 +133,7 @@ def warm(
     (and ten posterior standard deviations if no variance is given), are skipped: there
     the denoised images are all but the mean.
     """
-    x = draw_around(noise, sde, float(times[0]), mean, variance)
+    x = draw_around_mean(noise, sde, float(times[0]), mean, variance)
     return sample(noise, sde, denoise, x, times, dpmpp2m)[0]
 
 
@@ -151,7 +144,7 @@ class Sampler:
     step: Callable[[Missing], Step]
     grid: str  # a name in GRIDS
     evaluations: Callable[[int], int]  # of the network, for a number of steps
-    from_mean: bool = False  # `warm`: starts at the posterior mean
+    from_mean: bool = False  # `sample_from_mean`: starts at the posterior mean
 
 
 def _plain(step: Step) -> Callable[[Missing], Step]:
@@ -181,23 +174,19 @@ def find_sampler(name: str) -> Sampler:
         InputError: there is none.
     """
     if name not in SAMPLERS:
-        raise InputError(
-            f"The sampler is {name!r}; wanted one of {', '.join(SAMPLERS)}."
-        )
+        raise InputError(f"The sampler is {name!r}; wanted one of {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]
 
 
-def evaluations(name: str, steps: int) -> int:
+def count_evaluations(name: str, steps: int) -> int:
     """How often `steps` steps of a sampler evaluate the network for one draw.
 
-    That of `warm` counts the mean, which all draws of a question share.
+    That of `sample_from_mean` counts the mean, which all draws of a question share.
     """
     return find_sampler(name).evaluations(steps)
 
 
-def default_times(
-    name: str, sde: SDE, steps: int, *, lowest: float, start: float
-) -> np.ndarray:
+def sampler_times(name: str, sde: SDE, steps: int, *, lowest: float, start: float) -> np.ndarray:
     """The grid a sampler likes, from t = 1, or `start` where it starts at the mean.
 
     `lowest` and `start` are noise levels.
@@ -206,7 +195,7 @@ def default_times(
         InputError: no such sampler, no steps, or a level that the SDE does not reach.
     """
     sampler = find_sampler(name)
-    highest = start if sampler.from_mean else level_at(sde, 1)
+    highest = start if sampler.from_mean else noise_level_at(sde, 1)
     return GRIDS[sampler.grid](sde, steps, highest, lowest)
 
 
@@ -236,12 +225,12 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
         mean: Images,
         variance: Images | float = 0.0,
         *,
-        noise: Draw = draw_noise,
+        noise: DrawNoise = draw_noise,
     ) -> Images:
-        drawn = noise_of(keys, noise)
+        drawn = make_noise(keys, noise)
         if sampler.from_mean:
-            return warm(drawn, sde, denoise, mean, times, variance=variance)
-        return cold(drawn, sde, denoise, mean, times, sampler.step(missing))
+            return sample_from_mean(drawn, sde, denoise, mean, times, variance=variance)
+        return sample_from_prior(drawn, sde, denoise, mean, times, sampler.step(missing))
 
     return draw
 

@@ -18,14 +18,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.diffusion.missingness import channels
+from ummcsgm.diffusion.missingness import per_modality
 from ummcsgm.diffusion.sde import SDE, per_example, score_from_denoised
 from ummcsgm.types import Array, Denoiser, Images, Missing, Noise, Times
 
 SIGNAL_TO_NOISE = 0.16  # r of the corrector (Song et al. 2021, appendix G)
 
 
-class Moment(NamedTuple):
+class StepTimes(NamedTuple):
     """Where on its grid a step is: `now` to `next`, [B] each, and the two times before.
 
     Before the first step nothing happened: there the past repeats the first time.
@@ -37,7 +37,7 @@ class Moment(NamedTuple):
     next: Times
 
 
-class Memory(NamedTuple):
+class SolverHistory(NamedTuple):
     """What multistep solvers remember; a one-step solver hands it on as it was."""
 
     clean_scale: Images  # y at `before`
@@ -45,26 +45,26 @@ class Memory(NamedTuple):
     earlier: Images  # D at `earlier`
 
 
-class State(NamedTuple):
+class SolverState(NamedTuple):
     """What a step leaves to the next: `mean` is x without the noise the step drew."""
 
     x: Images
     mean: Images
-    memory: Memory
+    memory: SolverHistory
 
 
-Step = Callable[[SDE, Denoiser, Noise, State, Moment], State]
+Step = Callable[[SDE, Denoiser, Noise, SolverState, StepTimes], SolverState]
 
 
-def initial_state(x: Images) -> State:
+def initial_state(x: Images) -> SolverState:
     """The state before any step: x, and nothing remembered."""
     nothing = jnp.zeros_like(x)
-    return State(x, x, Memory(nothing, nothing, nothing))
+    return SolverState(x, x, SolverHistory(nothing, nothing, nothing))
 
 
 def euler_maruyama(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes
+) -> SolverState:
     """One step of the reverse SDE, eq. 4: on `uniform_times` it is Algorithm 1.
 
         mean <- x - f(t) x dt + g(t)^2 score dt,    x <- mean + g(t) sqrt(dt) n
@@ -78,12 +78,12 @@ def euler_maruyama(
     score = score_from_denoised(sde, x, denoise(x, t), t)
     mean = x - drift * x * dt + jnp.square(diffusion) * score * dt
     x = mean + diffusion * jnp.sqrt(dt) * noise(x)
-    return State(x, mean, state.memory)
+    return SolverState(x, mean, state.memory)
 
 
 def ddim(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment, *, eta=0.0
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes, *, eta=0.0
+) -> SolverState:
     """DDIM (Song, Meng and Ermon 2021, eqs. 12 and 16); eta = 1 is ancestral sampling.
 
         y' = D + r sqrt(1 - s^2) (y - D) + tau' s n,   r = tau' / tau,
@@ -97,12 +97,12 @@ def ddim(
         x = mean = _flow(sde, y, denoised, times)
     else:
         x, mean = _diffuse(sde, noise, y, denoised, times, eta)
-    return State(x, mean, state.memory)
+    return SolverState(x, mean, state.memory)
 
 
 def heun(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment, *, churn=0.0
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes, *, churn=0.0
+) -> SolverState:
     """Heun's step of the probability flow (Karras et al. 2022, algorithm 2).
 
         d = (y - D) / tau,   y_e = y + (tau' - tau) d,
@@ -127,12 +127,12 @@ def heun(
 
     # All examples share their times; a branch not taken costs no evaluation.
     x = jax.lax.cond(jnp.any(times.next > 0), average, lambda euler: euler, euler)
-    return State(x, x, state.memory)
+    return SolverState(x, x, state.memory)
 
 
 def dpmpp2m(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes
+) -> SolverState:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
         y' = r y - expm1(-h) D_h,   h = ln(tau / tau'),   r = exp(-h),
@@ -142,12 +142,12 @@ def dpmpp2m(
     """
     y, ahead, memory = _second_order(sde, denoise, state, times)
     x = _flow(sde, y, ahead, times)
-    return State(x, x, memory)
+    return SolverState(x, x, memory)
 
 
 def sde_dpmpp2m(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes
+) -> SolverState:
     """SDE-DPM-Solver++(2M) (Lu et al. 2022): ancestral sampling towards D_h of 2M.
 
         y' = r^2 y - expm1(-2 h) D_h + tau' sqrt(-expm1(-2 h)) n
@@ -156,12 +156,12 @@ def sde_dpmpp2m(
     """
     y, ahead, memory = _second_order(sde, denoise, state, times)
     x, mean = _diffuse(sde, noise, y, ahead, times, 1.0)
-    return State(x, mean, memory)
+    return SolverState(x, mean, memory)
 
 
 def unipc2(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: State, times: Moment
-) -> State:
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes
+) -> SolverState:
     """UniPC-2 (Zhao et al. 2023): the prediction of 2M, corrected by the next D.
 
     The evaluation at a predicted y also corrects that y (UniC-2): the flow from y at
@@ -173,18 +173,18 @@ def unipc2(
     y = _corrected(sde, predicted, denoised, state.memory, times)
     ahead = _extrapolated(sde, denoised, state.memory, times)
     x = _flow(sde, y, ahead, times)
-    return State(x, x, Memory(y, denoised, state.memory.denoised))
+    return SolverState(x, x, SolverHistory(y, denoised, state.memory.denoised))
 
 
 def predictor_corrector(
     sde: SDE,
     denoise: Denoiser,
     noise: Noise,
-    state: State,
-    times: Moment,
+    state: SolverState,
+    times: StepTimes,
     *,
     missing: Missing,
-) -> State:
+) -> SolverState:
     """Langevin's step at t, then `euler_maruyama` (Song et al. 2021, appendix G).
 
         x <- x + e score + sqrt(2 e) n,   e = 2 (0.16 |n| / |score|)^2
@@ -193,7 +193,7 @@ def predictor_corrector(
     an example draws does not depend on its batch-mates, nor on b's own scores. Two
     evaluations.
     """
-    x, t, asked = state.x, times.now, channels(missing)
+    x, t, asked = state.x, times.now, per_modality(missing)
     score, drawn = score_from_denoised(sde, x, denoise(x, t), t), noise(x, 0)
     ratio = _norm(drawn, asked) / _norm(score, asked)
     size = 2 * jnp.square(SIGNAL_TO_NOISE * ratio)
@@ -221,14 +221,14 @@ def _level(sde: SDE, t: Times, images: Images) -> Array:
     return per_example(jnp.where(t > 0, sde.noise_level(t), 0), images)
 
 
-def _flow(sde: SDE, y: Images, toward: Images, times: Moment) -> Images:
+def _flow(sde: SDE, y: Images, toward: Images, times: StepTimes) -> Images:
     """The x at `next` of the probability flow from y where D is constant: exact."""
     ratio = _level(sde, times.next, y) / _level(sde, times.now, y)
     return _noisy_scale(sde, toward + ratio * (y - toward), times.next)
 
 
 def _diffuse(
-    sde: SDE, noise: Noise, y: Images, toward: Images, times: Moment, eta: float
+    sde: SDE, noise: Noise, y: Images, toward: Images, times: StepTimes, eta: float
 ) -> tuple[Images, Images]:
     """(x, mean) at `next` of DDIM's step, see there, where D is constant."""
     level_next = _level(sde, times.next, y)
@@ -240,9 +240,7 @@ def _diffuse(
     return mean + _noisy_scale(sde, added, times.next), mean
 
 
-def _raise_noise(
-    sde: SDE, noise: Noise, x: Images, t: Times, churn: float
-) -> tuple[Images, Times]:
+def _raise_noise(sde: SDE, noise: Noise, x: Images, t: Times, churn: float) -> tuple[Images, Times]:
     """(x, t) with fresh noise, at the time whose noise level is (1 + churn) times."""
     highest = sde.noise_level(jnp.ones_like(t))
     raised = jnp.minimum(sde.noise_level(t) * (1 + churn), highest)
@@ -254,16 +252,16 @@ def _raise_noise(
 
 
 def _second_order(
-    sde: SDE, denoise: Denoiser, state: State, times: Moment
-) -> tuple[Images, Images, Memory]:
+    sde: SDE, denoise: Denoiser, state: SolverState, times: StepTimes
+) -> tuple[Images, Images, SolverHistory]:
     """(y, D_h, what to remember) of 2M."""
     denoised = denoise(state.x, times.now)
     y = _clean_scale(sde, state.x, times.now)
     ahead = _extrapolated(sde, denoised, state.memory, times)
-    return y, ahead, Memory(y, denoised, state.memory.denoised)
+    return y, ahead, SolverHistory(y, denoised, state.memory.denoised)
 
 
-def _extrapolated(sde: SDE, denoised: Images, memory: Memory, times: Moment) -> Images:
+def _extrapolated(sde: SDE, denoised: Images, memory: SolverHistory, times: StepTimes) -> Images:
     """D halfway to `next` in ln tau, on the line through the last two; else D.
 
     There is no line at the first step, and no halfway to a noise level of 0.
@@ -276,7 +274,7 @@ def _extrapolated(sde: SDE, denoised: Images, memory: Memory, times: Moment) -> 
 
 
 def _corrected(
-    sde: SDE, predicted: Images, denoised: Images, memory: Memory, times: Moment
+    sde: SDE, predicted: Images, denoised: Images, memory: SolverHistory, times: StepTimes
 ) -> Images:
     """y now, of the flow from y at `before` for D = D_b + s slope + s (s - h) bend.
 

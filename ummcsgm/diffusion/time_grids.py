@@ -24,9 +24,7 @@ def uniform_times(steps: int) -> np.ndarray:
     return (np.arange(steps, -1, -1) / steps).astype(np.float32)
 
 
-def log_uniform_times(
-    sde: SDE, steps: int, highest: float, lowest: float
-) -> np.ndarray:
+def log_uniform_times(sde: SDE, steps: int, highest: float, lowest: float) -> np.ndarray:
     """The times of `steps` noise levels in geometric progression, then 0: [steps + 1].
 
     From `highest` to `lowest`; a step multiplies the noise by the same factor.
@@ -57,11 +55,11 @@ def _times_at(sde: SDE, levels: np.ndarray) -> np.ndarray:
     """The times of decreasing noise levels, then 0."""
     with jax.ensure_compile_time_eval():  # numbers, also where a caller is traced
         times = np.asarray(sde.time(jnp.asarray(levels, jnp.float32)))
-    times = np.where(levels >= level_at(sde, 1) * (1 - 1e-5), 1, np.minimum(times, 1))
+    times = np.where(levels >= noise_level_at(sde, 1) * (1 - 1e-5), 1, np.minimum(times, 1))
     return np.append(times, 0).astype(np.float32)
 
 
-def level_at(sde: SDE, t: float) -> float:
+def noise_level_at(sde: SDE, t: float) -> float:
     """The noise level of time t, a number, also where a caller is being traced."""
     with jax.ensure_compile_time_eval():
         return float(sde.noise_level(jnp.float32(t)))
@@ -74,7 +72,7 @@ def _check_steps(steps: int) -> None:
 
 def _check_levels(sde: SDE, steps: int, highest: float, lowest: float) -> None:
     _check_steps(steps)
-    least, most = level_at(sde, 0), level_at(sde, 1)
+    least, most = noise_level_at(sde, 0), noise_level_at(sde, 1)
     reached = least * (1 + 1e-5) < lowest <= highest <= most * (1 + 1e-5)
     if not reached:
         raise InputError(
@@ -113,8 +111,4 @@ def _uniform(sde: SDE, steps: int, highest: float, lowest: float) -> np.ndarray:
 
 # What a user may name; each takes (sde, steps, highest, lowest), and the uniform grid
 # has no lowest level: it is even from the time of the highest to 0.
-GRIDS = {
-    "uniform": _uniform,
-    "log_uniform": log_uniform_times,
-    "karras": karras_times,
-}
+GRIDS = {"uniform": _uniform, "log_uniform": log_uniform_times, "karras": karras_times}

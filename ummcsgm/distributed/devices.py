@@ -25,7 +25,7 @@ LEAST = 4  # rows a CPU device: with fewer, what is not shared takes over
 WEEK = 7 * 24 * 3600 * 1000  # ms; a process that ends is noticed long before
 
 
-def use_cores(rows: int | None) -> None:
+def use_cpu_cores(rows: int | None) -> None:
     """A CPU's cores become devices, as many as divide `rows` evenly and have LEAST of
     them each; all cores, if rows is None.
 
@@ -46,12 +46,12 @@ def use_cores(rows: int | None) -> None:
         jax.config.update("jax_num_cpu_devices", count)
 
 
-def over_devices(step: Callable, devices: list | None = None) -> Callable:
+def pmap_step(step: Callable, devices: list | None = None) -> Callable:
     """step(key, state, batch) mapped over the devices of all processes, or those given;
     the state is donated.
 
     The batch carries a leading axis of this process's devices (`shard`); key and state
-    are the same everywhere and have none. Whatever the step returns must be `total`-ed
+    are the same everywhere and have none. Whatever the step returns must be `sum_over_devices`-ed
     over devices or computed alike on all: one device's is taken.
     """
     if devices is None:  # the rows of a process are neighbours in the global batch
@@ -67,7 +67,7 @@ def over_devices(step: Callable, devices: list | None = None) -> Callable:
 
 
 def replicate(tree: Any) -> Any:
-    """The tree on every local device, laid out as `over_devices` returns it.
+    """The tree on every local device, laid out as `pmap_step` returns it.
 
     Without this the step would be compiled twice, for two layouts. What lies there
     already is not copied.
@@ -84,12 +84,12 @@ def shard(batch: Any) -> Any:
     return jax.device_put(split, NamedSharding(_local_mesh(), PartitionSpec(AXIS)))
 
 
-def over_rows(answer: Callable) -> Callable:
+def shard_over_rows(answer: Callable) -> Callable:
     """answer(params, *rows) compiled, its rows shared among the local devices.
 
     Every device computes its rows by itself and needs nothing of the others'. Arrays
     [B, ...] of rows, or trees of them, go in and come out; B is to be a multiple of the
-    number of devices, as `whole_rows` makes it, and `params` `replicate`d.
+    number of devices, as `round_up_to_devices` makes it, and `params` `replicate`d.
     """
     everywhere, by_rows = PartitionSpec(), PartitionSpec(AXIS)
     mesh = _local_mesh()
@@ -113,19 +113,19 @@ def over_rows(answer: Callable) -> Callable:
     return shared
 
 
-def whole_rows(size: int) -> int:
+def round_up_to_devices(size: int) -> int:
     """The least number, from `size` on, of which all local devices get equal shares."""
     devices = jax.local_device_count()
     return -(-size // devices) * devices
 
 
-def spread(flag: bool) -> np.ndarray:
+def per_device_flag(flag: bool) -> np.ndarray:
     """[devices] int32, for each of this process's devices whether `flag`."""
     return np.full(jax.local_device_count(), flag, np.int32)
 
 
-def total(tree: Any) -> Any:
-    """Sums over all devices; inside `over_devices` only.
+def sum_over_devices(tree: Any) -> Any:
+    """Sums over all devices; inside `pmap_step` only.
 
     Between CPUs all leaves go as one array: one by one, most of a step is waiting.
     """
@@ -136,12 +136,12 @@ def total(tree: Any) -> Any:
 
 
 def device_index() -> jax.Array:
-    """This device's place among all; inside `over_devices` only."""
+    """This device's place among all; inside `pmap_step` only."""
     return jax.lax.axis_index(AXIS)
 
 
 def device_count() -> int:
-    """Over how many devices the step is mapped; inside `over_devices` only."""
+    """Over how many devices the step is mapped; inside `pmap_step` only."""
     return jax.lax.axis_size(AXIS)
 
 
@@ -149,32 +149,32 @@ def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
-def part() -> tuple[int, int]:
+def process_index_and_count() -> tuple[int, int]:
     """(k, n): this process is the k-th, from 0 on, of its job's n; (0, 1) alone."""
     return jax.process_index(), jax.process_count()
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of a job of several."""
     return jax.process_count() > 1
 
 
-def first() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that writes what all share."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def silence_nonmain() -> Iterator[None]:
     """Inside, what processes other than the first print goes nowhere."""
-    if first():
+    if is_main():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
-def meet() -> None:
+def connect_devices() -> None:
     """Connects the devices of all processes, while these are near one another.
 
     Left to the first step, this fails if one process comes to it half a minute late.
@@ -182,44 +182,44 @@ def meet() -> None:
     multihost_utils.sync_global_devices("meet")
 
 
-def wait_for_all(name: str) -> None:
+def barrier(name: str) -> None:
     """Returns when every process of the job has come to the place of this `name`.
 
     Through JAX's coordination service and not through devices, whose collectives give
     up on a process that is late.
     """
-    if several():
+    if is_multiprocess():
         client = distributed.global_state.client  # public JAX has no such barrier
         _interruptible(lambda: client.wait_at_barrier(name, WEEK))
 
 
-def check_alike(value: object, sentence: str) -> None:
+def check_same_on_all(value: object, sentence: str) -> None:
     """Raises InputError, with `sentence`, unless all processes give the same value."""
-    wait_for_all("check alike")
+    barrier("check alike")
     mark = np.uint32(zlib.crc32(repr(value).encode()))
     if len(np.unique(multihost_utils.process_allgather(mark))) > 1:
         raise InputError(sentence)
 
 
-def in_turn(do: Callable[[], Any]) -> Any:
+def main_process_first(do: Callable[[], Any]) -> Any:
     """What do() gives: the first process does it alone, then the others, who find on
     disk what it left there."""
-    if not first():
-        wait_for_all("the first process")
+    if not is_main():
+        barrier("the first process")
     done = do()
-    if first():
-        wait_for_all("the first process")
+    if is_main():
+        barrier("the first process")
     return done
 
 
-def divided(work: Callable[[int], Any], count: int) -> list:
+def map_across_processes(work: Callable[[int], Any], count: int) -> list:
     """work(0), work(1) .. work(count - 1), each place's done by one process.
 
     `work` keeps on disk what it gives, and finds there what another process kept.
     """
-    k, n = part()
+    k, n = process_index_and_count()
     done = {place: work(place) for place in range(k, count, n)}
-    wait_for_all("what was divided")
+    barrier("what was divided")
     return [done[at] if at in done else work(at) for at in range(count)]
 
 

@@ -22,11 +22,7 @@ import jax
 from ummcsgm.distributed import devices
 from ummcsgm.types import InputError
 
-ADDRESS, COUNT, PLACE = NAMES = (
-    "JAX_COORDINATOR_ADDRESS",
-    "JAX_NUM_PROCESSES",
-    "JAX_PROCESS_ID",
-)
+ADDRESS, COUNT, PLACE = NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLUSTER = "UMMCSGM_CLUSTER"  # a method by which JAX finds all three: gcetpu, mpi4py
 PATIENCE = 300  # seconds that processes wait for the last one of them to start
 HEARTBEAT = 30  # seconds without a word from a process, after which it is dead
@@ -43,7 +39,7 @@ class Stopped(SystemExit):
 
 
 @contextlib.contextmanager
-def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], str]):
+def in_job(verdict: Callable[[BaseException], int | None], kept: Callable[[], str]):
     """Inside, this process is one of a job, if the environment names one of several.
 
     The block ends, and so it does with `Stopped`, when it has ended in all processes.
@@ -55,7 +51,7 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
     Raises:
         InputError: the environment names half a job.
     """
-    wanted = job_of(os.environ)
+    wanted = job_from_environment(os.environ)
     if wanted is None:
         yield
         return
@@ -65,36 +61,34 @@ def joined(verdict: Callable[[BaseException], int | None], kept: Callable[[], st
             _join(wanted)
         except Exception as error:  # of sockets, of the cluster's own interfaces
             end(2, _unreached(wanted, _line(error)))
-    with _aborted(
-        lambda: end(LOST, _lost("or this one was aborted: see above", kept()))
-    ):
+    with _aborted(lambda: end(LOST, _lost("or this one was aborted: see above", kept()))):
         try:
             yield
-            devices.wait_for_all("the end")
+            devices.barrier("the end")
         except Stopped:
-            devices.wait_for_all("the end")
+            devices.barrier("the end")
             jax.distributed.shutdown()
             raise
         except BaseException as error:
             if _gone(error):
                 end(LOST, _lost(_line(error), kept()))
             code = _code(error, verdict)
-            if devices.first():
+            if devices.is_main():
                 time.sleep(1)  # the others end when it does: they say first what it is
             end(code)
         jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
-def at_once() -> Iterator[None]:
+def abort_if_peer_lost() -> Iterator[None]:
     """Inside, where another process is lost this one does not close what is around:
-    Orbax would wait for that process. To be used within `joined`."""
+    Orbax would wait for that process. To be used within `in_job`."""
     try:
         yield
     except Exception as error:
-        if devices.several() and _gone(error):
+        if devices.is_multiprocess() and _gone(error):
             print(_line(error), file=sys.stderr, flush=True)
-            os.abort()  # as JAX's runtime does, and so with the sentence of `joined`
+            os.abort()  # as JAX's runtime does, and so with the sentence of `in_job`
         raise
 
 
@@ -122,7 +116,7 @@ def _code(error: BaseException, verdict: Callable) -> int:
     return 1 if code is None else code
 
 
-def job_of(environment: Mapping[str, str]) -> dict[str, Any] | None:
+def job_from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """What `jax.distributed.initialize` is to be told; None for a process of its own.
 
     Of a job are those whose environment has all of NAMES, and the tasks of a SLURM
@@ -182,18 +176,13 @@ def _join(wanted: dict[str, Any]) -> None:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("", port))
     jax.distributed.initialize(
-        **wanted,
-        initialization_timeout=PATIENCE,
-        heartbeat_timeout_seconds=HEARTBEAT,
+        **wanted, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=HEARTBEAT
     )
-    devices.meet()
+    devices.connect_devices()
 
 
 def _lost(why: str, kept: str) -> str:
-    return (
-        f"another process of this job ended ({why}): start the same command again, "
-        f"{kept}."
-    )
+    return f"another process of this job ended ({why}): start the same command again, {kept}."
 
 
 def _unreached(wanted: dict[str, Any], why: str) -> str:

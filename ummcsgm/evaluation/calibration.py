@@ -42,8 +42,7 @@ def members(draws: Array, least: int = 2) -> Array:
     draws = np.atleast_1d(np.asarray(draws, np.float64))
     if len(draws) < least:
         raise InputError(
-            f"a spread wants at least {least} draws of each voxel, and this has "
-            f"{len(draws)}."
+            f"a spread wants at least {least} draws of each voxel, and this has {len(draws)}."
         )
     return draws
 
@@ -72,9 +71,7 @@ def energy_score(draws: Array, truth: Array) -> Array:
     draws, truth = members(draws), np.asarray(truth, np.float64)
     k = len(draws)
     error = np.mean(np.linalg.norm(draws - truth, axis=-1), axis=0)
-    pairs = sum(
-        np.linalg.norm(draws[i] - draws[j], axis=-1) for i in range(k) for j in range(i)
-    )
+    pairs = sum(np.linalg.norm(draws[i] - draws[j], axis=-1) for i in range(k) for j in range(i))
     return error - pairs / (k * (k - 1))
 
 
@@ -127,9 +124,7 @@ def coverage_of_ranks(counts: Array, level: float) -> Array:
     _check_level(level)
     counts = np.asarray(counts, np.float64)
     edges = np.clip(
-        np.arange(counts.shape[-1] + 1) / counts.shape[-1],
-        (1 - level) / 2,
-        (1 + level) / 2,
+        np.arange(counts.shape[-1] + 1) / counts.shape[-1], (1 - level) / 2, (1 + level) / 2
     )
     return counts @ (np.diff(edges) * counts.shape[-1]) / counts.sum(axis=-1)
 
@@ -177,8 +172,7 @@ def quantiles(draws: Array, levels: Sequence[float]) -> Array:
         wanted = int(np.ceil(round(1 / min(level, 1 - level), 9))) - 1
         if wanted > len(draws):
             raise InputError(
-                f"the quantile {level:g} wants at least {wanted} draws, and these are "
-                f"{len(draws)}."
+                f"the quantile {level:g} wants at least {wanted} draws, and these are {len(draws)}."
             )
     return np.quantile(draws, levels, axis=0, method="weibull")
 

@@ -23,9 +23,9 @@ from ummcsgm.evaluation.sitting import (
     spread,
     true_images,
 )
-from ummcsgm.inference.predictor import Trained, make_answer
+from ummcsgm.inference.predictor import TrainedModel, make_answer
 from ummcsgm.study.rivals import Rival
-from ummcsgm.training.plans import Scoring, Space
+from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array
 
 SHOWN = 2  # subjects in the report
@@ -36,8 +36,8 @@ class Contest:
     """What every method is asked: questions [Q, M] of each of `subjects`; of the first
     SHOWN, `gallery` slices are kept to be looked at."""
 
-    space: Space
-    scoring: Scoring
+    space: ImageSpace
+    scoring: EvaluationOptions
     questions: Array
     subjects: Sequence[Subject]
     gallery: int
@@ -64,7 +64,7 @@ def enter(folder: pathlib.Path, contest: Contest, rival: Rival) -> dict[str, Mar
         print(f"{rival.title}: {count}, {subject.name}", flush=True)
         return marks
 
-    every = devices.divided(one, len(contest.subjects))
+    every = devices.map_across_processes(one, len(contest.subjects))
     return by_name(contest.subjects, every)
 
 
@@ -97,7 +97,7 @@ def _examine(contest: Contest, rival: Rival, subject: Subject, place: int) -> Ma
 
 
 def exhibit(
-    folder: pathlib.Path, contest: Contest, trained: Trained
+    folder: pathlib.Path, contest: Contest, trained: TrainedModel
 ) -> dict[str, dict[str, Array]]:
     """By shown subject, what the page has of it beside `enter`'s: the slices `z`, and
     [M, S, H, W] uint8 of the `truth`, the mm-CSN's mean `mm-csn`, a draw `warm`, and
@@ -116,7 +116,7 @@ def exhibit(
         return kept(folder / f"{subject.name}.npz", own, subject, ask)
 
     shown = contest.subjects[:SHOWN]
-    marks = by_name(shown, devices.divided(one, len(shown)))
+    marks = by_name(shown, devices.map_across_processes(one, len(shown)))
     return {name: own.panels for name, own in marks.items() if own.panels}
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ummcsgm.data.subjects import Prepared, network_brain, network_stacks
+from ummcsgm.data.subjects import PreparedSubject, network_brain, network_stacks
 from ummcsgm.evaluation.calibration import (
     coverage,
     coverage_of_ranks,
@@ -52,7 +52,7 @@ class Slices(NamedTuple):
 
 
 def slices_of(
-    name: str, prepared: Prepared, modalities: tuple[str, ...], z: Array
+    name: str, prepared: PreparedSubject, modalities: tuple[str, ...], z: Array
 ) -> Slices:
     """The slices `z` of a subject, with what makes grey levels of them."""
     grey = np.zeros(len(modalities))
@@ -65,9 +65,7 @@ def slices_of(
     return Slices(name, z, images, network_brain(prepared, z), grey)
 
 
-def draw(
-    answer: Callable, slices: Slices, missing: Array, shared: Estimate, count: int
-) -> Array:
+def draw(answer: Callable, slices: Slices, missing: Array, shared: Estimate, count: int) -> Array:
     """[K, S, H, W, M] `count` draws of one question [M] that share what one evaluation
     told, [S, ...].
 
@@ -78,7 +76,7 @@ def draw(
         np.tile(slices.images, (count, 1, 1, 1)),
         np.tile(missing, (count * len(slices.z), 1)),
         np.concatenate(each),
-        shared.each(lambda own: np.tile(own, (count, 1, 1, 1))),
+        shared.map(lambda own: np.tile(own, (count, 1, 1, 1))),
     )
     return rows.reshape(count, len(slices.z), *rows.shape[1:])
 
@@ -113,9 +111,7 @@ def judge(
         versions["recalibrated"] = respread(draws, means, several)
     energy = dict.fromkeys(versions)
     if len(channels) > 1:
-        energy = {
-            k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()
-        }
+        energy = {k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()}
     answers = {}
     for place, channel in enumerate(channels):
         address = [seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
@@ -134,9 +130,7 @@ def judge(
     return answers
 
 
-def _predicted(
-    slices: Slices, told: Estimate, channel: int, error: Array
-) -> dict | None:
+def _predicted(slices: Slices, told: Estimate, channel: int, error: Array) -> dict | None:
     """What the predicted variance of one modality is worth, if there is one: its mean,
     and the sums of `reliability_of` in the bins of EDGES. `error` [N] is the mean's."""
     if told.variance is None:
@@ -147,9 +141,7 @@ def _predicted(
     return {"variance": float(np.mean(variance)), "reliability": sums.tolist()}
 
 
-def _numbers(
-    generator: np.random.Generator, draws: Array, mean: Array, truth: Array
-) -> dict:
+def _numbers(generator: np.random.Generator, draws: Array, mean: Array, truth: Array) -> dict:
     """Of one modality's voxels [N], [K, N]: plain values that JSON has."""
     variance, error = spread_and_error(draws, truth).tolist()
     ranks = rank_histogram(generator, draws, truth)
@@ -184,10 +176,7 @@ def picture(slices: Slices, channel: int, draws: Array, shown: int) -> dict:
 def stacked(pictures: dict[int, dict], modalities: int) -> dict[str, Array]:
     """The pictures by channel as [M, ...] float32 by kind; 0 where there is none."""
     kinds = next(iter(pictures.values()), {})
-    images = {
-        kind: np.zeros((modalities, *like.shape), np.float32)
-        for kind, like in kinds.items()
-    }
+    images = {kind: np.zeros((modalities, *like.shape), np.float32) for kind, like in kinds.items()}
     for channel, own in pictures.items():
         for kind, image in own.items():
             images[kind][channel] = image

@@ -13,7 +13,7 @@ from ummcsgm.config.preparation import prepare
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.store import Store
-from ummcsgm.diffusion.missingness import configurations
+from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation import profiles, slabs
 from ummcsgm.evaluation.ensemble import SAMPLER, predictions, summaries
@@ -22,8 +22,8 @@ from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
 from ummcsgm.evaluation.metrics import TABLE1
 from ummcsgm.evaluation.protocols import digest
 from ummcsgm.evaluation.rehearsal import calibrated, examine_slabs
-from ummcsgm.inference.predictor import Trained, load_trained, make_answer
-from ummcsgm.training.plans import Scoring
+from ummcsgm.inference.predictor import TrainedModel, load_trained_model, make_answer
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
@@ -53,9 +53,7 @@ class Evaluation:
     slabs: dict[str, Marks]
 
 
-def evaluate(
-    workdir: pathlib.Path, config: Config | None, all_configurations: bool
-) -> Evaluation:
+def evaluate(workdir: pathlib.Path, config: Config | None, all_configurations: bool) -> Evaluation:
     """The newest checkpoint of `workdir` scored on the split's test subjects.
 
     Where the data lies and how much is asked is told by `config`, if it is given, else
@@ -73,9 +71,9 @@ def evaluate(
     Raises:
         InputError: there is no checkpoint or no test subject.
     """
-    trained = load_trained(workdir)
-    config = build_data.fitting(config, trained.config, workdir)
-    scoring = build.build_scoring(config)
+    trained = load_trained_model(workdir)
+    config = build_data.compatible_config(config, trained.config, workdir)
+    scoring = build.build_evaluation_options(config)
     cohort, stores = prepare(config, workdir)
     names = interleaved(cohort, "test")
     if not names:
@@ -83,7 +81,7 @@ def evaluate(
             f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
             "subjects, or --mode train."
         )
-    table = configurations(len(trained.space.modalities), proper=True)
+    table = missing_patterns(len(trained.space.modalities), proper=True)
     single = table[table.sum(axis=1) == 1]
     exam = _set_exam(trained, scoring, single, stores["train"])
     parts = workdir / "evaluation" / "parts"
@@ -100,9 +98,7 @@ def evaluate(
     return _gather(exam, cohort, trained.step, marks, coherence)
 
 
-def _examine_all(
-    folder: pathlib.Path, exam: Exam, subjects: list[Subject]
-) -> dict[str, Marks]:
+def _examine_all(folder: pathlib.Path, exam: Exam, subjects: list[Subject]) -> dict[str, Marks]:
     drawn = exam.scoring.algorithm1_subjects or len(subjects)
     measured = exam.scoring.draw_subjects or len(subjects)
 
@@ -115,11 +111,11 @@ def _examine_all(
         print(f"evaluated {place + 1}/{len(subjects)}: {subject.name}", flush=True)
         return marks
 
-    return by_name(subjects, devices.divided(one, len(subjects)))
+    return by_name(subjects, devices.map_across_processes(one, len(subjects)))
 
 
 def _set_exam(
-    trained: Trained, scoring: Scoring, questions: Array, store: Store
+    trained: TrainedModel, scoring: EvaluationOptions, questions: Array, store: Store
 ) -> Exam:
     moments = fit_moments(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
@@ -135,7 +131,7 @@ def _set_exam(
     return Exam(trained.space, scoring, questions, moments, answers, {}, {}, key)
 
 
-def _make_drawing(trained: Trained, exam: Exam) -> Callable[[float], Callable]:
+def _make_drawing(trained: TrainedModel, exam: Exam) -> Callable[[float], Callable]:
     """drawing(rho): SAMPLER's answer with noise of this rho, compiled once for each."""
 
     @functools.cache
@@ -163,11 +159,7 @@ def interleaved(cohort: Cohort, split: str) -> list[str]:
 
 
 def _gather(
-    exam: Exam,
-    cohort: Cohort,
-    step: int,
-    marks: dict[str, Marks],
-    coherence: dict[str, Marks],
+    exam: Exam, cohort: Cohort, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]
 ) -> Evaluation:
     subjects = [row for one in marks.values() for row in one.rows]
     records = [record for one in marks.values() for record in one.records]
@@ -178,8 +170,8 @@ def _gather(
         "profile": TABLE1.name,
         "profile_hash": digest(profiles.TABLE1),
         "test_subjects": len(marks),
-        "evaluations": scoring.steps,
-        "few": scoring.few,
+        "evaluations": scoring.algorithm1_steps,
+        "few": scoring.sampler_steps,
         "algorithm1": _same_slices(subjects, "algorithm1", "mean_same_slices"),
         SAMPLER: _same_slices(subjects, SAMPLER, "mean_of_draw_slices")
         | {"psnr_of_mean_of_draws": _by_modality(_single(subjects, "warm_mean"))},
@@ -203,9 +195,7 @@ def _gather(
 
 def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:
     """How many of the questions could be scored: the others have no truth."""
-    rows = {
-        (row["subject"], row["missing"]) for row in subjects if row["method"] == "mean"
-    }
+    rows = {(row["subject"], row["missing"]) for row in subjects if row["method"] == "mean"}
     return {"questions": len(exam.questions) * number, "scored": len(rows)}
 
 

@@ -19,7 +19,7 @@ from ummcsgm.evaluation.sitting import (
     spread,
     true_images,
 )
-from ummcsgm.training.plans import Scoring, Space
+from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Estimate
 
 FLOORS = ("ridge", "ridge2")
@@ -31,8 +31,8 @@ SHOWN = 3  # draws of a picture
 class Exam:
     """What every test subject is asked, and who answers."""
 
-    space: Space
-    scoring: Scoring
+    space: ImageSpace
+    scoring: EvaluationOptions
     questions: Array  # [Q, M] bool
     moments: dict[tuple[bool, ...], Moments]  # by what was scanned
     answers: dict[str, Callable]  # by sampler; each compiled once
@@ -96,7 +96,7 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
         return Marks(rows, records, {}, {})
     shown = spread(few if share.drawn else z, 1)[:1]
     if share.measured:
-        at = (shown, told.each(lambda own: own[:, z == shown]))
+        at = (shown, told.map(lambda own: own[:, z == shown]))
         estimates[ensemble.SAMPLER] = shown, _draw(exam, sitting, at)
     return Marks(rows, records, _panels(sitting, estimates, shown), pictures)
 
@@ -115,7 +115,7 @@ def draw_once(answer: Callable, sitting: Sitting, told: tuple) -> Array:
     slices = _slices(sitting, told[0])
     images = told[1].mean.copy()
     for q, missing in enumerate(sitting.asked.missing):
-        images[q] = ensemble.draw(answer, slices, missing, told[1].row(q), 1)[0]
+        images[q] = ensemble.draw(answer, slices, missing, told[1].select_row(q), 1)[0]
     return images
 
 
@@ -128,9 +128,7 @@ def _slices(sitting: Sitting, z: Array) -> ensemble.Slices:
     return ensemble.slices_of(name, own, sitting.modalities, z)
 
 
-def _crps(
-    exam: Exam, sitting: Sitting, certain: dict, records: list[dict]
-) -> dict[tuple, float]:
+def _crps(exam: Exam, sitting: Sitting, certain: dict, records: list[dict]) -> dict[tuple, float]:
     """By (method, question, channel): of what is no draw, and of the K draws."""
     z = spread(sitting.z, exam.scoring.draw_slices)
     there = np.isin(sitting.z, z)
@@ -155,19 +153,17 @@ def _measure(
     `told` is (z, what the network told) of the slices among which some are chosen.
     """
     z = spread(told[0], exam.scoring.draw_slices)
-    known = told[1].each(lambda own: own[:, np.isin(told[0], z)])
+    known = told[1].map(lambda own: own[:, np.isin(told[0], z)])
     slices, asked = _slices(sitting, z), sitting.asked
-    factors = {
-        exam.modalities.index(name): fit["factor"] for name, fit in exam.factors.items()
-    }
+    factors = {exam.modalities.index(name): fit["factor"] for name, fit in exam.factors.items()}
     first, average, records, tiles = known.mean.copy(), known.mean.copy(), [], {}
     facts = sitting.names | {"slices": len(z)}
     facts |= {"method": ensemble.SAMPLER, "draws": exam.scoring.draws}
     for q, missing in enumerate(asked.missing):
         answer, count = exam.answers[ensemble.SAMPLER], exam.scoring.draws
-        draws = ensemble.draw(answer, slices, missing, known.row(q), count)
+        draws = ensemble.draw(answer, slices, missing, known.select_row(q), count)
         first[q], average[q] = draws[0], np.mean(draws, axis=0)
-        question = asked.scored[q], known.row(q), draws, factors, exam.scoring.seed
+        question = asked.scored[q], known.select_row(q), draws, factors, exam.scoring.seed
         judged = ensemble.judge(slices, *question)
         names = {"missing": sitting.named(missing)}
         for channel, numbers in judged.items():
@@ -193,7 +189,7 @@ def _floor(exam: Exam, sitting: Sitting, z: Array, degree: int) -> Array:
         moments = moments_having(exam.moments, tuple(needed.tolist()))
         if moments is not None:
             question = tuple(missing.tolist())
-            fitted = ridge(moments, question, degree, exam.scoring.penalty)
+            fitted = ridge(moments, question, degree, exam.scoring.ridge_penalty)
             answers[q, ..., channel] = fitted.predict(images)[..., channel]
     return answers
 
@@ -206,9 +202,7 @@ def _network(exam: Exam, sitting: Sitting, z: Array, sampler: str) -> Array | Es
     return Estimate(nothing, None) if sampler == "mean" else nothing
 
 
-def _panels(
-    sitting: Sitting, estimates: dict[str, tuple], z: Array
-) -> dict[str, Array]:
+def _panels(sitting: Sitting, estimates: dict[str, tuple], z: Array) -> dict[str, Array]:
     """Truth and every method's answer with one left out, [M, H, W] in grey levels."""
     panels = {"truth": true_images(sitting, z)[:, 0]}
     for method in METHODS:

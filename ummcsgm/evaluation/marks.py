@@ -16,7 +16,7 @@ import numpy as np
 
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.types import Array
-from ummcsgm.utils.atomic_io import UNREADABLE, write_whole
+from ummcsgm.utils.atomic_io import UNREADABLE, write_atomic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,7 @@ def digest_of(*depends: object) -> str:
     return hashlib.sha256(json.dumps(depends).encode()).hexdigest()
 
 
-def kept(
-    path: pathlib.Path, key: list, subject: Subject, ask: Callable[[], Marks]
-) -> Marks:
+def kept(path: pathlib.Path, key: list, subject: Subject, ask: Callable[[], Marks]) -> Marks:
     """The subject's marks: those at `path` if they answer the same, else what `ask`
     gives, which is then kept there."""
     files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
@@ -72,5 +70,5 @@ def kept(
         **{f"panel_{name}": array for name, array in marks.panels.items()},
         **{f"picture_{name}": array for name, array in marks.pictures.items()},
     )
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
     return marks

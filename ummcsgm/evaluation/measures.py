@@ -46,9 +46,7 @@ def _mse_slices(wanted: Array, given: Array, span: float, region: Array) -> floa
     return np.mean(np.square(given.astype(np.float64) - wanted))
 
 
-def _ssim_global_slices(
-    wanted: Array, given: Array, span: float, region: Array
-) -> float:
+def _ssim_global_slices(wanted: Array, given: Array, span: float, region: Array) -> float:
     return np.mean(ssim_global(wanted, given, span))
 
 
@@ -78,18 +76,14 @@ def _in_windows(window: Window) -> Metric:
             if own.any():
                 start = max(first - margin, 0)
                 near = slice(start, first + SLAB + margin)
-                values = similarity(
-                    window.mean, wanted[near], given[near], span, window.unbiased
-                )
+                values = similarity(window.mean, wanted[near], given[near], span, window.unbiased)
                 total += values[first - start :][: len(own)][own].sum()
         return total / np.count_nonzero(inside)
 
     return ssim
 
 
-def _ssim_gaussian_zeroed(
-    wanted: Array, given: Array, span: float, region: Array
-) -> float:
+def _ssim_gaussian_zeroed(wanted: Array, given: Array, span: float, region: Array) -> float:
     """SSIM in Gaussian windows, both set to 0 outside the region, and the span that of
     the values which are left: the larger one of both."""
     wanted, given = np.where(region, wanted, 0), np.where(region, given, 0)

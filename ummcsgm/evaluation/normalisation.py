@@ -73,9 +73,7 @@ def _by_own_slice_max(
     return tuple(scaled)
 
 
-def _by_own_min_max(
-    scan: Scan, percentiles: tuple[float, ...], peak: float
-) -> tuple[Array, Array]:
+def _by_own_min_max(scan: Scan, percentiles: tuple[float, ...], peak: float) -> tuple[Array, Array]:
     """Each from its own least to its own largest value, as 0 to peak; negative values
     are 0 before."""
     wanted, given = (np.clip(own, 0, None) for own in (scan.truth, scan.estimate))
@@ -110,8 +108,7 @@ def _by_own_percentiles(
 def _stretched(volume: Array, low: float, high: float, peak: float) -> Array:
     if not high > low:
         raise InputError(
-            f"the values to scale between are {low:g} and {high:g}: there is nothing "
-            "between them."
+            f"the values to scale between are {low:g} and {high:g}: there is nothing between them."
         )
     return (np.clip(volume, low, high).astype(np.float64) - low) / (high - low) * peak
 

@@ -67,8 +67,7 @@ def pair(found: Found, truth: Path, folder: Path) -> Pairing:
     for ((subject, modality), kind), there in matched.items():
         if len(there) > 1:
             unmatched.append(
-                f"{there[0]} and {there[1]} both predict {modality} of {subject}: keep "
-                "one of them."
+                f"{there[0]} and {there[1]} both predict {modality} of {subject}: keep one of them."
             )
         else:
             predictions.append(Prediction(there[0], subject, modality, kind))
@@ -97,9 +96,7 @@ def _addresses(found: Found, truth: Path) -> tuple[Addresses, Addresses]:
     return paths, names
 
 
-def _scans(
-    layout: Layout, subject: Subject
-) -> list[tuple[str, list[Path], tuple[str, ...]]]:
+def _scans(layout: Layout, subject: Subject) -> list[tuple[str, list[Path], tuple[str, ...]]]:
     """Each modality of the subject: where it may lie, and how it may be called."""
     scans = []
     for modality, path in subject.files.items():
@@ -146,7 +143,5 @@ def _stem(path: Path) -> str:
 def _sentence(path: Path, images: list[Image], truth: Path) -> str:
     if not images:
         return f"{path}: no scan in {truth} has this path, this name or is so called."
-    several = " and ".join(
-        f"{modality or 'a mask'} of {subject}" for subject, modality in images
-    )
+    several = " and ".join(f"{modality or 'a mask'} of {subject}" for subject, modality in images)
     return f"{path}: its name is that of {several}: give it its truth's path."

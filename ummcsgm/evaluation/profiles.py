@@ -181,9 +181,7 @@ BRASYN = Definition(
     measures=(
         Measure("ssim", "gaussian ssim of the zeroed volume", None),
         Measure("ssim_tumour", "gaussian ssim of the zeroed volume", None, "tumour"),
-        Measure(
-            "ssim_healthy", "gaussian ssim of the zeroed volume", None, "not tumour"
-        ),
+        Measure("ssim_healthy", "gaussian ssim of the zeroed volume", None, "not tumour"),
     ),
 )
 VOLUME = Definition(
@@ -239,7 +237,4 @@ HEALTHY = _within(
     "The voxels of the brain outside the segmentation; subjects without a segmentation "
     "are skipped and counted.",
 )
-PROFILES = (
-    *(TABLE1, MM_GAN, HI_NET, FAST_DDPM, BRASYN),
-    *(BRAIN, VOLUME, TUMOUR, HEALTHY),
-)
+PROFILES = (*(TABLE1, MM_GAN, HI_NET, FAST_DDPM, BRASYN), *(BRAIN, VOLUME, TUMOUR, HEALTHY))

@@ -8,13 +8,7 @@ from dataclasses import asdict, replace
 
 from ummcsgm.evaluation import metrics
 from ummcsgm.evaluation.measures import METRICS
-from ummcsgm.evaluation.normalisation import (
-    BACKGROUNDS,
-    REGIONS,
-    SCALINGS,
-    NotMeasuredError,
-    Scan,
-)
+from ummcsgm.evaluation.normalisation import BACKGROUNDS, REGIONS, SCALINGS, NotMeasuredError, Scan
 from ummcsgm.evaluation.profiles import Crop, Definition, Measure
 from ummcsgm.types import Array, InputError
 

@@ -12,9 +12,9 @@ from ummcsgm.evaluation import slabs
 from ummcsgm.evaluation.ensemble import SAMPLER, fit_factors
 from ummcsgm.evaluation.exam import Exam, rehearse
 from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
-from ummcsgm.inference.predictor import Trained
+from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.inference.recalibration import FILE, GRID
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 # What of the scoring decides what is drawn, and how it was measured.
 DRAWN = (*GRID, "draws", "draw_slices", "seed")
@@ -24,7 +24,7 @@ def calibrated(
     workdir: pathlib.Path,
     exam: Exam,
     subjects: Sequence[Subject],
-    trained: Trained,
+    trained: TrainedModel,
     drawing: Callable[[float], Callable],
 ) -> Exam:
     """The exam with what is fitted on validation subjects, told in calibration.json;
@@ -42,10 +42,10 @@ def calibrated(
         print(f"calibrated on {subject.name}", flush=True)
         return marks
 
-    every = devices.divided(one, len(subjects))
+    every = devices.map_across_processes(one, len(subjects))
     fitted = fit_factors([record for marks in every for record in marks.records])
     if not fitted:  # what an earlier evaluation fitted is of other subjects
-        if devices.first():
+        if devices.is_main():
             (workdir / FILE).unlink(missing_ok=True)
         return exam
 
@@ -61,13 +61,13 @@ def calibrated(
         "rho": coherence.get("rho", 0.0),
         "coherence": coherence,
     }
-    if devices.first():
-        write_whole(workdir / FILE, json.dumps(told, indent=1))
+    if devices.is_main():
+        write_atomic(workdir / FILE, json.dumps(told, indent=1))
     key = digest_of(exam.key, fitted, coherence)
     return dataclasses.replace(exam, factors=fitted, coherence=coherence, key=key)
 
 
-def _told(exam: Exam, trained: Trained, fitted: dict) -> dict:
+def _told(exam: Exam, trained: TrainedModel, fitted: dict) -> dict:
     """What calibration.json tells of the factors, and of how they were found."""
     scoring = dataclasses.asdict(exam.scoring)
     return {
@@ -81,10 +81,7 @@ def _told(exam: Exam, trained: Trained, fitted: dict) -> dict:
 
 
 def examine_slabs(
-    folder: pathlib.Path,
-    exam: Exam,
-    subjects: Sequence[Subject],
-    answers: dict[float, Callable],
+    folder: pathlib.Path, exam: Exam, subjects: Sequence[Subject], answers: dict[float, Callable]
 ) -> dict[str, Marks]:
     """By subject, the marks of its slab with each of the `answers`, by rho."""
     rhos = " and ".join(f"{rho:g}" for rho in answers)
@@ -98,4 +95,4 @@ def examine_slabs(
         print(f"slab {count}, rho {rhos}: {subject.name}", flush=True)
         return marks
 
-    return by_name(subjects, devices.divided(one, len(subjects)))
+    return by_name(subjects, devices.map_across_processes(one, len(subjects)))

@@ -15,12 +15,10 @@ from ummcsgm.evaluation.pairs import Pairing, Prediction, pair
 from ummcsgm.evaluation.subject_scores import Job, Outcome, score_subject
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.pool import each_in_order
-from ummcsgm.utils.progress import counting
+from ummcsgm.utils.progress import progress_bar
 
 
-def score_folder(
-    config: Config | None, folders: tuple[str | None, str | None, str | None]
-) -> bool:
+def score_folder(config: Config | None, folders: tuple[str | None, str | None, str | None]) -> bool:
     """Prints what predictions are worth under every profile; whether all of them
     matched and could be scored.
 
@@ -76,7 +74,7 @@ def _jobs(found: Found, pairing: Pairing) -> list[Job]:
 
 def _scored(jobs: Sequence[Job], masked: bool, processes: int) -> Outcome:
     whole = Outcome()
-    with counting("scoring") if jobs else contextlib.nullcontext() as report:
+    with progress_bar("scoring") if jobs else contextlib.nullcontext() as report:
         done = 0
         for one in each_in_order(partial(score_subject, masked), jobs, processes):
             done += 1
@@ -95,9 +93,7 @@ def _notes(found: Found, pairing: Pairing, whole: Outcome) -> list[str]:
     notes = []
     if names:
         some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
-        notes.append(
-            f"no prediction for {len(names)} of {len(found.subjects)} subjects: {some}."
-        )
+        notes.append(f"no prediction for {len(names)} of {len(found.subjects)} subjects: {some}.")
     if whole.copies:
         notes.append(
             f"not scored: {len(whole.copies)} files that are the scan itself, voxel for"

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ummcsgm.evaluation.profiles import PROFILES
-from ummcsgm.utils.atomic_io import write_whole
-from ummcsgm.utils.console import show_table
+from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.utils.console import print_table
 
 COLUMNS = "subject modality kind profile profile_hash metric value".split()
 SKIPPED = "subject modality kind profile profile_hash metric reason".split()
@@ -62,7 +62,7 @@ def summarise(rows: list[dict], skipped: list[dict]) -> list[dict]:
 
 def show(title: str, summary: list[dict]) -> None:
     """Prints a line a kind, modality and profile."""
-    show_table(title, SHOWN, _lines(summary))
+    print_table(title, SHOWN, _lines(summary))
 
 
 def write(folder: Path, board: Board, notes: list[str]) -> None:
@@ -76,17 +76,17 @@ def write(folder: Path, board: Board, notes: list[str]) -> None:
         "notes": notes,
         "profiles": {profile.name: profile.text for profile in PROFILES},
     }
-    write_whole(folder / "scores.json", json.dumps(_finite(content), indent=1))
+    write_atomic(folder / "scores.json", json.dumps(_finite(content), indent=1))
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(board.rows)
-    write_whole(folder / "scores.csv", text.getvalue())
+    write_atomic(folder / "scores.csv", text.getvalue())
     table = [SHOWN, ["---"] * len(SHOWN), *_lines(board.summary)]
     lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in table]
     lines += ["", *[f"- {sentence}" for sentence in [*board.failures, *notes]], ""]
     lines += [f"**{profile.name}**: {profile.text}\n" for profile in PROFILES]
-    write_whole(folder / "scores.md", "\n".join(lines))
+    write_atomic(folder / "scores.md", "\n".join(lines))
 
 
 def _key(row: dict) -> Key:

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ummcsgm.data.crop import paste
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import (
-    Prepared,
+    PreparedSubject,
     network_brain,
     network_slices,
     network_stacks,
@@ -21,7 +21,7 @@ from ummcsgm.data.subjects import (
 )
 from ummcsgm.evaluation.metrics import TABLE1, grey_scale, score, scored_slices
 from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.training.plans import Space
+from ummcsgm.training.plans import ImageSpace
 from ummcsgm.types import Array, InputError
 
 
@@ -48,7 +48,7 @@ class Sitting:
     """A subject, what it is asked, and the slices `z` that are scored."""
 
     subject: Subject
-    prepared: Prepared
+    prepared: PreparedSubject
     modalities: tuple[str, ...]
     asked: Asked
     z: Array
@@ -78,7 +78,7 @@ class Sitting:
         return scale * self.prepared.scales[name]
 
 
-def sit(subject: Subject, space: Space, questions: Array) -> Sitting:
+def sit(subject: Subject, space: ImageSpace, questions: Array) -> Sitting:
     """The subject, those of `questions` [Q, M] that it has a truth for, and the slices
     that are scored."""
     prepared = prepare_subject(subject, space.modalities, space.view)
@@ -111,13 +111,11 @@ def answers_of(sitting: Sitting, z: Array, answer: Callable) -> Any:
     return jax.tree.map(lambda own: own.reshape(*shape, *own.shape[1:]), rows)
 
 
-def grade(
-    sitting: Sitting, z: Array, missing: Array, channel: int, images: Array
-) -> dict:
+def grade(sitting: Sitting, z: Array, missing: Array, channel: int, images: Array) -> dict:
     """The scores of modality `channel` in answers [S, H, W, M] to one question."""
     prepared, name = sitting.prepared, sitting.modalities[channel]
     slices = images[..., channel] * sitting.brain(z)
-    estimate = paste(prepared.window, slices) * prepared.scales[name]
+    estimate = uncrop(prepared.window, slices) * prepared.scales[name]
     truth = prepared.case.volumes[name]
     facts = {"missing": sitting.named(missing), "modality": name, "slices": len(z)}
     return facts | score(truth, estimate, prepared.brain, z, TABLE1)

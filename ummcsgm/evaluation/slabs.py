@@ -13,19 +13,14 @@ from scipy.ndimage import uniform_filter
 
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import spacing
-from ummcsgm.data.subjects import Prepared, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject, prepare_subject
 from ummcsgm.diffusion.correlated_noise import fit_rho
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.exam import Exam
 from ummcsgm.evaluation.marks import Marks
 from ummcsgm.evaluation.metrics import TABLE1, WANG_RADIUS
 from ummcsgm.evaluation.sitting import asked_of
-from ummcsgm.evaluation.through_plane import (
-    coronal_ssim,
-    gradient_scores,
-    lag_one,
-    neighbour_sums,
-)
+from ummcsgm.evaluation.through_plane import coronal_ssim, gradient_scores, lag_one, neighbour_sums
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.types import Array
 
@@ -54,7 +49,7 @@ def examine_slab(exam: Exam, subject: Subject, answers: dict[float, Callable]) -
     prepared = prepare_subject(subject, exam.modalities, exam.space.view)
     present = np.array([name in prepared.scales for name in exam.modalities])
     asked = asked_of(np.eye(len(present), dtype=bool), present)
-    z = slab_of(prepared.brain, exam.scoring.slab)
+    z = slab_of(prepared.brain, exam.scoring.slab_slices)
     slices = ensemble.slices_of(subject.name, prepared, exam.modalities, z)
     records, tiles = [], {}
     if not (slices.brain[1:] & slices.brain[:-1]).any():
@@ -148,7 +143,7 @@ def view(
     }
 
 
-def _flatness(prepared: Prepared) -> float:
+def _flatness(prepared: PreparedSubject) -> float:
     """How many pixels along x a slice is apart from its neighbour."""
     z, _, x = spacing(prepared.case.geometry)
     return float(z / (x * prepared.window.step[1]))
@@ -174,9 +169,7 @@ def fit(measured: Callable[[float], list[dict]]) -> dict:
     return {"rho": rho, "lag_one": wanted, "draws": tried}
 
 
-def _moved(
-    wanted: float, still: tuple[float, float], first: tuple[float, float]
-) -> float:
+def _moved(wanted: float, still: tuple[float, float], first: tuple[float, float]) -> float:
     rho, gained = first[0], first[1] - still[1]
     if abs(first[1] - wanted) <= CLOSE or gained <= 0:
         return rho

@@ -11,13 +11,7 @@ import numpy as np
 
 from ummcsgm.data.crop import brain_mask
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.nifti import (
-    Case,
-    check_same_grid,
-    read_case,
-    read_segmentation,
-    read_volume,
-)
+from ummcsgm.data.nifti import Case, check_same_grid, read_case, read_segmentation, read_volume
 from ummcsgm.evaluation.normalisation import Scan
 from ummcsgm.evaluation.pairs import Prediction
 from ummcsgm.evaluation.profiles import PROFILES

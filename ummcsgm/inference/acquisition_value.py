@@ -11,13 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ummcsgm.data.subjects import Prepared, network_brain, stack
-from ummcsgm.inference.subject_posterior import (
-    Posterior,
-    Question,
-    draws_of,
-    estimate_of,
-)
+from ummcsgm.data.subjects import PreparedSubject, network_brain, stack_neighbours
+from ummcsgm.inference.subject_posterior import Posterior, Question, draws_of, estimate_of
 from ummcsgm.types import Array, InputError
 
 
@@ -41,7 +36,7 @@ class Gain:
 def expected_gains(
     posterior: Posterior,
     question: Question,
-    prepared: Prepared,
+    prepared: PreparedSubject,
     modalities: tuple[str, ...],
     draws: int,
 ) -> list[Gain]:
@@ -71,21 +66,18 @@ def expected_gains(
     for channel, told in informed.items():
         # The acquired one is its own draw there: all of its variance goes.
         named = [
-            {modalities[c]: float(values[c]) for c in missing}
-            for values in (before, told.mean())
+            {modalities[c]: float(values[c]) for c in missing} for values in (before, told.mean())
         ]
         gains.append(Gain(modalities[channel], *named))
     return sorted(gains, key=lambda gain: -gain.share)
 
 
-def _mean_given(
-    posterior: Posterior, question: Question, drawn: Array, channel: int
-) -> Array:
+def _mean_given(posterior: Posterior, question: Question, drawn: Array, channel: int) -> Array:
     """The mean of what is missing, as if `channel` had been seen as it was `drawn`."""
     images, missing = question.images.copy(), question.missing.copy()
     modalities, own = len(missing), drawn[..., channel : channel + 1]
     neighbours = (images.shape[-1] // modalities - 1) // 2
-    images[..., channel::modalities] = stack(own, question.z, question.z, neighbours)
+    images[..., channel::modalities] = stack_neighbours(own, question.z, question.z, neighbours)
     missing[channel] = False
     other = question._replace(images=images, missing=missing)
     return estimate_of(posterior, other).mean

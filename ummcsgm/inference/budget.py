@@ -15,12 +15,12 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.distributed import devices
 from ummcsgm.inference.intake import check_modalities
-from ummcsgm.inference.predictor import Trained, make_answer, slice_addresses
-from ummcsgm.inference.results import Order
+from ummcsgm.inference.predictor import TrainedModel, make_answer, slice_addresses
+from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.inference.subject_posterior import Question, question_of
-from ummcsgm.training.plans import Scoring
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 MOST = 32  # draws: more of them hardly move a mean, an sd or a 90 % interval
 MEASURED = 1.0  # seconds that the rate is measured for
@@ -28,12 +28,12 @@ FILE = "budget.json"
 
 
 def within_budget(
-    order: Order,
-    trained: Trained,
-    scoring: Scoring,
+    order: CompletionOptions,
+    trained: TrainedModel,
+    scoring: EvaluationOptions,
     subjects: list[Subject],
     target: pathlib.Path,
-) -> Order:
+) -> CompletionOptions:
     """`order` with the sampler and the draws that its seconds a subject buy.
 
     The mean first; then as many draws of `warm` as there is time for, if it is two or
@@ -47,7 +47,7 @@ def within_budget(
             `order.spread` wants; or no subject can be read.
     """
     same = {"seconds": order.seconds, "parameters_sha256": trained.digest}
-    same["few"] = scoring.few
+    same["few"] = scoring.sampler_steps
     kept = target / FILE
     told = read_json(kept) if kept.is_file() and not order.overwrite else {}
     if not isinstance(told, dict) or told and told.get("draws") not in range(MOST + 1):
@@ -55,12 +55,12 @@ def within_budget(
     known = same.items() <= told.items()
     if not known or (order.spread and not told["draws"]):
         told = same | {"draws": _draws(order, trained, scoring, subjects)}
-        write_whole(kept, json.dumps(told, indent=1))
+        write_atomic(kept, json.dumps(told, indent=1))
     draws = told["draws"]
     sampler = "warm" if draws else "mean"
     print(
         f"--budget-seconds {order.seconds:g}: --sampler {sampler} --draws "
-        f"{max(draws, 1)}, {1 + draws * scoring.few} evaluations a slice (kept in "
+        f"{max(draws, 1)}, {1 + draws * scoring.sampler_steps} evaluations a slice (kept in "
         f"{kept})",
         flush=True,
     )
@@ -68,15 +68,18 @@ def within_budget(
 
 
 def _draws(
-    order: Order, trained: Trained, scoring: Scoring, subjects: list[Subject]
+    order: CompletionOptions,
+    trained: TrainedModel,
+    scoring: EvaluationOptions,
+    subjects: list[Subject],
 ) -> int:
     """How many the seconds buy, 0 for the mean alone."""
     question = _first_question(trained, subjects)
     rate = evaluations_a_second(trained, scoring, question)
     # The last microbatch is filled up; draws share theirs, so there it is little.
-    size = devices.whole_rows(scoring.microbatch)
+    size = devices.round_up_to_devices(scoring.microbatch)
     slices = -(-len(question.z) // size) * size
-    draws = affordable(order.seconds, slices, rate, scoring.few)
+    draws = affordable(order.seconds, slices, rate, scoring.sampler_steps)
     if draws is None:
         raise InputError(
             f"--budget-seconds is {order.seconds:g}, and one evaluation of the network "
@@ -86,12 +89,12 @@ def _draws(
     if order.spread and not draws:
         raise InputError(
             f"--budget-seconds is {order.seconds:g}, and --quantiles wants 2 draws of "
-            f"{question.name}, which take {(1 + 2 * scoring.few) * slices / rate:.3g} "
+            f"{question.name}, which take {(1 + 2 * scoring.sampler_steps) * slices / rate:.3g} "
             "s here: wanted at least that, or no --quantiles."
         )
     print(
         f"{rate:.3g} evaluations a second; {question.name} has {len(question.z)} "
-        f"slices: about {(1 + draws * scoring.few) * slices / rate:.3g} s a subject, "
+        f"slices: about {(1 + draws * scoring.sampler_steps) * slices / rate:.3g} s a subject, "
         "beside compiling, reading and writing",
         flush=True,
     )
@@ -109,11 +112,11 @@ def affordable(seconds: float, slices: int, rate: float, few: int) -> int | None
 
 
 def evaluations_a_second(
-    trained: Trained, scoring: Scoring, question: Question
+    trained: TrainedModel, scoring: EvaluationOptions, question: Question
 ) -> float:
     """How many slices the compiled network answers a second, in full microbatches."""
     answer = make_answer(trained, "mean", scoring)
-    z = np.resize(question.z, devices.whole_rows(scoring.microbatch))
+    z = np.resize(question.z, devices.round_up_to_devices(scoring.microbatch))
     rows = (
         question.images[np.resize(np.arange(len(question.z)), len(z))],
         np.tile(question.missing, (len(z), 1)),
@@ -127,7 +130,7 @@ def evaluations_a_second(
     return runs * len(z) / elapsed
 
 
-def _first_question(trained: Trained, subjects: list[Subject]) -> Question:
+def _first_question(trained: TrainedModel, subjects: list[Subject]) -> Question:
     refused = None
     for subject in subjects:
         try:

@@ -20,41 +20,36 @@ import numpy as np
 
 from ummcsgm.config import build, build_data
 from ummcsgm.data.layouts.naming import Layout, Subject
-from ummcsgm.data.subjects import Prepared, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject, prepare_subject
 from ummcsgm.distributed import devices
 from ummcsgm.inference.acquisition_value import expected_gains, told
 from ummcsgm.inference.budget import within_budget
 from ummcsgm.inference.intake import check_modalities, check_spacing, find_lacking
 from ummcsgm.inference.outputs import preview_of, units_of, volume_of
-from ummcsgm.inference.overlap import ahead
+from ummcsgm.inference.overlap import prefetch
 from ummcsgm.inference.predictor import (
-    Trained,
-    load_trained,
+    TrainedModel,
+    load_trained_model,
     make_answer,
     make_draws,
     sampler_facts,
 )
 from ummcsgm.inference.recalibration import read_calibration
 from ummcsgm.inference.results import (
-    Order,
-    Result,
+    CompletionOptions,
+    OutputFile,
     check_order,
     finished,
-    results_of,
+    output_files,
     write_result,
 )
-from ummcsgm.inference.subject_posterior import (
-    Posterior,
-    Question,
-    answers,
-    question_of,
-)
+from ummcsgm.inference.subject_posterior import Posterior, Question, answers, question_of
 from ummcsgm.reporting.figure import check_preview, write_preview
-from ummcsgm.training.plans import Scoring
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Config, Images, InputError
-from ummcsgm.utils.atomic_io import write_whole
-from ummcsgm.utils.console import show_table
-from ummcsgm.utils.progress import counting
+from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.utils.console import print_table
+from ummcsgm.utils.progress import progress_bar
 
 FAILED = "FAILED"
 ITS_OWN = (InputError, FloatingPointError, OSError)  # errors that stay with a subject
@@ -64,11 +59,11 @@ ITS_OWN = (InputError, FloatingPointError, OSError)  # errors that stay with a s
 class Work:
     """All that completing one subject after another needs."""
 
-    trained: Trained
+    trained: TrainedModel
     posterior: Posterior
     facts: dict  # of the sampler: its steps, the seed
     fits: dict[str, dict]  # by modality: the factor on the spread of its draws
-    order: Order
+    order: CompletionOptions
     layout: Layout  # of the subjects
     target: pathlib.Path
 
@@ -77,8 +72,8 @@ class Intake(NamedTuple):
     """One subject that was read, and what of it is to be answered."""
 
     subject: Subject
-    results: Sequence[Result]
-    prepared: Prepared
+    results: Sequence[OutputFile]
+    prepared: PreparedSubject
     question: Question
 
 
@@ -86,13 +81,13 @@ def complete(
     workdir: pathlib.Path,
     config: Config | None,
     folders: tuple[str | None, str | None],
-    order: Order,
+    order: CompletionOptions,
     part: tuple[int, int],
 ) -> bool:
     """Every missing modality of the subjects in a source lies under a target.
 
     `folders` are (source, target); the source is one subject's folder or a folder of
-    subjects, of which this process takes every n-th from the k-th on, `part` being
+    subjects, of which this process takes every n-th from the k-th on, `process_index_and_count` being
     (k, n). A subject's missing modalities are those without a file, and those of
     `order.missing`. Each is written on the input's grid, with its affine, header and
     type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
@@ -112,9 +107,11 @@ def complete(
     source, target = folders
     if not source or not target:
         raise InputError(f"--{'output' if source else 'input'} is missing.")
-    trained = load_trained(workdir)
+    trained = load_trained_model(workdir)
     check_order(order, trained.space.modalities)
-    scoring = build.build_scoring(build_data.fitting(config, trained.config, workdir))
+    scoring = build.build_evaluation_options(
+        build_data.compatible_config(config, trained.config, workdir)
+    )
     found = find_lacking(trained, pathlib.Path(source), order)
     subjects = found.subjects[part[0] :: part[1]]
     if order.seconds is not None and found.subjects:
@@ -125,29 +122,27 @@ def complete(
     if part[0] == 0:  # what no process can complete is told by the first
         rows += [_failed(name, "", why) for name, why in found.refused.items()]
     what = "Advice" if order.advise else "Completed subjects"
-    show_table(what, ("subject", "given", "result"), rows)
+    print_table(what, ("subject", "given", "result"), rows)
     return not any(done.startswith(FAILED) for _, _, done in rows)
 
 
-def _bought(order: Order, *known: Any) -> Order:
+def _bought(order: CompletionOptions, *known: Any) -> CompletionOptions:
     """`within_budget`, which the first process of a job measures for all."""
-    asked = order if devices.first() else replace(order, overwrite=False)
-    bought = devices.in_turn(lambda: within_budget(asked, *known))
+    asked = order if devices.is_main() else replace(order, overwrite=False)
+    bought = devices.main_process_first(lambda: within_budget(asked, *known))
     return replace(bought, overwrite=order.overwrite)
 
 
 def _set_to(
     workdir: pathlib.Path,
-    trained: Trained,
-    scoring: Scoring,
-    order: Order,
+    trained: TrainedModel,
+    scoring: EvaluationOptions,
+    order: CompletionOptions,
     layout: Layout,
     target: pathlib.Path,
 ) -> Work:
     fits, rho = read_calibration(workdir, trained, order.sampler, scoring)
-    factors = [
-        fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities
-    ]
+    factors = [fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities]
     mean = make_answer(trained, "mean", scoring)
     draws = make_draws(trained, order.sampler, scoring, rho=rho)
     own = sampler_facts(order.sampler, trained, scoring, rho)
@@ -160,7 +155,7 @@ def _all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
     """Name, what was given and what came of it, of each subject."""
     rows = []
     with (
-        counting("completing") as report,
+        progress_bar("completing") as report,
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
     ):
@@ -170,7 +165,7 @@ def _all(work: Work, subjects: Sequence[Subject]) -> list[tuple]:
             report(len(rows), len(subjects))
 
         waiting: deque[tuple[Subject, Future]] = deque()
-        reads = ahead(reader, partial(_read_one, work), subjects)
+        reads = prefetch(reader, partial(_read_one, work), subjects)
         for subject, read in zip(subjects, reads, strict=True):
             waiting.append((subject, _outcome(work, read, writer)))
             while len(waiting) > 1 or (waiting and waiting[0][1].done()):
@@ -218,7 +213,7 @@ def _read_one(work: Work, subject: Subject) -> Intake | None:
     results = ()
     if not work.order.advise:
         facts = (work.facts, work.fits)
-        results = results_of(trained, work.layout, subject, work.order, *facts)
+        results = output_files(trained, work.layout, subject, work.order, *facts)
         preview = _preview(work, subject)
         check_preview(preview)
         if finished(work.target, results, work.order.overwrite) and preview.is_file():
@@ -249,9 +244,7 @@ def _complete_one(work: Work, taken: Intake, writer: Executor) -> Future:
     return last
 
 
-def _write(
-    work: Work, taken: Intake, kind: str, images: Images, shown: bool, words: str
-) -> str:
+def _write(work: Work, taken: Intake, kind: str, images: Images, shown: bool, words: str) -> str:
     """`words`, when the target holds the results of a `kind`, which the answers
     [S, H, W, M] are; and the preview of them, if they are `shown`."""
     subject, results, prepared, question = taken
@@ -271,7 +264,7 @@ def _write(
     return words
 
 
-def _about(work: Work, prepared: Prepared) -> dict:
+def _about(work: Work, prepared: PreparedSubject) -> dict:
     step = prepared.window.step
     return {
         "checkpoint_step": work.trained.step,
@@ -292,7 +285,7 @@ def _advise_one(work: Work, taken: Intake) -> str:
     gains = expected_gains(*known, work.order.draws)
     text, (title, *rows) = io.StringIO(), told(gains)
     csv.writer(text).writerows([title, *rows])
-    write_whole(work.target / "advice" / f"{subject.name}.csv", text.getvalue())
-    show_table(f"What acquiring one tells of {subject.name}", title, rows)
+    write_atomic(work.target / "advice" / f"{subject.name}.csv", text.getvalue())
+    print_table(f"What acquiring one tells of {subject.name}", title, rows)
     best = gains[0]
     return f"{best.acquired} first: {best.share:.0%} of the variance is expected to go"

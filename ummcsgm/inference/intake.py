@@ -8,14 +8,14 @@ from ummcsgm.config import build_data
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.layouts.search import Found
 from ummcsgm.data.nifti import read_geometry, spacing_in_plane
-from ummcsgm.inference.predictor import Trained
-from ummcsgm.inference.results import Order
+from ummcsgm.inference.predictor import TrainedModel
+from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.types import InputError
 
 TOLERANCE = 1.2  # between the voxels trained on and those completed
 
 
-def find_lacking(trained: Trained, source: pathlib.Path, order: Order) -> Found:
+def find_lacking(trained: TrainedModel, source: pathlib.Path, order: CompletionOptions) -> Found:
     """The subjects that lack a modality, each without what the order leaves out.
 
     Raises:
@@ -40,7 +40,7 @@ def find_lacking(trained: Trained, source: pathlib.Path, order: Order) -> Found:
     return replace(found, subjects=lacking)
 
 
-def check_modalities(trained: Trained, subject: Subject) -> None:
+def check_modalities(trained: TrainedModel, subject: Subject) -> None:
     """Raises InputError unless the subject has something that the network knows, and
     nothing else."""
     modalities = trained.space.modalities
@@ -56,7 +56,7 @@ def check_modalities(trained: Trained, subject: Subject) -> None:
         )
 
 
-def check_spacing(trained: Trained, subject: Subject) -> None:
+def check_spacing(trained: TrainedModel, subject: Subject) -> None:
     """Raises InputError unless voxels are as large as those trained on, where they are
     not resampled."""
     if trained.space.view.spacing:

@@ -15,7 +15,7 @@ from ummcsgm.types import Array
 Take = Callable[[Array], tuple]  # the arrays of the rows with these numbers
 
 
-def streamed(answer: Callable, size: int, total: int, take: Take) -> Iterator[Any]:
+def run_in_microbatches(answer: Callable, size: int, total: int, take: Take) -> Iterator[Any]:
     """What `answer(*take(rows))` is for rows 0, 1, .. total - 1, `size` at a time.
 
     Arrays, or trees of them, with a leading axis of rows, as numpy. The last microbatch
@@ -34,7 +34,7 @@ def streamed(answer: Callable, size: int, total: int, take: Take) -> Iterator[An
         yield _read(pending, waiting)
 
 
-def regrouped(parts: Iterable[Any], size: int) -> Iterator[Any]:
+def regroup_rows(parts: Iterable[Any], size: int) -> Iterator[Any]:
     """Trees of arrays with any number of rows each, as trees of `size` rows each.
 
     What is left at the end, fewer than `size` rows, does not come out.

@@ -4,24 +4,22 @@ import statistics
 
 import numpy as np
 
-from ummcsgm.data.crop import paste
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.subjects import Prepared, network_brain
-from ummcsgm.inference.predictor import Trained
+from ummcsgm.data.subjects import PreparedSubject, network_brain
+from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.reporting.figure import Preview
 from ummcsgm.types import Array, Images
 
 
-def units_of(trained: Trained, prepared: Prepared) -> dict[str, dict]:
+def units_of(trained: TrainedModel, prepared: PreparedSubject) -> dict[str, dict]:
     """For each missing modality, what its scale is and how it came about.
 
     Units that a scanner could have used: the training cohort's median scale of the
     modality, times how this subject's own scans compare with the cohort's.
     """
-    gains = {
-        name: scale / trained.scales[name] for name, scale in prepared.scales.items()
-    }
+    gains = {name: scale / trained.scales[name] for name, scale in prepared.scales.items()}
     gain = statistics.median(gains.values())
     return {
         name: {
@@ -39,15 +37,15 @@ def units_of(trained: Trained, prepared: Prepared) -> dict[str, dict]:
     }
 
 
-def volume_of(prepared: Prepared, z: Array, slices: Array, scale: float) -> Array:
+def volume_of(prepared: PreparedSubject, z: Array, slices: Array, scale: float) -> Array:
     """The answer [S, H, W] as a volume [Z, Y, X] in units, 0 outside the brain."""
     volume = np.zeros(prepared.brain.shape, np.float32)
-    volume[z] = paste(prepared.window, slices * network_brain(prepared, z))
+    volume[z] = uncrop(prepared.window, slices * network_brain(prepared, z))
     return np.where(prepared.brain, denormalise(volume, scale), 0)
 
 
 def preview_of(
-    trained: Trained, subject: Subject, prepared: Prepared, images: Images, z: Array
+    trained: TrainedModel, subject: Subject, prepared: PreparedSubject, images: Images, z: Array
 ) -> Preview:
     """The axial slice with the most brain, of all modalities."""
     most = int(np.argmax(prepared.brain[z].sum(axis=(1, 2))))

@@ -5,9 +5,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 
-def ahead(
-    pool: Executor, make: Callable[[Any], Any], items: Iterable[Any]
-) -> Iterator[Future]:
+def prefetch(pool: Executor, make: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Future]:
     """The future of `make(item)` for each of `items`, in order.
 
     The next one is on its way when one is handed out, and none after it: at most two

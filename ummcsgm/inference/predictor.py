@@ -16,10 +16,10 @@ import numpy as np
 
 from ummcsgm.config import build
 from ummcsgm.config.schema import check_fields
-from ummcsgm.diffusion.correlated_noise import check_rho, coherent_noise
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.correlated_noise import ar1_noise, check_rho
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
-    Model,
+    ScoreModel,
     make_denoise,
     make_estimate,
     posterior_moments,
@@ -27,33 +27,24 @@ from ummcsgm.diffusion.preconditioning import (
 from ummcsgm.diffusion.samplers import SAMPLERS as DRAWING
 from ummcsgm.diffusion.samplers import (
     address_keys,
-    default_times,
-    evaluations,
+    count_evaluations,
     find_sampler,
     make_draw,
+    sampler_times,
 )
 from ummcsgm.diffusion.sde import SDE
-from ummcsgm.diffusion.time_grids import level_at
+from ummcsgm.diffusion.time_grids import noise_level_at
 from ummcsgm.distributed import devices
-from ummcsgm.inference.microbatches import regrouped, streamed
+from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
 from ummcsgm.training import checkpoint
-from ummcsgm.training.plans import Scoring, Space
-from ummcsgm.types import (
-    Array,
-    Config,
-    Estimate,
-    Images,
-    InputError,
-    Missing,
-    Params,
-    Stacks,
-)
+from ummcsgm.training.plans import EvaluationOptions, ImageSpace
+from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
 
 SAMPLERS = ("mean", *DRAWING)
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """The averaged parameters of a workdir's newest checkpoint and what they are for.
 
     `scales` has each modality's median intensity scale over the training subjects,
@@ -63,8 +54,8 @@ class Trained:
     """
 
     config: Config
-    space: Space
-    model: Model
+    space: ImageSpace
+    model: ScoreModel
     params: Params
     step: int
     scales: dict[str, float]
@@ -74,16 +65,16 @@ class Trained:
     data: str
 
 
-def load_trained(workdir: pathlib.Path) -> Trained:
+def load_trained_model(workdir: pathlib.Path) -> TrainedModel:
     """The network of a workdir. Raises InputError if it holds no checkpoint."""
-    about = checkpoint.restore_about(workdir)
+    about = checkpoint.restore_metadata(workdir)
     config = build.config_from_json(about["config"])
     check_fields(config.to_dict())
     model = build.build_model(config)
     space = build.build_space(config)
     params = checkpoint.restore_ema(workdir, abstract_params(model, space.grid))
     step = checkpoint.latest_step(workdir)
-    return Trained(
+    return TrainedModel(
         config,
         space,
         model,
@@ -92,12 +83,12 @@ def load_trained(workdir: pathlib.Path) -> Trained:
         about["scales"],
         {name: tuple(own) for name, own in about["ranges"].items()},
         tuple(about["spacing"]),
-        checkpoint.digest_of(params),
+        checkpoint.params_digest(params),
         about["data"],
     )
 
 
-def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
+def abstract_params(model: ScoreModel, grid: tuple[int, int]) -> Params:
     """The shapes of the network's parameters, none of them computed."""
     modalities = model.network.modalities
     return jax.eval_shape(
@@ -110,7 +101,7 @@ def abstract_params(model: Model, grid: tuple[int, int]) -> Params:
 
 
 def make_answer(
-    trained: Trained, sampler: str, scoring: Scoring, *, rho: float = 0.0
+    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, *, rho: float = 0.0
 ) -> Callable:
     """answer(images, missing, addresses, estimate): the images, the missing filled.
 
@@ -121,7 +112,7 @@ def make_answer(
     answered to the same questions, which all draws share. The seen modalities come back
     bit for bit.
 
-    The noise of a draw correlates by rho^|dz| along its slices, see `coherent_noise`;
+    The noise of a draw correlates by rho^|dz| along its slices, see `ar1_noise`;
     each slice by itself is drawn from the same law at any rho, and is the same image
     whichever of its neighbours are computed beside it.
 
@@ -133,10 +124,7 @@ def make_answer(
     draws = make_draws(trained, sampler, scoring, rho=rho)
 
     def answer(
-        images: Stacks,
-        missing: Missing,
-        addresses: Array,
-        estimate: Estimate | None = None,
+        images: Stacks, missing: Missing, addresses: Array, estimate: Estimate | None = None
     ) -> Images | Estimate:
         (only,) = draws(images, missing, np.asarray(addresses)[None], estimate)
         return only
@@ -145,7 +133,7 @@ def make_answer(
 
 
 def make_draws(
-    trained: Trained, sampler: str, scoring: Scoring, *, rho: float = 0.0
+    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, *, rho: float = 0.0
 ) -> Callable:
     """draws(images, missing, addresses, estimate): an iterator of K answers.
 
@@ -156,23 +144,16 @@ def make_draws(
     """
     check_rho(rho)
     if sampler not in SAMPLERS:
-        raise InputError(
-            f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}."
-        )
-    fill = devices.over_rows(
-        _make_mean(trained)
-        if sampler == "mean"
-        else _make_fill(trained, sampler, scoring, rho)
+        raise InputError(f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}.")
+    fill = devices.shard_over_rows(
+        _make_mean(trained) if sampler == "mean" else _make_fill(trained, sampler, scoring, rho)
     )
     params = devices.replicate(trained.params)
-    size = devices.whole_rows(scoring.microbatch)
+    size = devices.round_up_to_devices(scoring.microbatch)
     from_mean = sampler != "mean" and find_sampler(sampler).from_mean
 
     def draws(
-        images: Stacks,
-        missing: Missing,
-        addresses: Array,
-        estimate: Estimate | None = None,
+        images: Stacks, missing: Missing, addresses: Array, estimate: Estimate | None = None
     ) -> Iterator[Images | Estimate]:
         if from_mean and estimate is None:
             raise ValueError(f"{sampler} starts at an estimate, and none was given.")
@@ -184,15 +165,15 @@ def make_draws(
             same = jax.tree.map(lambda array: array[rows % count], shared)
             return (*same, own[rows])
 
-        parts = streamed(functools.partial(fill, params), size, len(own), take)
-        return regrouped(parts, count)
+        parts = run_in_microbatches(functools.partial(fill, params), size, len(own), take)
+        return regroup_rows(parts, count)
 
     return draws
 
 
-def _make_mean(trained: Trained) -> Callable:
+def _make_mean(trained: TrainedModel) -> Callable:
     def fill(params: Params, images: Stacks, missing: Missing, *unused: Any):
-        completion = ask(images, missing)
+        completion = mask_inputs(images, missing)
         estimate = make_estimate(trained.model, params, completion)
         return posterior_moments(estimate, completion)
 
@@ -200,18 +181,18 @@ def _make_mean(trained: Trained) -> Callable:
 
 
 def _make_fill(
-    trained: Trained, sampler: str, scoring: Scoring, rho: float
+    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, rho: float
 ) -> Callable:
     sde = trained.model.sde
-    times = times_of(sde, sampler, scoring)
+    times = sampler_time_grid(sde, sampler, scoring)
     draw = make_draw(sampler, sde, times)
 
     def fill(params: Params, images: Stacks, missing: Missing, start, addresses):
-        completion = ask(images, missing)
+        completion = mask_inputs(images, missing)
         denoise = make_denoise(trained.model, params, completion)
         subject, z, number = addresses.T
         keys = address_keys(scoring.seed, jnp.stack([subject, number], axis=1))
-        noise = functools.partial(coherent_noise, slices=z, rho=rho)
+        noise = functools.partial(ar1_noise, slices=z, rho=rho)
         mean, variance = (completion.seen, None) if start is None else start
         told = (mean, 0.0 if variance is None else variance)
         return completion.fill(draw(keys, denoise, missing, *told, noise=noise))
@@ -219,28 +200,30 @@ def _make_fill(
     return fill
 
 
-def sampler_facts(sampler: str, trained: Trained, scoring: Scoring, rho: float) -> dict:
+def sampler_facts(
+    sampler: str, trained: TrainedModel, scoring: EvaluationOptions, rho: float
+) -> dict:
     """How a sampler was run: its steps and their noise levels, how often it evaluated
     the network, and how its noise correlates along z, if it drew any."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
-    steps = len(times_of(trained.model.sde, sampler, scoring)) - 1
-    facts = {"steps": steps, "evaluations": evaluations(sampler, steps), "rho": rho}
+    steps = len(sampler_time_grid(trained.model.sde, sampler, scoring)) - 1
+    facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
     if find_sampler(sampler).grid != "uniform":
-        facts["lowest"] = scoring.lowest
+        facts["lowest"] = scoring.sigma_min
     if find_sampler(sampler).from_mean:
-        facts["start"] = scoring.start
+        facts["start"] = scoring.warm_start_sigma
     return facts
 
 
-def times_of(sde: SDE, sampler: str, scoring: Scoring) -> Array:
-    """The grid of a sampler: of scoring.steps if it is a uniform one, as Algorithm 1's,
-    which wants many, else of scoring.few."""
+def sampler_time_grid(sde: SDE, sampler: str, scoring: EvaluationOptions) -> Array:
+    """The grid of a sampler: of scoring.algorithm1_steps if it is a uniform one, as Algorithm 1's,
+    which wants many, else of scoring.sampler_steps."""
     uniform = find_sampler(sampler).grid == "uniform"
-    steps = scoring.steps if uniform else scoring.few
-    lowest = max(scoring.lowest, 1.05 * level_at(sde, 0))
-    start = min(scoring.start, level_at(sde, 1))
-    return default_times(sampler, sde, steps, lowest=lowest, start=start)
+    steps = scoring.algorithm1_steps if uniform else scoring.sampler_steps
+    lowest = max(scoring.sigma_min, 1.05 * noise_level_at(sde, 0))
+    start = min(scoring.warm_start_sigma, noise_level_at(sde, 1))
+    return sampler_times(sampler, sde, steps, lowest=lowest, start=start)
 
 
 def slice_addresses(name: str, z: Array, *, draw: int) -> Array:

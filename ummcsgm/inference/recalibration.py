@@ -8,8 +8,8 @@ import pathlib
 from typing import NamedTuple
 
 from ummcsgm.diffusion.correlated_noise import check_rho
-from ummcsgm.inference.predictor import Trained
-from ummcsgm.training.plans import Scoring
+from ummcsgm.inference.predictor import TrainedModel
+from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json
 
@@ -26,7 +26,7 @@ class Calibration(NamedTuple):
 
 
 def read_calibration(
-    workdir: pathlib.Path, trained: Trained, sampler: str, scoring: Scoring
+    workdir: pathlib.Path, trained: TrainedModel, sampler: str, scoring: EvaluationOptions
 ) -> Calibration:
     """What was fitted for these very parameters: nothing, and 0, if nothing was.
 
@@ -50,9 +50,7 @@ def read_calibration(
         wanted = {"sampler": sampler} | {key: getattr(scoring, key) for key in GRID}
         same = all(told[key] == value for key, value in wanted.items())
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
-        raise InputError(
-            f"{path} is damaged: --mode evaluate makes it again."
-        ) from None
+        raise InputError(f"{path} is damaged: --mode evaluate makes it again.") from None
     _say(path, sampler, not same, "other draws")
     return Calibration(fits if same else {}, rho)
 

@@ -13,16 +13,16 @@ from ummcsgm.data.layouts.naming import Layout, Subject
 from ummcsgm.data.layouts.search import file_name
 from ummcsgm.data.nifti import Geometry, is_synthetic, read_geometry, write_like
 from ummcsgm.data.store import sha256
-from ummcsgm.inference.predictor import Trained
+from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.types import Array, InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 from ummcsgm.utils.provenance import versions
 
 RESEARCH = "For research only: not a medical device, not for clinical decisions."
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class CompletionOptions:
     """What is wanted of every subject: which modalities to do without, and how."""
 
     missing: tuple[str, ...]  # besides those whose files are absent
@@ -38,7 +38,7 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class OutputFile:
     """One answer: its place, and all that decides what it is."""
 
     path: pathlib.Path
@@ -47,7 +47,7 @@ class Result:
     identity: dict
 
 
-def check_order(order: Order, modalities: tuple[str, ...]) -> None:
+def check_order(order: CompletionOptions, modalities: tuple[str, ...]) -> None:
     """Raises InputError, naming the flag, unless a network of these can do `order`."""
     for name in order.missing:
         if name not in modalities:
@@ -56,8 +56,7 @@ def check_order(order: Order, modalities: tuple[str, ...]) -> None:
             )
     if set(order.missing) == set(modalities):
         raise InputError(
-            "--missing names every modality: at least one must be given to complete "
-            "from."
+            "--missing names every modality: at least one must be given to complete from."
         )
     if order.draws < 1:
         raise InputError(f"--draws is {order.draws}; wanted at least 1.")
@@ -66,31 +65,25 @@ def check_order(order: Order, modalities: tuple[str, ...]) -> None:
             f"--draws is {order.draws}, and the mean is not drawn: add --sampler warm."
         )
     if order.advise and order.draws < 2:
-        raise InputError(
-            f"--draws is {order.draws}, and --advise wants at least 2: add --draws 8."
-        )
+        raise InputError(f"--draws is {order.draws}, and --advise wants at least 2: add --draws 8.")
     if order.seconds is not None and not 0 < order.seconds < math.inf:
-        raise InputError(
-            f"--budget-seconds is {order.seconds:g}; wanted a number above 0."
-        )
+        raise InputError(f"--budget-seconds is {order.seconds:g}; wanted a number above 0.")
     kinds = [quantile_kind(level) for level in order.levels]
     if len(set(kinds)) < len(kinds):
         raise InputError("--quantiles has one level twice: name each once.")
     for level in order.levels:
         if not 0 < level < 1:
-            raise InputError(
-                f"--quantiles has {level:g}; wanted numbers above 0 and below 1."
-            )
+            raise InputError(f"--quantiles has {level:g}; wanted numbers above 0 and below 1.")
 
 
-def results_of(
-    trained: Trained,
+def output_files(
+    trained: TrainedModel,
     layout: Layout,
     subject: Subject,
-    order: Order,
+    order: CompletionOptions,
     facts: dict,
     fits: dict[str, dict],
-) -> list[Result]:
+) -> list[OutputFile]:
     """The answers that `order` wants of `subject`, relative to the target folder.
 
     They lie where the modality would in a data folder of the layout. `facts` are those
@@ -102,16 +95,12 @@ def results_of(
         for name, path in subject.files.items()
         if name in trained.space.modalities
     }
-    subject_facts = {
-        "subject": subject.name,
-        "inputs": inputs,
-        "parameters_sha256": trained.digest,
-    }
+    subject_facts = {"subject": subject.name, "inputs": inputs, "parameters_sha256": trained.digest}
     drawn = {"sampler": order.sampler, "draws": order.draws, **facts}
     mean = {"sampler": "mean", "draws": 0, "steps": 1, "evaluations": 1}
     mean["seed"] = facts["seed"]
     return [
-        Result(
+        OutputFile(
             _named(file_name(layout, subject, name), kind),
             name,
             kind,
@@ -120,13 +109,13 @@ def results_of(
             | {"modality": name, "kind": kind if kind else order.sampler}
             | {"recalibration": None if kind == "mean" else fits.get(name)},
         )
-        for kind in kinds_of(order, trained.model.network.variance)
+        for kind in kinds_of(order, trained.model.network.predict_variance)
         for name in trained.space.modalities
         if name not in subject.files
     ]
 
 
-def finished(target: pathlib.Path, results: list[Result], overwrite: bool) -> bool:
+def finished(target: pathlib.Path, results: list[OutputFile], overwrite: bool) -> bool:
     """Whether all of `results` are in `target` already, made as they would be now.
 
     An answer that is damaged, or lacks its volume or its sidecar, is not there.
@@ -142,9 +131,7 @@ def finished(target: pathlib.Path, results: list[Result], overwrite: bool) -> bo
 def _is_there(path: pathlib.Path, identity: dict, overwrite: bool) -> bool:
     others = _others(path)
     if others:
-        raise InputError(
-            f"{others[0]} is there and is not synthetic: choose another --output."
-        )
+        raise InputError(f"{others[0]} is there and is not synthetic: choose another --output.")
     made = _told(sidecar(path))
     if overwrite or not made or not path.is_file():
         return False
@@ -159,9 +146,7 @@ def _is_there(path: pathlib.Path, identity: dict, overwrite: bool) -> bool:
     return True
 
 
-def write_result(
-    path: pathlib.Path, volume: Array, geometry: Geometry, about: dict
-) -> None:
+def write_result(path: pathlib.Path, volume: Array, geometry: Geometry, about: dict) -> None:
     """`path` holds the volume [Z, Y, X] on the grid of `geometry`, and a JSON file
     beside it tells `about` it.
 
@@ -172,7 +157,7 @@ def write_result(
     write_like(path, volume, geometry)
     about = {"synthetic": True, "note": RESEARCH} | about
     about |= {"versions": versions(), "volume_sha256": sha256(path)}
-    write_whole(sidecar(path), json.dumps(about, indent=1))
+    write_atomic(sidecar(path), json.dumps(about, indent=1))
 
 
 def sidecar(path: pathlib.Path) -> pathlib.Path:
@@ -184,7 +169,7 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def kinds_of(order: Order, predicted: bool) -> list[str]:
+def kinds_of(order: CompletionOptions, predicted: bool) -> list[str]:
     """What an order wants of each missing modality, "" for the one answer.
 
     Beside the mean its sd, if the network `predicted` it.
@@ -197,7 +182,7 @@ def kinds_of(order: Order, predicted: bool) -> list[str]:
     return ["mean", *draws, "sd", *map(quantile_kind, order.levels)]
 
 
-def draw_kinds(order: Order) -> list[str]:
+def draw_kinds(order: CompletionOptions) -> list[str]:
     """The kinds that are draws, in their order."""
     if order.draws == 1:
         return [""]

@@ -11,10 +11,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from ummcsgm.data.subjects import Prepared, network_stacks
+from ummcsgm.data.subjects import PreparedSubject, network_stacks
 from ummcsgm.evaluation.calibration import quantile
 from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.inference.results import Order, draw_kinds, quantile_kind
+from ummcsgm.inference.results import CompletionOptions, draw_kinds, quantile_kind
 from ummcsgm.types import Array, Estimate, Images, Stacks
 
 DRAWN = 64  # slices of draws that are summarised at a time, in double precision
@@ -38,7 +38,7 @@ class Posterior:
     factors: Array  # [M]: a draw's difference from the mean is multiplied with it
 
 
-def question_of(name: str, prepared: Prepared, modalities: tuple[str, ...]) -> Question:
+def question_of(name: str, prepared: PreparedSubject, modalities: tuple[str, ...]) -> Question:
     """All that is missing of a subject, asked in each slice that has brain."""
     z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
     absent = np.array([name not in prepared.scales for name in modalities])
@@ -53,7 +53,7 @@ def estimate_of(posterior: Posterior, question: Question) -> Estimate:
     """
     name, z, images, missing = question
     rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=0))
-    return posterior.mean(*rows).each(lambda own: _finite(name, own))
+    return posterior.mean(*rows).map(lambda own: _finite(name, own))
 
 
 def draws_of(
@@ -78,7 +78,7 @@ def draws_of(
 
 
 def answers(
-    posterior: Posterior, question: Question, order: Order
+    posterior: Posterior, question: Question, order: CompletionOptions
 ) -> Iterator[tuple[str, Images]]:
     """Each kind of result [S, H, W, M] that `order` wants: what is shown comes first.
 
@@ -112,11 +112,7 @@ def answers(
         yield kind, summary
 
 
-def _spread(
-    file: BinaryIO,
-    shape: tuple[int, ...],
-    levels: tuple[float, ...],
-) -> dict[str, Array]:
+def _spread(file: BinaryIO, shape: tuple[int, ...], levels: tuple[float, ...]) -> dict[str, Array]:
     """Standard deviation and quantiles of the draws [K, S, ...] that `file` holds, each
     [S, ...], by kind.
 

@@ -18,21 +18,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.diffusion.missingness import channels
+from ummcsgm.diffusion.missingness import per_modality
 from ummcsgm.models.patches import from_patches, to_patches
-from ummcsgm.models.pixels import VARIANCE, Once, Pixels, Still, Variance, first_conv
+from ummcsgm.models.pixels import (
+    VARIANCE,
+    ConditioningCache,
+    ConditioningStem,
+    PixelPath,
+    VarianceHead,
+    partial_conv,
+)
 from ummcsgm.types import Array, Images, Missing, Params, Stacks, Times
 
 CONDITIONINGS = ("both", "decoder")
 
 
-def fourier(level: Times) -> Array:
+def fourier_features(level: Times) -> Array:
     """[B] -> [B, 17]: the level itself, and sines and cosines of 8 octaves of it."""
     angles = level[:, None] * 2.0 ** jnp.arange(-1, 7)
     return jnp.concatenate([level[:, None], jnp.sin(angles), jnp.cos(angles)], axis=1)
 
 
-class Condition(nn.Module):
+class ConditionEmbedding(nn.Module):
     """The noise level and the code A|B as one vector, [B, width]."""
 
     width: int
@@ -40,12 +47,12 @@ class Condition(nn.Module):
     @nn.compact
     def __call__(self, level: Times, missing: Missing) -> Array:
         code = 2.0 * missing.astype(jnp.float32) - 1.0
-        facts = jnp.concatenate([fourier(level), code], axis=1)
+        facts = jnp.concatenate([fourier_features(level), code], axis=1)
         hidden = nn.silu(nn.Dense(self.width, name="first")(facts))
         return nn.silu(nn.Dense(self.width, name="second")(hidden))
 
 
-class Activate(nn.Module):
+class NormFiLMAct(nn.Module):
     """silu(norm(x)) or, with a condition, silu(norm(x) (1 + scale) + shift) (FiLM).
 
     The norm is that of each position: a slice's background must not dilute its brain.
@@ -65,7 +72,7 @@ class Activate(nn.Module):
 
 @jax.checkpoint
 def _activated(features: Array, gain: Array, film: Array | None) -> Array:
-    """What `Activate` is; its gradient remembers `features` alone."""
+    """What `NormFiLMAct` is; its gradient remembers `features` alone."""
     exact = features.astype(jnp.float32)
     square = jnp.mean(jnp.square(exact), axis=-1, keepdims=True)
     hidden = exact * (jax.lax.rsqrt(square + 1e-6) * gain)
@@ -83,9 +90,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, features: Array, condition: Array | None) -> Array:
         width = features.shape[-1]
-        hidden = Activate(self.dtype, name="enter")(features, condition)
+        hidden = NormFiLMAct(self.dtype, name="enter")(features, condition)
         hidden = nn.Conv(width, (3, 3), dtype=self.dtype, name="first")(hidden)
-        hidden = Activate(self.dtype, name="norm")(hidden, None)
+        hidden = NormFiLMAct(self.dtype, name="norm")(hidden, None)
         zeros = nn.initializers.zeros
         return features + nn.Conv(
             width, (3, 3), dtype=self.dtype, kernel_init=zeros, name="second"
@@ -125,13 +132,13 @@ class MMCSN(nn.Module):
     blocks: tuple[int, ...]  # residual blocks of each level, on either side
     stem: str
     patch: int
-    attention_at: int  # attention on grids of at most this many positions a side
+    attention_max_grid: int  # attention on grids of at most this many positions a side
     pixel_width: int
     pixel_layers: int
-    context: int  # channels of context that the U-Net hands to the pixels
+    context_channels: int  # channels of context that the U-Net hands to the pixels
     conditioning: str
-    variance: bool  # a second head, which predicts it
-    neighbours: int  # slices on either side that the encoder is shown
+    predict_variance: bool  # a second head, which predicts it
+    neighbour_slices: int  # slices on either side that the encoder is shown
     remat: tuple[bool, ...]  # of each level: blocks are computed again for gradients
     dtype: Any
 
@@ -141,35 +148,33 @@ class MMCSN(nn.Module):
 
     def channels(self) -> int:
         """How many the images have, neighbours and all."""
-        return self.modalities * (1 + 2 * self.neighbours)
+        return self.modalities * (1 + 2 * self.neighbour_slices)
 
     @nn.nowrap
-    def once(self, params: Params, seen: Images, near: Array, missing: Missing) -> Once:
+    def once(
+        self, params: Params, seen: Images, near: Array, missing: Missing
+    ) -> ConditioningCache:
         """What is the same for every a_t and time of a question: to be handed to all
         evaluations of it. `seen` and `near` are 0 where missing."""
         own = {"params": params["params"]["still"]}
-        return Still(*self._still(), parent=None).apply(own, seen, near, missing)
+        return ConditioningStem(*self._still(), parent=None).apply(own, seen, near, missing)
 
     @nn.nowrap
     def _still(self) -> tuple:
         told = self.conditioning == "both"
         first = (self.widths[0], self.patch, self.stem, told)
-        return (*first, self.pixel_width, self.context, self.dtype)
+        return (*first, self.pixel_width, self.context_channels, self.dtype)
 
     @nn.compact
     def __call__(
-        self,
-        images: Stacks,
-        missing: Missing,
-        level: Times,
-        once: Once | None = None,
+        self, images: Stacks, missing: Missing, level: Times, once: ConditioningCache | None = None
     ) -> Images:
         images, near = images[..., : self.modalities], images[..., self.modalities :]
-        condition = Condition(4 * self.widths[0], name="condition")(level, missing)
+        condition = ConditionEmbedding(4 * self.widths[0], name="condition")(level, missing)
         told = condition if self.conditioning == "both" else None
-        asked = channels(missing)
+        asked = per_modality(missing)
         if once is None:
-            once = Still(*self._still(), name="still")(
+            once = ConditioningStem(*self._still(), name="still")(
                 jnp.where(asked, 0, images), near, missing
             )
         # Noise and tissue in channels of their own: each has weights of its own.
@@ -177,30 +182,28 @@ class MMCSN(nn.Module):
         moving = jnp.concatenate([images, near], axis=-1) if told is None else noisy
         features, skips = self.encode(moving, told, once)
         features = self.decode(features, skips, condition)
-        features = Activate(self.dtype, name="norm")(features, None)
+        features = NormFiLMAct(self.dtype, name="norm")(features, None)
         around = nn.Dense(
-            self.context * self.patch**2, dtype=self.dtype, name="context_out"
+            self.context_channels * self.patch**2, dtype=self.dtype, name="context_out"
         )(features)
         around = from_patches(around, self.patch, self.stem)
         own = (self.modalities, self.pixel_width, self.pixel_layers, self.dtype)
-        image, hidden = Pixels(*own, name="pixels")(noisy, around, features, once)
-        if not self.variance:
+        image, hidden = PixelPath(*own, name="pixels")(noisy, around, features, once)
+        if not self.predict_variance:
             return image
         given = jnp.concatenate([noisy, once.given], axis=-1)
-        head = Variance(self.modalities, self.dtype, name=VARIANCE)
+        head = VarianceHead(self.modalities, self.dtype, name=VARIANCE)
         return jnp.concatenate([image, head(given, hidden, features)], axis=-1)
 
     def encode(
-        self, moving: Array, told: Array | None, once: Once
+        self, moving: Array, told: Array | None, once: ConditioningCache
     ) -> tuple[Array, list[Array]]:
         """The features of the coarsest level, and each finer level's for the skip."""
         inputs = to_patches(moving.astype(self.dtype), self.patch, self.stem)
         own, still = inputs.shape[-1], 0
         if told is not None:
             still = self.channels() * self.patch**2 + self.modalities
-        conv = first_conv(
-            own, own + still, self.widths[0], self.dtype, bias=True, name="stem"
-        )
+        conv = partial_conv(own, own + still, self.widths[0], self.dtype, bias=True, name="stem")
         features, skips = conv(inputs), []
         if once.stem is not None:
             features += once.stem
@@ -221,9 +224,7 @@ class MMCSN(nn.Module):
             features = self.level("up", depth, features, condition)
         return features
 
-    def level(
-        self, side: str, depth: int, features: Array, condition: Array | None
-    ) -> Array:
+    def level(self, side: str, depth: int, features: Array, condition: Array | None) -> Array:
         """The blocks of one level, then attention if its grid is small enough."""
         width = self.widths[depth]
         if features.shape[-1] != width:
@@ -233,7 +234,7 @@ class MMCSN(nn.Module):
         for index in range(self.blocks[depth]):
             block = kind(self.dtype, name=f"{side}{depth}_{index}")
             features = block(features, condition)
-        if max(features.shape[1:3]) <= self.attention_at:
+        if max(features.shape[1:3]) <= self.attention_max_grid:
             name = f"{side}{depth}_attention"
             features = Attention(self.dtype, name=name)(features)
         return features

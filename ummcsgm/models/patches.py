@@ -38,7 +38,7 @@ def from_patches(features: Array, patch: int, stem: str) -> Array:
     return grid.reshape(b, h * patch, w * patch, -1)
 
 
-def in_patches(images: Array, patches: Array) -> Array:
+def split_patches(images: Array, patches: Array) -> Array:
     """[B, H, W, C] as [B, h, p, w, q, C]: the pixels of each of [B, h, w] patches."""
     (b, h, w, _), (_, tall, wide, c) = patches.shape, images.shape
     return images.reshape(b, h, tall // h, w, wide // w, c)

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.diffusion.missingness import channels
-from ummcsgm.models.patches import in_patches, to_patches
+from ummcsgm.diffusion.missingness import per_modality
+from ummcsgm.models.patches import split_patches, to_patches
 from ummcsgm.types import Array, Images, Missing, Params
 
 VARIANCE = "variance"  # the head's name among the parameters
 LOG_VARIANCE = (-11.0, 1.0)  # of the output, whose own is 1 if nothing were known
 
 
-def products(images: Array) -> Array:
+def pairwise_products(images: Array) -> Array:
     """[B, H, W, M] -> [B, H, W, M (M + 1) / 2]: each two modalities multiplied, over 4.
 
     With them, one linear map a patch is a quadratic one: where gadolinium was taken up,
@@ -30,7 +30,7 @@ def products(images: Array) -> Array:
 
 
 @jax.checkpoint
-def gated(hidden: Array, film: Array) -> Array:
+def silu_film(hidden: Array, film: Array) -> Array:
     """silu(hidden (1 + scale) + shift), film being scale and shift (FiLM).
 
     Its gradient remembers what goes in and nothing between.
@@ -39,20 +39,16 @@ def gated(hidden: Array, film: Array) -> Array:
     return nn.silu(hidden * (1 + scale) + shift)
 
 
-def first_conv(
-    own: int, total: int, width: int, dtype: Any, *, bias: bool, name: str
-) -> nn.Conv:
+def partial_conv(own: int, total: int, width: int, dtype: Any, *, bias: bool, name: str) -> nn.Conv:
     """The part of a 3 x 3 convolution of `total` channels that reads `own` of them.
 
     Parts are summed; each has the initial scale that it would have in the whole.
     """
     scaled = nn.initializers.variance_scaling(own / total, "fan_in", "truncated_normal")
-    return nn.Conv(
-        width, (3, 3), dtype=dtype, use_bias=bias, kernel_init=scaled, name=name
-    )
+    return nn.Conv(width, (3, 3), dtype=dtype, use_bias=bias, kernel_init=scaled, name=name)
 
 
-class Once(NamedTuple):
+class ConditioningCache(NamedTuple):
     """What does not change while a_t and t do, of one question.
 
     `stem` and `enter` are what the first convolutions of U-Net and pixels make of it,
@@ -64,8 +60,8 @@ class Once(NamedTuple):
     given: Array
 
 
-class Still(nn.Module):
-    """The part of the first layers that reads what is seen alone: a `Once`.
+class ConditioningStem(nn.Module):
+    """The part of the first layers that reads what is seen alone: a `ConditioningCache`.
 
     In a sampler it is computed before the first step. `seen` [B, H, W, M] is 0 where
     missing, `near` the neighbouring slices.
@@ -80,29 +76,27 @@ class Still(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, seen: Images, near: Array, missing: Missing) -> Once:
+    def __call__(self, seen: Images, near: Array, missing: Missing) -> ConditioningCache:
         # Of what is seen alone: there is no telling noise in a product.
-        given = jnp.concatenate([seen, products(seen)], axis=-1)
+        given = jnp.concatenate([seen, pairwise_products(seen)], axis=-1)
         modalities, known = seen.shape[-1], given.shape[-1]
         whole = known + modalities + self.context
-        conv = first_conv(
-            known, whole, self.pixel_width, self.dtype, bias=False, name="enter"
-        )
+        conv = partial_conv(known, whole, self.pixel_width, self.dtype, bias=False, name="enter")
         enter = conv(given)
         if not self.told:
-            return Once(None, enter, given)
+            return ConditioningCache(None, enter, given)
         inputs = jnp.concatenate([seen, near], axis=-1)
         features = to_patches(inputs.astype(self.dtype), self.patch, self.stem)
-        flags = channels(missing).astype(self.dtype)
+        flags = per_modality(missing).astype(self.dtype)
         flags = jnp.broadcast_to(flags, features.shape[:3] + flags.shape[-1:])
         features = jnp.concatenate([features, flags], axis=-1)
         own = features.shape[-1]
         whole = own + modalities * self.patch**2
-        conv = first_conv(own, whole, self.width, self.dtype, bias=False, name="stem")
-        return Once(conv(features), enter, given)
+        conv = partial_conv(own, whole, self.width, self.dtype, bias=False, name="stem")
+        return ConditioningCache(conv(features), enter, given)
 
 
-class Pixels(nn.Module):
+class PixelPath(nn.Module):
     """The full-resolution path: what a pixel's own values say, read patch by patch.
 
     What the U-Net knows of a patch (bias field, protocol, time, A|B) modulates the
@@ -118,38 +112,31 @@ class Pixels(nn.Module):
 
     @nn.compact
     def __call__(
-        self, noisy: Images, around: Array, patches: Array, once: Once
+        self, noisy: Images, around: Array, patches: Array, once: ConditioningCache
     ) -> tuple[Images, Array]:
         """The image, and the last hidden features [B, h, p, w, q, width] of pixels."""
         inputs = jnp.concatenate([noisy, around], axis=-1)
         given = jnp.concatenate([noisy, once.given], axis=-1)
         own = inputs.shape[-1]
-        conv = first_conv(
-            own,
-            own + once.given.shape[-1],
-            self.width,
-            self.dtype,
-            bias=True,
-            name="enter",
+        conv = partial_conv(
+            own, own + once.given.shape[-1], self.width, self.dtype, bias=True, name="enter"
         )
-        hidden = in_patches(conv(inputs) + once.enter, patches)
+        hidden = split_patches(conv(inputs) + once.enter, patches)
         for layer in range(self.layers):
             film = nn.Dense(2 * self.width, dtype=self.dtype, name=f"film{layer}")
-            hidden = gated(hidden, film(patches)[:, :, None, :, None])
+            hidden = silu_film(hidden, film(patches)[:, :, None, :, None])
             hidden = nn.Dense(self.width, dtype=self.dtype, name=f"{layer}")(hidden)
         hidden = jax.checkpoint(nn.silu)(hidden).astype(jnp.float32)
         zeros = nn.initializers.zeros
         image = nn.Dense(self.modalities, kernel_init=zeros, name="image")(hidden)
-        maps = nn.Dense(
-            self.modalities * given.shape[-1], kernel_init=zeros, name="map"
-        )
+        maps = nn.Dense(self.modalities * given.shape[-1], kernel_init=zeros, name="map")
         maps = maps(patches.astype(jnp.float32))
         maps = maps.reshape(*patches.shape[:3], self.modalities, given.shape[-1])
-        image += jnp.einsum("bhpwqi,bhwoi->bhpwqo", in_patches(given, patches), maps)
+        image += jnp.einsum("bhpwqi,bhwoi->bhpwqo", split_patches(given, patches), maps)
         return image.reshape(*given.shape[:3], self.modalities), hidden
 
 
-class Variance(nn.Module):
+class VarianceHead(nn.Module):
     """The log variance of each voxel of the answer, from what the answer is made of:
     the given images, the pixels' last hidden features, and those of their patches.
 
@@ -167,8 +154,8 @@ class Variance(nn.Module):
         film = nn.Dense(2 * width, dtype=self.dtype, name="film")(patches)
         hidden = nn.Dense(width, dtype=self.dtype, name="hidden")(hidden)
         own = nn.Dense(width, use_bias=False, dtype=self.dtype, name="given")(given)
-        hidden += in_patches(own, patches)
-        hidden = gated(hidden, film[:, :, None, :, None]).astype(jnp.float32)
+        hidden += split_patches(own, patches)
+        hidden = silu_film(hidden, film[:, :, None, :, None]).astype(jnp.float32)
         zeros = nn.initializers.zeros
         raw = nn.Dense(self.modalities, kernel_init=zeros, name="log")(hidden)
         least, most = LOG_VARIANCE

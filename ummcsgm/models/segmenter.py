@@ -14,23 +14,15 @@ import numpy as np
 
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA, REGIONS, UNKNOWN
 from ummcsgm.distributed import devices
-from ummcsgm.models.mm_csn import Activate, Block
-from ummcsgm.models.patches import from_patches, in_patches, to_patches
-from ummcsgm.models.pixels import gated
-from ummcsgm.training.plans import Recipe
-from ummcsgm.training.train_state import (
-    TrainState,
-    accumulate,
-    first_state,
-    split,
-    update,
-)
+from ummcsgm.models.mm_csn import Block, NormFiLMAct
+from ummcsgm.models.patches import from_patches, split_patches, to_patches
+from ummcsgm.models.pixels import silu_film
+from ummcsgm.training.plans import UpdateRule
+from ummcsgm.training.train_state import TrainState, accumulate, first_state, split, update
 from ummcsgm.types import Array, Batch, Images, Losses, Params
 
 CLASSES = (0, CORE, OEDEMA, ENHANCING)  # the labels, in the order of channels
-MEMBERS = np.array(
-    [[label in REGIONS[name] for name in REGIONS] for label in CLASSES], np.float32
-)
+MEMBERS = np.array([[label in REGIONS[name] for name in REGIONS] for label in CLASSES], np.float32)
 
 
 class Segmenter(nn.Module):
@@ -53,14 +45,12 @@ class Segmenter(nn.Module):
     def __call__(self, images: Images) -> Array:
         images = (images / self.scale).astype(self.dtype)
         patches = self.decode(*self.encode(images))
-        patches = Activate(self.dtype, name="norm")(patches, None)
+        patches = NormFiLMAct(self.dtype, name="norm")(patches, None)
         around = self.dense(self.context * self.patch**2, "context_out")(patches)
         around = from_patches(around, self.patch, self.stem)
-        hidden = self.conv(self.pixel_width, "enter")(
-            jnp.concatenate([images, around], axis=-1)
-        )
+        hidden = self.conv(self.pixel_width, "enter")(jnp.concatenate([images, around], axis=-1))
         film = self.dense(2 * self.pixel_width, "film")(patches)
-        within = gated(in_patches(hidden, patches), film[:, :, None, :, None])
+        within = silu_film(split_patches(hidden, patches), film[:, :, None, :, None])
         hidden = self.conv(self.pixel_width, "pixels")(within.reshape(hidden.shape))
         hidden = nn.silu(hidden).astype(jnp.float32)
         zeros = nn.initializers.zeros
@@ -137,14 +127,14 @@ def known_rows(labels: Array) -> Array:
 
 
 def init_state(
-    key: jax.Array, model: Segmenter, recipe: Recipe, shape: tuple[int, int, int]
+    key: jax.Array, model: Segmenter, recipe: UpdateRule, shape: tuple[int, int, int]
 ) -> TrainState:
     """The state before the first step, for images of `shape` H, W, M."""
     params = jax.jit(model.init)(key, jnp.zeros((1, *shape)))
     return first_state(params, recipe)
 
 
-def make_step(model: Segmenter, recipe: Recipe, modalities: int) -> Callable:
+def make_step(model: Segmenter, recipe: UpdateRule, modalities: int) -> Callable:
     """step(key, state, batch) -> (state, metrics), to be mapped over devices.
 
     Nothing is drawn: `key` is not read. The gradient is that of the mean loss over the
@@ -154,7 +144,7 @@ def make_step(model: Segmenter, recipe: Recipe, modalities: int) -> Callable:
     def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:
         images = batch.images[..., :modalities].astype(jnp.float32)
         labels = jnp.where(batch.valid[:, None, None], batch.labels, UNKNOWN)
-        examples = jnp.maximum(devices.total(known_rows(labels).sum()), 1)
+        examples = jnp.maximum(devices.sum_over_devices(known_rows(labels).sum()), 1)
 
         def mean_losses(params: Params, part: tuple) -> tuple[Array, dict]:
             images, labels = part
@@ -163,7 +153,7 @@ def make_step(model: Segmenter, recipe: Recipe, modalities: int) -> Callable:
             return told["loss"], told
 
         parts = split((images, labels), recipe.accumulate)
-        told, grads = devices.total(accumulate(mean_losses, state.params, parts))
+        told, grads = devices.sum_over_devices(accumulate(mean_losses, state.params, parts))
         return update(recipe, state, told, grads)
 
     return step

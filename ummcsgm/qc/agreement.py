@@ -48,9 +48,7 @@ def _voxel(scans: Mapping[str, Scan]) -> float:
     return float(np.prod(edges[0]) ** (1 / 3)) if edges else 0.0
 
 
-def _duplicates(
-    scans: Mapping[str, Scan], tissues: Mapping[str, Tissue]
-) -> dict[str, str]:
+def _duplicates(scans: Mapping[str, Scan], tissues: Mapping[str, Tissue]) -> dict[str, str]:
     """The modalities that are the image of an earlier one, and which that is."""
     twice: dict[str, str] = {}
     for one, other in combinations(scans, 2):
@@ -70,9 +68,7 @@ def _correlation(one: Tissue | None, other: Tissue | None) -> float:
         return float(np.corrcoef(one.values[both], other.values[both])[0, 1])
 
 
-def _misplaced(
-    tissues: Mapping[str, Tissue], voxel: float
-) -> dict[str, tuple[str, Move]]:
+def _misplaced(tissues: Mapping[str, Tissue], voxel: float) -> dict[str, tuple[str, Move]]:
     """The modalities that lie off another, which that is, and how."""
     if len(tissues) < 2:
         return {}
@@ -119,8 +115,5 @@ def _duplicate(other: str) -> Symptom:
 
 
 def _swapped(name: str, seen: str) -> Symptom:
-    what = (
-        f"is called {name} but looks like {seen}: exchange the files, or correct their "
-        "names"
-    )
+    what = f"is called {name} but looks like {seen}: exchange the files, or correct their names"
     return Symptom("stop", "swapped", what)

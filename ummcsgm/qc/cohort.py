@@ -49,16 +49,12 @@ def of_cohort(
     yield from _leaks(subjects, examinations)
 
 
-def _lacking(
-    subjects: Sequence[Subject], modalities: Sequence[str]
-) -> Iterator[Finding]:
+def _lacking(subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[Finding]:
     """One finding for each modality that some or all of the subjects lack."""
     for name in modalities:
         lacking = [s.name for s in subjects if name not in s.files]
         if lacking and len(lacking) == len(subjects):
-            sentence = (
-                f"no subject has {name}: correct config.data.modalities or the layout"
-            )
+            sentence = f"no subject has {name}: correct config.data.modalities or the layout"
             yield Finding("stop", "", name, None, "missing", sentence)
         elif lacking:
             sentence = (
@@ -68,9 +64,7 @@ def _lacking(
             yield Finding("note", "", name, None, "missing", sentence)
 
 
-def _unlike(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
+def _unlike(subjects: Sequence[Subject], examinations: Sequence[Examination]) -> Iterator[Finding]:
     """Pixels so unlike that one brain is large and another small to the network."""
     names = [subject.name for subject in subjects]
     pixels = [each.pixel for each in examinations]
@@ -114,9 +108,7 @@ def _untrainable(
         yield Finding("stop", "", "", None, "unusable", sentence)
 
 
-def _leaks(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
+def _leaks(subjects: Sequence[Subject], examinations: Sequence[Examination]) -> Iterator[Finding]:
     """One finding for each image that two patients have."""
     owners: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
     for subject, examination in zip(subjects, examinations, strict=True):

@@ -48,13 +48,9 @@ def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
     contrasts = [contrast_of(name) for name in names]
     facts = _Facts(np.stack([tissues[name].values[inside] for name in names]))
     numbers = range(len(names))
-    orders = [
-        dict(zip(contrasts, order, strict=True)) for order in permutations(numbers)
-    ]
+    orders = [dict(zip(contrasts, order, strict=True)) for order in permutations(numbers)]
     present = orders[0]
-    best = max(
-        orders, key=lambda order: facts.fit(order) - MOVED * _moved(order, present)
-    )
+    best = max(orders, key=lambda order: facts.fit(order) - MOVED * _moved(order, present))
     if facts.fit(best) < facts.fit(present) + CLEAR or not facts.plausible(best):
         return {}
     true = {volume: contrast for contrast, volume in best.items()}
@@ -109,9 +105,7 @@ class _Facts:
     def _alike(self, order: Mapping[str, int]) -> dict[tuple[str, str], float]:
         """The correlation of each pair in ALIKE, with the sign that it should have."""
         return {
-            (one, other): float(
-                np.sign(least) * self.together[order[one], order[other]]
-            )
+            (one, other): float(np.sign(least) * self.together[order[one], order[other]])
             for (one, other), least in ALIKE.items()
             if one in order and other in order
         }

@@ -73,9 +73,7 @@ def examine_cohort(
     return findings + list(of_cohort(subjects, examinations, modalities, spacing))
 
 
-def _examine(
-    modalities: Sequence[str], settings: Settings | None, subject: Subject
-) -> Examination:
+def _examine(modalities: Sequence[str], settings: Settings | None, subject: Subject) -> Examination:
     """All that is wrong with one subject; a file that fails is judged no further."""
     told = [(name, _missing(name)) for name in modalities if name not in subject.files]
     scans, unreadable = read_scans(subject, modalities)
@@ -106,9 +104,7 @@ def _between(scans: dict[str, Scan], told: Told) -> Told:
     return _empty(still) + between
 
 
-def _unfit(
-    subject: Subject, scans: dict[str, Scan], settings: Settings | None, told: Told
-) -> Told:
+def _unfit(subject: Subject, scans: dict[str, Scan], settings: Settings | None, told: Told) -> Told:
     """What keeps a run with `settings` from preparing a subject that it would train on.
 
     Nothing where it was told already why the brain is not where it seems to be.
@@ -121,9 +117,7 @@ def _unfit(
             'config.data.mask "" if what is not brain is 0 in all scans'
         )
         return [(MASK, Symptom("stop", "missing", what))]
-    vague = any(
-        name == MASK or s.code in ("background", "not_stripped") for name, s in told
-    )
+    vague = any(name == MASK or s.code in ("background", "not_stripped") for name, s in told)
     if not scans or vague:
         return []
     brain = np.logical_or.reduce([scan.inside for scan in scans.values()])

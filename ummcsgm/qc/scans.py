@@ -30,9 +30,7 @@ class Scan:
     geometry: Geometry
 
 
-def read_scans(
-    subject: Subject, modalities: Sequence[str]
-) -> tuple[dict[str, Scan], Told]:
+def read_scans(subject: Subject, modalities: Sequence[str]) -> tuple[dict[str, Scan], Told]:
     """The readable ones of the subject's modalities, and what the others suffer from.
 
     A 4-D file is read once for all the modalities in it.

@@ -157,9 +157,7 @@ def _eight_bits(low: float, high: float, dtype: np.dtype) -> Symptom | None:
     return Symptom("warn", "normalised", what)
 
 
-def _scaled(
-    volume: np.ndarray, values: np.ndarray, low: float, high: float
-) -> Symptom | None:
+def _scaled(volume: np.ndarray, values: np.ndarray, low: float, high: float) -> Symptom | None:
     """The intensities are no longer those of a scanner."""
     if high <= 0:
         what = f"has no positive value in the brain, at most {high:g}: add an offset"

@@ -9,7 +9,7 @@ from ummcsgm.evaluation.evaluate import Evaluation
 from ummcsgm.evaluation.slabs import EVERY
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.reporting.plots import write_coronal
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 COLUMNS = "modality image rho subjects lag_one sd_ratio gradient gradient_error".split()
 COLUMNS += ["coronal_ssim"]
@@ -27,8 +27,8 @@ def write(evaluation: Evaluation, folder: Path) -> None:
         return
     records = [one for marks in evaluation.slabs.values() for one in marks.records]
     told = {"facts": facts, "records": records}
-    write_whole(folder / "coherence.json", json.dumps(told, indent=1))
-    write_whole(folder / "coherence.md", _page(evaluation, records))
+    write_atomic(folder / "coherence.json", json.dumps(told, indent=1))
+    write_atomic(folder / "coherence.md", _page(evaluation, records))
     for name, marks in evaluation.slabs.items():
         if marks.pictures:
             _draw(folder / "coherence.png", evaluation, name)
@@ -114,10 +114,7 @@ def _notes(facts: dict, evaluation: Evaluation) -> list[str]:
             + ("; so it was corrected once." if moved else ".")
         )
     else:
-        notes.append(
-            "There is no validation subject to fit a rho on: slices are drawn one by "
-            "one."
-        )
+        notes.append("There is no validation subject to fit a rho on: slices are drawn one by one.")
     for name in [n for n, marks in evaluation.slabs.items() if marks.pictures][:1]:
         notes.append(f"coherence.png shows a coronal plane of {name}.")
     return [*notes, RESEARCH_ONLY]

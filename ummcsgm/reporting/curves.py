@@ -42,9 +42,7 @@ def thinned(points: Array) -> Array:
 class _Axis:
     """Values between `ends` as pixels between `room`; in `powers` of ten or evenly."""
 
-    def __init__(
-        self, ends: tuple[float, float], room: tuple[float, float], powers: bool
-    ):
+    def __init__(self, ends: tuple[float, float], room: tuple[float, float], powers: bool):
         low, high = map(math.log10, ends) if powers else ends
         self.low, self.powers, self.room = low, powers, room
         self.span = high - low if high > low else 1.0

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ummcsgm.types import Array, InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 RESEARCH_ONLY = "For research only: not a medical device, not for clinical decisions."
 MARK = "ummcsgm"  # in a picture's metadata: it is ours to write again
@@ -30,8 +30,7 @@ CAPTION = (
 )
 PREVIEW = (
     "All images have one grey window, from 0 to twice the median of the modality's "
-    "tissue. Radiological convention: the patient's right (R) is on the left. "
-    + RESEARCH_ONLY
+    "tissue. Radiological convention: the patient's right (R) is on the left. " + RESEARCH_ONLY
 )
 
 
@@ -99,9 +98,7 @@ def write_figure(path: Path, panels: Panels) -> None:
     limit = _error_limit(panels.truth, list(errors.values()))
     box = _brain_box(panels.truth)
     rows = 1 + 2 * len(errors)
-    figure, axes = _blank_figure(
-        rows, panels.truth[:, :, *box].shape, CAPTION, (LEFT, TILE)
-    )
+    figure, axes = _blank_figure(rows, panels.truth[:, :, *box].shape, CAPTION, (LEFT, TILE))
     _show(axes[0], "truth", panels.truth[:, :, *box], "gray", 255)
     for label, synthesis, error in zip(errors, axes[1::2], axes[2::2], strict=True):
         _show(synthesis, label, panels.estimates[label][:, :, *box], "gray", 255)
@@ -117,7 +114,7 @@ def write_figure(path: Path, panels: Panels) -> None:
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI, metadata={"Software": MARK})
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def _show(axes: Array, label: str, images: Array, colours: str, top: float) -> None:
@@ -142,10 +139,7 @@ def _brain_box(truth: Array) -> tuple[slice, slice]:
     rows, columns = np.nonzero((truth > 0).any(axis=(0, 1)))
     if len(rows) == 0:
         return slice(None), slice(None)
-    return tuple(
-        slice(max(0, at.min() - MARGIN), at.max() + 1 + MARGIN)
-        for at in (rows, columns)
-    )
+    return tuple(slice(max(0, at.min() - MARGIN), at.max() + 1 + MARGIN) for at in (rows, columns))
 
 
 def _blank_figure(

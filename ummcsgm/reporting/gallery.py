@@ -89,9 +89,7 @@ def png(image: Array) -> bytes:
 
 def _paeth(left: Array, above: Array, corner: Array) -> Array:
     """Of the three neighbours the one nearest to left + above - corner."""
-    nearest = np.argmin(
-        np.abs(left + above - corner - np.stack([left, above, corner])), axis=0
-    )
+    nearest = np.argmin(np.abs(left + above - corner - np.stack([left, above, corner])), axis=0)
     return np.choose(nearest, [left, above, corner])
 
 
@@ -113,7 +111,4 @@ def _brain_box(truth: Array) -> tuple[slice, slice]:
     rows, columns = np.nonzero((truth > 0).any(axis=(0, 1)))
     if len(rows) == 0:
         return slice(None), slice(None)
-    return tuple(
-        slice(max(0, at.min() - MARGIN), at.max() + 1 + MARGIN)
-        for at in (rows, columns)
-    )
+    return tuple(slice(max(0, at.min() - MARGIN), at.max() + 1 + MARGIN) for at in (rows, columns))

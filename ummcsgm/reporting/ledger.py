@@ -54,9 +54,7 @@ def maps(run: Run) -> list[Table]:
     rows = run.downstream.get("maps", []) if run.downstream else []
     if not rows:
         return []
-    words = (
-        "Where the tumour is: the mean over draws of its probability, or one image's"
-    )
+    words = "Where the tumour is: the mean over draws of its probability, or one image's"
     head = ("map", "replaced", "region", "n", "Dice, %", "Brier", "calibration error")
     lines = tuple(
         (
@@ -97,8 +95,7 @@ def facts(runs: list[Run], values: dict[str, list[Any]], caption: str) -> Table:
     """A line for each of `values`, which has one value a run."""
     head = ("", *(run.name for run in runs))
     lines = tuple(
-        (Cell(key), *(_cell(NONE if v is None else v) for v in own))
-        for key, own in values.items()
+        (Cell(key), *(_cell(NONE if v is None else v) for v in own)) for key, own in values.items()
     )
     return Table(caption, head, lines, names=len(head))
 

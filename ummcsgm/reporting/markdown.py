@@ -18,9 +18,7 @@ from ummcsgm.reporting.cells import (
 )
 
 
-def markdown(
-    title: str, opening: list[Block], sections: list[Section], folder: Path
-) -> str:
+def markdown(title: str, opening: list[Block], sections: list[Section], folder: Path) -> str:
     """The report; pictures are links, relative to `folder`."""
     parts = [f"# {escaped(title)}", *_all(opening, folder)]
     for section in sections:

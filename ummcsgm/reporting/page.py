@@ -24,18 +24,11 @@ from ummcsgm.reporting.markdown import markdown
 from ummcsgm.reporting.runs import NETWORK, Run, read_runs
 from ummcsgm.reporting.sections import TITLE, opening, sections
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
-VIEWS = {
-    "images": "images",
-    "error": "absolute error",
-    "sd": "predicted standard deviation",
-}
+VIEWS = {"images": "images", "error": "absolute error", "sd": "predicted standard deviation"}
 # Nothing is ever fetched, and the browser is told to see to it.
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'"
-)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 CONVENTION = (
     "In each column that modality is missing and the others are given. Axial slices in "
     "radiological convention: anterior is up, the patient's right (R) is on the left. "
@@ -68,7 +61,7 @@ def write_report(workdirs: list[Path], folder: Path) -> None:
     runs = read_runs(workdirs)
     write_page(folder / "report.html", runs)
     text = markdown(TITLE, opening(runs), sections(runs), folder)
-    write_whole(folder / "report.md", text)
+    write_atomic(folder / "report.md", text)
 
 
 def write_page(path: Path, runs: list[Run]) -> None:
@@ -91,7 +84,7 @@ def write_page(path: Path, runs: list[Run]) -> None:
         *map(_section, found),
         f"</main>\n<script>\n{script}</script>\n</body>\n</html>\n",
     ]
-    write_whole(path, "\n".join(parts))
+    write_atomic(path, "\n".join(parts))
 
 
 def _section(section: Section) -> str:
@@ -193,12 +186,8 @@ def _plot(curves: Curves) -> str:
 def _slices(slices: Slices) -> str:
     """The controls, a row of tiles for each method, and every sprite as text."""
     methods = tuple(slices.methods)
-    shown = {
-        name: read_subject(p, methods, NETWORK) for name, p in slices.paths.items()
-    }
-    rows = [
-        r for r in ("truth", *methods, SD) if any(r in s.rows for s in shown.values())
-    ]
+    shown = {name: read_subject(p, methods, NETWORK) for name, p in slices.paths.items()}
+    rows = [r for r in ("truth", *methods, SD) if any(r in s.rows for s in shown.values())]
     titles = {"truth": "truth", **slices.methods, SD: VIEWS[SD]}
     about = {
         "modalities": slices.modalities,
@@ -233,8 +222,7 @@ def _controls(title: str, shown: dict[str, Shown], any_sd: bool) -> str:
     """Subject, slice and what is shown of it, with the scale of greys or colours."""
     name = _safe(title)
     options = "".join(
-        f'<option value="{place}">{_safe(subject)}</option>'
-        for place, subject in enumerate(shown)
+        f'<option value="{place}">{_safe(subject)}</option>' for place, subject in enumerate(shown)
     )
     radios = "".join(
         f'<label><input type="radio" name="view {name}" value="{view}"'

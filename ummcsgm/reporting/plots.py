@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.types import Array
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 DPI = 150
 SIDE = 3.0  # inches: a plot
@@ -29,8 +29,7 @@ RELIABILITY = (
 PREDICTED = (
     "Voxels in bins of like variance as the network's second head predicts it, and the "
     "squared error of its mean there. On the diagonal the one is the other's size; "
-    "above it the prediction is too small. Bars: a bootstrap over subjects. "
-    + RESEARCH_ONLY
+    "above it the prediction is too small. Bars: a bootstrap over subjects. " + RESEARCH_ONLY
 )
 RANKS = (
     "How often the truth has each rank among the draws, beside what calibrated draws "
@@ -52,8 +51,7 @@ CORONAL = (
 DIAL = (
     "What more evaluations buy, on one network's weights and the same questions, "
     "within the brain. Of CRPS less is better, of PSNR more; a draw that is right has "
-    "3 dB less PSNR than the mean. What is far worse is beyond the edge. "
-    + RESEARCH_ONLY
+    "3 dB less PSNR than the mean. What is far worse is beyond the edge. " + RESEARCH_ONLY
 )
 
 
@@ -83,9 +81,7 @@ class Uncertainty:
     top: float
 
 
-def write_reliability(
-    path: Path, curves: dict[str, Curve], unit: str, words: str
-) -> None:
+def write_reliability(path: Path, curves: dict[str, Curve], unit: str, words: str) -> None:
     """`path` holds a PNG: root mean squared error over predicted sd, both in `unit`.
 
     Each curve, under its label, holds variances and mean squared errors, [bins].
@@ -296,4 +292,4 @@ def _figure(width: float, height: float) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI)
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())

@@ -21,7 +21,7 @@ from ummcsgm.reporting import coherence, uncertainty
 from ummcsgm.reporting.cells import SCALES, distinct, number
 from ummcsgm.reporting.figure import RESEARCH_ONLY, Panels, write_figure
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 Row = dict[str, str | float | int]
 COLUMNS = "method missing modality profile profile_hash metric mean sd subjects".split()
@@ -54,11 +54,9 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     labels = method_labels(evaluation.facts["evaluations"], evaluation.facts["few"])
     write_csv(folder / "table.csv", evaluation.rows, COLUMNS)
     write_csv(folder / "subjects.csv", evaluation.subjects, SUBJECT_COLUMNS)
-    write_table_markdown(
-        folder / "table.md", evaluation.rows, labels, notes(evaluation.facts)
-    )
+    write_table_markdown(folder / "table.md", evaluation.rows, labels, notes(evaluation.facts))
     content = without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
-    write_whole(folder / "metrics.json", json.dumps(content, indent=1))
+    write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
     if evaluation.records:
         lines = _record_lines(evaluation.records)
@@ -141,7 +139,7 @@ def write_csv(path: Path, rows: list[Row], columns: Sequence[str]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows([row[column] for column in columns] for row in rows)
-    write_whole(path, text.getvalue())
+    write_atomic(path, text.getvalue())
 
 
 def write_table_markdown(
@@ -158,15 +156,13 @@ def write_table_markdown(
         InputError: there are no rows.
     """
     if not rows:
-        raise InputError(
-            "a table wants at least one row of numbers, and there is none."
-        )
+        raise InputError("a table wants at least one row of numbers, and there is none.")
     parts = ["# Completion of missing modalities"]
     for profile in distinct(row["profile"] for row in rows):
         parts.append(f"## Profile `{profile}`")
         parts += _tables([row for row in rows if row["profile"] == profile], labels)
     parts.append("\n".join(f"- {note}" for note in [*notes, RESEARCH_ONLY]))
-    write_whole(path, "\n\n".join(parts) + "\n")
+    write_atomic(path, "\n\n".join(parts) + "\n")
 
 
 def _tables(rows: list[Row], labels: dict[str, str]) -> list[str]:

@@ -105,16 +105,14 @@ def read_run(workdir: Path, name: str = "") -> Run:
         logs=_logs(workdir, [method["name"] for method in methods] + judge),
         pictures=_pictures(workdir / "evaluation"),
         dial=_file(workdir / "dial" / "dial.png"),
-        still=_file(path.parent / "figure.png")
-        or _file(workdir / "evaluation" / "figure.png"),
+        still=_file(path.parent / "figure.png") or _file(workdir / "evaluation" / "figure.png"),
     )
 
 
 def _numbers(rows: Rows) -> Rows:
     """`rows` with NaN where a number is not known."""
     return [
-        row | {key: math.nan for key in NUMBERS if key in row and row[key] is None}
-        for row in rows
+        row | {key: math.nan for key in NUMBERS if key in row and row[key] is None} for row in rows
     ]
 
 

@@ -3,23 +3,12 @@
 from typing import Any
 
 from ummcsgm.reporting import ledger, tables
-from ummcsgm.reporting.cells import (
-    Block,
-    Curves,
-    Listing,
-    Picture,
-    Points,
-    Section,
-    Slices,
-    Words,
-)
+from ummcsgm.reporting.cells import Block, Curves, Listing, Picture, Points, Section, Slices, Words
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.reporting.runs import JUDGE, Run
 
 TITLE = "Completion of missing MR contrasts"
-CITE = (
-    "If you use this software, please cite it and the paper whose method it implements."
-)
+CITE = "If you use this software, please cite it and the paper whose method it implements."
 BIBTEX = """\
 @article{meng2022,
   title = {A Novel Unified Conditional Score-based Generative Framework for Multi-modal
@@ -77,9 +66,7 @@ def opening(runs: list[Run]) -> list[Block]:
     lines = []
     for run in runs:
         lines.append(_summary(run))
-        profiles = tables.distinct(
-            f"{row['profile']} ({row['profile_hash']})" for row in run.rows
-        )
+        profiles = tables.distinct(f"{row['profile']} ({row['profile_hash']})" for row in run.rows)
         lines.append(_of(runs, run, f"Metrics of profile {', '.join(profiles)}."))
         lines += [_of(runs, run, str(note)) for note in run.facts.get("notes", [])]
     return [*blocks, Points(tuple(lines))]
@@ -99,9 +86,7 @@ def differences(runs: list[Run]) -> dict[str, list[Any]]:
     configs = [flat(run.facts.get("config", {})) for run in runs]
     keys = sorted(set().union(*configs))
     values = {key: [config.get(key) for config in configs] for key in keys}
-    return {
-        key: own for key, own in values.items() if any(value != own[0] for value in own)
-    }
+    return {key: own for key, own in values.items() if any(value != own[0] for value in own)}
 
 
 def _each(runs: list[Run], blocks) -> list[Block]:
@@ -183,10 +168,7 @@ def _origin(runs: list[Run]) -> list[Block]:
         "SHA-256 of the split": "split_sha256",
         "SHA-256 of the data": "data_sha256",
     }
-    values = {
-        title: [run.facts.get(key, UNKNOWN) for run in runs]
-        for title, key in facts.items()
-    }
+    values = {title: [run.facts.get(key, UNKNOWN) for run in runs] for title, key in facts.items()}
     for part in ("train", "validation", "test"):
         counts = [run.facts.get("split", {}).get(part) for run in runs]
         values[f"subjects for {part}"] = counts

@@ -25,10 +25,7 @@ def same_questions(runs: list[Run]) -> bool:
     """Whether all runs were scored on the same subjects of the same data."""
     if len(runs) == 1:
         return True
-    hashes = {
-        tuple(run.facts.get(key) for key in ("split_sha256", "data_sha256"))
-        for run in runs
-    }
+    hashes = {tuple(run.facts.get(key) for key in ("split_sha256", "data_sha256")) for run in runs}
     return len(hashes) == 1 and None not in hashes.pop()
 
 

@@ -19,7 +19,7 @@ from ummcsgm.reporting.plots import (
     write_uncertainty,
 )
 from ummcsgm.types import Array, InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 RESAMPLES = 1000
 FEWEST = 0.002  # of all voxels, in a bin of the reliability curve that is drawn
@@ -37,7 +37,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     records = evaluation.records
     if not records:
         return
-    write_whole(folder / "calibration.md", _page(evaluation))
+    write_atomic(folder / "calibration.md", _page(evaluation))
     single = [r for r in records if r["missing"] == r["modality"]]
     order = evaluation.modalities.index
     single = sorted(single, key=lambda record: order(record["modality"]))
@@ -101,16 +101,12 @@ def _ranks(records: list[dict], version: str) -> Curve:
     return Curve(expected, measured, *interval)
 
 
-def _interval(
-    statistic: Callable[[Array], Array], values: Array
-) -> tuple[Array, Array]:
+def _interval(statistic: Callable[[Array], Array], values: Array) -> tuple[Array, Array]:
     """The central 90 % of a statistic over subjects; itself for one subject."""
     if len(values) < 2:
         return statistic(values), statistic(values)
     generator = np.random.default_rng(0)
-    return subject_interval(
-        generator, statistic, values, level=LEVEL, resamples=RESAMPLES
-    )
+    return subject_interval(generator, statistic, values, level=LEVEL, resamples=RESAMPLES)
 
 
 def _page(evaluation: Evaluation) -> str:
@@ -170,9 +166,7 @@ def _section(evaluation: Evaluation, modality: str, rows: list[dict]) -> list[st
         title += f"\n\nFactor on the spread: {fit['factor']:.3f}"
         if fit["low"] is not None:
             title += f" ({fit['low']:.3f} to {fit['high']:.3f})"
-        title += (
-            f", of {fit['subjects']} validation subject{'s'[: fit['subjects'] > 1]}."
-        )
+        title += f", of {fit['subjects']} validation subject{'s'[: fit['subjects'] > 1]}."
     parts = [title, _markdown(lines)]
     if single:
         parts.append(_markdown(_law(single)))

@@ -9,13 +9,13 @@ import jax
 
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import BY_SECONDS, build_budget
-from ummcsgm.config.courses import build_course, place_of
+from ummcsgm.config.courses import build_trainable, method_folder
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.loader import Batches
 from ummcsgm.distributed import devices
 from ummcsgm.training.train import batches_of
 from ummcsgm.types import Config, InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 from ummcsgm.utils.progress import training_seconds
 
 WARM, TIMED = 3, 20  # steps
@@ -34,7 +34,7 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
     """
     if build_budget(config) != BY_SECONDS:
         return config
-    path = place_of(workdir, name) / "allowance.json"
+    path = method_folder(workdir, name) / "allowance.json"
     seconds = training_seconds(workdir)
     if seconds is None:
         raise InputError(
@@ -44,22 +44,22 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
     if not path.is_file() or read_json(path)["seconds"] != seconds:
         steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
         told = {"seconds": seconds, "steps": steps}
-        devices.in_turn(functools.partial(_write_first, path, told))
+        devices.main_process_first(functools.partial(_write_first, path, told))
     return build.with_steps(config, read_json(path)["steps"])
 
 
 def _write_first(path: pathlib.Path, told: dict) -> None:
     """Of several processes the first one's measurement counts for all."""
-    if devices.first():
-        write_whole(path, json.dumps(told))
+    if devices.is_main():
+        write_atomic(path, json.dumps(told))
 
 
 def _seconds_per_step(config: Config, workdir: pathlib.Path, name: str) -> float:
     _, stores = prepare(config, workdir)
-    course, plan = build_course(config, name), build.build_plan(config)
+    course, plan = build_trainable(config, name), build.build_train_options(config)
     batches: Batches = batches_of(stores["train"], plan)
     state = devices.replicate(course.start(jax.random.key(plan.seed)))
-    step = functools.partial(devices.over_devices(course.step), jax.random.key(0))
+    step = functools.partial(devices.pmap_step(course.step), jax.random.key(0))
     rows = [devices.shard(batches.at(number)) for number in range(WARM + TIMED)]
     start = 0.0
     for number, one in enumerate(rows):

@@ -11,15 +11,15 @@ import pathlib
 import numpy as np
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.build_methods import MM_CSN, build_gallery, build_names, build_paper
-from ummcsgm.config.courses import SEGMENTER, config_of, keys_of, place_of
+from ummcsgm.config.build_methods import MM_CSN, build_gallery, build_method_names, build_paper
+from ummcsgm.config.courses import SEGMENTER, fixed_keys, method_config, method_folder
 from ummcsgm.config.schema import check_same
 from ummcsgm.data.cohort import Cohort
-from ummcsgm.diffusion.missingness import configurations
+from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation.contest import Contest, enter, exhibit
 from ummcsgm.evaluation.evaluate import evaluate, interleaved
-from ummcsgm.inference.predictor import Trained, load_trained
+from ummcsgm.inference.predictor import TrainedModel, load_trained_model
 from ummcsgm.reporting import page, report
 from ummcsgm.reporting.figure import Panels, write_figure
 from ummcsgm.study.costs import costs_of, measure
@@ -28,23 +28,18 @@ from ummcsgm.study.rivals import load_rival, mm_csn_mean
 from ummcsgm.study.usefulness import downstream_of
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, InputError
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.utils.atomic_io import write_atomic
 
 TESTED = ("difference", "low", "high", "p", "p_holm")
 TABLES = {  # in WORKDIR/study: the results they hold, and their columns
     "table": ("rows", report.COLUMNS),
     "subjects": ("subjects", [*report.SUBJECT_COLUMNS, "crps"]),
     "crps": ("crps", ("method", "modality", "mean", "sd", "subjects")),
-    "significance": (
-        "tests",
-        (*"metric modality method reference subjects".split(), *TESTED),
-    ),
+    "significance": ("tests", (*"metric modality method reference subjects".split(), *TESTED)),
 }
 
 
-def conclude(
-    workdir: pathlib.Path, config: Config | None, all_configurations: bool
-) -> None:
+def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: bool) -> None:
     """WORKDIR/evaluation holds what `report.write` writes of the mm-CSN's evaluation,
     WORKDIR/study results.json, its tables and galleries, of all methods that have been
     trained there.
@@ -53,29 +48,29 @@ def conclude(
         InputError: as `evaluate`; or a method was trained on other slices than the
             mm-CSN.
     """
-    trained = load_trained(workdir)
-    config = build_data.fitting(config, trained.config, workdir)
+    trained = load_trained_model(workdir)
+    config = build_data.compatible_config(config, trained.config, workdir)
     judge = (SEGMENTER,) if build.build_downstream(config) else ()
-    for name in (*build_names(config), *judge):
-        _check_fellow(place_of(workdir, name), name, trained)
+    for name in (*build_method_names(config), *judge):
+        _check_fellow(method_folder(workdir, name), name, trained)
     measured = evaluate(workdir, config, all_configurations)
-    if devices.first():
+    if devices.is_main():
         report.write(measured, workdir / "evaluation")
     contest = _contest(config, measured.cohort, all_configurations)
     mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
-    if devices.first():
+    if devices.is_main():
         measure(workdir, mean, contest)
     findings = own_findings(measured, costs_of(workdir, mean))
     folder = workdir / "evaluation" / "parts" / "gallery"
     galleries = exhibit(folder, contest, trained)
-    for name in build_names(config):
-        place = place_of(workdir, name)
+    for name in build_method_names(config):
+        place = method_folder(workdir, name)
         if checkpoint.latest_step(place) is None:
             print(f"study: {name} is not in {place} yet", flush=True)
             continue
         findings.append(_entered(place, contest, trained, galleries))
     useful = downstream_of(workdir, config, contest, trained)
-    if devices.first():
+    if devices.is_main():
         facts = facts_of(config, trained, measured, findings)
         results = results_of(findings, trained.space.modalities, facts)
         results |= {"paper": build_paper(config), "downstream": useful}
@@ -85,22 +80,22 @@ def conclude(
 
 def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contest:
     """What every method is asked: the questions of the mm-CSN's evaluation."""
-    space, scoring = build.build_space(config), build.build_scoring(config)
-    table = configurations(len(space.modalities), proper=True)
+    space, scoring = build.build_space(config), build.build_evaluation_options(config)
+    table = missing_patterns(len(space.modalities), proper=True)
     asked = table if all_configurations else table[table.sum(axis=1) == 1]
     subjects = [cohort.subjects[name] for name in interleaved(cohort, "test")]
     return Contest(space, scoring, asked, subjects, build_gallery(config))
 
 
-def _check_fellow(place: pathlib.Path, name: str, trained: Trained) -> None:
+def _check_fellow(place: pathlib.Path, name: str, trained: TrainedModel) -> None:
     """Raises InputError if the method that was trained in `place` was not given what
     the mm-CSN was."""
     if checkpoint.latest_step(place) is None:
         return
-    about = checkpoint.restore_about(place)
-    asked = trained.config if name == SEGMENTER else config_of(trained.config, name)
+    about = checkpoint.restore_metadata(place)
+    asked = trained.config if name == SEGMENTER else method_config(trained.config, name)
     own = build.config_to_json(asked)
-    check_same(own, about["config"], str(place), keys_of(name))
+    check_same(own, about["config"], str(place), fixed_keys(name))
     if about["data"] != trained.data:
         raise InputError(
             f"{place} was trained on other slices than the mm-CSN: remove it, and "
@@ -109,12 +104,12 @@ def _check_fellow(place: pathlib.Path, name: str, trained: Trained) -> None:
 
 
 def _entered(
-    place: pathlib.Path, contest: Contest, trained: Trained, galleries: dict
+    place: pathlib.Path, contest: Contest, trained: TrainedModel, galleries: dict
 ) -> Findings:
     """What the method of this place did, whose answers are put in the galleries."""
     rival = load_rival(place)
     marks = enter(place / "parts", contest, rival)
-    if devices.first():
+    if devices.is_main():
         measure(place, rival, contest)
     for subject, gallery in galleries.items():
         own = marks[subject].panels
@@ -151,7 +146,7 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
     for name, gallery in galleries.items():
         content = io.BytesIO()
         np.savez_compressed(content, **gallery)
-        write_whole(folder / "gallery" / f"{name}.npz", content.getvalue())
+        write_atomic(folder / "gallery" / f"{name}.npz", content.getvalue())
     for name, (key, columns) in TABLES.items():
         report.write_csv(folder / f"{name}.csv", results[key], columns)
     shown = _panels(results, galleries)
@@ -159,6 +154,4 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
         (folder / "figure.png").unlink(missing_ok=True)
     else:
         write_figure(folder / "figure.png", shown)
-    write_whole(
-        folder / "results.json", json.dumps(report.without_nan(results), indent=1)
-    )
+    write_atomic(folder / "results.json", json.dumps(report.without_nan(results), indent=1))

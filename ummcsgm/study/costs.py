@@ -9,7 +9,7 @@ from ummcsgm.data.subjects import network_stacks
 from ummcsgm.evaluation.contest import Contest
 from ummcsgm.evaluation.sitting import sit
 from ummcsgm.study.rivals import Rival, seconds_per_slice
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 from ummcsgm.utils.progress import training_seconds
 
 FILE = "costs.json"
@@ -28,7 +28,7 @@ def measure(place: pathlib.Path, rival: Rival, contest: Contest) -> None:
     missing = np.arange(len(sitting.modalities))[None] == 0
     seconds = seconds_per_slice(rival.answer, images, np.repeat(missing, len(rows), 0))
     told = {"digest": rival.digest, "seconds_per_slice": seconds}
-    write_whole(path, json.dumps(told))
+    write_atomic(path, json.dumps(told))
 
 
 def costs_of(place: pathlib.Path, rival: Rival) -> dict:

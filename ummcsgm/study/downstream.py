@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import SEGMENTER, place_of
+from ummcsgm.config.courses import SEGMENTER, method_folder
 from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.subjects import Prepared, network_brain, network_slices
+from ummcsgm.data.subjects import PreparedSubject, network_brain, network_slices
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation.marks import Marks, kept
-from ummcsgm.inference.microbatches import streamed
+from ummcsgm.inference.microbatches import run_in_microbatches
 from ummcsgm.models.segmenter import CLASSES, make_segment, regions
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, Images, InputError
@@ -41,7 +41,7 @@ class Trained:
     _size: int
 
     def __call__(self, images: Images) -> Array:
-        parts = streamed(self._answer, self._size, len(images), lambda r: (images[r],))
+        parts = run_in_microbatches(self._answer, self._size, len(images), lambda r: (images[r],))
         nothing = np.zeros((0, *images.shape[1:3], len(CLASSES)), np.float32)
         return np.concatenate([nothing, *parts])
 
@@ -54,16 +54,16 @@ def load_segmenter(workdir: pathlib.Path, config: Config) -> Trained:
     Raises:
         InputError: there is none.
     """
-    place = place_of(workdir, SEGMENTER)
-    saved = build.config_from_json(checkpoint.restore_about(place)["config"])
+    place = method_folder(workdir, SEGMENTER)
+    saved = build.config_from_json(checkpoint.restore_metadata(place)["config"])
     model, space = build.build_segmenter(saved), build.build_space(saved)
     images = jnp.zeros((1, *space.grid, len(space.modalities)))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     params = checkpoint.restore_ema(place, shapes)
-    digest = checkpoint.digest_of(params)
+    digest = checkpoint.params_digest(params)
     params = devices.replicate(params)
-    segment = devices.over_rows(make_segment(model))
-    size = devices.whole_rows(build.build_scoring(config).microbatch)
+    segment = devices.shard_over_rows(make_segment(model))
+    size = devices.round_up_to_devices(build.build_evaluation_options(config).microbatch)
     return Trained(digest, lambda rows: segment(params, rows), size)
 
 
@@ -117,7 +117,7 @@ class Patient:
 
 
 def patient_of(
-    subject: Subject, prepared: Prepared, modalities: Sequence[str]
+    subject: Subject, prepared: PreparedSubject, modalities: Sequence[str]
 ) -> Patient | None:
     """The subject as the segmentation network sees it; None without a segmentation.
 
@@ -206,10 +206,7 @@ def summary(records: Sequence[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         groups.setdefault(tuple(record[name] for name in names), []).append(record)
-    return [
-        dict(zip(names, group, strict=True)) | _moments(own)
-        for group, own in groups.items()
-    ]
+    return [dict(zip(names, group, strict=True)) | _moments(own) for group, own in groups.items()]
 
 
 def _moments(records: list[dict]) -> dict:

@@ -10,7 +10,7 @@ from ummcsgm.config.build_methods import MM_CSN
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import Evaluation, summary
 from ummcsgm.evaluation.marks import digest_of
-from ummcsgm.inference.predictor import Trained
+from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.study.significance import compare, correct
 from ummcsgm.types import Config
 from ummcsgm.utils.provenance import commit, versions
@@ -66,9 +66,7 @@ def _some(slices: dict[str, int], name: str) -> str:
     )
 
 
-def results_of(
-    findings: list[Findings], modalities: Sequence[str], facts: dict
-) -> dict:
+def results_of(findings: list[Findings], modalities: Sequence[str], facts: dict) -> dict:
     """results.json of a study, but for what the config adds.
 
     Tests compare the mm-CSN's mean with every method that is no draw.
@@ -79,8 +77,7 @@ def results_of(
     tests = [row for m in modalities for row in compare(subjects, MM_CSN, others, m)]
     return {
         "methods": [
-            {"name": o.name, "title": o.title, "note": o.note, "costs": o.costs}
-            for o in findings
+            {"name": o.name, "title": o.title, "note": o.note, "costs": o.costs} for o in findings
         ],
         "rows": summary(subjects, names),
         "subjects": subjects,
@@ -91,9 +88,7 @@ def results_of(
     }
 
 
-def _crps(
-    subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[str]
-) -> list[dict]:
+def _crps(subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[str]) -> list[dict]:
     """Means over subjects, a row a method and modality that alone is missing."""
     rows = []
     for name in names:
@@ -113,10 +108,7 @@ def _crps(
 
 
 def facts_of(
-    config: Config,
-    trained: Trained,
-    measured: Evaluation,
-    findings: list[Findings],
+    config: Config, trained: TrainedModel, measured: Evaluation, findings: list[Findings]
 ) -> dict:
     """What a reader needs to know of a study, and to repeat it."""
     asked, split = build.config_to_json(config), measured.cohort.split
@@ -124,7 +116,7 @@ def facts_of(
     fields = build.config_to_json(trained.config)
     fields |= {section: asked[section] for section in ("evaluate", "study")}
     return {
-        "budget": _budget(findings, fields["questions"]["each"]),
+        "budget": _budget(findings, fields["missingness"]["patterns_per_image"]),
         "profile": measured.facts["profile"],
         "profile_hash": measured.facts["profile_hash"],
         "seed": fields["seed"],
@@ -136,7 +128,7 @@ def facts_of(
         "config": fields,
         "versions": versions(),
         "commit": commit(),
-        "notes": notes(measured.facts, fields["network"]["neighbours"]),
+        "notes": notes(measured.facts, fields["network"]["neighbour_slices"]),
     }
 
 

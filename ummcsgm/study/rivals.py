@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.config import build
-from ummcsgm.config.build_methods import REGRESSION, build_method, told_options
+from ummcsgm.config.build_methods import REGRESSION, build_method, describe_options
 from ummcsgm.config.schema import check_fields
-from ummcsgm.diffusion.missingness import ask
+from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import make_estimate, posterior_moments
 from ummcsgm.distributed import devices
-from ummcsgm.inference.microbatches import regrouped, streamed
-from ummcsgm.inference.predictor import Trained, load_trained, make_answer
+from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
+from ummcsgm.inference.predictor import TrainedModel, load_trained_model, make_answer
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Images, Missing, Params, Stacks
 from ummcsgm.utils.compilation_cache import flops_of
@@ -58,11 +58,11 @@ def load_rival(place: pathlib.Path) -> Rival:
     Raises:
         InputError: it has no checkpoint there, or one of another version.
     """
-    about = checkpoint.restore_about(place)
+    about = checkpoint.restore_metadata(place)
     name = about["method"]
     if name == REGRESSION:
         note = "Ours: the mm-CSN's network, trained on the squared error of the mean."
-        trained = load_trained(place)
+        trained = load_trained_model(place)
         return mm_csn_mean(trained, name, "mm-CSN network, regression", note)
     config = build.config_from_json(about["config"])
     check_fields(config.to_dict())
@@ -78,33 +78,33 @@ def load_rival(place: pathlib.Path) -> Rival:
     }
 
     def complete(params: Params, images: Stacks, missing: Missing) -> Images:
-        return method.complete(params, ask(images, missing))
+        return method.complete(params, mask_inputs(images, missing))
 
     step = checkpoint.latest_step(place)
-    size = build.build_scoring(config).microbatch
+    size = build.build_evaluation_options(config).microbatch
     stacks = (1, *grid, build.build_model(config).network.channels())
     return Rival(
         name,
         method.title,
-        f"{method.note} {told_options(config, name)}",
+        f"{method.note} {describe_options(config, name)}",
         _streaming(complete, needed, size),
         step,
-        step * build.build_plan(config).batch,
-        checkpoint.digest_of(needed),
+        step * build.build_train_options(config).batch,
+        checkpoint.params_digest(needed),
         _count(counted),
         _gflop(complete, needed, stacks, len(space.modalities)),
         about["data"],
     )
 
 
-def mm_csn_mean(trained: Trained, name: str, title: str, note: str) -> Rival:
+def mm_csn_mean(trained: TrainedModel, name: str, title: str, note: str) -> Rival:
     """The mean in one evaluation of a network of the mm-CSN's kind."""
-    scoring = build.build_scoring(trained.config)
+    scoring = build.build_evaluation_options(trained.config)
     told = make_answer(trained, "mean", scoring)
     network = trained.model.network
 
     def mean(params: Params, images: Stacks, missing: Missing) -> Images:
-        question = ask(images, missing)
+        question = mask_inputs(images, missing)
         estimate = make_estimate(trained.model, params, question)
         return posterior_moments(estimate, question).mean
 
@@ -115,7 +115,7 @@ def mm_csn_mean(trained: Trained, name: str, title: str, note: str) -> Rival:
         note,
         lambda *rows: told(*rows).mean,
         trained.step,
-        trained.step * build.build_plan(trained.config).batch,
+        trained.step * build.build_train_options(trained.config).batch,
         trained.digest,
         _count(trained.params),
         _gflop(mean, trained.params, stacks, network.modalities),
@@ -139,16 +139,16 @@ def seconds_per_slice(answer: Callable, images: Stacks, missing: Missing) -> flo
 def _streaming(complete: Callable, params: Params, size: int) -> Callable:
     """answer(images, missing, addresses) through one compiled program, whose rows the
     local devices share."""
-    compiled = devices.over_rows(complete)
-    params, size = devices.replicate(params), devices.whole_rows(size)
+    compiled = devices.shard_over_rows(complete)
+    params, size = devices.replicate(params), devices.round_up_to_devices(size)
 
     def answer(images: Stacks, missing: Missing, addresses: Array) -> Images:
         def take(rows: Array) -> tuple:
             return images[rows], np.asarray(missing)[rows]
 
         fill = functools.partial(compiled, params)
-        parts = streamed(fill, size, len(images), take)
-        return next(regrouped(parts, len(images)))
+        parts = run_in_microbatches(fill, size, len(images), take)
+        return next(regroup_rows(parts, len(images)))
 
     return answer
 

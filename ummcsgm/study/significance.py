@@ -34,10 +34,7 @@ def compare(
         names = [name for which, name in scores if which == method]
         names = sorted(name for name in names if (reference, name) in scores)
         for metric in METRICS:
-            pairs = [
-                [scores[one, name][metric] for one in (reference, method)]
-                for name in names
-            ]
+            pairs = [[scores[one, name][metric] for one in (reference, method)] for name in names]
             if pairs:
                 facts = {"metric": metric, "modality": modality, "method": method}
                 facts |= {"reference": reference, "subjects": len(pairs)}
@@ -51,11 +48,7 @@ def _difference(pairs: Array, address: list) -> dict:
     if len(differences) > 1:
         generator = np.random.default_rng(zlib.crc32(repr(address).encode()))
         ends = subject_interval(
-            generator,
-            lambda rows: rows.mean(axis=0),
-            differences,
-            level=LEVEL,
-            resamples=RESAMPLES,
+            generator, lambda rows: rows.mean(axis=0), differences, level=LEVEL, resamples=RESAMPLES
         )
         told |= {"low": float(ends[0]), "high": float(ends[1])}
     return told | {"p": _p_value(differences)}

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Sequence
 
 from ummcsgm.config.build import build_downstream
-from ummcsgm.config.build_methods import MM_CSN, build_names, check_study
+from ummcsgm.config.build_methods import MM_CSN, build_method_names, check_study
 from ummcsgm.config.courses import SEGMENTER
 from ummcsgm.study.allowance import allowed
 from ummcsgm.training.train import train
@@ -25,7 +25,7 @@ def _known(config: Config) -> tuple[str, ...]:
     """The mm-CSN, the other methods, and the network that segments, if it is wanted."""
     check_study(config)
     judge = (SEGMENTER,) if build_downstream(config) else ()
-    return (MM_CSN, *build_names(config), *judge)
+    return (MM_CSN, *build_method_names(config), *judge)
 
 
 def train_all(
@@ -44,7 +44,7 @@ def train_all(
         if name not in known:
             raise InputError(
                 f"--methods has {name!r}; wanted some of {', '.join(known)}, which are "
-                "the mm-CSN, config.study.methods and, with config.study.downstream, "
+                "the mm-CSN, config.study.methods and, with config.study.segmenter_steps, "
                 f"{SEGMENTER}."
             )
     failed = []

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ummcsgm.data.crop import paste
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, region
-from ummcsgm.data.subjects import Prepared
+from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.inference.results import write_result
 from ummcsgm.models.segmenter import regions
 from ummcsgm.study.downstream import Patient, overlaps
@@ -21,9 +21,7 @@ from ummcsgm.types import Array, Images
 BINS = 10  # of equal width, of probability
 
 
-def probability_map(
-    segment: Callable[[Images], Array], draws: Iterable[Images]
-) -> Array:
+def probability_map(segment: Callable[[Images], Array], draws: Iterable[Images]) -> Array:
     """[S, H, W, 3]: the probability of each of REGIONS, over draws [K, S, H, W, M].
 
     The mean over draws of the probability that `segment` gives; one draw of them is in
@@ -92,10 +90,7 @@ def map_summary(records: Sequence[dict]) -> list[dict]:
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         groups.setdefault(tuple(record[name] for name in names), []).append(record)
-    return [
-        dict(zip(names, group, strict=True)) | _pooled(own)
-        for group, own in groups.items()
-    ]
+    return [dict(zip(names, group, strict=True)) | _pooled(own) for group, own in groups.items()]
 
 
 def _pooled(records: list[dict]) -> dict:
@@ -125,7 +120,7 @@ def _pooled(records: list[dict]) -> dict:
 
 
 def write_maps(
-    folder: pathlib.Path, prepared: Prepared, patient: Patient, maps: Array, about: dict
+    folder: pathlib.Path, prepared: PreparedSubject, patient: Patient, maps: Array, about: dict
 ) -> list[pathlib.Path]:
     """In `folder` a NIfTI file a region with `maps` [S, H, W, 3] on the scanner's grid,
     and a JSON file beside each; returns the volumes.
@@ -151,8 +146,8 @@ def write_maps(
     return paths
 
 
-def _volume(prepared: Prepared, patient: Patient, slices: Array) -> Array:
+def _volume(prepared: PreparedSubject, patient: Patient, slices: Array) -> Array:
     """[S, H, W] in their places [Z, Y, X], from 0 to 1, 0 off the brain."""
     volume = np.zeros(prepared.brain.shape, np.float32)
-    volume[patient.z] = paste(prepared.window, slices * patient.brain)
+    volume[patient.z] = uncrop(prepared.window, slices * patient.brain)
     return np.where(prepared.brain, volume.clip(0, 1), 0)

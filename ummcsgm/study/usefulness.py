@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ummcsgm.config.build import build_downstream
-from ummcsgm.config.build_methods import MM_CSN, build_names
-from ummcsgm.config.courses import SEGMENTER, place_of
+from ummcsgm.config.build_methods import MM_CSN, build_method_names
+from ummcsgm.config.courses import SEGMENTER, method_folder
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.subjects import Prepared, network_stacks, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subject
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation.contest import Contest
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.marks import Marks, digest_of, kept
 from ummcsgm.evaluation.metrics import TABLE1, scored_slices
 from ummcsgm.evaluation.sitting import spread
-from ummcsgm.inference.predictor import Trained, make_answer, slice_addresses
+from ummcsgm.inference.predictor import TrainedModel, make_answer, slice_addresses
 from ummcsgm.study.downstream import (
     Fill,
     Patient,
@@ -57,7 +57,7 @@ class Trial:
         """What the networks are shown of a slice."""
         return dataclasses.asdict(self.contest.space.view)
 
-    def seen(self, subject: Subject) -> tuple[Prepared, Patient | None]:
+    def seen(self, subject: Subject) -> tuple[PreparedSubject, Patient | None]:
         """The subject as it is read, and as the segmentation network sees it."""
         space = self.contest.space
         prepared = prepare_subject(subject, space.modalities, space.view)
@@ -65,7 +65,7 @@ class Trial:
 
 
 def downstream_of(
-    workdir: pathlib.Path, config: Config, contest: Contest, trained: Trained
+    workdir: pathlib.Path, config: Config, contest: Contest, trained: TrainedModel
 ) -> dict | None:
     """The study's `downstream`: rows of `summary` of all methods that were trained in
     the workdir, a note, the `records` they are means of, and the `maps` of
@@ -73,7 +73,7 @@ def downstream_of(
 
     WORKDIR/study/segmentation has the maps of one subject.
     """
-    place = place_of(workdir, SEGMENTER)
+    place = method_folder(workdir, SEGMENTER)
     if not build_downstream(config):
         return None
     if checkpoint.latest_step(place) is None:
@@ -91,20 +91,20 @@ def downstream_of(
     return told | {"records": records, "maps": map_summary(maps)}
 
 
-def _rivals(workdir: pathlib.Path, config: Config, trained: Trained) -> Iterator[Rival]:
+def _rivals(workdir: pathlib.Path, config: Config, trained: TrainedModel) -> Iterator[Rival]:
     """All methods that were trained, one in memory at a time."""
     yield mm_csn_mean(trained, MM_CSN, "mm-CSN", "")
-    for name in build_names(config):
-        place = place_of(workdir, name)
+    for name in build_method_names(config):
+        place = method_folder(workdir, name)
         if checkpoint.latest_step(place) is not None:
             yield load_rival(place)
 
 
-def _reference(name: str, prepared: Prepared, patient: Patient) -> Fill:
+def _reference(name: str, prepared: PreparedSubject, patient: Patient) -> Fill:
     return patient.references()[name]
 
 
-def filled_by(answer: Callable, prepared: Prepared, patient: Patient) -> Fill:
+def filled_by(answer: Callable, prepared: PreparedSubject, patient: Patient) -> Fill:
     """The slices of a patient as `answer(images, missing, addresses)` fills them.
 
     What the patient was never scanned with is missing, too.
@@ -122,10 +122,7 @@ def missing_of(patient: Patient, channel: int) -> Array:
 
 
 def try_method(
-    trial: Trial,
-    name: str,
-    digest: str,
-    fill_of: Callable[[Prepared, Patient], Fill],
+    trial: Trial, name: str, digest: str, fill_of: Callable[[PreparedSubject, Patient], Fill]
 ) -> list[dict]:
     """The records of `downstream.examine` of all test subjects with a segmentation.
 
@@ -148,10 +145,10 @@ def try_method(
         own = [trial.segment.digest, name, digest, trial.view]
         return keep(path, own, subject, ask)
 
-    return [record for own in devices.divided(one, len(subjects)) for record in own]
+    return [record for own in devices.map_across_processes(one, len(subjects)) for record in own]
 
 
-def try_draws(trial: Trial, trained: Trained, folder: pathlib.Path) -> list[dict]:
+def try_draws(trial: Trial, trained: TrainedModel, folder: pathlib.Path) -> list[dict]:
     """The records of `tumour_maps.examine_maps`, of as many subjects, slices and draws
     as the mm-CSN's posterior is measured with.
 
@@ -161,9 +158,7 @@ def try_draws(trial: Trial, trained: Trained, folder: pathlib.Path) -> list[dict
     scoring, subjects = trial.contest.scoring, trial.contest.subjects
     known = [one for one in subjects if one.segmentation is not None]
     known = known[: scoring.draw_subjects or None]
-    key = digest_of(
-        trial.segment.digest, trained.digest, dataclasses.asdict(scoring), trial.view
-    )
+    key = digest_of(trial.segment.digest, trained.digest, dataclasses.asdict(scoring), trial.view)
     answers = {s: make_answer(trained, s, scoring) for s in ("mean", SAMPLER)}
 
     def one(place: int) -> Marks:
@@ -174,8 +169,8 @@ def try_draws(trial: Trial, trained: Trained, folder: pathlib.Path) -> list[dict
         own = [key, place == 0, subject.segmentation.stat().st_mtime_ns]
         return kept(path, own, subject, ask)
 
-    marks = devices.divided(one, len(known))
-    if known and devices.first():
+    marks = devices.map_across_processes(one, len(known))
+    if known and devices.is_main():
         _write(folder, trial, trained, known[0], marks[0].panels)
     return [record for own in marks for record in own.records]
 
@@ -191,7 +186,7 @@ def _draw(trial: Trial, answers: dict, subject: Subject, whole: bool) -> Marks:
 
 
 def _mapped(
-    trial: Trial, answers: dict, prepared: Prepared, patient: Patient
+    trial: Trial, answers: dict, prepared: PreparedSubject, patient: Patient
 ) -> tuple[list[dict], dict[str, Array]]:
     """(records, maps by the modality that is replaced) of a patient's slices."""
     scoring = trial.contest.scoring
@@ -199,10 +194,7 @@ def _mapped(
     records, panels = [], {}
     for channel in patient.asked():
         missing = missing_of(patient, channel)
-        each = [
-            slice_addresses(patient.name, patient.z, draw=k)
-            for k in range(scoring.draws)
-        ]
+        each = [slice_addresses(patient.name, patient.z, draw=k) for k in range(scoring.draws)]
         told = answers["mean"](stacks, missing, each[0])
         draws = (answers[SAMPLER](stacks, missing, own, told) for own in each)
         own, maps = examine_maps(trial.segment, patient, channel, draws, told.mean)
@@ -212,7 +204,7 @@ def _mapped(
 
 
 def _write(
-    folder: pathlib.Path, trial: Trial, trained: Trained, subject: Subject, maps: dict
+    folder: pathlib.Path, trial: Trial, trained: TrainedModel, subject: Subject, maps: dict
 ) -> None:
     prepared, patient = trial.seen(subject)
     scoring = trial.contest.scoring

@@ -36,11 +36,7 @@ def open_checkpoints(workdir: pathlib.Path, *, keep: int) -> ocp.training.Checkp
 
 
 def save(
-    checkpoints: ocp.training.Checkpointer,
-    step: int,
-    state: Any,
-    ema: Params,
-    about: dict,
+    checkpoints: ocp.training.Checkpointer, step: int, state: Any, ema: Params, about: dict
 ) -> None:
     """Starts saving under `step`; what is saved there already stays as it is."""
     if checkpoints.latest is not None and checkpoints.latest.step == step:
@@ -70,12 +66,12 @@ def restore_ema(workdir: pathlib.Path, ema: Params) -> Params:
     return _restore(workdir, {"ema": _shapes(ema)})["ema"]
 
 
-def restore_about(workdir: pathlib.Path) -> dict:
+def restore_metadata(workdir: pathlib.Path) -> dict:
     """What the newest checkpoint says of itself. Raises InputError if there is none."""
     return _restore(workdir, {"about": None})["about"]
 
 
-def digest_of(params: Params) -> str:
+def params_digest(params: Params) -> str:
     """The SHA-256 of the parameters' bytes: what tells one network from another."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
@@ -96,8 +92,7 @@ def _restore(workdir: pathlib.Path, abstract: dict) -> dict:
     step = latest_step(workdir)
     if step is None:
         raise InputError(
-            f"{workdir} holds no checkpoint: train first, with --mode train and the "
-            "same --workdir."
+            f"{workdir} holds no checkpoint: train first, with --mode train and the same --workdir."
         )
     own, alone = jax.process_index(), ocp.Context()
     alone.multiprocessing.primary_host = own

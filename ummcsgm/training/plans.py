@@ -5,15 +5,15 @@ import pathlib
 
 import optax
 
-from ummcsgm.data.subjects import View
+from ummcsgm.data.subjects import SliceView
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
+class ImageSpace:
     """The complete modality space C, by name and in order, and the network's view."""
 
     modalities: tuple[str, ...]
-    view: View
+    view: SliceView
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -22,7 +22,7 @@ class Space:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class UpdateRule:
     """How parameters move: the optimizer, the EMA and the gradient accumulation."""
 
     optimizer: optax.GradientTransformation
@@ -31,7 +31,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainOptions:
     """The length and the rhythm of training, in steps, and what a batch is."""
 
     seed: int
@@ -39,13 +39,13 @@ class Plan:
     flip: bool  # left and right
     steps: int
     save_every: int
-    keep: int  # checkpoints
+    keep_checkpoints: int  # checkpoints
     log_every: int
-    max_bad: int  # steps in a row that may be not finite
+    max_nonfinite: int  # steps in a row that may be not finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Watch:
+class LogOptions:
     """How a training run is watched."""
 
     workdir: pathlib.Path  # where its log lies
@@ -54,20 +54,20 @@ class Watch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scoring:
+class EvaluationOptions:
     """What evaluation asks and how much of it; 0 means all."""
 
     seed: int
-    steps: int  # of Algorithm 1, and of every sampler on a uniform grid
-    few: int  # steps of the other samplers
-    lowest: float  # the noise level at which they end
-    start: float  # the one at which `warm` begins
+    algorithm1_steps: int  # of Algorithm 1, and of every sampler on a uniform grid
+    sampler_steps: int  # steps of the other samplers
+    sigma_min: float  # the noise level at which they end
+    warm_start_sigma: float  # the one at which `warm` begins
     draws: int  # of each question, to measure what is not known
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
-    slab: int  # neighbouring slices, to measure how they go together
+    slab_slices: int  # neighbouring slices, to measure how they go together
     slab_subjects: int  # that are so measured
     microbatch: int  # examples in one network evaluation, over the local devices
     algorithm1_subjects: int
     algorithm1_slices: int  # of each of these subjects
-    penalty: float  # of the ridge floors
+    ridge_penalty: float  # of the ridge floors

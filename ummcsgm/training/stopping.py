@@ -17,7 +17,7 @@ from ummcsgm.types import Array, Batch
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """A list that the first SIGTERM or SIGINT is put into; a second one kills."""
     asked: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -36,25 +36,25 @@ def asked_to_stop() -> Iterator[list[int]]:
             signal.signal(number, before[number])
 
 
-def make_told_step(step: Callable) -> Callable:
+def with_stop_flag(step: Callable) -> Callable:
     """`step`, of (batch, asked) in place of the batch, with the metric `asked`: how
     many devices are of a process that was asked to stop."""
 
     def told(key: jax.Array, state: Any, rows: tuple[Batch, Array]) -> tuple:
         batch, asked = rows
         state, metrics = step(key, state, batch)
-        return state, metrics | {"asked": devices.total(asked.sum())}
+        return state, metrics | {"asked": devices.sum_over_devices(asked.sum())}
 
     return told
 
 
-def leave(asked: list[int], done: int, *, all_do: bool) -> None:
+def exit_after_stop(asked: list[int], done: int, *, all_do: bool) -> None:
     """Raises SystemExit, where `all_do` Stopped; as SIGTERM does in a process that was
     not asked itself."""
     name = signal.Signals(asked[0]).name if asked else "another process was asked"
     print(
         f"{name}: saved at step {done}; the same command continues.",
-        file=sys.stdout if devices.first() else sys.stderr,
+        file=sys.stdout if devices.is_main() else sys.stderr,
         flush=True,
     )
     kind = Stopped if all_do else SystemExit

@@ -10,17 +10,17 @@ import numpy as np
 import optax
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.build_methods import MM_CSN, check_options, check_study, options_of
-from ummcsgm.config.courses import build_course, config_of, keys_of, place_of
+from ummcsgm.config.build_methods import MM_CSN, check_options, check_study, method_options
+from ummcsgm.config.courses import build_trainable, fixed_keys, method_config, method_folder
 from ummcsgm.config.preparation import normaliser, prepare
 from ummcsgm.config.schema import check_same
 from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices, processes
 from ummcsgm.training import checkpoint
-from ummcsgm.training.loop import fit
-from ummcsgm.training.plans import Plan, Watch
-from ummcsgm.training.stopping import make_told_step
+from ummcsgm.training.loop import run_training
+from ummcsgm.training.plans import LogOptions, TrainOptions
+from ummcsgm.training.stopping import with_stop_flag
 from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.compilation_cache import flops_of, peak_of
@@ -28,11 +28,7 @@ from ummcsgm.utils.provenance import write_manifest
 
 
 def train(
-    config: Config,
-    workdir: pathlib.Path,
-    *,
-    method: str = MM_CSN,
-    trace: bool = False,
+    config: Config, workdir: pathlib.Path, *, method: str = MM_CSN, trace: bool = False
 ) -> None:
     """The place of `method` in the workdir holds a checkpoint of step
     config.train.steps, continued from the newest one there; with `trace`, and a trace
@@ -45,28 +41,28 @@ def train(
     build_data.check_data(config)
     build.check_config(config, jax.device_count())
     check_study(config)
-    config = config_of(build_data.located(config), method)
-    place, fields = place_of(workdir, method), build.config_to_json(config)
-    options = options_of(config, method)
+    config = method_config(build_data.with_absolute_folder(config), method)
+    place, fields = method_folder(workdir, method), build.config_to_json(config)
+    options = method_options(config, method)
     _check_begun(place, method, fields, options)
     cohort, stores = prepare(config, workdir)
     store = stores["train"]
     _check_slices(place, store)
-    plan, space = build.build_plan(config), build.build_space(config)
-    course = build_course(config, method)
+    plan, space = build.build_train_options(config), build.build_space(config)
+    course = build_trainable(config, method)
     state = start_or_restore(place, course.start, plan.seed)
     _check_shared(place, int(state.step), fields, store)
-    if devices.first():
+    if devices.is_main():
         write_manifest(place, fields, cohort.split, int(state.step))
     about = {"config": fields, "method": method, "options": options}
     about |= {"data": store.digest, **normaliser(store, space.modalities)}
     key = jax.random.fold_in(jax.random.key(plan.seed), 1)
     batches, state = batches_of(store, plan), devices.replicate(state)
-    watch = Watch(place, _least_seconds(course.counted, state, batches), trace)
-    opened = checkpoint.open_checkpoints(place, keep=plan.keep)
-    with opened as checkpoints, processes.at_once():
-        fit(
-            functools.partial(devices.over_devices(make_told_step(course.step)), key),
+    watch = LogOptions(place, _least_seconds(course.counted, state, batches), trace)
+    opened = checkpoint.open_checkpoints(place, keep=plan.keep_checkpoints)
+    with opened as checkpoints, processes.abort_if_peer_lost():
+        run_training(
+            functools.partial(devices.pmap_step(with_stop_flag(course.step)), key),
             state,
             batches,
             plan,
@@ -75,15 +71,15 @@ def train(
                 checkpoints, done, state.replace(ema=None), state.ema, about
             ),
         )
-    devices.wait_for_all(f"the checkpoint of {method}")
+    devices.barrier(f"the checkpoint of {method}")
 
 
 def _check_begun(place: pathlib.Path, method: str, fields: dict, options: dict) -> None:
     """Raises InputError if what was begun in `place` was another network, or from other
     slices, or for another task, or a method with other options."""
     if checkpoint.latest_step(place) is not None:
-        about = checkpoint.restore_about(place)
-        check_same(fields, about["config"], str(place), keys_of(method))
+        about = checkpoint.restore_metadata(place)
+        check_same(fields, about["config"], str(place), fixed_keys(method))
         check_options(about.get("options", {}), options, str(place))
 
 
@@ -92,16 +88,14 @@ def _check_slices(place: pathlib.Path, store: Store) -> None:
     a network of two data sets is none that a config and a split describe."""
     if checkpoint.latest_step(place) is None:
         return
-    if checkpoint.restore_about(place)["data"] != store.digest:
+    if checkpoint.restore_metadata(place)["data"] != store.digest:
         raise InputError(
             f"{place} was trained on other slices than those of {store.path}: a "
             "training file has changed since; put it back, or use a new --workdir."
         )
 
 
-def _least_seconds(
-    counted: Callable, state: TrainState, batches: Batches
-) -> float | None:
+def _least_seconds(counted: Callable, state: TrainState, batches: Batches) -> float | None:
     """How long one step would take at the peak of its devices; None where their kind
     is not known.
 
@@ -117,13 +111,13 @@ def _least_seconds(
     # On the CPU that is always there: accelerators do not tell what a program costs.
     host = jax.local_devices(backend="cpu")[:1]
     known = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-    mapped = devices.over_devices(counted, host)
+    mapped = devices.pmap_step(counted, host)
     return flops_of(mapped, jax.random.key(0), known, rows) / peak
 
 
 def _check_shared(workdir: pathlib.Path, step: int, fields: dict, store: Store) -> None:
     """Raises InputError unless all processes go on with the same run."""
-    devices.check_alike(
+    devices.check_same_on_all(
         (step, json.dumps(fields, sort_keys=True), store.path.name),
         f"the processes of this job do not see the same run in {workdir}: they need "
         "one folder, that all of them share, and the same flags.",
@@ -145,13 +139,13 @@ def start_or_restore(
     return rest.replace(ema=ema)
 
 
-def batches_of(store: Store, plan: Plan) -> Batches:
+def batches_of(store: Store, plan: TrainOptions) -> Batches:
     """The batches of a run: this process's rows of each."""
     return make_batches(
         store,
         batch=plan.batch,
         seed=plan.seed,
         flip=plan.flip,
-        process=devices.part()[0],
-        processes=devices.part()[1],
+        process=devices.process_index_and_count()[0],
+        processes=devices.process_index_and_count()[1],
     )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ummcsgm.training.plans import Recipe
+from ummcsgm.training.plans import UpdateRule
 from ummcsgm.types import Array, Params
 
 
@@ -30,7 +30,7 @@ class TrainState:
     bad: Array
 
 
-def first_state(params: Params, recipe: Recipe) -> TrainState:
+def first_state(params: Params, recipe: UpdateRule) -> TrainState:
     """The state before the first step; the EMA starts at the parameters."""
     return TrainState(
         step=jnp.int32(0),
@@ -43,9 +43,7 @@ def first_state(params: Params, recipe: Recipe) -> TrainState:
 
 def split(tree: Any, parts: int) -> Any:
     """Every leaf [B, ...] as [parts, B / parts, ...]."""
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), tree
-    )
+    return jax.tree.map(lambda leaf: leaf.reshape(parts, len(leaf) // parts, *leaf.shape[1:]), tree)
 
 
 def accumulate(mean_losses: Callable, params: Params, parts: Any) -> tuple:
@@ -62,15 +60,13 @@ def accumulate(mean_losses: Callable, params: Params, parts: Any) -> tuple:
     def add(total: tuple, part: Any) -> tuple:
         return jax.tree.map(jnp.add, total, both(part)), None
 
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts
-    )
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), parts)
     zeros = optax.tree.zeros_like(jax.eval_shape(both, like))
     return jax.lax.scan(add, zeros, parts)[0]
 
 
 def update(
-    recipe: Recipe,
+    recipe: UpdateRule,
     state: TrainState,
     told: dict,
     grads: Params,

@@ -25,13 +25,13 @@ def read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); remove it.") from None
 
 
-def sealed(content: dict[str, Any]) -> str:
-    """`content` as JSON, with a checksum by which `read_sealed` knows it is whole."""
+def with_checksum(content: dict[str, Any]) -> str:
+    """`content` as JSON, with a checksum by which `read_checksummed` knows it is whole."""
     return json.dumps({"sha256": _checksum(content), **content}, indent=1)
 
 
-def read_sealed(path: pathlib.Path) -> dict[str, Any] | None:
-    """What `sealed` made into the text at `path`; None if that is not whole there."""
+def read_checksummed(path: pathlib.Path) -> dict[str, Any] | None:
+    """What `with_checksum` made into the text at `path`; None if that is not whole there."""
     try:
         content = read_json(path)
     except InputError:
@@ -40,14 +40,14 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any] | None:
     return content if whole and content.pop("sha256") == _checksum(content) else None
 
 
-def write_whole(path: pathlib.Path, content: bytes | memoryview | str) -> None:
+def write_atomic(path: pathlib.Path, content: bytes | memoryview | str) -> None:
     """`path` holds `content`, all of it, or what it held before."""
-    with writing_whole(path) as file:
+    with atomic_writer(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
-def writing_whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+def atomic_writer(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends, and is gone if it fails.
 
     The folder is made where it is missing. Safe with several writers: the last one

@@ -32,7 +32,7 @@ PEAKS = {
 }
 
 
-def keep_compiled() -> None:
+def enable_compilation_cache() -> None:
     """Programs that are compiled are found again by the next process that wants them.
 
     In JAX's persistent cache: where JAX_COMPILATION_CACHE_DIR says, else in ummcsgm/ of
@@ -78,7 +78,7 @@ def flops_of(program: Callable, *arguments: Any) -> float:
 
 
 @contextlib.contextmanager
-def traced(folder: pathlib.Path | None) -> Iterator[Callable[[int], None]]:
+def profiler_trace(folder: pathlib.Path | None) -> Iterator[Callable[[int], None]]:
     """at(n), to be called before the n-th step of a run, from 0 on: `folder` gets a
     trace of steps TRACED, for XProf or TensorBoard; or nothing, if it is None."""
     writing = False

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
     """Prints the rows under their columns; off a terminal a line a row, unfolded."""
     console = Console()
     if not console.is_terminal:

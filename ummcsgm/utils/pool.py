@@ -29,9 +29,7 @@ def each_in_order(make: Callable, items: Sequence, processes: int) -> Iterator:
     return _shared(make, items, processes, iter)
 
 
-def _shared(
-    make: Callable, items: Sequence, processes: int, ordered: Callable
-) -> Iterator:
+def _shared(make: Callable, items: Sequence, processes: int, ordered: Callable) -> Iterator:
     if processes <= 1 or len(items) <= 1:
         yield from map(make, items)
         return

@@ -20,14 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ummcsgm.training.plans import Plan, Watch
-from ummcsgm.utils.atomic_io import write_whole
+from ummcsgm.training.plans import LogOptions, TrainOptions
+from ummcsgm.utils.atomic_io import write_atomic
 
 LOG = "log.jsonl"
 
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """report(done, total) shows how far `what` is, and for how long it still goes on.
 
     On a terminal a bar, gone when the block ends; elsewhere a plain line every 10 s.
@@ -57,7 +57,7 @@ class TrainingLog:
     the uninterrupted one's.
     """
 
-    def __init__(self, watch: Watch, first: int, plan: Plan):
+    def __init__(self, watch: LogOptions, first: int, plan: TrainOptions):
         self.path, self.least = watch.workdir / LOG, watch.least
         self.last, self.every, self.examples = plan.steps, plan.log_every, plan.batch
         self.records: list[dict] = []
@@ -68,13 +68,9 @@ class TrainingLog:
         self.first, self.events = first, None
         self.console = Console()
         self.bar = Progress(
-            *_columns("training"),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            *_columns("training"), console=self.console, disable=not self.console.is_terminal
         )
-        self.task = self.bar.add_task(
-            "", total=plan.steps, completed=first, note="compiling"
-        )
+        self.task = self.bar.add_task("", total=plan.steps, completed=first, note="compiling")
 
     def __enter__(self) -> "TrainingLog":
         self.bar.start()
@@ -113,9 +109,7 @@ class TrainingLog:
             # Here: where there is PyTorch this loads it, which takes a second.
             from tensorboardX import SummaryWriter
 
-            self.events = SummaryWriter(
-                self.folder, purge_step=self.first + 1, flush_secs=10
-            )
+            self.events = SummaryWriter(self.folder, purge_step=self.first + 1, flush_secs=10)
         for name, value in known.items():
             self.events.add_scalar(f"train/{name}", value, step)
 
@@ -170,4 +164,4 @@ def _forget_after(path: pathlib.Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     kept = [line for line in whole if json.loads(line)["step"] <= step]
-    write_whole(path, "".join(kept))
+    write_atomic(path, "".join(kept))

@@ -10,7 +10,7 @@ import time
 import jax
 
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 PACKAGES = "ummcsgm jax jaxlib flax optax orbax-checkpoint grain numpy scipy nibabel"
 
@@ -39,14 +39,14 @@ def write_manifest(
         "config": config,
         "seed": config["seed"],
         "split": split,
-        "starts": [*starts, {"step": step, "config": config, **surroundings()}],
+        "starts": [*starts, {"step": step, "config": config, **environment_facts()}],
     }
-    write_whole(path, json.dumps(manifest, indent=1))
+    write_atomic(path, json.dumps(manifest, indent=1))
     text = CONFIG_FILE.format(fields=_tuples(config))
-    write_whole(workdir / "config.py", text)
+    write_atomic(workdir / "config.py", text)
 
 
-def config_of_run(workdir: pathlib.Path) -> dict:
+def saved_config(workdir: pathlib.Path) -> dict:
     """The config that the workdir's run was started with, as JSON values.
 
     Raises:
@@ -58,7 +58,7 @@ def config_of_run(workdir: pathlib.Path) -> dict:
     return read_json(path)["config"]
 
 
-def surroundings() -> dict:
+def environment_facts() -> dict:
     """When, with which versions, on which devices and from which commit."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -33,13 +33,7 @@ KNOWN = {
     "brats23": {"flair": "t2f", "t1": "t1n", "t1c": "t1c", "t2": "t2w"},
     "msd": {"flair": "0", "t1": "1", "t1c": "2", "t2": "3"},
     "ixi": {"t1": "T1", "t2": "T2", "pd": "PD"},
-    "bids": {
-        "flair": "FLAIR",
-        "t1": "T1w",
-        "t1c": "ce-gadolinium_T1w",
-        "t2": "T2w",
-        "pd": "PDw",
-    },
+    "bids": {"flair": "FLAIR", "t1": "T1w", "t1c": "ce-gadolinium_T1w", "t2": "T2w", "pd": "PDw"},
 }
 
 
@@ -221,8 +215,7 @@ def _words(layout: str, modalities: Sequence[str]) -> dict[str, str]:
             )
         if known[contrast] in words.values():
             raise InputError(
-                f"config.data.modalities is {list(modalities)}: two of them are "
-                f"{contrast}"
+                f"config.data.modalities is {list(modalities)}: two of them are {contrast}"
             )
         words[modality] = known[contrast]
     return words

@@ -55,9 +55,7 @@ def is_image(reading: Reading, layout: Layout) -> bool:
 
 def is_meant(reading: Reading, layout: Layout) -> bool:
     """Whether it is an image, a segmentation or the mask of the layout."""
-    return is_image(reading, layout) or (
-        reading.word in (*layout.segmentation, layout.mask)
-    )
+    return is_image(reading, layout) or (reading.word in (*layout.segmentation, layout.mask))
 
 
 def is_wanted(path: Path, word: str, layout: Layout) -> bool:
@@ -76,9 +74,7 @@ def chosen(readings: Sequence[Reading], layout: Layout) -> list[Reading]:
     for entity in layout.entities:
         key = entity.split("-", 1)[0]
         having = {
-            one
-            for one in kept
-            if key in _entities(one.path) and key in _wanted(one.word, layout)
+            one for one in kept if key in _entities(one.path) and key in _wanted(one.word, layout)
         }
         images = {(one.name, one.word) for one in having}
         kept = [o for o in kept if o in having or (o.name, o.word) not in images]
@@ -99,11 +95,7 @@ def _entities(path: Path) -> dict[str, str]:
 
 
 def _matches(
-    folder: Path,
-    files: Sequence[tuple[str, ...]],
-    pattern: str,
-    word: str,
-    layout: Layout,
+    folder: Path, files: Sequence[tuple[str, ...]], pattern: str, word: str, layout: Layout
 ) -> dict[Path, re.Match]:
     """The files that read as `pattern`, with as little above `folder` as it takes."""
     expression = _expression(pattern, word, layout)

@@ -18,14 +18,7 @@ from ummcsgm.data.layouts.naming import (
     contrast_of,
 )
 from ummcsgm.data.layouts.patterns import fields_of
-from ummcsgm.data.layouts.readings import (
-    Reading,
-    chosen,
-    is_image,
-    is_meant,
-    is_wanted,
-    read_paths,
-)
+from ummcsgm.data.layouts.readings import Reading, chosen, is_image, is_meant, is_wanted, read_paths
 from ummcsgm.data.nifti import is_synthetic
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json
@@ -52,9 +45,7 @@ class Found:
     leftover: tuple[Path, ...]  # sorted
 
 
-def find_subjects(
-    folder: Path, layouts: Sequence[Layout], others: Sequence[Layout] = ()
-) -> Found:
+def find_subjects(folder: Path, layouts: Sequence[Layout], others: Sequence[Layout] = ()) -> Found:
     """Which of `layouts` the `folder` has, and its subjects by name with their files.
 
     `folder` may hold the groups, one group, subjects, or be one subject's own folder:
@@ -191,9 +182,7 @@ def _subjects(
     return [one for one in subjects if one.files], dict(sorted(ambiguous.items()))
 
 
-def _quarrel(
-    readings: list[Reading], patient: list[Reading], layout: Layout
-) -> str | None:
+def _quarrel(readings: list[Reading], patient: list[Reading], layout: Layout) -> str | None:
     """Why one name stands for two subjects, or one image lies there twice.
 
     `readings` are of one name, `patient` those of all that are one patient's, but for
@@ -256,8 +245,7 @@ def _as_described(layout: Layout, folder: Path) -> Layout:
     lacking = [name for name in layout.volumes if contrast_of(name) not in places]
     if lacking and (None in places or len(lacking) == len(layout.volumes)):
         raise InputError(
-            f"{note} names {', '.join(map(str, told.values()))}, and none of them is "
-            f"{lacking[0]}"
+            f"{note} names {', '.join(map(str, told.values()))}, and none of them is {lacking[0]}"
         )
     known = [name for name in layout.volumes if name not in lacking]
     volumes = {name: int(places[contrast_of(name)]) for name in known}

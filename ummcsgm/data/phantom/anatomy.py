@@ -248,9 +248,7 @@ def outline(at: Points) -> Outline:
     return Outline(hull, small, stem, head)
 
 
-def draw_brain(
-    key: np.random.Generator, build: Build, at: Points, lines: Outline
-) -> Brain:
+def draw_brain(key: np.random.Generator, build: Build, at: Points, lines: Outline) -> Brain:
     """The brain of `build` at the points, the pattern of its folds drawn."""
     pia, ribbon, rough = cortex(key, build, at, lines.hull)
     leaf = np.full_like(pia, FAR)

@@ -17,13 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.phantom.anatomy import (
-    Outline,
-    draw_brain,
-    draw_build,
-    outline,
-    vessels,
-)
+from ummcsgm.data.phantom.anatomy import Outline, draw_brain, draw_build, outline, vessels
 from ummcsgm.data.phantom.physics import (
     MODALITIES,
     Maps,
@@ -45,7 +39,7 @@ from ummcsgm.data.phantom.tumour import (
     segmentation,
 )
 from ummcsgm.types import Array, InputError
-from ummcsgm.utils.atomic_io import read_json, write_whole
+from ummcsgm.utils.atomic_io import read_json, write_atomic
 from ummcsgm.utils.pool import each_in_order
 
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
@@ -93,8 +87,7 @@ def make_subject(seed: int, index: int, shape: tuple[int, int, int]) -> Phantom:
 def streams(seed: int, index: int) -> dict[str, np.random.Generator]:
     """The generators of subject `index`, one for each of STREAMS."""
     return {
-        name: np.random.default_rng([seed, index, address])
-        for address, name in enumerate(STREAMS)
+        name: np.random.default_rng([seed, index, address]) for address, name in enumerate(STREAMS)
     }
 
 
@@ -261,7 +254,7 @@ def claim(folder: Path, wanted: dict[str, object]) -> None:
                 "folder, or remove this one."
             )
         return
-    write_whole(note, json.dumps(wanted))
+    write_atomic(note, json.dumps(wanted))
 
 
 def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:

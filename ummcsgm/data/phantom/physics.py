@@ -145,9 +145,7 @@ def compose(layers: list[tuple[str, Array]], tissues: dict[str, Tissue]) -> Maps
     return Maps(Tissue(*maps), wet, tissues["fluid"], tissues["white"])
 
 
-def draw_maps(
-    key: np.random.Generator, layers: list[tuple[str, Array]], at: Points
-) -> Maps:
+def draw_maps(key: np.random.Generator, layers: list[tuple[str, Array]], at: Points) -> Maps:
     """The maps of `layers` in this subject; T1 and T2 wave by 3 % across the brain."""
     maps = compose(layers, draw_tissues(key))
     t1, t2 = (1 + 0.03 * plane_waves(key, at, 6) for _ in range(2))
@@ -161,9 +159,7 @@ def scan(maps: Maps, sequence: Sequence) -> Array:
     return dry + signal(maps.fluid, sequence) * maps.wet
 
 
-def draw_bias(
-    key: np.random.Generator, shape: tuple[int, ...], low: float, high: float
-) -> Array:
+def draw_bias(key: np.random.Generator, shape: tuple[int, ...], low: float, high: float) -> Array:
     """A smooth field [X, Y, Z] around 1, whose logarithm has an sd of `low` to `high`
     over the field of view."""
     axes = [(np.arange(n) + 0.5) / n - 0.5 for n in shape]

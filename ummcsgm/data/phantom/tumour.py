@@ -10,14 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ummcsgm.data.phantom.anatomy import Brain, Layers, cerebrum
-from ummcsgm.data.phantom.shapes import (
-    FAR,
-    Points,
-    depth_within,
-    look_up,
-    ring_noise,
-    share,
-)
+from ummcsgm.data.phantom.shapes import FAR, Points, depth_within, look_up, ring_noise, share
 from ummcsgm.types import Array
 
 REACH = 42.0  # mm beyond its radius where a tumour and its oedema are looked for
@@ -78,9 +71,7 @@ def pushed(seat: Seat, at: Points) -> Points:
     return Points(*moved, at.step)
 
 
-def draw_tumour(
-    key: np.random.Generator, seat: Seat, at: Points, brain: Brain
-) -> Tumour:
+def draw_tumour(key: np.random.Generator, seat: Seat, at: Points, brain: Brain) -> Tumour:
     """The tumour at `seat`; its oedema runs along white matter and spares cortex."""
     necrotic = key.uniform() < NECROTIC
     extent = key.uniform(8, 26) if necrotic else key.uniform(0, 10)
@@ -113,9 +104,7 @@ def white_share(brain: Brain) -> Array:
     return white
 
 
-def draw_uptake(
-    key: np.random.Generator, tumour: Tumour, at: Points, leaky: Array
-) -> Uptake:
+def draw_uptake(key: np.random.Generator, tumour: Tumour, at: Points, leaky: Array) -> Uptake:
     """Gadolinium in ring, solid, patchy or no pattern, and in `leaky` [N], as in blood.
 
     Dead tissue takes up a tenth. The draws are the same whatever the tumour is.
