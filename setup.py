@@ -16,12 +16,14 @@ setup(
         "flax>=0.10",  # the network
         "grain>=0.2.10",  # batches by step, read ahead
         "jax>=0.10,<0.13",
+        "jinja2>=3.1",  # the report's page
         "matplotlib>=3.9",  # the figure
         "ml_collections>=1.0",  # configs, and their flags
         "nibabel>=5.2",  # NIfTI
         "numpy>=2.0",
         "optax>=0.2.6",  # Adam, schedules, clipping
         "orbax-checkpoint>=0.12",  # checkpoints
+        "pillow>=10",  # the slices in the report as PNG
         "rich>=13",  # the progress bar
         "scipy>=1.13",  # SSIM's Gaussian window, the phantom's smooth fields
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
@@ -34,6 +36,7 @@ setup(
         ],
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test names itself
