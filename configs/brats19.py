@@ -101,7 +101,7 @@ def get_config() -> ConfigDict:
                 "methods": (),
                 "width_scale": (),  # of each: its channels, as a share of the published
                 "lr_scale": (),  # and by what its published learning rates are multiplied
-                "patterns_per_image": (),  # and how many questions of an image it is asked in a step
+                "patterns_per_image": (),  # missing patterns of an image in a step
                 "cocagan_input": "",  # the one contrast that cocagan is given; else all
                 "budget": "images",  # that each method sees; or seconds it trains
                 "segmenter_steps": 0,  # steps of the segmentation network; 0: none

@@ -272,7 +272,8 @@ def _part(text: str | None) -> tuple[int, int]:
         return devices.process_index_and_count()
     if devices.is_multiprocess():
         raise InputError(
-            f"--part is {text!r}, and this is one of {devices.process_index_and_count()[1]} processes "
+            f"--part is {text!r}, and this is one of {devices.process_index_and_count()[1]} "
+            "processes "
             "that take a part each: leave out --part."
         )
     found = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -130,7 +130,8 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     if sizes and (len(sizes) != largest or not min(sizes) >= 0 or sum(sizes) <= 0):
         raise InputError(
             f"config.missingness.size_probabilities is {config.missingness.size_probabilities!r}; "
-            f"wanted uniform, or the probabilities of 1 to {largest} missing modalities, like 0.7,0.3."
+            f"wanted uniform, or the probabilities of 1 to {largest} missing modalities, "
+            "like 0.7,0.3."
         )
     fields = config.loss
     proposal = loss.NoiseProposal(*(fields[name] for name in loss.NoiseProposal._fields))

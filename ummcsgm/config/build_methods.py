@@ -100,7 +100,8 @@ def describe_options(config: ConfigDict, name: str) -> str:
     return (
         f"Here with {own['width_scale']:g} of its channels, its learning rates times "
         f"{own['lr_scale']:g}, {own['patterns_per_image']} "
-        f"question{'s'[: own['patterns_per_image'] > 1]} of each image a step, and the schedule and weight average of the mm-CSN."
+        f"question{'s'[: own['patterns_per_image'] > 1]} of each image a step, "
+        "and the schedule and weight average of the mm-CSN."
     )
 
 

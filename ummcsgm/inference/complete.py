@@ -87,7 +87,7 @@ def complete(
     """Every missing modality of the subjects in a source lies under a target.
 
     `folders` are (source, target); the source is one subject's folder or a folder of
-    subjects, of which this process takes every n-th from the k-th on, `process_index_and_count` being
+    subjects, of which this process takes every n-th from the k-th on, `part` being
     (k, n). A subject's missing modalities are those without a file, and those of
     `order.missing`. Each is written on the input's grid, with its affine, header and
     type, background 0, with a JSON file beside it; previews/SUBJECT.png shows a slice.
