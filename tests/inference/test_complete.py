@@ -37,7 +37,7 @@ from ummcsgm.config import build
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import is_synthetic, write_new
 from ummcsgm.inference import complete, intake, predictor, results, subject_posterior
-from ummcsgm.inference.complete import Order
+from ummcsgm.inference.complete import CompletionOptions
 from ummcsgm.types import Estimate, InputError
 from ummcsgm.utils import atomic_io
 from ummcsgm.utils.provenance import versions
@@ -114,7 +114,7 @@ def failure(capsys, *arguments, **options):
 
 
 def make(source, target, *missing, draws=1, sampler="mean", part=(0, 1), **changes):
-    order = Order(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
+    order = CompletionOptions(missing, (), draws, (0.05, 0.5, 0.95), sampler, False)
     order = dataclasses.replace(order, **changes)
     run = pathlib.Path(target).parent / "run"
     return complete.complete(run, None, (str(source), str(target)), order, part)
@@ -1001,7 +1001,7 @@ def test_draws_need_not_be_kept(stand_in, tmp_path):
 
 def test_memory_does_not_grow_with_the_number_of_draws():
     def peak(draws):
-        order = Order((), (), draws, (0.05, 0.5, 0.95), "warm", False, keep=False)
+        order = CompletionOptions((), (), draws, (0.05, 0.5, 0.95), "warm", False, keep=False)
         images = np.zeros((40, 64, 64, 4), np.float32)
         question = subject_posterior.Question(
             "P1", np.arange(40), images, np.array([False, False, True, True])
