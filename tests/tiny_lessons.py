@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ummcsgm.baselines.method import Lesson
+from ummcsgm.baselines.method import GANBatch
 from ummcsgm.diffusion.missingness import mask_inputs
 
 ROWS = 4
@@ -35,7 +35,7 @@ def lesson(modalities=4, grid=(16, 16), missing=None, scored=None, seed=0):
         missing = np.eye(modalities, dtype=bool)[np.arange(ROWS) % modalities]
     scored = missing if scored is None else scored
     lesion = np.zeros(truth.shape[:3], bool)
-    return Lesson(*map(jnp.asarray, (truth, missing, scored, lesion)))
+    return GANBatch(*map(jnp.asarray, (truth, missing, scored, lesion)))
 
 
 def start(method, grid=(16, 16), seed=0):

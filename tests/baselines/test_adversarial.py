@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from ummcsgm.baselines.gan_trainer import make_optimizer, make_step, start
-from ummcsgm.baselines.method import Method, Outcome
+from ummcsgm.baselines.gan_trainer import make_optimizer, make_train_step, init_state
+from ummcsgm.baselines.method import Method, MethodLosses
 from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
 from ummcsgm.distributed import devices
 from ummcsgm.training.plans import UpdateRule
@@ -37,7 +37,7 @@ def losses(keys, params, lesson):
     generator = params["generator"]["w"] * size
     judge = -params["discriminator"]["v"] * lesion
     told = {"size": size, "absent": (lesson.missing & ~lesson.scored).sum(axis=1)}
-    return Outcome(generator, judge, {"s": size.mean()}, told)
+    return MethodLosses(generator, judge, {"s": size.mean()}, told)
 
 
 METHOD = Method(
@@ -61,9 +61,9 @@ def batch(rows=ROWS, labels=None):
 def moved(method, rows, *, recipe=None, count=2, steps=100, weights=EVEN, done=0, each=1):
     """(the state after one step over so many devices, its metrics)."""
     recipe = UpdateRule(optax.sgd(1.0), 0.5, 1) if recipe is None else recipe
-    state = start(jax.random.key(0), method, recipe, (2, 2))
+    state = init_state(jax.random.key(0), method, recipe, (2, 2))
     state = state.replace(step=jnp.int32(done))
-    step = make_step(method, recipe, TABLE, weights, each, steps)
+    step = make_train_step(method, recipe, TABLE, weights, each, steps)
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(count, len(leaf) // count, *leaf.shape[1:]), rows
     )

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ummcsgm.baselines.ridge import accumulate, fit_moments, moments_having, no_moments, ridge
+from ummcsgm.baselines.ridge import add_images, fit_normal_equations, select_normal_equations, empty_normal_equations, solve_ridge
 from ummcsgm.types import InputError
 
 QUESTIONS = [missing for missing in product((False, True), repeat=4) if any(missing)]
@@ -16,9 +16,9 @@ PAIRS = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3),
 def _fit(training):
     """The moments of complete subjects."""
     sets = [((True,) * images.shape[-1], images) for images in training]
-    fitted = fit_moments(sets)
+    fitted = fit_normal_equations(sets)
     (present,) = fitted
-    return moments_having(fitted, present)
+    return select_normal_equations(fitted, present)
 
 
 def _images(seed=0, slices=3):
@@ -59,7 +59,7 @@ def _direct(images, missing, degree, penalty):
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
 def test_one_pass_answers_every_configuration_as_a_direct_solve(missing, degree, penalty):
     images = _images()
-    filled = ridge(_fit([images]), missing, degree, penalty).predict(images)
+    filled = solve_ridge(_fit([images]), missing, degree, penalty).predict(images)
     seen = [m for m in range(4) if not missing[m]]
     inside = (images[..., seen] != 0).any(-1) if seen else np.ones(images.shape[:3])
     expected = _direct(images, missing, degree, penalty) * inside[..., None]
@@ -76,9 +76,9 @@ def test_an_exactly_quadratic_relation_is_recovered_on_new_voxels():
     training, new = rng.uniform(0.1, 1, (2, 4, 12, 12, 4))
     training[..., 1] = relation(training)
     missing = (False, True, False, False)
-    filled = ridge(_fit([training]), missing, 2, 0.0).predict(new)
+    filled = solve_ridge(_fit([training]), missing, 2, 0.0).predict(new)
     np.testing.assert_allclose(filled[..., 1], relation(new), atol=1e-9)
-    linear = ridge(_fit([training]), missing, 1, 0.0).predict(new)
+    linear = solve_ridge(_fit([training]), missing, 1, 0.0).predict(new)
     assert np.abs(linear[..., 1] - relation(new)).mean() > 0.01
 
 
@@ -92,8 +92,8 @@ def test_moments_do_not_depend_on_how_the_slices_are_dealt():
 
 
 def test_accumulating_leaves_the_moments_it_started_from_as_they_were():
-    start = no_moments(4)
-    accumulate(start, _images())
+    start = empty_normal_equations(4)
+    add_images(start, _images())
     assert start.count == 0 and not start.gram.any()
 
 
@@ -106,7 +106,7 @@ def test_single_precision_images_are_summed_in_double_precision():
 
 def test_what_stands_in_place_of_the_missing_is_not_read():
     images, missing = _images(), (True, False, True, False)
-    answer = ridge(_fit([images]), missing, 2, 1e-3)
+    answer = solve_ridge(_fit([images]), missing, 2, 1e-3)
     garbled = images.copy()
     garbled[..., [0, 2]] = np.nan
     np.testing.assert_array_equal(answer.predict(garbled), answer.predict(images))
@@ -114,35 +114,35 @@ def test_what_stands_in_place_of_the_missing_is_not_read():
 
 def test_background_stays_zero_and_a_voxel_with_one_zero_does_not():
     images, missing = _images(), (False, False, False, True)
-    filled = ridge(_fit([images]), missing, 1, 0.0).predict(images)
+    filled = solve_ridge(_fit([images]), missing, 1, 0.0).predict(images)
     assert not filled[:, :3].any()
     assert (filled[:, 4, :4, 3] != 0).all()
 
 
 def test_with_nothing_seen_the_answer_is_the_mean_over_the_brain():
     images = _images()
-    filled = ridge(_fit([images]), (True,) * 4, 2, 5.0).predict(images * 0)
+    filled = solve_ridge(_fit([images]), (True,) * 4, 2, 5.0).predict(images * 0)
     mean = images[:, 3:].mean((0, 1, 2))
     np.testing.assert_allclose(filled, np.broadcast_to(mean, filled.shape), rtol=1e-12, atol=1e-12)
 
 
 def test_with_nothing_missing_the_images_are_the_answer():
     images = _images()
-    answer = ridge(_fit([images]), (False,) * 4, 2, 0.0)
+    answer = solve_ridge(_fit([images]), (False,) * 4, 2, 0.0)
     np.testing.assert_array_equal(answer.predict(images), images)
 
 
 @pytest.mark.parametrize("degree", [1, 2])
 def test_a_penalty_means_the_same_in_other_units_and_with_more_voxels(degree):
     images, missing, units = _images(), (True, False, False, False), [9, 0.2, 50, 3.0]
-    plain = ridge(_fit([images]), missing, degree, 0.3).predict(images)
-    other = ridge(_fit([images * units] * 3), missing, degree, 0.3)
+    plain = solve_ridge(_fit([images]), missing, degree, 0.3).predict(images)
+    other = solve_ridge(_fit([images * units] * 3), missing, degree, 0.3)
     np.testing.assert_allclose(other.predict(images * units), plain * units, atol=1e-8)
 
 
 def test_an_infinite_penalty_leaves_the_mean_since_the_intercept_is_free():
     images, missing = _images(), (True, False, False, False)
-    filled = ridge(_fit([images]), missing, 1, 1e12).predict(images)
+    filled = solve_ridge(_fit([images]), missing, 1, 1e12).predict(images)
     np.testing.assert_allclose(filled[:, 5:, :, 0], images[:, 3:, :, 0].mean())
 
 
@@ -150,8 +150,8 @@ def test_a_constant_or_repeated_modality_does_not_break_the_solve():
     images = _images()
     images[..., 3] = images[..., 2]
     images[..., 1] = np.where((images != 0).any(-1), 0.7, 0)
-    alone = ridge(_fit([images[..., [0, 2]]]), (True, False), 1, 0.0)
-    filled = ridge(_fit([images]), (True, False, False, False), 1, 0.0)
+    alone = solve_ridge(_fit([images[..., [0, 2]]]), (True, False), 1, 0.0)
+    filled = solve_ridge(_fit([images]), (True, False, False, False), 1, 0.0)
     expected = alone.predict(images[..., [0, 2]])[:, 5:, :, 0]
     np.testing.assert_allclose(filled.predict(images)[:, 5:, :, 0], expected, atol=1e-9)
 
@@ -159,7 +159,7 @@ def test_a_constant_or_repeated_modality_does_not_break_the_solve():
 def test_images_are_answered_in_their_own_precision_and_not_changed():
     images = _images().astype(np.float32)
     before = images.copy()
-    answer = ridge(_fit([images]), (True, False, False, False), 2, 0.0)
+    answer = solve_ridge(_fit([images]), (True, False, False, False), 2, 0.0)
     assert answer.predict(images).dtype == np.float32
     np.testing.assert_array_equal(images, before)
 
@@ -167,17 +167,17 @@ def test_images_are_answered_in_their_own_precision_and_not_changed():
 def test_wrong_questions_are_refused_in_words():
     moments, missing = _fit([_images()]), (True, False, False, False)
     with pytest.raises(InputError, match="2 modalities.*have 4"):
-        ridge(moments, missing[:2], 1, 0.0)
+        solve_ridge(moments, missing[:2], 1, 0.0)
     with pytest.raises(InputError, match="degree is 3"):
-        ridge(moments, missing, 3, 0.0)
+        solve_ridge(moments, missing, 3, 0.0)
     with pytest.raises(InputError, match="penalty is -1"):
-        ridge(moments, missing, 1, -1.0)
+        solve_ridge(moments, missing, 1, -1.0)
     with pytest.raises(InputError, match="training is zero"):
-        ridge(_fit([_images() * 0]), missing, 1, 0.0)
+        solve_ridge(_fit([_images() * 0]), missing, 1, 0.0)
     with pytest.raises(InputError, match="there are none"):
         _fit([])
     with pytest.raises(InputError, match="3 modalities.*with 4"):
-        accumulate(moments, _images()[..., :3])
+        add_images(moments, _images()[..., :3])
 
 
 def test_subjects_that_lack_what_is_needed_are_left_out():
@@ -186,13 +186,13 @@ def test_subjects_that_lack_what_is_needed_are_left_out():
     one, two, three = (rng.uniform(0.2, 1, (1, 8, 8, 3)) for _ in range(3))
     two[..., 2], three[..., 0] = 0, 0
     sets = [((True, True, True), one), ((True, True, False), two)]
-    fitted = fit_moments([*sets, ((False, True, True), three)])
+    fitted = fit_normal_equations([*sets, ((False, True, True), three)])
     missing = (False, True, True)  # the second is asked for from the first
-    moments = moments_having(fitted, (True, True, False))
+    moments = select_normal_equations(fitted, (True, True, False))
     both = np.concatenate([one, two])
-    expected = ridge(_fit([both]), missing, 2, 1e-3).predict(both)[..., 1]
-    found = ridge(moments, missing, 2, 1e-3).predict(both)[..., 1]
+    expected = solve_ridge(_fit([both]), missing, 2, 1e-3).predict(both)[..., 1]
+    found = solve_ridge(moments, missing, 2, 1e-3).predict(both)[..., 1]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    assert moments_having(fitted, (True, True, True)).count == 64
+    assert select_normal_equations(fitted, (True, True, True)).count == 64
     del fitted[True, True, True]
-    assert moments_having(fitted, (True, True, True)) is None
+    assert select_normal_equations(fitted, (True, True, True)) is None

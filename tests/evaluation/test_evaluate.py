@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_run import AFFINE, MODALITIES, NAMES, SHAPE, brain, files_under, path_of, tiny_config
 
-from ummcsgm.baselines.ridge import fit_moments, ridge
+from ummcsgm.baselines.ridge import fit_normal_equations, solve_ridge
 from ummcsgm.config import build
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.intensity import fit_scale
@@ -152,7 +152,7 @@ def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatc
     stand_in(monkeypatch, world, perfect)
     rows = evaluated(world, tmp_path).subjects
     store = open_store(world / "run" / "prepared", "train")
-    fitted = fit_moments(
+    fitted = fit_normal_equations(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
     )
     (moments,) = fitted.values()
@@ -161,7 +161,7 @@ def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatc
     truth = truth.transpose(2, 1, 0, 3)[1:]
     for degree, method in ((1, "ridge"), (2, "ridge2")):
         missing = (False, True, False, False)
-        answered = ridge(moments, missing, degree, 1e-4).predict(PEAK * truth)
+        answered = solve_ridge(moments, missing, degree, 1e-4).predict(PEAK * truth)
         estimate = np.clip(answered[..., 1] / PEAK, 0, 1)
         square = np.square(255 * (estimate - truth[..., 1])).mean(axis=(1, 2))
         expected = np.mean(20 * np.log10(255) - 10 * np.log10(square))

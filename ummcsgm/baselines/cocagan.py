@@ -29,9 +29,9 @@ from ummcsgm.baselines.layers import (
     scaled,
 )
 from ummcsgm.baselines.method import (
-    Lesson,
+    GANBatch,
     Method,
-    Outcome,
+    MethodLosses,
     average,
     has_truth,
     only,
@@ -132,7 +132,7 @@ def used_of(missing: Array, inputs: int | None) -> Array:
     return jnp.where(available[:, inputs : inputs + 1], named, available)
 
 
-def aware_error(drawn: Images, lesson: Lesson, truth: Images) -> Losses:
+def aware_error(drawn: Images, lesson: GANBatch, truth: Images) -> Losses:
     """[B] the mean absolute error of what is scored, a voxel inside the lesson's lesion
     counting `INSIDE` times."""
     weight = jnp.where(lesson.lesion, INSIDE, 1.0)[..., None]
@@ -198,8 +198,8 @@ def guess_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
 
 
 def _losses(
-    networks: tuple, inputs: int | None, keys: Keys, params: Params, lesson: Lesson
-) -> Outcome:
+    networks: tuple, inputs: int | None, keys: Keys, params: Params, lesson: GANBatch
+) -> MethodLosses:
     """Nothing here is random: `keys` are for those that need some."""
     generator, judge, guesser = networks
     available, images = ~lesson.missing, 2 * lesson.images - 1

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ummcsgm.baselines.method import Lesson, Method
+from ummcsgm.baselines.method import GANBatch, Method
 from ummcsgm.diffusion.missingness import sample_missing_patterns, stratified_uniforms
 from ummcsgm.distributed import devices
 from ummcsgm.training.plans import UpdateRule
@@ -35,12 +35,12 @@ def make_optimizer(
     return optax.partition(own, lambda params: {name: name for name in params})
 
 
-def start(key: jax.Array, method: Method, recipe: UpdateRule, grid: tuple) -> TrainState:
+def init_state(key: jax.Array, method: Method, recipe: UpdateRule, grid: tuple) -> TrainState:
     """The state before the first step."""
     return first_state(jax.jit(method.init, static_argnums=1)(key, grid), recipe)
 
 
-def make_step(
+def make_train_step(
     method: Method,
     recipe: UpdateRule,
     table: np.ndarray,
@@ -92,7 +92,7 @@ def make_step(
 
 def _lesson(
     key: jax.Array, table: np.ndarray, weights: Array, batch: Batch, place: Array
-) -> Lesson:
+) -> GANBatch:
     """What the rows of this device are asked, at their `place` [B] of a deck over the
     global batch."""
     cards = stratified_uniforms(key, len(place) * devices.device_count())[place]
@@ -101,4 +101,4 @@ def _lesson(
     lesion = jnp.zeros(images.shape[:-1], bool)
     if batch.labels is not None:
         lesion = batch.labels > 0
-    return Lesson(images, scored | ~batch.present, scored, lesion)
+    return GANBatch(images, scored | ~batch.present, scored, lesion)

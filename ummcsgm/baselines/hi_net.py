@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from ummcsgm.baselines.layers import BatchNorm, doubled, greatest, halved, halvings, leaky, scaled
 from ummcsgm.baselines.method import (
-    Lesson,
+    GANBatch,
     Method,
-    Outcome,
+    MethodLosses,
     average,
     has_truth,
     only,
@@ -238,8 +238,8 @@ def _complete(generator: Generator, params: Params, question: Condition) -> Imag
 
 
 def _losses(
-    generator: Generator, judge: Judge, keys: Keys, params: Params, lesson: Lesson
-) -> Outcome:
+    generator: Generator, judge: Judge, keys: Keys, params: Params, lesson: GANBatch
+) -> MethodLosses:
     """The least-squares GAN's, 100 of what is scored and 20 of each input given back.
 
     Nothing here is random: `keys` are for those that need some.

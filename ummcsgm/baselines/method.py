@@ -16,7 +16,7 @@ from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 
 
-class Lesson(NamedTuple):
+class GANBatch(NamedTuple):
     """What one step teaches: the rows of one device.
 
     `images` are the truth, 0 is background; `missing` is what the generator must do
@@ -31,7 +31,7 @@ class Lesson(NamedTuple):
     lesion: Array  # [B, H, W] bool
 
 
-class Outcome(NamedTuple):
+class MethodLosses(NamedTuple):
     """Of `Method.losses`: what is to be made small, an example each.
 
     `discriminator` is 0 where there is none. `statistics` are the new running
@@ -63,19 +63,19 @@ class Method:
     note: str
     init: Callable[[Array, tuple[int, int]], Params]
     complete: Callable[[Params, Condition], Images]
-    losses: Callable[[Keys, Params, Lesson], Outcome]
+    losses: Callable[[Keys, Params, GANBatch], MethodLosses]
     deal: Callable[[Array, int], Array] | None
     rates: tuple[float, float]
     betas: tuple[float, float]
     training_only: tuple[str, ...] = ()  # parts of the generator that no answer needs
 
 
-def taught(lesson: Lesson) -> Array:
+def taught(lesson: GANBatch) -> Array:
     """[B] bool: False on the rows that only pad the batch."""
     return lesson.scored.any(axis=1)
 
 
-def has_truth(lesson: Lesson) -> Array:
+def has_truth(lesson: GANBatch) -> Array:
     """[B, M] bool: seen or scored; False for what was never scanned."""
     return lesson.scored | ~lesson.missing
 
@@ -111,11 +111,11 @@ def channel(images: Images, place: Array) -> Images:
 
 
 def outcome(
-    lesson: Lesson,
+    lesson: GANBatch,
     generator: dict[str, tuple[float, Losses]],
     discriminator: Losses | None = None,
     statistics: Params | None = None,
-) -> Outcome:
+) -> MethodLosses:
     """The outcome of a generator's loss in parts, {name: (weight, loss)}; exactly 0,
     with an exactly zero gradient, on rows that only pad the batch."""
     counted = taught(lesson)
@@ -129,4 +129,4 @@ def outcome(
         discriminator = jnp.zeros_like(total)
     else:
         told["discriminator"] = discriminator = own(discriminator)
-    return Outcome(total, discriminator, statistics or {}, told)
+    return MethodLosses(total, discriminator, statistics or {}, told)

@@ -30,7 +30,7 @@ from ummcsgm.baselines.layers import (
     leaky,
     scaled,
 )
-from ummcsgm.baselines.method import Lesson, Method, Outcome, average, has_truth, only, outcome
+from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, average, has_truth, only, outcome
 from ummcsgm.diffusion.missingness import Condition, missing_patterns, per_modality
 from ummcsgm.types import Array, Images, Keys, Params
 
@@ -105,7 +105,7 @@ def curriculum(progress: Array, modalities: int) -> Array:
     return jnp.where(place >= begin, 1 / (count - begin), 0.0)
 
 
-def judge_losses(maps: Array, lesson: Lesson, wanted: Array) -> Array:
+def judge_losses(maps: Array, lesson: GANBatch, wanted: Array) -> Array:
     """[B] the mean squared difference of a verdict's maps [B, h, w, M] from what is
     `wanted` [B, M] of each, over the modalities that have a truth."""
     return average(jnp.square(maps - per_modality(wanted)), has_truth(lesson))
@@ -148,8 +148,8 @@ def _complete(generator: Generator, scale: float, params: Params, question: Cond
 
 
 def _losses(
-    generator: Generator, judge: Judge, scale: float, keys: Keys, params: Params, lesson: Lesson
-) -> Outcome:
+    generator: Generator, judge: Judge, scale: float, keys: Keys, params: Params, lesson: GANBatch
+) -> MethodLosses:
     """0.1 of the least-squares GAN's and 0.9 of the mean absolute error."""
     images = lesson.images / scale
     drawn = generator.apply({"params": params["generator"]}, only(~lesson.missing, images), keys)

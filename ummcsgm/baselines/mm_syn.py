@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ummcsgm.baselines.layers import doubled, greatest, halved, leaky, scaled
-from ummcsgm.baselines.method import Lesson, Method, Outcome, average, has_truth, only, outcome
+from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, average, has_truth, only, outcome
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
@@ -135,8 +135,8 @@ def _complete(generator: Generator, scale: float, params: Params, question: Cond
 
 
 def _losses(
-    generator: Generator, scale: float, keys: Keys, params: Params, lesson: Lesson
-) -> Outcome:
+    generator: Generator, scale: float, keys: Keys, params: Params, lesson: GANBatch
+) -> MethodLosses:
     """The mean absolute error of every output that has a truth, from the fused latent
     and from each single one, summed as published, and the variance of the latents.
 

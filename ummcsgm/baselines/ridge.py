@@ -17,7 +17,7 @@ from ummcsgm.types import Array, InputError
 
 
 @dataclass(frozen=True)
-class Moments:
+class NormalEquations:
     """Sums over `count` brain voxels of the products of all pairs of features.
 
     `gram` is [F, F] in float64; the features of M modalities are 1, the M intensities,
@@ -83,17 +83,17 @@ def features(images: Array, powers: tuple[tuple[int, ...], ...]) -> Array:
     return products
 
 
-def no_moments(modalities: int) -> Moments:
+def empty_normal_equations(modalities: int) -> NormalEquations:
     """The moments of no voxel at all: where an accumulation starts."""
     size = 1 + len(powers(range(modalities), 2))
-    return Moments(np.zeros((size, size)), 0)
+    return NormalEquations(np.zeros((size, size)), 0)
 
 
-def accumulate(moments: Moments, images: Array) -> Moments:
+def add_images(moments: NormalEquations, images: Array) -> NormalEquations:
     """`moments` with the brain voxels of `images` [S, H, W, M] added.
 
     The brain is where any modality is not 0. Moments with a modality that was not
-    scanned are those of a black one: `moments_having` leaves them out.
+    scanned are those of a black one: `select_normal_equations` leaves them out.
 
     Raises:
         InputError: `images` has another number of modalities than `moments`.
@@ -111,12 +111,12 @@ def accumulate(moments: Moments, images: Array) -> Moments:
         design[:, 1:] = features(voxels, products)
         gram += design.T @ design
         count += len(voxels)
-    return Moments(gram, count)
+    return NormalEquations(gram, count)
 
 
-def fit_moments(
+def fit_normal_equations(
     training: Iterable[tuple[tuple[bool, ...], Array]],
-) -> dict[tuple[bool, ...], Moments]:
+) -> dict[tuple[bool, ...], NormalEquations]:
     """The moments of `training`, apart for each set of modalities that was scanned.
 
     `training` gives what is present [M] and images [S, H, W, M], which are 0 where it
@@ -125,20 +125,20 @@ def fit_moments(
     Raises:
         InputError: there are no images, or their numbers of modalities differ.
     """
-    fitted: dict[tuple[bool, ...], Moments] = {}
+    fitted: dict[tuple[bool, ...], NormalEquations] = {}
     modalities = 0
     for present, images in training:
         modalities = modalities if modalities else images.shape[-1]
-        before = fitted.get(present, no_moments(modalities))
-        fitted[present] = accumulate(before, images)
+        before = fitted.get(present, empty_normal_equations(modalities))
+        fitted[present] = add_images(before, images)
     if not fitted:
         raise InputError("a regression wants training slices, and there are none.")
     return fitted
 
 
-def moments_having(
-    fitted: dict[tuple[bool, ...], Moments], needed: tuple[bool, ...]
-) -> Moments | None:
+def select_normal_equations(
+    fitted: dict[tuple[bool, ...], NormalEquations], needed: tuple[bool, ...]
+) -> NormalEquations | None:
     """The moments of all that was scanned with every `needed` [M] modality, or None."""
     fitting = [
         moments
@@ -148,10 +148,10 @@ def moments_having(
     if not fitting:
         return None
     gram = np.sum([moments.gram for moments in fitting], axis=0)
-    return Moments(gram, sum(moments.count for moments in fitting))
+    return NormalEquations(gram, sum(moments.count for moments in fitting))
 
 
-def ridge(moments: Moments, missing: tuple[bool, ...], degree: int, penalty: float) -> Regression:
+def solve_ridge(moments: NormalEquations, missing: tuple[bool, ...], degree: int, penalty: float) -> Regression:
     """The ridge regression of the `missing` [M] modalities on products of the seen.
 
     Minimises mean (y - intercept - w . f)^2 + penalty sum_k var(f_k) w_k^2 over the
@@ -190,7 +190,7 @@ def _brain(images: Array) -> Array:
 
 
 def _check_question(
-    moments: Moments, missing: tuple[bool, ...], degree: int, penalty: float
+    moments: NormalEquations, missing: tuple[bool, ...], degree: int, penalty: float
 ) -> None:
     if moments.count == 0:
         raise InputError("a regression wants brain voxels, and all training is zero.")

@@ -27,7 +27,7 @@ from ummcsgm.baselines.layers import (
     mean_of,
     scaled,
 )
-from ummcsgm.baselines.method import Lesson, Method, Outcome, channel, only, outcome, pick, verdict
+from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, channel, only, outcome, pick, verdict
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
@@ -178,7 +178,7 @@ def _complete(networks: Networks, params: Params, question: Condition) -> Images
     return question.fill((drawn + 1) / 2)
 
 
-def _losses(networks: Networks, keys: Keys, params: Params, lesson: Lesson) -> Outcome:
+def _losses(networks: Networks, keys: Keys, params: Params, lesson: GANBatch) -> MethodLosses:
     own, images = params["generator"], 2 * lesson.images - 1
     pairs = jax.vmap(jax.random.split)(keys)
     target = pick(pairs[:, 0], lesson.scored)

@@ -99,9 +99,9 @@ def _adversarial(config: Config, method: Method) -> TrainableMethod:
     grid, steps = (build.build_space(config).grid, build.build_train_options(config).steps)
     questions = build_method_patterns(config, method.name)
     return TrainableMethod(
-        lambda key: gan_trainer.start(key, method, recipe, grid),
-        gan_trainer.make_step(method, recipe, *questions, steps),
-        gan_trainer.make_step(method, _unmoved(), *questions, steps),
+        lambda key: gan_trainer.init_state(key, method, recipe, grid),
+        gan_trainer.make_train_step(method, recipe, *questions, steps),
+        gan_trainer.make_train_step(method, _unmoved(), *questions, steps),
     )
 
 

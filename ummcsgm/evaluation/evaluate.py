@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ummcsgm.baselines.ridge import fit_moments
+from ummcsgm.baselines.ridge import fit_normal_equations
 from ummcsgm.config import build, build_data
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.cohort import Cohort
@@ -117,7 +117,7 @@ def _examine_all(folder: pathlib.Path, exam: Exam, subjects: list[Subject]) -> d
 def _set_exam(
     trained: TrainedModel, scoring: EvaluationOptions, questions: Array, store: Store
 ) -> Exam:
-    moments = fit_moments(
+    moments = fit_normal_equations(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
     )
     answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ummcsgm.baselines.ridge import Moments, moments_having, ridge
+from ummcsgm.baselines.ridge import NormalEquations, select_normal_equations, solve_ridge
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.marks import Marks
@@ -34,7 +34,7 @@ class Exam:
     space: ImageSpace
     scoring: EvaluationOptions
     questions: Array  # [Q, M] bool
-    moments: dict[tuple[bool, ...], Moments]  # by what was scanned
+    moments: dict[tuple[bool, ...], NormalEquations]  # by what was scanned
     answers: dict[str, Callable]  # by sampler; each compiled once
     factors: dict[str, dict]  # that respread draws, by modality: `fit_factors`
     coherence: dict  # of draws along z, and the rho of their noise: `slabs.fit`
@@ -186,10 +186,10 @@ def _floor(exam: Exam, sitting: Sitting, z: Array, degree: int) -> Array:
     for q, channel in np.argwhere(asked.scored):
         missing = asked.missing[q]
         needed = ~missing | (np.arange(len(missing)) == channel)
-        moments = moments_having(exam.moments, tuple(needed.tolist()))
+        moments = select_normal_equations(exam.moments, tuple(needed.tolist()))
         if moments is not None:
             question = tuple(missing.tolist())
-            fitted = ridge(moments, question, degree, exam.scoring.ridge_penalty)
+            fitted = solve_ridge(moments, question, degree, exam.scoring.ridge_penalty)
             answers[q, ..., channel] = fitted.predict(images)[..., channel]
     return answers
 
