@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ummcsgm.baselines.gan_trainer import make_optimizer, make_train_step, init_state
+from ummcsgm.baselines.gan_trainer import init_state, make_optimizer, make_train_step
 from ummcsgm.baselines.method import Method, MethodLosses
 from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
 from ummcsgm.distributed import devices

@@ -5,7 +5,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ummcsgm.baselines.ridge import add_images, fit_normal_equations, select_normal_equations, empty_normal_equations, solve_ridge
+from ummcsgm.baselines.ridge import (
+    add_images,
+    empty_normal_equations,
+    fit_normal_equations,
+    select_normal_equations,
+    solve_ridge,
+)
 from ummcsgm.types import InputError
 
 QUESTIONS = [missing for missing in product((False, True), repeat=4) if any(missing)]

@@ -30,7 +30,15 @@ from ummcsgm.baselines.layers import (
     leaky,
     scaled,
 )
-from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, average, has_truth, only, outcome
+from ummcsgm.baselines.method import (
+    GANBatch,
+    Method,
+    MethodLosses,
+    average,
+    has_truth,
+    only,
+    outcome,
+)
 from ummcsgm.diffusion.missingness import Condition, missing_patterns, per_modality
 from ummcsgm.types import Array, Images, Keys, Params
 

@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 
 from ummcsgm.baselines.layers import doubled, greatest, halved, leaky, scaled
-from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, average, has_truth, only, outcome
+from ummcsgm.baselines.method import (
+    GANBatch,
+    Method,
+    MethodLosses,
+    average,
+    has_truth,
+    only,
+    outcome,
+)
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 

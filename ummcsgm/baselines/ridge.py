@@ -151,7 +151,9 @@ def select_normal_equations(
     return NormalEquations(gram, sum(moments.count for moments in fitting))
 
 
-def solve_ridge(moments: NormalEquations, missing: tuple[bool, ...], degree: int, penalty: float) -> Regression:
+def solve_ridge(
+    moments: NormalEquations, missing: tuple[bool, ...], degree: int, penalty: float
+) -> Regression:
     """The ridge regression of the `missing` [M] modalities on products of the seen.
 
     Minimises mean (y - intercept - w . f)^2 + penalty sum_k var(f_k) w_k^2 over the

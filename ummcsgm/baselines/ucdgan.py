@@ -27,7 +27,16 @@ from ummcsgm.baselines.layers import (
     mean_of,
     scaled,
 )
-from ummcsgm.baselines.method import GANBatch, Method, MethodLosses, channel, only, outcome, pick, verdict
+from ummcsgm.baselines.method import (
+    GANBatch,
+    Method,
+    MethodLosses,
+    channel,
+    only,
+    outcome,
+    pick,
+    verdict,
+)
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
