@@ -1,15 +1,14 @@
-r"""Table 1 on BraTS 2019: the paper's split and questions, every method side by side.
+r"""Table 1 on BraTS 2019: the paper's split and patterns, every method side by side.
 
-What       configs/brats19.py, and beside the mm-CSN the five published methods with
-           their published widths and learning rates, regression and floors; the paper's
-           own numbers stand beside ours in the report. All are given one slice, as in
-           the paper: network.neighbour_slices is 0.
+What       configs/brats19.py, with the five published methods at their published widths
+           and learning rates, regression and ridge; the report shows the paper's
+           numbers beside ours. The network sees single slices, as in the paper.
 Source     Meng et al. 2022 (arXiv 2207.03430), Table 1 and Figure 2.
 Data       MICCAI_BraTS_2019_Data_Training, as for configs/brats19.py.
 Hardware   one GPU of 40 GiB or a TPU v4-8 for each method, days in all; not run by us.
-           Methods may be trained on different machines, each with --mode train and
-           --methods mm-gan,hi-net, and
-           their folders WORKDIR/methods/NAME copied into one workdir.
+           Methods may be trained on different machines, with --mode train and
+           --methods mm-gan,hi-net; copy their folders WORKDIR/methods/NAME into one
+           workdir.
 Command    python -m ummcsgm.main --config configs/table1_brats19.py \
                --workdir runs/table1_brats19 \
                --config.data.folder=/path/to/MICCAI_BraTS_2019_Data_Training
