@@ -57,7 +57,7 @@ def test_training_is_timed_on_a_constant_batch_and_on_those_it_reads(
 
 def test_so_many_steps_are_timed_after_the_warm_ones(tiny, tmp_path, monkeypatch):
     """A clock that runs a second a step that was taken."""
-    taken, fit = [], waiting.fit
+    taken, fit = [], waiting.run_training
 
     def counting(step, state, *rest):
         def counted(*arguments):
@@ -66,7 +66,7 @@ def test_so_many_steps_are_timed_after_the_warm_ones(tiny, tmp_path, monkeypatch
 
         return fit(counted, state, *rest)
 
-    monkeypatch.setattr(waiting, "fit", counting)
+    monkeypatch.setattr(waiting, "run_training", counting)
     monkeypatch.setattr(waiting.time, "perf_counter", lambda: float(len(taken)))
     config = waiting.read_config(str(tiny), None)
     store = waiting.prepared(tmp_path, config, flags_of(shape=None))

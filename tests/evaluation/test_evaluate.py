@@ -87,7 +87,7 @@ def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
 
         return ask
 
-    monkeypatch.setattr(evaluate, "load_trained", load)
+    monkeypatch.setattr(evaluate, "load_trained_model", load)
     monkeypatch.setattr(evaluate, "make_answer", make)
     return calls
 

@@ -139,7 +139,7 @@ def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(monkeypatc
     def answer(images, missing, addresses):
         sizes.append(len(images))
 
-    monkeypatch.setattr(budget.parallel, "whole_rows", lambda size: size + 4)
+    monkeypatch.setattr(budget.devices, "round_up_to_devices", lambda size: size + 4)
     monkeypatch.setattr(budget, "make_answer", lambda *which: answer)
     monkeypatch.setattr(budget, "MEASURED", 0.0)
     images = np.zeros((3, 4, 4, 2), np.float32)
@@ -147,7 +147,7 @@ def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(monkeypatc
     evaluations_a_second(None, SCORING, question)
     assert set(sizes) == {12}
     # 5 slices of brain are 16 rows: 25 evaluations of each in 5 s, 1 + 2 x 12.
-    monkeypatch.setattr(budget.parallel, "whole_rows", lambda size: 2 * size)
+    monkeypatch.setattr(budget.devices, "round_up_to_devices", lambda size: 2 * size)
     monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
     order = dataclasses.replace(ORDER, seconds=5.0)
     known = (trained(), SCORING, subjects_in(tmp_path / "in"), tmp_path / "out")

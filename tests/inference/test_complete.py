@@ -97,7 +97,7 @@ def stand_in(monkeypatch, tmp_path):
             fill(images, missing, own, told) for own in addresses
         )
 
-    monkeypatch.setattr(complete, "load_trained", load)
+    monkeypatch.setattr(complete, "load_trained_model", load)
     monkeypatch.setattr(complete, "make_answer", make)
     monkeypatch.setattr(complete, "make_draws", make_several)
     # Voxels of any size: what is refused of them has a test of its own.
@@ -507,15 +507,15 @@ def test_a_kill_between_volume_and_sidecar_leaves_no_finished_answer(
     folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
     make(folder, out, "t1c")
     before = files_under(out)
-    whole = results.write_whole
+    whole = results.write_atomic
 
     def fail(path, content):
         raise OSError("killed")
 
-    monkeypatch.setattr(results, "write_whole", fail)
+    monkeypatch.setattr(results, "write_atomic", fail)
     options = {"sampler": "euler_maruyama", "overwrite": True}
     assert "killed" in failure(capsys, folder, out, "t1c", **options)
-    monkeypatch.setattr(results, "write_whole", whole)
+    monkeypatch.setattr(results, "write_atomic", whole)
     calls = len(stand_in)
     assert make(folder, out, "t1c") is True and len(stand_in) == calls + 1
     assert files_under(out) == before
@@ -548,13 +548,13 @@ def test_a_users_picture_is_never_replaced_and_a_lost_preview_is_made(stand_in, 
 
 def test_values_stay_in_the_range_of_the_training_cohort(stand_in, tmp_path, monkeypatch):
     """T1's level is 1/4 and T2's 1/2: bounds above the one and below the other."""
-    load = complete.load_trained
+    load = complete.load_trained_model
 
     def bounded(workdir):
         ranges = dict.fromkeys(MODALITIES, (0.3, 0.4))
         return dataclasses.replace(load(workdir), ranges=ranges)
 
-    monkeypatch.setattr(complete, "load_trained", bounded)
+    monkeypatch.setattr(complete, "load_trained_model", bounded)
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", "t1", "t2")
     for modality, level in (("t1", 0.3), ("t2", 0.4)):
