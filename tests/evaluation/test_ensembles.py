@@ -25,7 +25,7 @@ from tiny_run import MODALITIES, files_under
 
 from ummcsgm.evaluation import evaluate
 from ummcsgm.evaluation.calibration import rank_histogram
-from ummcsgm.evaluation.ensemble import EDGES, fit_factors, summaries
+from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, fit_factors, summaries
 from ummcsgm.reporting import report, uncertainty
 
 ERROR = 0.04  # of the peak
@@ -74,7 +74,7 @@ def check_numbers(result, version, ratio, factor=1.0):
     wide, k = ratio * factor, 16
     for name in MODALITIES:
         asked = {"missing": name, "modality": name, "version": version}
-        row = pick(summaries(result.records), **asked)
+        row = pick(summaries(result["records"]), **asked)
         error = GREY**2 * (1 + wide**2 / k)
         skill = np.sqrt((k + 1) / k * (GREY * wide) ** 2 / error)
         away, apart = np.sqrt(1 + wide**2), np.sqrt(2) * wide
@@ -94,21 +94,21 @@ def test_calibrated_draws_are_found_calibrated(world, tmp_path, monkeypatch):  #
     stand_in(monkeypatch, world, posterior(calibrated), **ALL)
     result = evaluated(world, tmp_path, split=split_of(world))
     check_numbers(result, "raw", 1)
-    factors = result.facts["calibration"]["factors"]
+    factors = result["facts"]["calibration"]["factors"]
     assert set(factors) == set(MODALITIES)
     for factor in factors.values():
         assert factor == pytest.approx(1, rel=0.05)
-    rows = result.facts["calibration"]["summaries"]
+    rows = result["facts"]["calibration"]["summaries"]
     assert len(rows) == 8
     for row in rows:
         assert row["coverage"] == pytest.approx(0.9, abs=0.02)
         assert row["coverage_of_ranks"] == pytest.approx(0.9, abs=0.02)
-    counts = sum(np.array(r["raw"]["ranks"]) for r in result.records)
+    counts = sum(np.array(r["raw"]["ranks"]) for r in result["records"])
     assert len(counts) == 17 and np.ptp(counts / counts.mean()) < 0.35
-    sums = sum(np.array(r["raw"]["reliability"]) for r in result.records)
+    sums = sum(np.array(r["raw"]["reliability"]) for r in result["records"])
     assert sums.shape == (len(EDGES) + 1, 3)
     assert sums[:, 1].sum() == pytest.approx(sums[:, 2].sum(), rel=0.06)
-    assert sums[:, 0].sum() == 2 * sum(r["voxels"] for r in result.records)
+    assert sums[:, 0].sum() == 2 * sum(r["voxels"] for r in result["records"])
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2])
@@ -117,10 +117,10 @@ def test_the_factor_undoes_a_wrong_spread(world, tmp_path, monkeypatch, ratio): 
     result = evaluated(world, tmp_path, split=split_of(world))
     check_numbers(result, "raw", ratio)
     for name in MODALITIES:
-        factor = result.facts["calibration"]["factors"][name]
+        factor = result["facts"]["calibration"]["factors"][name]
         assert factor == pytest.approx(1 / ratio, rel=0.05)
         asked = {"missing": name, "version": "recalibrated"}
-        row = pick(result.facts["calibration"]["summaries"], **asked)
+        row = pick(result["facts"]["calibration"]["summaries"], **asked)
         assert row["spread_skill"] == pytest.approx(1, abs=0.06)
         assert row["coverage"] == pytest.approx(0.9, abs=0.025)
 
@@ -135,7 +135,7 @@ def test_the_factors_are_those_of_validation_subjects_alone(
     asked = posterior(lambda address: 0.5 if address == inside else 1)
     calls = stand_in(monkeypatch, world, asked, **ALL)
     result = evaluated(world, tmp_path, split=split)
-    for factor in result.facts["calibration"]["factors"].values():
+    for factor in result["facts"]["calibration"]["factors"].values():
         assert factor == pytest.approx(2, rel=0.05)
     check_numbers(result, "raw", 1)
     check_numbers(result, "recalibrated", 1, factor=2)
@@ -143,10 +143,10 @@ def test_the_factors_are_those_of_validation_subjects_alone(
     names = split["test"] + split["validation"]
     assert subjects == {zlib.crc32(name.encode()) for name in names}
     told = json.loads((tmp_path / "run" / "calibration.json").read_text())
-    assert told["factors"] == result.facts["calibration"]["factors"]
+    assert told["factors"] == result["facts"]["calibration"]["factors"]
     assert told["subjects"] == split["validation"] and told["sampler"] == "warm"
     assert (told["step"], told["parameters_sha256"]) == (7, "digest")
-    assert (told["draws"], told["few"]) == (16, 2)
+    assert (told["draws"], told["sampler_steps"]) == (16, 2)
 
 
 def test_without_validation_there_is_no_factor(world, tmp_path, monkeypatch):  # noqa: F811
@@ -156,8 +156,8 @@ def test_without_validation_there_is_no_factor(world, tmp_path, monkeypatch):  #
     earlier.write_text("{}")
     result = evaluated(world, tmp_path)
     assert not earlier.exists()
-    assert result.facts["calibration"]["factors"] == {}
-    assert all(r["recalibrated"] is None and r["raw"] for r in result.records)
+    assert result["facts"]["calibration"]["factors"] == {}
+    assert all(r["recalibrated"] is None and r["raw"] for r in result["records"])
     report.write(result, tmp_path / "out")
     assert "no validation subject" in (tmp_path / "out" / "calibration.md").read_text()
 
@@ -177,15 +177,15 @@ def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
     result = evaluated(world, tmp_path)
     rows = {}
     for method in ("warm", "warm_mean", "mean_of_draw_slices"):
-        own = [row for row in result.subjects if row["method"] == method]
+        own = [row for row in result["subjects"] if row["method"] == method]
         assert len(own) == 4 and {row["slices"] for row in own} == {2}
         rows[method] = np.mean([row["mae"] for row in own])
     usual = np.sqrt(2 / np.pi) * GREY * FRACTION  # clipped at both ends: less
     assert 0.6 * usual < rows["mean_of_draw_slices"] < rows["warm_mean"] < rows["warm"]
     assert rows["warm"] < 1.05 * np.sqrt(2) * usual
-    assert {row["method"] for row in result.rows} >= {"warm", "mean", "algorithm1"}
-    assert "warm_mean" not in {row["method"] for row in result.rows}
-    assert len(result.records) == 4 and {r["slices"] for r in result.records} == {2}
+    assert {row["method"] for row in result["rows"]} >= {"warm", "mean", "algorithm1"}
+    assert "warm_mean" not in {row["method"] for row in result["rows"]}
+    assert len(result["records"]) == 4 and {r["slices"] for r in result["records"]} == {2}
     asked = {
         tuple(address)
         for sampler, _, addresses in calls
@@ -194,7 +194,7 @@ def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
     }
     assert len({(z, k) for _, z, k in asked}) == 2 * 16  # what is shown is among them
     assert {k for _, _, k in asked} == set(range(16))
-    warm = result.facts["warm"]
+    warm = result["facts"]["warm"]
     assert (warm["subjects"], warm["slices"]) == (1, 2)
 
 
@@ -205,7 +205,7 @@ def test_several_missing_have_an_energy_score_of_them_together(
 ):
     stand_in(monkeypatch, world, posterior(calibrated), **ALL)
     result = evaluated(world, tmp_path, every=True, split=split_of(world))
-    rows = result.facts["calibration"]["summaries"]
+    rows = result["facts"]["calibration"]["summaries"]
     assert len({row["missing"] for row in rows}) == 14
     for row in rows:
         if row["missing"].count("+") == 1:  # half of a Rayleigh law's mean
@@ -236,7 +236,7 @@ def test_the_curves_are_of_single_questions(world, tmp_path, monkeypatch):  # no
     uncertainty.write(result, tmp_path)
     assert list(drawn) == ["ranks.png"] and list(drawn["ranks.png"]) == [*MODALITIES]
     for name, curve in drawn["ranks.png"].items():
-        own = [r for r in result.records if r["missing"] == r["modality"] == name]
+        own = [r for r in result["records"] if r["missing"] == r["modality"] == name]
         counts = np.sum([r["raw"]["ranks"] for r in own], axis=0)
         np.testing.assert_allclose(curve.measured, counts / counts.sum())
         assert np.all(curve.low <= curve.high)
@@ -254,23 +254,30 @@ def test_what_was_measured_is_kept_and_a_stopped_evaluation_goes_on(
     again = evaluated(world, tmp_path)
     assert len(calls) == asked
     for kept in ("rows", "records", "facts", "pictures", "panels"):
-        np.testing.assert_equal(getattr(again, kept), getattr(whole, kept))
+        np.testing.assert_equal(again[kept], whole[kept])
     parts = tmp_path / "run" / "evaluation" / "parts"
     (parts / "validation" / f"{split['validation'][0]}.npz").unlink()
     (parts / f"{split['test'][0]}.npz").unlink()
-    np.testing.assert_equal(evaluated(world, tmp_path).records, whole.records)
+    np.testing.assert_equal(evaluated(world, tmp_path)["records"], whole["records"])
     assert 0 < len(calls) - asked < asked
 
 
 @pytest.mark.parametrize(
-    "change", [{"draws": 8}, {"few": 3}, {"start": 2.0}, {"lowest": 0.02}, {"draw_slices": 3}]
+    "change",
+    [
+        {"draws": 8},
+        {"sampler_steps": 3},
+        {"warm_start_sigma": 2.0},
+        {"sigma_min": 0.02},
+        {"draw_slices": 3},
+    ],
 )
 def test_kept_draws_of_another_exam_are_not_taken(world, tmp_path, monkeypatch, change):  # noqa: F811
     stand_in(monkeypatch, world, posterior(calibrated), **ALL)
     evaluated(world, tmp_path, split=split_of(world))
     changes = ALL | {f"evaluate__{key}": value for key, value in change.items()}
     stand_in(monkeypatch, world, perfect, **changes)
-    records = evaluated(world, tmp_path).records
+    records = evaluated(world, tmp_path)["records"]
     assert records and all(record["raw"]["variance"] == 0 for record in records)
 
 
@@ -284,16 +291,16 @@ def test_files_hold_the_numbers_and_the_pictures(world, tmp_path, monkeypatch): 
     assert len(lines) == 2 * 2 * 4
     for line in lines:
         asked = {"subject": line["subject"], "modality": line["modality"]}
-        told = pick(result.records, **asked)[line["version"]]
+        told = pick(result["records"], **asked)[line["version"]]
         assert float(line["crps"]) == told["crps"]
         assert float(line["coverage"]) == told["coverage"]
     page = (folder / "calibration.md").read_text()
     for name in MODALITIES:
-        factor = result.facts["calibration"]["factors"][name]
+        factor = result["facts"]["calibration"]["factors"][name]
         assert f"## {name}\n\nFactor on the spread: {factor:.3f}, of 1 val" in page
         for version in ("raw", "recalibrated"):
             asked = {"modality": name, "version": version}
-            row = pick(result.facts["calibration"]["summaries"], **asked)
+            row = pick(result["facts"]["calibration"]["summaries"], **asked)
             assert (
                 f"| {name} | {version} | {row['crps']:.3f} | {row['mae_of_mean']:.3f} "
                 f"| {row['spread_skill']:.3f} (" in page
@@ -322,14 +329,14 @@ def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
     stand_in(monkeypatch, world, posterior(calibrated), variance=variance, **ALL)
     result = evaluated(world, tmp_path, split=split_of(world))
     whole = np.sqrt((4 + 0.25) / 2)
-    rows = result.facts["calibration"]["predicted"]
+    rows = result["facts"]["calibration"]["predicted"]
     assert [(r["missing"], r["modality"]) for r in rows] == [(m, m) for m in MODALITIES]
     for row in rows:
         assert row["ratio"] == pytest.approx(whole, rel=0.06) and row["subjects"] == 2
         assert row["error"] == pytest.approx(GREY**2, rel=0.1)
-    told = [r["predicted"]["reliability"] for r in result.records]
+    told = [r["predicted"]["reliability"] for r in result["records"]]
     sums = np.sum(told, axis=0)
-    assert sums[:, 0].sum() == sum(r["voxels"] for r in result.records)
+    assert sums[:, 0].sum() == sum(r["voxels"] for r in result["records"])
     bins = sums[sums[:, 0] > 0]
     bins = bins[:, 1:] / bins[:, :1] / GREY**2
     np.testing.assert_allclose(bins, [[0.25, 1], [4, 1]], rtol=0.06)
@@ -348,7 +355,7 @@ def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
 def test_without_a_head_nothing_is_said_of_its_variance(world, tmp_path, monkeypatch):  # noqa: F811
     stand_in(monkeypatch, world, posterior(calibrated), **ALL)
     result = evaluated(world, tmp_path)
-    assert result.facts["calibration"]["predicted"] == []
+    assert result["facts"]["calibration"]["predicted"] == []
     report.write(result, tmp_path / "out")
     assert "redicted variance" not in (tmp_path / "out" / "calibration.md").read_text()
     assert "reliability_predicted.png" not in files_under(tmp_path / "out")
@@ -358,8 +365,8 @@ def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path, monkeypatch):
     changes = ALL | {"evaluate__draws": 4}
     stand_in(monkeypatch, world, posterior(calibrated), **changes)
     result = evaluated(world, tmp_path)
-    assert list(result.pictures) == list(result.panels)
-    for kinds in result.pictures.values():
+    assert list(result["pictures"]) == list(result["panels"])
+    for kinds in result["pictures"].values():
         assert kinds["draws"].shape == (4, 3, 16, 16)
         tissue = kinds["truth"] > 0
         error = (kinds["mean"] - kinds["truth"])[tissue]
@@ -388,7 +395,7 @@ def test_a_factor_is_of_single_questions_and_of_spreads_that_there_are():
 
 def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
     law = [[1, 2.0, 2.0]]
-    numbers = dict.fromkeys(("crps", "coverage", "coverage_of_ranks"), 0.5)
+    numbers = dict.fromkeys(("crps", "coverage", "coverage_of_ranks"), 0.5) | {"ranks": [1, 1, 1]}
     records = [
         {
             "missing": "t1",
@@ -407,7 +414,7 @@ def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
 
 
 @pytest.mark.parametrize("spread, flat", [(1.0, True), (0.7, False)])
-def test_the_page_tells_whether_ranks_are_flat(spread, flat):
+def test_summaries_say_whether_ranks_are_flat(spread, flat):
     generator = np.random.default_rng(0)
     counts = np.array(
         [
@@ -417,6 +424,5 @@ def test_the_page_tells_whether_ranks_are_flat(spread, flat):
             for _ in range(12)
         ]
     )
-    told = float(uncertainty._flatness(counts))
-    assert (told > 0.01) == flat
-    assert uncertainty._flatness(counts[:3]) == "–"
+    assert (_flat_ranks_p(counts) > 0.01) == flat
+    assert _flat_ranks_p(counts[:3]) is None

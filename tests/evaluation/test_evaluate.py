@@ -108,7 +108,7 @@ def evaluated(world, tmp_path, every=False, split=None):
         shutil.copytree(world / "run", workdir)
         if split is not None:
             (workdir / "split.json").write_text(json.dumps(split))
-    return evaluate.evaluate(workdir, None, every)
+    return evaluate.evaluate(workdir, None, every)[0]
 
 
 def pick(rows, **wanted):
@@ -119,7 +119,7 @@ def pick(rows, **wanted):
 
 def test_a_perfect_answer_is_infinitely_good_in_every_modality(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, perfect)
-    rows = evaluated(world, tmp_path).rows
+    rows = evaluated(world, tmp_path)["rows"]
     expected = {"psnr": np.inf, "ssim_global": 1.0, "ssim_wang": 1.0, "mae": 0.0}
     for method in ("mean", "algorithm1"):
         for name in MODALITIES:
@@ -135,7 +135,7 @@ def test_a_known_error_scores_what_follows_by_hand_in_its_own_modality(
     world, tmp_path, monkeypatch
 ):
     stand_in(monkeypatch, world, darker)
-    rows = evaluated(world, tmp_path).rows
+    rows = evaluated(world, tmp_path)["rows"]
     for factor, method in ((1, "mean"), (2, "algorithm1")):
         for channel, name in enumerate(MODALITIES):
             error = factor * ERRORS[channel]
@@ -150,7 +150,7 @@ def test_a_known_error_scores_what_follows_by_hand_in_its_own_modality(
 
 def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, perfect)
-    rows = evaluated(world, tmp_path).subjects
+    rows = evaluated(world, tmp_path)["subjects"]
     store = open_store(world / "run" / "prepared", "train")
     fitted = fit_normal_equations(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
@@ -173,7 +173,7 @@ def test_the_floors_are_ridge_on_the_training_slices(world, tmp_path, monkeypatc
 def test_rows_have_every_method_modality_and_metric_once(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path)
-    asked = [(r["method"], r["missing"], r["modality"], r["metric"]) for r in result.rows]
+    asked = [(r["method"], r["missing"], r["modality"], r["metric"]) for r in result["rows"]]
     assert len(set(asked)) == len(asked)
     assert set(asked) == {
         (method, name, name, metric)
@@ -181,8 +181,8 @@ def test_rows_have_every_method_modality_and_metric_once(world, tmp_path, monkey
         for name in MODALITIES
         for metric in METRICS
     }
-    assert {row["profile"] for row in result.rows} == {"umm-csgm-table1"}
-    assert result.facts["test_subjects"] == 2 and result.facts["step"] == 7
+    assert {row["profile"] for row in result["rows"]} == {"umm-csgm-table1"}
+    assert result["facts"]["test_subjects"] == 2 and result["facts"]["step"] == 7
 
 
 def test_the_spread_over_subjects_is_that_of_a_sample(world, tmp_path, monkeypatch):
@@ -195,23 +195,23 @@ def test_the_spread_over_subjects_is_that_of_a_sample(world, tmp_path, monkeypat
 
     stand_in(monkeypatch, world, by_subject)
     result = evaluated(world, tmp_path)
-    row = pick(result.rows, method="mean", missing="t2", metric="mae")
+    row = pick(result["rows"], method="mean", missing="t2", metric="mae")
     values = 255 * FRACTION * np.array([0.1, 0.2])
     assert row["mean"] == pytest.approx(values.mean(), rel=1e-4)
     assert row["sd"] == pytest.approx(values.std(ddof=1), rel=1e-4)
-    alone = pick(result.rows, method="algorithm1", missing="t2", metric="mae")
+    alone = pick(result["rows"], method="algorithm1", missing="t2", metric="mae")
     assert np.isnan(alone["sd"]) and alone["subjects"] == 1
 
 
 def test_every_configuration_is_asked_by_flag(world, tmp_path, monkeypatch):
     calls = stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path, every=True)
-    asked = {(r["missing"], r["modality"]) for r in result.rows if r["method"] == "mean"}
+    asked = {(r["missing"], r["modality"]) for r in result["rows"] if r["method"] == "mean"}
     assert len({missing for missing, _ in asked}) == 14 and len(asked) == 28
     assert ("flair+t1c+t2", "t1c") in asked
     for channel, name in enumerate(MODALITIES):
         row = pick(
-            result.rows,
+            result["rows"],
             method="mean",
             missing="flair+t1+t1c" if name != "t2" else "t1+t2",
             modality=name,
@@ -239,12 +239,12 @@ def test_algorithm_1_answers_for_its_share_and_0_means_all(
     drawn = [call for call in calls if call[0] == "euler_maruyama"]
     assert [len(missing) for _, missing, _ in drawn] == [4 * n for n in expected]
     assert len({tuple(row) for *_, a in drawn for row in a.tolist()}) == sum(expected)
-    same = [r for r in result.subjects if r["method"] == "mean_same_slices"]
+    same = [r for r in result["subjects"] if r["method"] == "mean_same_slices"]
     assert len(same) == 4 * len(expected)
     for row in same:
         channel = MODALITIES.index(row["modality"])
         assert row["mae"] == pytest.approx(255 * ERRORS[channel] * FRACTION, rel=1e-4)
-    facts = result.facts["algorithm1"]
+    facts = result["facts"]["algorithm1"]
     assert (facts["subjects"], facts["slices"]) == (len(expected), sum(expected))
     for name in MODALITIES:
         gap = facts["psnr_of_mean"][name] - facts["psnr"][name]
@@ -255,9 +255,9 @@ def test_the_test_subjects_alone_are_asked_and_groups_take_turns(world, tmp_path
     stand_in(monkeypatch, world, darker)
     result = evaluated(world, tmp_path)
     split = json.loads((world / "run" / "split.json").read_text())
-    shown = list(dict.fromkeys(row["subject"] for row in result.subjects))
-    assert sorted(shown) == split["test"] and list(result.panels) == shown
-    groups = {row["subject"]: row["group"] for row in result.subjects}
+    shown = list(dict.fromkeys(row["subject"] for row in result["subjects"]))
+    assert sorted(shown) == split["test"] and list(result["panels"]) == shown
+    groups = {row["subject"]: row["group"] for row in result["subjects"]}
     assert all(groups[n] == ("HGG" if int(n[1:]) % 2 else "LGG") for n in shown)
 
 
@@ -268,10 +268,10 @@ def test_a_stopped_evaluation_goes_on_where_it_was(world, tmp_path, monkeypatch)
     again = evaluated(world, tmp_path)
     assert len(calls) == asked
     for kept in ("rows", "subjects", "facts", "panels"):
-        np.testing.assert_equal(getattr(again, kept), getattr(whole, kept))
+        np.testing.assert_equal(again[kept], whole[kept])
     parts = sorted((tmp_path / "run" / "evaluation" / "parts").iterdir())
     parts[0].unlink()
-    np.testing.assert_equal(evaluated(world, tmp_path).rows, whole.rows)
+    np.testing.assert_equal(evaluated(world, tmp_path)["rows"], whole["rows"])
     assert 0 < len(calls) - asked < asked
 
 
@@ -288,7 +288,7 @@ def test_kept_numbers_of_another_exam_are_not_taken(world, tmp_path, monkeypatch
     stand_in(monkeypatch, world, darker)
     evaluated(world, tmp_path)
     calls = stand_in(monkeypatch, world, perfect, **change)
-    rows = evaluated(world, tmp_path).rows
+    rows = evaluated(world, tmp_path)["rows"]
     assert calls
     assert pick(rows, method="mean", missing="t1", metric="psnr")["mean"] == np.inf
 
@@ -296,14 +296,14 @@ def test_kept_numbers_of_another_exam_are_not_taken(world, tmp_path, monkeypatch
 def test_a_changed_image_is_evaluated_anew(world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     calls = stand_in(monkeypatch, tmp_path, darker)
-    first = evaluate.evaluate(tmp_path / "run", None, False)
-    name = first.subjects[0]["subject"]
+    first = evaluate.evaluate(tmp_path / "run", None, False)[0]
+    name = first["subjects"][0]["subject"]
     write_new(path_of(tmp_path / "subjects", name, "t2"), plateau("other", "t2"), AFFINE)
     before = len(calls)
-    second = evaluate.evaluate(tmp_path / "run", None, False)
+    second = evaluate.evaluate(tmp_path / "run", None, False)[0]
     assert len(calls) > before
     row = {"subject": name, "method": "ridge", "missing": "t1"}
-    assert pick(first.subjects, **row)["psnr"] != pick(second.subjects, **row)["psnr"]
+    assert pick(first["subjects"], **row)["psnr"] != pick(second["subjects"], **row)["psnr"]
 
 
 @pytest.mark.parametrize("fill", [perfect, darker])
@@ -317,17 +317,17 @@ def test_what_is_written_is_whole_and_json_has_no_nan(world, tmp_path, monkeypat
     columns = ["method", "missing", "modality", "profile", "profile_hash", "metric"]
     assert list(table[0]) == [*columns, "mean", "sd", "subjects"]
     numbers = [(float(row["mean"]), int(row["subjects"])) for row in table]
-    assert numbers == [(row["mean"], row["subjects"]) for row in result.rows]
+    assert numbers == [(row["mean"], row["subjects"]) for row in result["rows"]]
     with (folder / "subjects.csv").open() as file:
         subjects = list(csv.DictReader(file))
-    assert [float(row["psnr"]) for row in subjects] == [row["psnr"] for row in result.subjects]
+    assert [float(row["psnr"]) for row in subjects] == [row["psnr"] for row in result["subjects"]]
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
     text = (folder / "metrics.json").read_text()
     content = json.loads(text, parse_constant=refuse)
-    assert len(content["rows"]) == len(result.rows)
+    assert len(content["rows"]) == len(result["rows"])
     assert content["facts"]["test_subjects"] == 2
     assert (folder / "figure.png").read_bytes().startswith(PNG)
     assert sorted(files_under(folder)) == [
@@ -350,7 +350,7 @@ def tight(image):
 
 def test_panels_show_truth_and_answers_in_grey_levels(world, tmp_path, monkeypatch):
     stand_in(monkeypatch, world, darker)
-    for name, panels in evaluated(world, tmp_path).panels.items():
+    for name, panels in evaluated(world, tmp_path)["panels"].items():
         for channel, modality in enumerate(MODALITIES):
             truth, mean = panels["truth"][channel], panels["mean"][channel]
             inside = truth > 0

@@ -60,7 +60,7 @@ def measured(world, tmp_path, monkeypatch, fill, **changes):  # noqa: F811
 
 
 def rows_of(result, modality, image):
-    rows = result.facts["coherence"]["summaries"]
+    rows = result["facts"]["coherence"]["summaries"]
     return [r for r in rows if (r["modality"], r["image"]) == (modality, image)]
 
 
@@ -74,7 +74,7 @@ def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(
     monkeypatch,
 ):
     result = measured(world, tmp_path, monkeypatch, along())
-    facts = result.facts["coherence"]
+    facts = result["facts"]["coherence"]
     assert facts["rho"] == pytest.approx(TRUTH, abs=0.06)
     assert facts["lag_one"] == pytest.approx(facts["rho"], abs=1e-3)
     assert [rho for rho, _ in facts["draws"]] == [0, facts["rho"]]  # not corrected
@@ -101,21 +101,21 @@ def test_rho_is_fitted_on_validation_alone_and_kept(world, tmp_path, monkeypatch
     calls = stand_in(monkeypatch, world, along(), **SLAB)
     result = evaluated(world, tmp_path, split=split_of(world))
     kept = told(tmp_path)
-    assert kept["rho"] == result.facts["coherence"]["rho"] > 0.4
+    assert kept["rho"] == result["facts"]["coherence"]["rho"] > 0.4
     assert kept["coherence"] == json.loads(
-        json.dumps({k: result.facts["coherence"][k] for k in kept["coherence"]})
+        json.dumps({k: result["facts"]["coherence"][k] for k in kept["coherence"]})
     )
     asked = len(calls)
     again = evaluated(world, tmp_path)
     assert len(calls) == asked
-    np.testing.assert_equal(again.facts, result.facts)
-    for name, marks in again.slabs.items():
-        assert marks.records == result.slabs[name].records
+    np.testing.assert_equal(again["facts"], result["facts"])
+    for name, marks in again["slabs"].items():
+        assert marks["records"] == result["slabs"][name]["records"]
     only = along(lambda rho: 0.0)
     changed = SLAB | {"evaluate__slab_slices": 4}
     stand_in(monkeypatch, world, only, **changed)
     rows = rows_of(evaluated(world, tmp_path), "all", "draw")
-    assert {len(marks.records) for marks in again.slabs.values()} == {16}
+    assert {len(marks["records"]) for marks in again["slabs"].values()} == {16}
     assert all(abs(row["lag_one"]) < 0.1 for row in rows)
 
 
@@ -125,7 +125,7 @@ def test_a_sampler_that_passes_on_less_is_given_more_once(
     monkeypatch,
 ):
     result = measured(world, tmp_path, monkeypatch, along(lambda rho: 0.8 * rho))
-    facts = result.facts["coherence"]
+    facts = result["facts"]["coherence"]
     (_, low), (first, high) = facts["draws"]
     assert high < facts["lag_one"] - 0.05
     expected = first * (facts["lag_one"] - low) / (high - low)
@@ -178,7 +178,7 @@ def test_without_validation_slices_are_measured_as_they_are_drawn(
 ):
     stand_in(monkeypatch, world, along(), **SLAB)
     result = evaluated(world, tmp_path)
-    assert "rho" not in result.facts["coherence"]
+    assert "rho" not in result["facts"]["coherence"]
     (row,) = rows_of(result, "all", "draw")
     assert row["rho"] == 0 and abs(row["lag_one"]) < 0.1
     coherence.write(result, tmp_path / "out")
@@ -193,7 +193,7 @@ def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noq
     result = measured(world, tmp_path, monkeypatch, along())
     folder = tmp_path / "out"
     report.write(result, folder)
-    rows = result.facts["coherence"]["summaries"]
+    rows = result["facts"]["coherence"]["summaries"]
     with (folder / "coherence.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(rows) == 5 * 4 and list(lines[0]) == coherence.COLUMNS
@@ -201,7 +201,7 @@ def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noq
         assert float(line["gradient"]) == row["gradient"]
         assert line["lag_one"] == ("" if row["lag_one"] is None else f"{row['lag_one']}")
     page, table = ((folder / f"{n}.md").read_text() for n in ("coherence", "table"))
-    rho = result.facts["coherence"]["rho"]
+    rho = result["facts"]["coherence"]["rho"]
     for modality in (*MODALITIES, "all"):
         row = rows_of(result, modality, "draw")[1]
         cells = f"| draw | {rho:g} | {row['lag_one']:.3f} | {row['sd_ratio']:.3f} |"
@@ -215,9 +215,9 @@ def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noq
     ((_, images, heads, flatness),) = drawn
     assert heads == ["truth", "mean", "draw, rho 0", f"draw, rho {rho:g}"]
     assert list(images) == [*MODALITIES] and flatness == 4 / 2
-    name = next(iter(result.slabs))
+    name = next(iter(result["slabs"]))
     for m, modality in enumerate(MODALITIES):
-        shown, kinds = images[modality], result.slabs[name].pictures
+        shown, kinds = images[modality], result["slabs"][name]["pictures"]
         assert shown.shape[:2] == (4, 5) and shown[0].any(axis=0).all()
         assert shown[2].sum() == pytest.approx(kinds["draws"][m, 0].sum())
         inside = shown[0] > 0

@@ -6,7 +6,7 @@ the table but not clipped: laws of means and variances hold as they are.
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ummcsgm.evaluation.calibration import (
     energy_score,
     rank_histogram,
     subject_interval,
+    uniformity,
     within,
 )
 from ummcsgm.evaluation.metrics import TABLE1, grey_scale
@@ -32,13 +33,16 @@ from ummcsgm.evaluation.spread import (
     spread_skill,
 )
 from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.types import Array, Estimate, Stacks
+from ummcsgm.types import Array, Estimate, InputError, Stacks
 
 SAMPLER = "warm"
 LEVEL = 0.9  # of the intervals whose coverage is counted
 EDGES = np.geomspace(0.5, 32, 13) ** 2  # variances: one for all, so that sums add up
 VERSIONS = ("raw", "recalibrated")
 SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
+RESAMPLES = 1000  # of a bootstrap over subjects
+CURVE = ("expected", "measured", "low", "high")
+MIN_BIN_SHARE = 0.002  # of all voxels: a reliability curve leaves out smaller bins
 
 
 class Slices(NamedTuple):
@@ -219,49 +223,64 @@ def groups_of(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
 
 
 def summaries(records: list[dict]) -> list[dict]:
-    """A row each (missing, modality, version): means over subjects, and their ratio.
+    """A row for each (missing, modality, version): means over subjects, and their ratio.
 
-    `law` has rows (k, MSE_k, E + V / k).
+    `law` has rows (k, MSE_k, E + V / k). `spread_skill_low`, `spread_skill_high`,
+    `coverage_low` and `coverage_high` are the ends of `bootstrap_interval`;
+    `flat_ranks_p` is `uniformity` of the ranks, None for too few subjects.
     """
     rows = []
-    for (missing, modality), those in groups_of(records).items():
+    for (missing, modality), group in groups_of(records).items():
         for version in VERSIONS:
-            told = [r[version] for r in those if r[version] is not None]
-            if not told:
+            numbers = [r[version] for r in group if r[version] is not None]
+            if not numbers:
                 continue
-            count = those[0]["draws"]
-            moments = np.array([[one["variance"], one["error"]] for one in told])
+            count = group[0]["draws"]
+            moments = np.array([[n["variance"], n["error"]] for n in numbers])
+            skill = bootstrap_interval(lambda v, k=count: np.array(ratio_of(v, k)), moments)
+            covered = np.array([n["coverage"] for n in numbers])
+            coverage_ends = bootstrap_interval(lambda v: np.mean(v, axis=0), covered)
             rows.append(
                 {
                     "missing": missing,
                     "modality": modality,
                     "version": version,
-                    "subjects": len(told),
+                    "subjects": len(numbers),
                     "draws": count,
-                    "mae_of_mean": float(np.mean([r["mae_of_mean"] for r in those])),
-                    "mse_of_mean": float(np.mean([r["mse_of_mean"] for r in those])),
+                    "mae_of_mean": float(np.mean([r["mae_of_mean"] for r in group])),
+                    "mse_of_mean": float(np.mean([r["mse_of_mean"] for r in group])),
                     "spread_skill": ratio_of(moments, count),
-                    "law": np.mean([one["law"] for one in told], axis=0).tolist(),
+                    "spread_skill_low": float(skill[0]),
+                    "spread_skill_high": float(skill[1]),
+                    "law": np.mean([n["law"] for n in numbers], axis=0).tolist(),
                 }
-                | {name: _average([one[name] for one in told]) for name in SCALARS}
+                | {name: _average([n[name] for n in numbers]) for name in SCALARS}
+                | {"coverage_low": float(coverage_ends[0])}
+                | {"coverage_high": float(coverage_ends[1])}
+                | {"flat_ranks_p": _flat_ranks_p(np.array([n["ranks"] for n in numbers]))}
             )
     return rows
 
 
 def predictions(records: list[dict]) -> list[dict]:
-    """A row each (missing, modality) whose variance the network predicted: the mean
-    over subjects of it and of the squared error, and `ratio`, the root of theirs: 1 if
-    it is what it claims to be, below 1 if it is too small."""
+    """A row for each (missing, modality) whose variance the network predicted.
+
+    The means over subjects of that variance and of the squared error, and `ratio`, the
+    root of theirs: 1 if calibrated, below 1 if the predicted variance is too small;
+    `ratio_low` and `ratio_high` are the ends of `bootstrap_interval`.
+    """
     rows = []
-    for (missing, modality), those in groups_of(records).items():
-        pairs = [
-            (r["predicted"]["variance"], r["mse_of_mean"])
-            for r in those
-            if r["predicted"] is not None
-        ]
-        if pairs:
+    for (missing, modality), group in groups_of(records).items():
+        pairs = np.array(
+            [
+                (r["predicted"]["variance"], r["mse_of_mean"])
+                for r in group
+                if r["predicted"] is not None
+            ]
+        )
+        if len(pairs):
             variance, error = np.mean(pairs, axis=0).tolist()
-            ratio = math.sqrt(variance / error) if error else float("nan")
+            low, high = bootstrap_interval(_root_of_ratio, pairs)
             rows.append(
                 {
                     "missing": missing,
@@ -269,10 +288,81 @@ def predictions(records: list[dict]) -> list[dict]:
                     "subjects": len(pairs),
                     "variance": variance,
                     "error": error,
-                    "ratio": ratio,
+                    "ratio": math.sqrt(variance / error) if error else float("nan"),
+                    "ratio_low": float(low),
+                    "ratio_high": float(high),
                 }
             )
     return rows
+
+
+def calibration_curves(records: list[dict], modalities: Sequence[str]) -> dict[str, dict]:
+    """`reliability` and `ranks` of the draws: by version, then by modality, a curve.
+
+    Of the records with that modality alone missing. A curve has arrays `expected`,
+    `measured`, and `low` and `high` of `bootstrap_interval`. `reliability` also has the
+    version `predicted`, of the variance that the network predicts.
+    """
+    single = {m: [r for r in records if r["missing"] == r["modality"] == m] for m in modalities}
+    curves: dict[str, dict] = {"reliability": {}, "ranks": {}}
+    for version in (*VERSIONS, "predicted"):
+        groups = {m: [r for r in group if r[version] is not None] for m, group in single.items()}
+        groups = {m: group for m, group in groups.items() if group}
+        curves["reliability"][version] = {
+            m: _reliability_curve([r[version]["reliability"] for r in group])
+            for m, group in groups.items()
+        }
+        if version in VERSIONS:
+            curves["ranks"][version] = {
+                m: _rank_curve([r[version]["ranks"] for r in group]) for m, group in groups.items()
+            }
+    return curves
+
+
+def _reliability_curve(sums: list) -> dict[str, Array]:
+    sums = np.array(sums)
+    if not sums.size:
+        return dict.fromkeys(CURVE, np.zeros(0))
+    number = sums[..., 0].sum(axis=0)
+    sums = sums[:, number >= max(MIN_BIN_SHARE * number.sum(), 1)]
+    expected = sums[..., 1].sum(axis=0) / sums[..., 0].sum(axis=0)
+
+    def errors(rows: Array) -> Array:
+        return rows[..., 2].sum(axis=0) / np.maximum(rows[..., 0].sum(axis=0), 1)
+
+    values = expected, errors(sums), *bootstrap_interval(errors, sums)
+    return dict(zip(CURVE, values, strict=True))
+
+
+def _rank_curve(ranks: list) -> dict[str, Array]:
+    counts = np.array(ranks, np.float64)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    expected = np.full(counts.shape[1], 1 / counts.shape[1])
+    interval = bootstrap_interval(lambda rows: rows.mean(axis=0), shares)
+    return dict(zip(CURVE, (expected, shares.mean(axis=0), *interval), strict=True))
+
+
+def bootstrap_interval(statistic: Callable[[Array], Array], values: Array) -> tuple[Array, Array]:
+    """The ends of the central LEVEL of a statistic, by a bootstrap over subjects [S, ...].
+
+    Both are the statistic itself for one subject.
+    """
+    if len(values) < 2:
+        return statistic(values), statistic(values)
+    generator = np.random.default_rng(0)
+    return subject_interval(generator, statistic, values, level=LEVEL, resamples=RESAMPLES)
+
+
+def _root_of_ratio(pairs: Array) -> Array:
+    variance, error = pairs.mean(axis=0)
+    return np.sqrt(variance / error) if error else np.float64("nan")
+
+
+def _flat_ranks_p(counts: Array) -> float | None:
+    try:
+        return uniformity(counts)
+    except InputError:  # too few subjects
+        return None
 
 
 def ratio_of(moments: Array, count: int) -> float:

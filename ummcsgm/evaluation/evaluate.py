@@ -1,4 +1,28 @@
-"""Checkpoint + split -> rows of numbers, and the slices of a figure."""
+"""Checkpoint and split -> all numbers of an evaluation, as one plain dict.
+
+`evaluation_results`, which `reporting` writes, has only plain values and arrays:
+
+rows        table.csv: dicts of method, missing, modality, profile, profile_hash, metric,
+            mean, sd, subjects, slices; means over subjects
+subjects    subjects.csv: dicts of subject, group, method, missing, modality, slices,
+            psnr, ssim_global, ssim_wang, mae, crps (None where not measured)
+records     calibration.csv: dicts of subject, group, method, draws, slices, missing,
+            modality, voxels, mae_of_mean, mse_of_mean; `raw` and `recalibrated`, each
+            the numbers of those draws or None, and `predicted` or None
+curves      `ensemble.calibration_curves`: {"reliability" | "ranks": {version:
+            {modality: {"expected", "measured", "low", "high": arrays}}}}
+facts       metrics.json: step, profile, profile_hash, test_subjects, evaluations, few,
+            questions, scored; `algorithm1` and `warm` (subjects, slices, psnr and
+            psnr_of_mean by modality); `calibration` (draws, factors, fits, summaries,
+            predicted: with the ends of their intervals); `coherence` (of the fit: rho,
+            lag_one, draws; summaries)
+modalities  names, in the order of channels
+panels      by subject, up to two: {"truth" | method: [M, H, W] grey levels}
+pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]}
+slabs       by subject: {"records": dicts of subject, group, slices, draws, flatness,
+            modality, image, rho and numbers; "pictures": {"truth", "mean": [M, S, W],
+            "draws": [M, n, S, W]}, or {} where there are none}
+"""
 
 import dataclasses
 import functools
@@ -16,7 +40,7 @@ from ummcsgm.data.store import Store
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation import profiles, slabs
-from ummcsgm.evaluation.ensemble import SAMPLER, predictions, summaries
+from ummcsgm.evaluation.ensemble import SAMPLER, calibration_curves, predictions, summaries
 from ummcsgm.evaluation.exam import METHODS, Exam, Share, examine
 from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
 from ummcsgm.evaluation.metrics import TABLE1
@@ -30,31 +54,11 @@ METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
 SAMPLERS = ("mean", "euler_maruyama", SAMPLER)
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What was measured.
-
-    `rows` are dicts of `report.COLUMNS` and, of all these, slices; `subjects` dicts,
-    one a subject, method and predicted modality; `facts` say what was scored, `cohort`
-    of whom. `records` are those of `ensembles.judge`, one a
-    subject and predicted modality. `panels` has, for up to two subjects, truth and
-    estimates [M, H, W] in grey levels, by method, and `pictures` what is known of their
-    uncertainty. `slabs` are the marks of `slabs.examine_slab`, by subject.
-    """
-
-    rows: list[dict]
-    subjects: list[dict]
-    records: list[dict]
-    facts: dict
-    cohort: Cohort
-    modalities: tuple[str, ...]
-    panels: dict[str, dict[str, Array]]
-    pictures: dict[str, dict[str, Array]]
-    slabs: dict[str, Marks]
-
-
-def evaluate(workdir: pathlib.Path, config: Config | None, all_configurations: bool) -> Evaluation:
-    """The newest checkpoint of `workdir` scored on the split's test subjects.
+def evaluate(
+    workdir: pathlib.Path, config: Config | None, all_configurations: bool
+) -> tuple[dict, Cohort]:
+    """(`evaluation_results`, cohort): the newest checkpoint of `workdir` on the split's
+    test subjects.
 
     Where the data lies and how much is asked is told by `config`, if it is given, else
     by the config in the checkpoint.
@@ -95,7 +99,7 @@ def evaluate(workdir: pathlib.Path, config: Config | None, all_configurations: b
     answers = {rho: drawing(rho) for rho in (0.0, exam.coherence.get("rho", 0.0))}
     some = subjects[: scoring.slab_subjects or None]
     coherence = examine_slabs(parts / "slabs", exam, some, answers)
-    return _gather(exam, cohort, trained.step, marks, coherence)
+    return _gather(exam, trained.step, marks, coherence), cohort
 
 
 def _examine_all(folder: pathlib.Path, exam: Exam, subjects: list[Subject]) -> dict[str, Marks]:
@@ -158,9 +162,7 @@ def interleaved(cohort: Cohort, split: str) -> list[str]:
     return [q[i] for i in range(longest) for q in queues if i < len(q)]
 
 
-def _gather(
-    exam: Exam, cohort: Cohort, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]
-) -> Evaluation:
+def _gather(exam: Exam, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]) -> dict:
     subjects = [row for one in marks.values() for row in one.rows]
     records = [record for one in marks.values() for record in one.records]
     along = [record for one in coherence.values() for record in one.records]
@@ -187,10 +189,20 @@ def _gather(
     }
     rows = summary(subjects, METHODS)
     rows.sort(key=lambda row: exam.modalities.index(row["modality"]))
-    panels = {name: one.panels for name, one in marks.items() if one.panels}
-    pictures = {name: one.pictures for name, one in marks.items() if one.pictures}
-    own = exam.modalities, panels, pictures, coherence
-    return Evaluation(rows, subjects, records, facts, cohort, *own)
+    return {
+        "rows": rows,
+        "subjects": subjects,
+        "records": records,
+        "curves": calibration_curves(records, exam.modalities),
+        "facts": facts,
+        "modalities": exam.modalities,
+        "panels": {name: one.panels for name, one in marks.items() if one.panels},
+        "pictures": {name: one.pictures for name, one in marks.items() if one.pictures},
+        "slabs": {
+            name: {"records": one.records, "pictures": one.pictures}
+            for name, one in coherence.items()
+        },
+    }
 
 
 def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json
 
 FILE = "calibration.json"
-GRID = ("few", "lowest", "start")  # of the scoring: the steps of a draw
+GRID = ("sampler_steps", "sigma_min", "warm_start_sigma")  # options that decide a draw
 
 
 class Calibration(NamedTuple):

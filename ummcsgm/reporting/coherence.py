@@ -5,12 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.evaluation.evaluate import Evaluation
-from ummcsgm.evaluation.slabs import EVERY
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.reporting.plots import write_coronal
 from ummcsgm.utils.atomic_io import write_atomic
 
+EVERY = "all"  # modalities together
 COLUMNS = "modality image rho subjects lag_one sd_ratio gradient gradient_error".split()
 COLUMNS += ["coronal_ssim"]
 HEAD = (
@@ -19,18 +18,18 @@ HEAD = (
 )  # fmt: skip
 
 
-def write(evaluation: Evaluation, folder: Path) -> None:
+def write(evaluation: dict, folder: Path) -> None:
     """`folder` holds coherence.md, coherence.json and coherence.png of the slabs, if
     any were measured."""
-    facts = evaluation.facts["coherence"]
+    facts = evaluation["facts"]["coherence"]
     if not facts["summaries"]:
         return
-    records = [one for marks in evaluation.slabs.values() for one in marks.records]
+    records = [one for marks in evaluation["slabs"].values() for one in marks["records"]]
     told = {"facts": facts, "records": records}
     write_atomic(folder / "coherence.json", json.dumps(told, indent=1))
     write_atomic(folder / "coherence.md", _page(evaluation, records))
-    for name, marks in evaluation.slabs.items():
-        if marks.pictures:
+    for name, marks in evaluation["slabs"].items():
+        if marks["pictures"]:
             _draw(folder / "coherence.png", evaluation, name)
             return
 
@@ -50,11 +49,11 @@ def sentence(facts: dict) -> str:
     )
 
 
-def _draw(path: Path, evaluation: Evaluation, name: str) -> None:
+def _draw(path: Path, evaluation: dict, name: str) -> None:
     """The coronal view of the first subject that has one, a row a modality."""
-    marks = evaluation.slabs[name]
-    kinds, one = marks.pictures, marks.records[0]
-    rhos = [r["rho"] for r in marks.records if r["image"] == "draw"]
+    marks = evaluation["slabs"][name]
+    kinds, one = marks["pictures"], marks["records"][0]
+    rhos = [r["rho"] for r in marks["records"] if r["image"] == "draw"]
     heads = ["truth", "mean", *(f"draw, rho {rho:g}" for rho in dict.fromkeys(rhos))]
     images = np.concatenate(
         [kinds["truth"][:, None], kinds["mean"][:, None], kinds["draws"]], axis=1
@@ -63,14 +62,14 @@ def _draw(path: Path, evaluation: Evaluation, name: str) -> None:
     images = images[..., columns[0] : columns[-1] + 1]
     shown = {
         modality: images[m]
-        for m, modality in enumerate(evaluation.modalities)
+        for m, modality in enumerate(evaluation["modalities"])
         if kinds["truth"][m].any()
     }
     write_coronal(path, shown, heads, one["flatness"])
 
 
-def _page(evaluation: Evaluation, records: list[dict]) -> str:
-    facts = evaluation.facts["coherence"]
+def _page(evaluation: dict, records: list[dict]) -> str:
+    facts = evaluation["facts"]["coherence"]
     slices = max(one["slices"] for one in records)
     subjects = len({one["subject"] for one in records})
     parts = [
@@ -102,7 +101,7 @@ def _cells(row: dict) -> list[str]:
     return cells
 
 
-def _notes(facts: dict, evaluation: Evaluation) -> list[str]:
+def _notes(facts: dict, evaluation: dict) -> list[str]:
     notes = ["Each slice by itself is drawn from the same law at any rho."]
     if "rho" in facts:
         tried = ", ".join(f"{lag:.3f} at {rho:g}" for rho, lag in facts["draws"])
@@ -115,6 +114,6 @@ def _notes(facts: dict, evaluation: Evaluation) -> list[str]:
         )
     else:
         notes.append("There is no validation subject to fit a rho on: slices are drawn one by one.")
-    for name in [n for n, marks in evaluation.slabs.items() if marks.pictures][:1]:
+    for name in [n for n, marks in evaluation["slabs"].items() if marks["pictures"]][:1]:
         notes.append(f"coherence.png shows a coronal plane of {name}.")
     return [*notes, RESEARCH_ONLY]

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from ummcsgm.evaluation.ensemble import SCALARS, VERSIONS
-from ummcsgm.evaluation.evaluate import Evaluation
 from ummcsgm.reporting import coherence, uncertainty
 from ummcsgm.reporting.cells import SCALES, distinct, number
 from ummcsgm.reporting.figure import RESEARCH_ONLY, Panels, write_figure
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import write_atomic
 
+VERSIONS = ("raw", "recalibrated")  # of draws
+SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
 Row = dict[str, str | float | int]
 COLUMNS = "method missing modality profile profile_hash metric mean sd subjects".split()
 SUBJECT_COLUMNS = "subject group method missing modality slices".split()
@@ -47,22 +47,24 @@ def method_labels(evaluations: int, few: int) -> dict[str, str]:
     }
 
 
-def write(evaluation: Evaluation, folder: Path) -> None:
+def write(evaluation: dict, folder: Path) -> None:
     """`folder` holds table.md, table.csv, subjects.csv, metrics.json and figure.png;
     calibration.csv and coherence.csv, and what `uncertainty.write` and
     `coherence.write` write, where draws were measured."""
-    labels = method_labels(evaluation.facts["evaluations"], evaluation.facts["few"])
-    write_csv(folder / "table.csv", evaluation.rows, COLUMNS)
-    write_csv(folder / "subjects.csv", evaluation.subjects, SUBJECT_COLUMNS)
-    write_table_markdown(folder / "table.md", evaluation.rows, labels, notes(evaluation.facts))
-    content = without_nan({"facts": evaluation.facts, "rows": evaluation.rows})
+    labels = method_labels(evaluation["facts"]["evaluations"], evaluation["facts"]["few"])
+    write_csv(folder / "table.csv", evaluation["rows"], COLUMNS)
+    write_csv(folder / "subjects.csv", evaluation["subjects"], SUBJECT_COLUMNS)
+    write_table_markdown(
+        folder / "table.md", evaluation["rows"], labels, notes(evaluation["facts"])
+    )
+    content = without_nan({"facts": evaluation["facts"], "rows": evaluation["rows"]})
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
-    if evaluation.records:
-        lines = _record_lines(evaluation.records)
+    if evaluation["records"]:
+        lines = _record_lines(evaluation["records"])
         write_csv(folder / "calibration.csv", lines, RECORD_COLUMNS)
     uncertainty.write(evaluation, folder)
-    rows = evaluation.facts["coherence"]["summaries"]
+    rows = evaluation["facts"]["coherence"]["summaries"]
     if rows:
         write_csv(folder / "coherence.csv", rows, coherence.COLUMNS)
     coherence.write(evaluation, folder)
@@ -112,12 +114,12 @@ def _same_slices(title: str, drawn: dict) -> str:
     )
 
 
-def _panels(evaluation: Evaluation, labels: dict[str, str]) -> Panels:
-    shown = list(evaluation.panels.values())
+def _panels(evaluation: dict, labels: dict[str, str]) -> Panels:
+    shown = list(evaluation["panels"].values())
     methods = [m for m in labels if all(m in panels for panels in shown)]
     return Panels(
-        tuple(evaluation.panels),
-        evaluation.modalities,
+        tuple(evaluation["panels"]),
+        evaluation["modalities"],
         np.stack([panels["truth"] for panels in shown]),
         {labels[m]: np.stack([panels[m] for panels in shown]) for m in methods},
     )

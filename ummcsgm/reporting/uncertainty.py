@@ -1,13 +1,9 @@
 """What is shown of the posterior: tables and pictures of whether draws are right."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.evaluation.calibration import subject_interval, uniformity
-from ummcsgm.evaluation.ensemble import LEVEL, SAMPLER, VERSIONS, groups_of, ratio_of
-from ummcsgm.evaluation.evaluate import Evaluation
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.reporting.plots import (
     PREDICTED,
@@ -18,11 +14,11 @@ from ummcsgm.reporting.plots import (
     write_reliability,
     write_uncertainty,
 )
-from ummcsgm.types import Array, InputError
 from ummcsgm.utils.atomic_io import write_atomic
 
-RESAMPLES = 1000
-FEWEST = 0.002  # of all voxels, in a bin of the reliability curve that is drawn
+LEVEL = 0.9  # of the intervals whose coverage is counted
+SAMPLER = "warm"
+VERSIONS = ("raw", "recalibrated")  # of draws
 UNIT = "grey levels"
 HEAD = (
     "missing", "draws", "CRPS", "CRPS of the mean", "spread-skill ratio",
@@ -30,91 +26,52 @@ HEAD = (
 )  # fmt: skip
 
 
-def write(evaluation: Evaluation, folder: Path) -> None:
+def write(evaluation: dict, folder: Path) -> None:
     """`folder` holds calibration.md and the pictures of what was measured, if anything:
     reliability.png, ranks.png (and both of the recalibrated draws), uncertainty.png,
     and reliability_predicted.png of a network that predicts the variance."""
-    records = evaluation.records
+    records = evaluation["records"]
     if not records:
         return
     write_atomic(folder / "calibration.md", _page(evaluation))
-    single = [r for r in records if r["missing"] == r["modality"]]
-    order = evaluation.modalities.index
-    single = sorted(single, key=lambda record: order(record["modality"]))
+    curves = evaluation["curves"]
     for version in VERSIONS:
-        own = [record for record in single if record[version] is not None]
         end = "" if version == "raw" else f"_{version}"
-        _write_curves(folder / f"reliability{end}.png", own, version, RELIABILITY)
-        if own:
-            ranks = {m: _ranks(v, version) for m, v in _by_modality(own).items()}
+        _write_curves(folder / f"reliability{end}.png", curves["reliability"][version], RELIABILITY)
+        ranks = {m: Curve(**curve) for m, curve in curves["ranks"][version].items()}
+        if ranks:
             write_rank_histograms(folder / f"ranks{end}.png", ranks)
-    told = [record for record in single if record["predicted"] is not None]
-    _write_curves(folder / "reliability_predicted.png", told, "predicted", PREDICTED)
+    predicted = curves["reliability"]["predicted"]
+    _write_curves(folder / "reliability_predicted.png", predicted, PREDICTED)
     rows = _pictures(evaluation)
     if rows:
         write_uncertainty(folder / "uncertainty.png", rows)
 
 
-def _write_curves(path: Path, records: list[dict], version: str, words: str) -> None:
+def _write_curves(path: Path, curves: dict[str, dict], words: str) -> None:
     """The picture of reliability, a curve a modality, where any predicts a variance."""
-    curves = {m: _reliability(v, version) for m, v in _by_modality(records).items()}
-    if any(np.any(curve.expected) for curve in curves.values()):
-        write_reliability(path, curves, UNIT, words)
+    if any(np.any(curve["expected"]) for curve in curves.values()):
+        write_reliability(path, {m: Curve(**c) for m, c in curves.items()}, UNIT, words)
 
 
-def _by_modality(records: list[dict]) -> dict[str, list[dict]]:
-    return {modality: those for (_, modality), those in groups_of(records).items()}
-
-
-def _pictures(evaluation: Evaluation) -> list[Uncertainty]:
+def _pictures(evaluation: dict) -> list[Uncertainty]:
     """A row for each modality of the first subject that has pictures."""
-    for kinds in evaluation.pictures.values():
+    for kinds in evaluation["pictures"].values():
         arrays = [kinds[kind] for kind in ("truth", "mean", "draws", "sd")]
         return [
             Uncertainty(modality, *(array[m] for array in arrays), 255.0)
-            for m, modality in enumerate(evaluation.modalities)
+            for m, modality in enumerate(evaluation["modalities"])
             if kinds["truth"][m].any()
         ]
     return []
 
 
-def _reliability(records: list[dict], version: str) -> Curve:
-    sums = np.array([record[version]["reliability"] for record in records])
-    if not sums.size:
-        return Curve(*np.zeros((4, 0)))
-    number = sums[..., 0].sum(axis=0)
-    sums = sums[:, number >= max(FEWEST * number.sum(), 1)]
-    predicted = sums[..., 1].sum(axis=0) / sums[..., 0].sum(axis=0)
-
-    def errors(rows: Array) -> Array:
-        return rows[..., 2].sum(axis=0) / np.maximum(rows[..., 0].sum(axis=0), 1)
-
-    return Curve(predicted, errors(sums), *_interval(errors, sums))
-
-
-def _ranks(records: list[dict], version: str) -> Curve:
-    counts = np.array([record[version]["ranks"] for record in records], np.float64)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    expected = np.full(counts.shape[1], 1 / counts.shape[1])
-    measured = shares.mean(axis=0)
-    interval = _interval(lambda rows: rows.mean(axis=0), shares)
-    return Curve(expected, measured, *interval)
-
-
-def _interval(statistic: Callable[[Array], Array], values: Array) -> tuple[Array, Array]:
-    """The central 90 % of a statistic over subjects; itself for one subject."""
-    if len(values) < 2:
-        return statistic(values), statistic(values)
-    generator = np.random.default_rng(0)
-    return subject_interval(generator, statistic, values, level=LEVEL, resamples=RESAMPLES)
-
-
-def _page(evaluation: Evaluation) -> str:
-    facts = evaluation.facts["calibration"]
-    subjects = {r["subject"]: r["slices"] for r in evaluation.records}
+def _page(evaluation: dict) -> str:
+    facts = evaluation["facts"]["calibration"]
+    subjects = {r["subject"]: r["slices"] for r in evaluation["records"]}
     parts = [
         "# Is the uncertainty what it claims to be",
-        f"{facts['draws']} draws by `{SAMPLER}` (1 + {evaluation.facts['few']} "
+        f"{facts['draws']} draws by `{SAMPLER}` (1 + {evaluation['facts']['few']} "
         f"evaluations) of each question, on {sum(subjects.values())} slices of "
         f"{len(subjects)} test subjects, in {UNIT} of the brain's voxels. CRPS is of "
         "the draws (fair) and of the network's mean, of which it is the mean absolute "
@@ -123,7 +80,7 @@ def _page(evaluation: Evaluation) -> str:
         "these would be of calibrated draws. In brackets: 90 % of a bootstrap over "
         "subjects.",
     ]
-    for modality in evaluation.modalities:
+    for modality in evaluation["modalities"]:
         rows = [r for r in facts["summaries"] if r["modality"] == modality]
         if rows:
             parts += _section(evaluation, modality, rows)
@@ -133,7 +90,7 @@ def _page(evaluation: Evaluation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _notes(evaluation: Evaluation) -> list[str]:
+def _notes(evaluation: dict) -> list[str]:
     fitted = (
         "Recalibrated: the draws respread about the network's own mean by a factor a "
         "modality, fitted on validation subjects alone (calibration.json). A factor of "
@@ -141,25 +98,23 @@ def _notes(evaluation: Evaluation) -> list[str]:
     )
     unfitted = "There is no validation subject to fit recalibration factors on."
     notes = [
-        fitted if evaluation.facts["calibration"]["fits"] else unfitted,
+        fitted if evaluation["facts"]["calibration"]["fits"] else unfitted,
         "MSE_k is the squared error of the mean of k draws, and the law E + V / k, of "
         "the error E of the network's mean and the variance V of the draws; E = V if "
         "calibrated, and one draw is then 3.01 dB below the mean.",
     ]
-    for name in list(evaluation.pictures)[:1]:
+    for name in list(evaluation["pictures"])[:1]:
         notes.append(f"uncertainty.png shows a slice of {name}, its draws as drawn.")
     return [*notes, RESEARCH_ONLY]
 
 
-def _section(evaluation: Evaluation, modality: str, rows: list[dict]) -> list[str]:
-    fit = evaluation.facts["calibration"]["fits"].get(modality)
-    groups = groups_of(evaluation.records)
+def _section(evaluation: dict, modality: str, rows: list[dict]) -> list[str]:
+    fit = evaluation["facts"]["calibration"]["fits"].get(modality)
     several = any(row["energy"] is not None for row in rows)
     head = [*HEAD, "energy score"] if several else list(HEAD)
     lines = [head, ["---"] * len(head)]
     for row in rows:
-        records = groups[row["missing"], modality]
-        lines.append(_line(row, records)[: len(head)])
+        lines.append(_line(row)[: len(head)])
     single = [row for row in rows if row["missing"] == modality]
     title = f"## {modality}"
     if fit is not None:
@@ -173,17 +128,13 @@ def _section(evaluation: Evaluation, modality: str, rows: list[dict]) -> list[st
     return parts
 
 
-def _predicted(evaluation: Evaluation) -> list[str]:
+def _predicted(evaluation: dict) -> list[str]:
     """What the variance is worth that the network predicts with its mean."""
     head = ["missing", "modality", "predicted sd", "RMSE of the mean", "ratio"]
     lines = [head, ["---"] * len(head)]
-    groups = groups_of(evaluation.records)
-    for row in evaluation.facts["calibration"]["predicted"]:
-        records = groups[row["missing"], row["modality"]]
-        pairs = [(r["predicted"]["variance"], r["mse_of_mean"]) for r in records]
-        low, high = _interval(_root_of_ratio, np.array(pairs))
+    for row in evaluation["facts"]["calibration"]["predicted"]:
         numbers = [f"{np.sqrt(row[key]):.2f}" for key in ("variance", "error")]
-        ratio = f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+        ratio = f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
         lines.append([row["missing"], row["modality"], *numbers, ratio])
     words = (
         "The network's second head predicts the squared error of its mean in the same "
@@ -194,36 +145,23 @@ def _predicted(evaluation: Evaluation) -> list[str]:
     return ["## The predicted variance", words, _markdown(lines)]
 
 
-def _root_of_ratio(pairs: Array) -> Array:
-    variance, error = pairs.mean(axis=0)
-    return np.sqrt(variance / error) if error else np.float64("nan")
-
-
-def _line(row: dict, records: list[dict]) -> list[str]:
-    told = [r[row["version"]] for r in records if r[row["version"]] is not None]
-    moments = np.array([[one["variance"], one["error"]] for one in told])
-    low, high = _interval(lambda v: np.array(ratio_of(v, row["draws"])), moments)
-    covered = np.array([one["coverage"] for one in told])
-    least, most = _interval(lambda v: np.mean(v, axis=0), covered)
+def _line(row: dict) -> list[str]:
+    chance = row["flat_ranks_p"]
+    skill, covered = (
+        f"{row[key]:.3f} ({row[key + '_low']:.3f} to {row[key + '_high']:.3f})"
+        for key in ("spread_skill", "coverage")
+    )
     return [
         row["missing"],
         row["version"],
         f"{row['crps']:.3f}",
         f"{row['mae_of_mean']:.3f}",
-        f"{row['spread_skill']:.3f} ({low:.3f} to {high:.3f})",
-        f"{row['coverage']:.3f} ({least:.3f} to {most:.3f})",
+        skill,
+        covered,
         f"{row['coverage_of_ranks']:.3f}",
-        _flatness(np.array([one["ranks"] for one in told])),
+        "–" if chance is None else f"{chance:.2g}",
         "–" if row["energy"] is None else f"{row['energy']:.3f}",
     ]
-
-
-def _flatness(counts: Array) -> str:
-    """The p-value of rank histograms [S, K + 1] that are flat but for chance."""
-    try:
-        return f"{uniformity(counts):.2g}"
-    except InputError:  # too few subjects to say
-        return "–"
 
 
 def _law(rows: list[dict]) -> list[list[str]]:

@@ -53,10 +53,10 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     judge = (SEGMENTER,) if build.build_downstream(config) else ()
     for name in (*build_method_names(config), *judge):
         _check_fellow(method_folder(workdir, name), name, trained)
-    measured = evaluate(workdir, config, all_configurations)
+    measured, cohort = evaluate(workdir, config, all_configurations)
     if devices.is_main():
         report.write(measured, workdir / "evaluation")
-    contest = _contest(config, measured.cohort, all_configurations)
+    contest = _contest(config, cohort, all_configurations)
     mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
     if devices.is_main():
         measure(workdir, mean, contest)
@@ -71,7 +71,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
         findings.append(_entered(place, contest, trained, galleries))
     useful = downstream_of(workdir, config, contest, trained)
     if devices.is_main():
-        facts = facts_of(config, trained, measured, findings)
+        facts = facts_of(config, trained, measured, cohort.split, findings)
         results = results_of(findings, trained.space.modalities, facts)
         results |= {"paper": build_paper(config), "downstream": useful}
         _write(workdir / "study", results, galleries)

@@ -8,7 +8,7 @@ import numpy as np
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import MM_CSN
 from ummcsgm.evaluation.ensemble import SAMPLER
-from ummcsgm.evaluation.evaluate import Evaluation, summary
+from ummcsgm.evaluation.evaluate import summary
 from ummcsgm.evaluation.marks import digest_of
 from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.study.significance import compare, correct
@@ -33,10 +33,10 @@ class Findings:
     rows: list[dict]  # of subjects
 
 
-def own_findings(measured: Evaluation, costs: dict) -> list[Findings]:
+def own_findings(measured: dict, costs: dict) -> list[Findings]:
     """The mm-CSN's mean and draws, and the floors, in the order of the table; `costs`
     are the mean's."""
-    few, steps = measured.facts["few"], measured.facts["evaluations"]
+    few, steps = measured["facts"]["few"], measured["facts"]["evaluations"]
     told = {
         MM_CSN: ("mm-CSN mean, 1 evaluation", "", costs),
         SAMPLER: (f"mm-CSN draw, 1 + {few} evaluations", "One draw of each.", None),
@@ -45,7 +45,7 @@ def own_findings(measured: Evaluation, costs: dict) -> list[Findings]:
         "ridge": ("ridge, linear (floor)", FLOOR, None),
     }
     rows = {own: [] for own in told}
-    for row in measured.subjects:
+    for row in measured["subjects"]:
         if row["method"] in OWN:
             own = OWN[row["method"]]
             rows[own].append(row | {"method": own})
@@ -108,17 +108,21 @@ def _crps(subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[s
 
 
 def facts_of(
-    config: Config, trained: TrainedModel, measured: Evaluation, findings: list[Findings]
+    config: Config,
+    trained: TrainedModel,
+    measured: dict,
+    split: dict[str, list[str]],
+    findings: list[Findings],
 ) -> dict:
     """What a reader needs to know of a study, and to repeat it."""
-    asked, split = build.config_to_json(config), measured.cohort.split
+    asked = build.config_to_json(config)
     # Trained with its own config, whatever is asked now: evaluate and study alone are.
     fields = build.config_to_json(trained.config)
     fields |= {section: asked[section] for section in ("evaluate", "study")}
     return {
         "budget": _budget(findings, fields["missingness"]["patterns_per_image"]),
-        "profile": measured.facts["profile"],
-        "profile_hash": measured.facts["profile_hash"],
+        "profile": measured["facts"]["profile"],
+        "profile_hash": measured["facts"]["profile_hash"],
         "seed": fields["seed"],
         "modalities": list(trained.space.modalities),
         "split": {name: len(members) for name, members in split.items()},
@@ -128,7 +132,7 @@ def facts_of(
         "config": fields,
         "versions": versions(),
         "commit": commit(),
-        "notes": notes(measured.facts, fields["network"]["neighbour_slices"]),
+        "notes": notes(measured["facts"], fields["network"]["neighbour_slices"]),
     }
 
 
