@@ -22,6 +22,7 @@ from ummcsgm.evaluation import evaluate
 from ummcsgm.inference import predictor
 from ummcsgm.reporting import report
 from ummcsgm.types import Estimate, InputError
+from ummcsgm.utils import provenance
 
 PEAKS = {"flair": 512, "t1": 1024, "t1c": 2048, "t2": 256}
 ERRORS = np.array([0.05, 0.1, 0.15, 0.2], np.float32)  # by channel, of the peak
@@ -291,6 +292,27 @@ def test_kept_numbers_of_another_exam_are_not_taken(world, tmp_path, monkeypatch
     rows = evaluated(world, tmp_path)["rows"]
     assert calls
     assert pick(rows, method="mean", missing="t1", metric="psnr")["mean"] == np.inf
+
+
+def test_parts_are_computed_again_where_code_of_their_numbers_has_changed(
+    world, tmp_path, monkeypatch
+):
+    """A solver was mended: the number that it gave before is not served."""
+    package, asked = provenance.PACKAGE, []
+    calls = stand_in(monkeypatch, world, darker)
+    for name, file in (
+        ("as it is", None),
+        ("a page is written in another way", "reporting/report.py"),
+        ("a solver is mended", "diffusion/solvers.py"),
+    ):
+        copy = shutil.copytree(package, tmp_path / name, ignore=shutil.ignore_patterns("__py*"))
+        if file:
+            (copy / file).write_text((copy / file).read_text() + "# changed")
+        monkeypatch.setattr(provenance, "PACKAGE", copy)
+        before = len(calls)
+        evaluated(world, tmp_path)
+        asked.append(len(calls) - before)
+    assert asked == [asked[0], 0, asked[0]] and asked[0] > 0
 
 
 def test_a_changed_image_is_evaluated_anew(world, tmp_path, monkeypatch):

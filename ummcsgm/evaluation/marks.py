@@ -17,6 +17,7 @@ import numpy as np
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.types import Array
 from ummcsgm.utils.atomic_io import UNREADABLE, write_atomic
+from ummcsgm.utils.provenance import code_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def kept(path: pathlib.Path, key: list, subject: Subject, ask: Callable[[], Mark
     gives, which is then kept there."""
     files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
     times = [file.stat().st_mtime_ns for file in files]
-    key = json.dumps([*key, subject.name, times])
+    key = json.dumps([code_digest(), *key, subject.name, times])
     with contextlib.suppress(*UNREADABLE, KeyError):  # copied in part: ask again
         with np.load(path) as there:
             if str(there["key"]) == key:

@@ -1,5 +1,7 @@
 """manifest.json: all that is needed to repeat a run from its workdir alone."""
 
+import functools
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -13,6 +15,21 @@ from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 PACKAGES = "ummcsgm jax jaxlib flax optax orbax-checkpoint grain numpy scipy nibabel"
+
+PACKAGE = pathlib.Path(__file__).parents[1]
+NUMERIC_CODE = (  # of the package: what can change a number of an evaluation
+    "types.py",
+    "baselines",
+    "config",
+    "data",
+    "diffusion",
+    "distributed",
+    "evaluation",
+    "inference",
+    "models",
+    "study/downstream.py",
+)
+NUMERIC_PACKAGES = "jax jaxlib flax numpy scipy".split()
 
 CONFIG_FILE = '''"""A run's config, written by it: --config takes it again."""
 
@@ -79,6 +96,28 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"  # a checkout that is run from its folder
     return found
+
+
+def code_digest() -> str:
+    """The SHA-256 of the code that computes an evaluation's numbers, in hexadecimal.
+
+    Of the source of NUMERIC_CODE and the versions of NUMERIC_PACKAGES; read once a
+    process. A result that is kept on disk has it in its key.
+    """
+    return _code_digest(PACKAGE)
+
+
+@functools.cache
+def _code_digest(package: pathlib.Path) -> str:
+    digest = hashlib.sha256()
+    for name in NUMERIC_CODE:
+        path = package / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            source = file.read_bytes()
+            digest.update(f"{file.relative_to(package)} {len(source)}\n".encode() + source)
+    installed = versions()
+    digest.update(json.dumps([installed[name] for name in NUMERIC_PACKAGES]).encode())
+    return digest.hexdigest()
 
 
 def commit() -> str | None:
