@@ -1,4 +1,4 @@
-"""Metrics against scikit-image and hand calculation; the profile against its words."""
+"""Metrics of images against scikit-image and hand calculation."""
 
 import math
 
@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ummcsgm.evaluation.metrics import (
-    TABLE1,
-    mae,
-    psnr,
-    score,
-    scored_slices,
-    ssim_global,
-    ssim_wang,
-)
+from ummcsgm.evaluation.metrics import mae, mean_and_sd, psnr, ssim_global, ssim_wang
 from ummcsgm.types import InputError
 
 
@@ -94,100 +86,9 @@ def test_an_image_smaller_than_the_window_is_refused():
         ssim_wang(np.zeros((10, 64)), np.zeros((10, 64)), 1.0)
 
 
-def test_brats_volumes_are_scored_on_slices_50_to_109_whatever_the_brain_area():
-    brain = np.zeros((155, 20, 20), bool)
-    brain[:, 10, 10] = True
-    assert scored_slices(brain, TABLE1).tolist() == list(range(50, 110))
-    brain[60] = False
-    expected = [z for z in range(50, 110) if z != 60]
-    assert scored_slices(brain, TABLE1).tolist() == expected
-
-
-def test_other_volumes_are_scored_where_the_brain_covers_more_than_a_fifth():
-    brain = np.zeros((4, 10, 10), bool)
-    brain[1].flat[:20] = True
-    brain[2].flat[:21] = True
-    brain[3].flat[:100] = True
-    assert scored_slices(brain, TABLE1).tolist() == [2, 3]
-
-
-@pytest.mark.parametrize("shape", [(155, 8, 8), (30, 8, 8), (0, 8, 8)])
-def test_a_volume_without_a_slice_to_score_is_refused(shape):
-    with pytest.raises(InputError, match=f"no slice.*umm-csgm-table1.*{shape[0]} slic"):
-        scored_slices(np.zeros(shape, bool), TABLE1)
-
-
-def _subject(seed=6):
-    """A truth with negative and very bright voxels, its brain, slices, an estimate."""
-    rng = np.random.default_rng(seed)
-    brain = np.zeros((6, 24, 20), bool)
-    brain[:, 4:20, 3:17] = True
-    truth = np.where(brain, rng.normal(700, 300, brain.shape), 0.0)
-    truth[0, 10, 5:9] = 90000.0, 80000.0, 4000.0, -50.0
-    slices = np.array([1, 2, 4])
-    estimate = truth[slices] + rng.normal(0, 100, (3, 24, 20)) * [[[1]], [[2]], [[5]]]
-    return truth, estimate, brain, slices
-
-
-def test_the_profile_scores_as_its_words_say():
-    truth, estimate, brain, slices = _subject()
-    top = np.percentile(truth[brain], 99.9)
-    expected = {"psnr": [], "ssim_global": [], "ssim_wang": [], "mae": []}
-    for z, drawn in zip(slices, estimate, strict=True):
-        a = (truth[z] / top * 255).clip(0, 255)
-        b = np.where(brain[z], drawn / top * 255, 0).clip(0, 255)
-        expected["mae"].append(np.abs(a - b).sum() / (24 * 20))
-        mse = ((a - b) ** 2).sum() / (24 * 20)
-        expected["psnr"].append(20 * np.log10(255 / np.sqrt(mse)))
-        expected["ssim_global"].append(ssim_global(a, b, 255))
-        gaussian = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-        wang = structural_similarity(a, b, data_range=255, **gaussian)
-        expected["ssim_wang"].append(wang)
-    scores = score(truth, estimate, brain, slices, TABLE1)
-    assert list(scores) == list(expected)
-    for name, values in expected.items():
-        assert isinstance(scores[name], float)
-        assert scores[name] == pytest.approx(np.mean(values), rel=1e-9), name
-
-
-def test_what_is_estimated_outside_the_brain_does_not_count():
-    truth, estimate, brain, slices = _subject()
-    wild = np.where(brain[slices], estimate, 1e6)
-    plain = score(truth, estimate, brain, slices, TABLE1)
-    assert score(truth, wild, brain, slices, TABLE1) == plain
-
-
-def test_units_cancel_and_a_global_error_of_scale_does_not():
-    truth, _, brain, slices = _subject()
-    perfect = truth[slices]
-    assert score(3 * truth, 3 * perfect, brain, slices, TABLE1)["mae"] == 0
-    assert score(truth, perfect * 1.3, brain, slices, TABLE1)["mae"] > 0.2
-    plain = score(truth, perfect * 1.3, brain, slices, TABLE1)
-    scaled = score(7 * truth, 7 * perfect * 1.3, brain, slices, TABLE1)
-    assert scaled == pytest.approx(plain, rel=1e-9)
-
-
-def test_values_beyond_the_window_are_clipped_on_both_sides():
-    truth, _, brain, slices = _subject()
-    drawn = truth[slices].copy()
-    truth[slices[0], 5, 5], drawn[0, 5, 5] = -10.0, -900.0
-    truth[slices[0], 5, 6], drawn[0, 5, 6] = 89000.0, 999999.0
-    assert score(truth, drawn, brain, slices, TABLE1)["mae"] == 0
-
-
-def test_one_perfect_slice_makes_the_mean_psnr_infinite():
-    truth, estimate, brain, slices = _subject()
-    estimate[1] = truth[slices[1]]
-    assert score(truth, estimate, brain, slices, TABLE1)["psnr"] == math.inf
-
-
-def test_a_score_of_wrong_input_is_refused_in_words():
-    truth, estimate, brain, slices = _subject()
-    with pytest.raises(InputError, match="no slice"):
-        score(truth, estimate[:0], brain, slices[:0], TABLE1)
-    with pytest.raises(InputError, match=r"\(3, 24, 20\).*\(1, 24, 20\)"):
-        score(truth, estimate[:1], brain, slices, TABLE1)
-    with pytest.raises(InputError, match="percentile over the brain is 0"):
-        score(truth * 0, estimate, brain, slices, TABLE1)
-    with pytest.raises(InputError, match="percentile over the brain is 0"):
-        score(truth, estimate, brain & False, slices, TABLE1)
+def test_mean_and_sd_are_those_of_a_sample_without_what_is_missing():
+    assert mean_and_sd([1.0, None, 3.0]) == {"mean": 2.0, "sd": math.sqrt(2), "subjects": 2}
+    one, none = mean_and_sd([1.0]), mean_and_sd([None])
+    assert (one["mean"], one["subjects"], none["subjects"]) == (1.0, 1, 0)
+    assert math.isnan(one["sd"]) and math.isnan(none["mean"]) and math.isnan(none["sd"])
+    assert mean_and_sd([math.inf, 1.0])["mean"] == math.inf

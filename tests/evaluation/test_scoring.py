@@ -23,8 +23,7 @@ from tiny_run import (
 )
 
 from ummcsgm.data.nifti import is_synthetic, read_geometry, write_like, write_new
-from ummcsgm.evaluation.profiles import PROFILES
-from ummcsgm.evaluation.protocols import digest
+from ummcsgm.evaluation.protocols import PROFILES, profile_hash
 
 NAMES = ("P1", "P2", "P3")
 LEVELS = 40  # what a prediction is too bright by, in the truth's units
@@ -79,7 +78,7 @@ def written(folder):
     about = ("subject", "modality", "kind", "profile", "metric")
     values = {tuple(row[key] for key in about): float(row["value"]) for row in rows}
     assert len(values) == len(rows)
-    hashes = {profile.name: digest(profile) for profile in PROFILES}
+    hashes = {profile.name: profile_hash(profile) for profile in PROFILES}
     assert all(row["profile_hash"] == hashes[row["profile"]] for row in rows)
     return values, json.loads((folder / "scores.json").read_text())
 
@@ -125,8 +124,8 @@ def test_a_known_error_has_the_known_score(predicted, truth, tmp_path, capsys):
     out = capsys.readouterr().out
     table = (tmp_path / "scores" / "scores.md").read_text()
     for profile in PROFILES:
-        assert f"t1c | {profile.name} | {digest(profile)} | " in out
-        assert f"| t1c | {profile.name} | {digest(profile)} | " in table
+        assert f"t1c | {profile.name} | {profile_hash(profile)} | " in out
+        assert f"| t1c | {profile.name} | {profile_hash(profile)} | " in table
         assert content["profiles"][profile.name] == profile.text
         assert profile.text in table
     assert f"mae {mae['mean']:.2f} ± {mae['sd']:.2f} | 3 | " in out

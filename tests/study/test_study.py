@@ -13,8 +13,7 @@ from tiny_table import METHODS, table_config
 from ummcsgm.config import build
 from ummcsgm.data.nifti import write_new
 from ummcsgm.distributed import devices
-from ummcsgm.evaluation.profiles import TABLE1
-from ummcsgm.evaluation.protocols import digest
+from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.study import train_methods
 from ummcsgm.study.rivals import load_rival
 from ummcsgm.training import checkpoint
@@ -286,7 +285,7 @@ def test_a_part_that_was_copied_half_is_made_again(own_table):
 
 def test_every_number_of_the_table_has_its_rulers_hash(table):
     rows = read(table / "run" / "study" / "table.csv")
-    ruler = (TABLE1.name, digest(TABLE1))
+    ruler = (TABLE1.name, profile_hash(TABLE1))
     assert {(row["profile"], row["profile_hash"]) for row in rows} == {ruler}
     said = (table / "run" / "study" / "report.md").read_text()
     assert f"{ruler[0]} ({ruler[1]})" in said.replace("\\", "").replace("`", "")

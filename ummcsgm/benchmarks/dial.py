@@ -30,7 +30,8 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
 from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
 from ummcsgm.evaluation.calibration import crps_fair, within
-from ummcsgm.evaluation.metrics import TABLE1, grey_scale, psnr, scored_slices
+from ummcsgm.evaluation.metrics import psnr
+from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit, scored_slices
 from ummcsgm.evaluation.spread import spread_and_error, spread_skill
 from ummcsgm.inference.predictor import (
     SAMPLERS,
@@ -99,7 +100,7 @@ def questions_of(trained: TrainedModel, subject: Subject, slices: int) -> list[Q
     for channel in np.flatnonzero(~absent):
         name, missing = modalities[channel], absent.copy()
         missing[channel] = True
-        grey = grey_scale(prepared.case.volumes[name], prepared.brain, TABLE1)
+        grey = grey_levels_per_unit(prepared.case.volumes[name], prepared.brain, TABLE1)
         grey *= prepared.scales[name]
         facts = (images, brain, missing, int(channel), grey)
         questions.append(Question(subject.name, z, *facts))

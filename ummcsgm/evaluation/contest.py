@@ -12,8 +12,7 @@ from ummcsgm.distributed import devices
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.exam import draw_once
 from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
-from ummcsgm.evaluation.profiles import TABLE1
-from ummcsgm.evaluation.protocols import digest
+from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.evaluation.sitting import (
     absolute_error,
     answers_of,
@@ -52,7 +51,7 @@ def enter(folder: pathlib.Path, contest: Contest, rival: Rival) -> dict[str, Mar
     scoring = dataclasses.asdict(contest.scoring)
     questions = contest.questions.tolist()
     view = dataclasses.asdict(contest.space.view)
-    asked = (scoring, questions, view, contest.gallery, digest(TABLE1))
+    asked = (scoring, questions, view, contest.gallery, profile_hash(TABLE1))
     key = digest_of(rival.name, rival.digest, *asked)
 
     def one(place: int) -> Marks:
@@ -106,7 +105,7 @@ def exhibit(
     drawn = make_answer(trained, SAMPLER, contest.scoring)
     scoring, questions = contest.scoring, contest.questions.tolist()
     view = dataclasses.asdict(contest.space.view)
-    asked = (dataclasses.asdict(scoring), questions, view, digest(TABLE1))
+    asked = (dataclasses.asdict(scoring), questions, view, profile_hash(TABLE1))
     key = digest_of(trained.digest, *asked)
 
     def one(place: int) -> Marks:

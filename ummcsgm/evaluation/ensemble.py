@@ -22,7 +22,7 @@ from ummcsgm.evaluation.calibration import (
     uniformity,
     within,
 )
-from ummcsgm.evaluation.metrics import TABLE1, grey_scale
+from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit
 from ummcsgm.evaluation.spread import (
     law_of_draws,
     recalibration_factor,
@@ -63,7 +63,7 @@ def slices_of(
     for channel, modality in enumerate(modalities):
         if modality in prepared.scales:
             volume = prepared.case.volumes[modality]
-            levels = grey_scale(volume, prepared.brain, TABLE1)
+            levels = grey_levels_per_unit(volume, prepared.brain, TABLE1)
             grey[channel] = levels * prepared.scales[modality]
     images = network_stacks(prepared, modalities, z)
     return Slices(name, z, images, network_brain(prepared, z), grey)

@@ -29,8 +29,6 @@ import functools
 import pathlib
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from ummcsgm.baselines.ridge import fit_normal_equations
 from ummcsgm.config import build, build_data
 from ummcsgm.config.preparation import prepare
@@ -39,12 +37,12 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.store import Store
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
-from ummcsgm.evaluation import profiles, slabs
+from ummcsgm.evaluation import slabs
 from ummcsgm.evaluation.ensemble import SAMPLER, calibration_curves, predictions, summaries
 from ummcsgm.evaluation.exam import METHODS, Exam, Share, examine
 from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
-from ummcsgm.evaluation.metrics import TABLE1
-from ummcsgm.evaluation.protocols import digest
+from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.evaluation.rehearsal import calibrated, examine_slabs
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model, make_answer
 from ummcsgm.training.plans import EvaluationOptions
@@ -130,7 +128,7 @@ def _set_exam(
         dataclasses.asdict(scoring),
         questions.tolist(),
         [[entry.name, entry.crc] for entry in store.subjects],
-        digest(profiles.TABLE1),
+        profile_hash(TABLE1),
     )
     return Exam(trained.space, scoring, questions, moments, answers, {}, {}, key)
 
@@ -170,7 +168,7 @@ def _gather(exam: Exam, step: int, marks: dict[str, Marks], coherence: dict[str,
     facts = {
         "step": step,
         "profile": TABLE1.name,
-        "profile_hash": digest(profiles.TABLE1),
+        "profile_hash": profile_hash(TABLE1),
         "test_subjects": len(marks),
         "evaluations": scoring.algorithm1_steps,
         "few": scoring.sampler_steps,
@@ -219,23 +217,16 @@ def summary(subjects: list[dict], methods: Sequence[str]) -> list[dict]:
             asked = (row["method"], row["missing"], row["modality"])
             groups.setdefault(asked, []).append(row)
     names = ("method", "missing", "modality")
-    ruler = {"profile": TABLE1.name, "profile_hash": digest(profiles.TABLE1)}
+    ruler = {"profile": TABLE1.name, "profile_hash": profile_hash(TABLE1)}
     return [
         dict(zip(names, asked, strict=True))
         | ruler
         | {"metric": metric}
-        | _moments([row[metric] for row in rows])
+        | mean_and_sd([row[metric] for row in rows])
         | {"slices": sum(row["slices"] for row in rows)}
         for asked, rows in groups.items()
         for metric in METRICS
     ]
-
-
-def _moments(values: list[float]) -> dict:
-    """Mean, standard deviation (that of a sample; nan for one subject), count."""
-    with np.errstate(invalid="ignore"):  # perfect answers are infinitely good
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return {"mean": float(np.mean(values)), "sd": sd, "subjects": len(values)}
 
 
 def _same_slices(subjects: list[dict], method: str, same: str) -> dict:
@@ -263,4 +254,4 @@ def _by_modality(rows: list[dict]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["modality"], []).append(row["psnr"])
-    return {modality: float(np.mean(psnrs)) for modality, psnrs in values.items()}
+    return {modality: mean_and_sd(psnrs)["mean"] for modality, psnrs in values.items()}

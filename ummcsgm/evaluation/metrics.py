@@ -1,28 +1,36 @@
-"""How far an estimate is from the truth: one number an image, and Table 1's profile.
+"""Metrics of an estimate against the truth, and the mean and sd of values over subjects.
 
-The same prediction scores 7.8 dB and 0.42 SSIM apart under protocols in use, so that a
-number means something only beside the name of the `Profile` that produced it. Those of
-other protocols are in `profiles`.
+The first functions take images [..., H, W] and return a number for each image. The
+metrics that a profile (`protocols.Profile`) may name take volumes [Z, Y, X], scaled
+alike, the data range `span` and a region [Z, Y, X] bool, and return one number; they
+are in METRICS.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter
 
 from ummcsgm.types import Array, InputError
 
 WANG_SIGMA = 1.5  # pixels
 WANG_RADIUS = 5  # pixels: the window is 11 x 11
+CHUNK = 16  # slices that are filtered at once; bounds the memory
+NO_ERROR = "truth and estimate agree in every slice"
+
+
+class NotMeasuredError(Exception):
+    """The reason why a metric has no value for a subject."""
 
 
 def psnr(truth: Array, estimate: Array, peak: float) -> Array:
-    """Peak signal-to-noise ratio in dB of images [..., H, W], one number an image.
+    """Peak signal-to-noise ratio in dB, 20 log10(peak / sqrt(MSE)), of each image.
 
-    20 log10(peak / sqrt(MSE)). A perfect estimate gets `inf`. It is not capped and not
-    left out, so that a mean over images with a perfect one among them is `inf` too: no
-    choice of cap can pass for a measured number.
+    It is `inf`, and not capped, where an estimate has no error.
     """
     error = np.mean(np.square(_difference(truth, estimate)), axis=(-2, -1))
     with np.errstate(divide="ignore"):
@@ -30,24 +38,24 @@ def psnr(truth: Array, estimate: Array, peak: float) -> Array:
 
 
 def mae(truth: Array, estimate: Array) -> Array:
-    """Mean absolute error of images [..., H, W] in their units, one number an image."""
+    """Mean absolute error of each image, in the images' units."""
     return np.mean(np.abs(_difference(truth, estimate)), axis=(-2, -1))
 
 
 def ssim_global(truth: Array, estimate: Array, peak: float) -> Array:
-    """Structural similarity with the whole image as the one window, a fraction [...].
+    """Structural similarity of each image with the whole image as one window.
 
-    Wang et al. 2004, eq. 13, with population statistics of each image [..., H, W].
-    The published Table 1 is within reach of this form only, not of the windowed one.
+    Wang et al. 2004, eq. 13, with population statistics. The published Table 1 is
+    within reach of this form only, not of the windowed one.
     """
     return similarity(_image_mean, truth, estimate, peak)[..., 0, 0]
 
 
 def ssim_wang(truth: Array, estimate: Array, peak: float) -> Array:
-    """Structural similarity of Wang et al. 2004, a fraction [...] an image [..., H, W].
+    """Structural similarity of each image in 11 x 11 Gaussian windows, sigma 1.5.
 
-    Eq. 13 in an 11 x 11 Gaussian window of sigma 1.5 with population statistics,
-    averaged over the pixels whose window lies wholly inside the image.
+    Wang et al. 2004, eq. 13, with population statistics; the mean over pixels whose
+    window lies wholly inside the image.
 
     Raises:
         InputError: the images are smaller than the window.
@@ -55,12 +63,45 @@ def ssim_wang(truth: Array, estimate: Array, peak: float) -> Array:
     size, shape = 2 * WANG_RADIUS + 1, np.shape(truth)
     if min(shape[-2:]) < size:
         raise InputError(
-            f"ssim_wang needs images of at least {size} x {size} pixels, and these are "
+            f"ssim_wang needs images of at least {size} x {size} pixels, got "
             f"{shape[-2]} x {shape[-1]}."
         )
-    values = similarity(window_mean, truth, estimate, peak)
+    values = similarity(_plane_mean, truth, estimate, peak)
     inside = slice(WANG_RADIUS, -WANG_RADIUS)
     return np.mean(values[..., inside, inside], axis=(-2, -1))
+
+
+def similarity(
+    window_mean: Callable[[Array], Array],
+    truth: Array,
+    estimate: Array,
+    peak: float,
+    unbiased: float = 1.0,
+) -> Array:
+    """Wang et al. 2004, eq. 13, at each pixel; `window_mean` averages over its window.
+
+    `unbiased` multiplies population variances: n / (n - 1) makes them sample variances.
+    """
+    x, y = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    mean_x, mean_y = window_mean(x), window_mean(y)
+    variances = window_mean(x * x) - mean_x**2 + window_mean(y * y) - mean_y**2
+    covariance = window_mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    contrast = 2 * unbiased * covariance + c2
+    return luminance * contrast / (unbiased * variances + c2)
+
+
+def mean_and_sd(values: Sequence[float | None]) -> dict[str, float]:
+    """`mean`, `sd` (of a sample) and number `subjects` of the values that are not None.
+
+    NaN for the mean of no value and for the sd of fewer than two.
+    """
+    values = [value for value in values if value is not None]
+    with np.errstate(invalid="ignore"):  # a value may be infinite
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    mean = float(np.mean(values)) if values else float("nan")
+    return {"mean": mean, "sd": sd, "subjects": len(values)}
 
 
 def _difference(truth: Array, estimate: Array) -> Array:
@@ -71,140 +112,127 @@ def _image_mean(images: Array) -> Array:
     return np.mean(images, axis=(-2, -1), keepdims=True)
 
 
-def window_mean(images: Array) -> Array:
-    """Each pixel's mean over Wang's window around it, of images [..., H, W]."""
-    for axis in (-2, -1):
+def _gaussian_mean(images: Array, axes: tuple[int, ...]) -> Array:
+    for axis in axes:
         images = gaussian_filter1d(images, WANG_SIGMA, axis=axis, radius=WANG_RADIUS)
     return images
 
 
-def similarity(
-    mean: Callable[[Array], Array],
-    truth: Array,
-    estimate: Array,
-    peak: float,
-    unbiased: float = 1.0,
-) -> Array:
-    """Wang et al. 2004, eq. 13, with `mean` for the average over a window.
-
-    `unbiased` multiplies population variances: n / (n - 1) makes them those of samples.
-    """
-    x, y = np.asarray(truth, np.float64), np.asarray(estimate, np.float64)
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    mean_x, mean_y = mean(x), mean(y)
-    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
-    covariance = mean(x * y) - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    contrast = 2 * unbiased * covariance + c2
-    return luminance * contrast / (unbiased * variances + c2)
+_plane_mean = partial(_gaussian_mean, axes=(-2, -1))
 
 
 @dataclass(frozen=True)
-class Profile:
-    """A protocol by name: which slices are scored, and in which grey levels.
+class Window:
+    """A window around each voxel: `mean` averages over it, `margins` is its half size.
 
-    Axial slices `first` to `last` (both scored, counted from the most inferior) of
-    volumes `depth` slices deep; of other volumes the slices where the brain covers more
-    than `brain_fraction` of the frame. Slices without any brain are never scored. Grey
-    levels run from 0 to `peak`, which is the truth volume's own `percentile` over its
-    brain voxels.
+    `unbiased` is 1 for the variances of a population, n / (n - 1) for a sample's.
     """
 
-    name: str
-    depth: int
-    first: int
-    last: int
-    brain_fraction: float
-    percentile: float
-    peak: float
+    mean: Callable[[Array], Array]
+    margins: tuple[int, int, int]
+    unbiased: float
 
 
-TABLE1 = Profile(
-    name="umm-csgm-table1",
-    depth=155,
-    first=50,
-    last=109,
-    brain_fraction=0.2,
-    percentile=99.9,
-    peak=255.0,
-)
+GAUSSIAN = Window(_plane_mean, (0, WANG_RADIUS, WANG_RADIUS), 1.0)
+GAUSSIAN_3D = Window(partial(_gaussian_mean, axes=(0, 1, 2)), (WANG_RADIUS,) * 3, 1.0)
+UNIFORM = Window(partial(uniform_filter, size=(1, 7, 7)), (0, 3, 3), 49 / 48)
+UNIFORM_3D = Window(partial(uniform_filter, size=(7, 7, 7)), (3, 3, 3), 343 / 342)
+
+Metric = Callable[[Array, Array, float, Array], float]
 
 
-def scored_slices(brain: Array, profile: Profile) -> Array:
-    """The z of the slices of `brain` [Z, Y, X] bool that `profile` scores, ascending.
-
-    Raises:
-        InputError: there is no slice to score.
-    """
-    area = np.mean(brain, axis=(1, 2))
-    if len(brain) == profile.depth:
-        z = np.arange(profile.depth)
-        scored = (profile.first <= z) & (z <= profile.last) & (area > 0)
-        wanted = f"some brain in slices {profile.first} to {profile.last}"
-    else:
-        scored = area > profile.brain_fraction
-        wanted = f"a slice with brain on more than {profile.brain_fraction:.0%} of it"
-    if not scored.any():
-        raise InputError(
-            f"no slice to score: profile {profile.name} wants {wanted}, and in this "
-            f"volume of {len(brain)} slices the brain covers at most "
-            f"{area.max(initial=0):.1%} of a slice."
-        )
-    return np.flatnonzero(scored)
+def _psnr_slices(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    """Mean over the slices with an error: the others have no finite PSNR."""
+    values = psnr(truth, estimate, span)
+    values = values[~np.isposinf(values)]
+    if not values.size:
+        raise NotMeasuredError(NO_ERROR)
+    return np.mean(values)
 
 
-def score(
-    truth: Array, estimate: Array, brain: Array, slices: Array, profile: Profile
-) -> dict[str, float]:
-    """The subject's mean over `slices` of each metric, by the metric's name.
-
-    `truth` and `brain` are [Z, Y, X], `estimate` [S, Y, X] has the given slices only,
-    in the truth's units. The frame is not cropped: background counts, and the estimate
-    is set to 0 there. Both are scaled by the truth volume's percentile and clipped to
-    [0, peak]. `psnr` is in dB, both SSIMs are fractions, `mae` is in grey levels. The
-    mean of `psnr` is over the slices' decibels, and `inf` if any slice is perfect.
-
-    Raises:
-        InputError: no slice is given, the shapes disagree, or the truth is all dark.
-    """
-    truth, brain = np.asarray(truth), np.asarray(brain, bool)
-    _check_volumes(truth, estimate, brain, slices)
-    to_grey = grey_scale(truth, brain, profile)
-    wanted = np.clip(truth[slices] * to_grey, 0, profile.peak)
-    given = np.where(brain[slices], estimate, 0)
-    given = np.clip(given * to_grey, 0, profile.peak)
-    scores = {
-        "psnr": psnr(wanted, given, profile.peak),
-        "ssim_global": ssim_global(wanted, given, profile.peak),
-        "ssim_wang": ssim_wang(wanted, given, profile.peak),
-        "mae": mae(wanted, given),
-    }
-    return {name: float(np.mean(values)) for name, values in scores.items()}
+def _mae_slices(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return np.mean(mae(truth, estimate))
 
 
-def _check_volumes(truth: Array, estimate: Array, brain: Array, slices: Array) -> None:
-    if len(slices) == 0:
-        raise InputError("no slice to score: the list of slices is empty.")
-    expected = (len(slices), *truth.shape[1:])
-    if brain.shape != truth.shape or np.shape(estimate) != expected:
-        raise InputError(
-            f"a truth of {truth.shape} scored on {len(slices)} slices wants a brain of "
-            f"{truth.shape} and an estimate of {expected}, and these are "
-            f"{brain.shape} and {np.shape(estimate)}."
-        )
+def _mse_slices(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return np.mean(np.square(_difference(truth, estimate)))
 
 
-def grey_scale(truth: Array, brain: Array, profile: Profile) -> float:
-    """What the truth's units are multiplied with to become grey levels.
+def _ssim_global_slices(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return np.mean(ssim_global(truth, estimate, span))
 
-    Raises:
-        InputError: the truth volume's percentile over its brain is not positive.
-    """
-    inside = truth[brain]
-    bright = np.percentile(inside, profile.percentile) if inside.size else 0.0
-    if not bright > 0:
-        raise InputError(
-            f"the truth's {profile.percentile} percentile over the brain is "
-            f"{bright:g}, and profile {profile.name} wants it positive."
-        )
-    return float(profile.peak / bright)
+
+def _ssim_wang_slices(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return np.mean(ssim_wang(truth, estimate, span))
+
+
+def _psnr_voxels(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return psnr(truth[region][None], estimate[region][None], span)
+
+
+def _mae_voxels(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    return mae(truth[region][None], estimate[region][None])
+
+
+def _nmse_volume(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    truth = truth.astype(np.float64)
+    return np.sum(np.square(estimate - truth)) / np.sum(np.square(truth))
+
+
+def _ssim_in_windows(
+    window: Window, truth: Array, estimate: Array, span: float, region: Array
+) -> float:
+    """SSIM, the mean over the region's voxels whose window lies wholly inside."""
+    inside = region & _whole_window(region.shape, window.margins)
+    if not inside.any():
+        raise InputError("no voxel of the region has its whole window inside the volume.")
+    total, margin = 0.0, window.margins[0]
+    for first in range(0, len(inside), CHUNK):
+        chunk = inside[first : first + CHUNK]
+        if chunk.any():
+            start = max(first - margin, 0)
+            near = slice(start, first + CHUNK + margin)
+            values = similarity(window.mean, truth[near], estimate[near], span, window.unbiased)
+            total += values[first - start :][: len(chunk)][chunk].sum()
+    return total / np.count_nonzero(inside)
+
+
+def _ssim_zeroed(truth: Array, estimate: Array, span: float, region: Array) -> float:
+    """SSIM in 3-D Gaussian windows of both volumes set to 0 outside the region; the
+    data range is the larger one of what is left of each."""
+    truth, estimate = np.where(region, truth, 0), np.where(region, estimate, 0)
+    span = float(max(np.ptp(truth), np.ptp(estimate)))
+    if not span > 0:
+        raise InputError("all values are equal, so that SSIM has no data range.")
+    return _ssim_in_windows(GAUSSIAN_3D, truth, estimate, span, np.ones_like(region))
+
+
+def _whole_window(shape: tuple[int, ...], margins: tuple[int, ...]) -> Array:
+    """[Z, Y, X] True except within `margins` voxels of either end of each axis."""
+    pairs = list(zip(shape, margins, strict=True))
+    if any(size <= 2 * margin for size, margin in pairs):
+        voxels = " x ".join(map(str, shape))
+        window = " x ".join(str(2 * margin + 1) for margin in margins)
+        raise InputError(f"{voxels} voxels are fewer than an SSIM window of {window}.")
+    inside = np.zeros(shape, bool)
+    inside[tuple(slice(margin, size - margin) for size, margin in pairs)] = True
+    return inside
+
+
+# Each with its version: raise it when the function gives other numbers, so that the
+# hashes of the profiles that name it change.
+METRICS: dict[str, tuple[Metric, int]] = {
+    "psnr of slices": (_psnr_slices, 2),
+    "mae of slices": (_mae_slices, 1),
+    "mse of slices": (_mse_slices, 1),
+    "global ssim of slices": (_ssim_global_slices, 1),
+    "gaussian ssim of slices": (_ssim_wang_slices, 1),
+    "gaussian ssim in the plane": (partial(_ssim_in_windows, GAUSSIAN), 1),
+    "uniform ssim in the plane": (partial(_ssim_in_windows, UNIFORM), 1),
+    "psnr of voxels": (_psnr_voxels, 1),
+    "mae of voxels": (_mae_voxels, 1),
+    "nmse of the volume": (_nmse_volume, 1),
+    "uniform ssim": (partial(_ssim_in_windows, UNIFORM_3D), 1),
+    "gaussian ssim": (partial(_ssim_in_windows, GAUSSIAN_3D), 1),
+    "gaussian ssim of the zeroed volume": (_ssim_zeroed, 1),
+}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.evaluation.profiles import PROFILES
-from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.protocols import PROFILES
+from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
 from ummcsgm.utils.console import print_table
 
 COLUMNS = "subject modality kind profile profile_hash metric value".split()
@@ -53,7 +54,7 @@ def summarise(rows: list[dict], skipped: list[dict]) -> list[dict]:
         {
             **dict(zip(("kind", "modality", "profile"), key[:3], strict=True)),
             **{"profile_hash": key[3], "metric": key[4]},
-            **_moments([float(np.mean(each)) for each in own.values()]),
+            **mean_and_sd([float(np.mean(each)) for each in own.values()]),
             "skipped": dict(collections.Counter(reasons.get(key, {}).values())),
         }
         for key, own in sorted(values.items(), key=lambda item: _place(item[0]))
@@ -76,7 +77,7 @@ def write(folder: Path, board: Board, notes: list[str]) -> None:
         "notes": notes,
         "profiles": {profile.name: profile.text for profile in PROFILES},
     }
-    write_atomic(folder / "scores.json", json.dumps(_finite(content), indent=1))
+    write_atomic(folder / "scores.json", json.dumps(json_without_nan(content, str), indent=1))
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -101,14 +102,6 @@ def _place(key: Key) -> tuple:
     place = names.index(key[2])
     metrics = [measure.name for measure in PROFILES[place].measures]
     return key[0], key[1], place, metrics.index(key[4])
-
-
-def _moments(values: list[float]) -> dict:
-    if not values:
-        return {"mean": math.nan, "sd": math.nan, "subjects": 0}
-    with np.errstate(invalid="ignore"):  # perfect answers are infinitely good
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-    return {"mean": float(np.mean(values)), "sd": sd, "subjects": len(values)}
 
 
 def _lines(summary: list[dict]) -> list[list[str]]:
@@ -146,14 +139,3 @@ def _reasons(rows: list[dict]) -> list[str]:
         f"{count} {reason}" + f" ({', '.join(metrics)})" * (len(metrics) < len(rows))
         for (reason, count), metrics in found.items()
     ]
-
-
-def _finite(value: object) -> object:
-    """`value` with text or None for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value

@@ -19,7 +19,14 @@ from ummcsgm.data.subjects import (
     network_stacks,
     prepare_subject,
 )
-from ummcsgm.evaluation.metrics import TABLE1, grey_scale, score, scored_slices
+from ummcsgm.evaluation.metrics import NO_ERROR
+from ummcsgm.evaluation.protocols import (
+    TABLE1,
+    ScoredVolume,
+    grey_levels_per_unit,
+    score,
+    scored_slices,
+)
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.training.plans import ImageSpace
 from ummcsgm.types import Array, InputError
@@ -74,7 +81,7 @@ class Sitting:
         """Grey levels of 1 in the network's scale of a modality."""
         name = self.modalities[channel]
         volume = self.prepared.case.volumes[name]
-        scale = grey_scale(volume, self.prepared.brain, TABLE1)
+        scale = grey_levels_per_unit(volume, self.prepared.brain, TABLE1)
         return scale * self.prepared.scales[name]
 
 
@@ -112,13 +119,22 @@ def answers_of(sitting: Sitting, z: Array, answer: Callable) -> Any:
 
 
 def grade(sitting: Sitting, z: Array, missing: Array, channel: int, images: Array) -> dict:
-    """The scores of modality `channel` in answers [S, H, W, M] to one question."""
+    """The scores of modality `channel` in answers [S, H, W, M] to one question; None
+    for the PSNR of answers without any error.
+
+    Raises:
+        InputError: there is nothing to scale the truth by.
+    """
     prepared, name = sitting.prepared, sitting.modalities[channel]
     slices = images[..., channel] * sitting.brain(z)
     estimate = uncrop(prepared.window, slices) * prepared.scales[name]
     truth = prepared.case.volumes[name]
     facts = {"missing": sitting.named(missing), "modality": name, "slices": len(z)}
-    return facts | score(truth, estimate, prepared.brain, z, TABLE1)
+    scores = score(TABLE1, ScoredVolume(truth, estimate, prepared.brain, slices=z))
+    for metric, value in scores.items():
+        if isinstance(value, str) and value != NO_ERROR:
+            raise InputError(f"subject {sitting.subject.name}, {metric} of {name}: {value}")
+    return facts | {m: None if v == NO_ERROR else v for m, v in scores.items()}
 
 
 def absolute_error(sitting: Sitting, z: Array, channel: int, images: Array) -> float:

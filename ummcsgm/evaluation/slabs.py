@@ -18,7 +18,8 @@ from ummcsgm.diffusion.correlated_noise import fit_rho
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.exam import Exam
 from ummcsgm.evaluation.marks import Marks
-from ummcsgm.evaluation.metrics import TABLE1, WANG_RADIUS
+from ummcsgm.evaluation.metrics import WANG_RADIUS
+from ummcsgm.evaluation.protocols import TABLE1
 from ummcsgm.evaluation.sitting import asked_of
 from ummcsgm.evaluation.through_plane import coronal_ssim, gradient_scores, lag_one, neighbour_sums
 from ummcsgm.inference.predictor import slice_addresses

@@ -12,10 +12,8 @@ import numpy as np
 from ummcsgm.data.crop import brain_mask
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import Case, check_same_grid, read_case, read_segmentation, read_volume
-from ummcsgm.evaluation.normalisation import Scan
 from ummcsgm.evaluation.pairs import Prediction
-from ummcsgm.evaluation.profiles import PROFILES
-from ummcsgm.evaluation.protocols import digest, measured
+from ummcsgm.evaluation.protocols import PROFILES, ScoredVolume, profile_hash, score
 from ummcsgm.types import Array, InputError
 
 Job = tuple[Subject, tuple[Prediction, ...]]
@@ -58,7 +56,7 @@ def score_subject(masked: bool, job: Job) -> Outcome:
         if np.array_equal(truth, estimate):
             outcome.copies.append(str(prediction.path))
         else:
-            _add(outcome, prediction, Scan(truth, estimate, brain, tumour))
+            _add(outcome, prediction, ScoredVolume(truth, estimate, brain, tumour))
     return outcome
 
 
@@ -83,16 +81,16 @@ def _read(subject: Subject, masked: bool) -> tuple[Case, Array, Array | None]:
     return case, brain, tumour
 
 
-def _add(outcome: Outcome, prediction: Prediction, scan: Scan) -> None:
+def _add(outcome: Outcome, prediction: Prediction, volume: ScoredVolume) -> None:
     for profile in PROFILES:
         about = {
             "subject": prediction.subject,
             "modality": prediction.modality,
             "kind": prediction.kind,
             "profile": profile.name,
-            "profile_hash": digest(profile),
+            "profile_hash": profile_hash(profile),
         }
-        for metric, value in measured(profile, scan).items():
+        for metric, value in score(profile, volume).items():
             if isinstance(value, str):
                 outcome.skipped.append(about | {"metric": metric, "reason": value})
             else:

@@ -8,10 +8,8 @@ A row is a dict with the keys of `COLUMNS`: the mean and the standard deviation 
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from ummcsgm.reporting import coherence, uncertainty
 from ummcsgm.reporting.cells import SCALES, distinct, number
 from ummcsgm.reporting.figure import RESEARCH_ONLY, Panels, write_figure
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
 
 VERSIONS = ("raw", "recalibrated")  # of draws
 SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
@@ -57,7 +55,7 @@ def write(evaluation: dict, folder: Path) -> None:
     write_table_markdown(
         folder / "table.md", evaluation["rows"], labels, notes(evaluation["facts"])
     )
-    content = without_nan({"facts": evaluation["facts"], "rows": evaluation["rows"]})
+    content = json_without_nan({"facts": evaluation["facts"], "rows": evaluation["rows"]})
     write_atomic(folder / "metrics.json", json.dumps(content, indent=1))
     write_figure(folder / "figure.png", _panels(evaluation, labels))
     if evaluation["records"]:
@@ -123,16 +121,6 @@ def _panels(evaluation: dict, labels: dict[str, str]) -> Panels:
         np.stack([panels["truth"] for panels in shown]),
         {labels[m]: np.stack([panels[m] for panels in shown]) for m in methods},
     )
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with None for numbers that JSON does not have, however deep they lie."""
-    if isinstance(value, dict):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_nan(inner) for inner in value]
-    unknown = isinstance(value, float) and not math.isfinite(value)
-    return None if unknown else value
 
 
 def write_csv(path: Path, rows: list[Row], columns: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from ummcsgm.study.rivals import load_rival, mm_csn_mean
 from ummcsgm.study.usefulness import downstream_of
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, InputError
-from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
 
 TESTED = ("difference", "low", "high", "p", "p_holm")
 TABLES = {  # in WORKDIR/study: the results they hold, and their columns
@@ -154,4 +154,4 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
         (folder / "figure.png").unlink(missing_ok=True)
     else:
         write_figure(folder / "figure.png", shown)
-    write_atomic(folder / "results.json", json.dumps(report.without_nan(results), indent=1))
+    write_atomic(folder / "results.json", json.dumps(json_without_nan(results), indent=1))

@@ -19,10 +19,12 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import PreparedSubject, network_brain, network_slices
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation.marks import Marks, kept
+from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.inference.microbatches import run_in_microbatches
 from ummcsgm.models.segmenter import CLASSES, make_segment, regions
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, Images, InputError
+from ummcsgm.utils.atomic_io import json_without_nan
 
 Fill = Callable[[int], Array | None]
 """fill(m) is a method's answer [S, H, W, M] to a patient's slices, the modality at
@@ -212,10 +214,11 @@ def summary(records: Sequence[dict]) -> list[dict]:
 def _moments(records: list[dict]) -> dict:
     values = [one["dice"] for one in records if one["dice"] is not None]
     false = [one["predicted"] for one in records if one["dice"] is None]
+    dice = json_without_nan(mean_and_sd(values))
     return {
-        "dice": float(np.mean(values)) if values else None,
-        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "subjects": len(values),
+        "dice": dice["mean"],
+        "sd": dice["sd"],
+        "subjects": dice["subjects"],
         "skipped": len(false),
         "false_voxels": float(np.mean(false)) if false else None,
     }

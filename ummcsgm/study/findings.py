@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import MM_CSN
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import summary
 from ummcsgm.evaluation.marks import digest_of
+from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.study.significance import compare, correct
 from ummcsgm.types import Config
+from ummcsgm.utils.atomic_io import json_without_nan
 from ummcsgm.utils.provenance import commit, versions
 
 # What the mm-CSN's evaluation calls its answers, and the study.
@@ -100,10 +100,8 @@ def _crps(subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[s
                 if row["missing"] == row["modality"] == modality
             ]
             if values:
-                sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
                 facts = {"method": name, "modality": modality}
-                told = {"mean": float(np.mean(values)), "sd": sd}
-                rows.append(facts | told | {"subjects": len(values)})
+                rows.append(facts | json_without_nan(mean_and_sd(values)))
     return rows
 
 

@@ -35,6 +35,7 @@ def compare(
         names = sorted(name for name in names if (reference, name) in scores)
         for metric in METRICS:
             pairs = [[scores[one, name][metric] for one in (reference, method)] for name in names]
+            pairs = [pair for pair in pairs if None not in pair]  # an answer without error
             if pairs:
                 facts = {"metric": metric, "modality": modality, "method": method}
                 facts |= {"reference": reference, "subjects": len(pairs)}

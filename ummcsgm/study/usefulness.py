@@ -20,7 +20,7 @@ from ummcsgm.distributed import devices
 from ummcsgm.evaluation.contest import Contest
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.marks import Marks, digest_of, kept
-from ummcsgm.evaluation.metrics import TABLE1, scored_slices
+from ummcsgm.evaluation.protocols import TABLE1, scored_slices
 from ummcsgm.evaluation.sitting import spread
 from ummcsgm.inference.predictor import TrainedModel, make_answer, slice_addresses
 from ummcsgm.study.downstream import (

@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ummcsgm.evaluation import measures, metrics, normalisation, profiles, protocols
-from ummcsgm.evaluation.normalisation import Scan
-from ummcsgm.evaluation.profiles import PROFILES
-from ummcsgm.evaluation.protocols import digest, measured
+from ummcsgm.evaluation import metrics, protocols
+from ummcsgm.evaluation.metrics import ssim_global
+from ummcsgm.evaluation.protocols import (
+    PROFILES,
+    TABLE1,
+    ScoredVolume,
+    profile_hash,
+    score,
+    scored_slices,
+)
+from ummcsgm.types import InputError
 
 # A hash that differs here is a changed definition: numbers of before and after must not
 # be compared, and whoever changes it says so by changing this table.
 HASHES = {
-    "umm-csgm-table1": "b606758a8567",
+    "umm-csgm-table1": "098b4bc57bc5",
     "mm-gan": "6e5b7df7294a",
     "hi-net": "2887f2bc7c02",
     "fast-ddpm": "821f84662f6e",
@@ -26,11 +33,11 @@ HASHES = {
 }
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 by_name = {profile.name: profile for profile in PROFILES}
-each_depth = pytest.mark.parametrize("depth", [14, measures.SLAB, 43])
+each_depth = pytest.mark.parametrize("depth", [14, metrics.CHUNK, 43])
 each_profile = pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 
 
-def scan(shape=(14, 26, 22), seed=0, gain=1.0, tumour=True):
+def noisy_volume(shape=(14, 26, 22), seed=0, gain=1.0, tumour=True):
     """A truth with negative and very bright voxels, a noisy estimate in its units."""
     rng = np.random.default_rng(seed)
     brain = np.zeros(shape, bool)
@@ -41,7 +48,7 @@ def scan(shape=(14, 26, 22), seed=0, gain=1.0, tumour=True):
     estimate[2, 1, 1:4] = 300.0, 250.0, 5.0  # outside the brain
     lesion = np.zeros(shape, bool)
     lesion[4:8, 8:13, 9:15] = tumour
-    return Scan(truth, gain * estimate, brain, lesion)
+    return ScoredVolume(truth, gain * estimate, brain, lesion)
 
 
 def in_grey_levels(own, masked=True):
@@ -59,20 +66,103 @@ def close(values, expected):
     assert list(values) == list(expected)
 
 
-def test_table1_is_what_evaluate_measures():
-    own = scan()
-    profile = by_name["umm-csgm-table1"]
-    slices = metrics.scored_slices(own.brain, metrics.TABLE1)
-    assert len(slices) == 13
-    estimate = own.estimate[slices]
-    expected = metrics.score(own.truth, estimate, own.brain, slices, metrics.TABLE1)
-    close(measured(profile, own), expected)
-    assert profile.slices == profiles.Slices(155, 50, 109, 0.2)
-    assert (profile.percentiles, profile.peak) == ((99.9,), 255.0)
+def test_table1_scores_as_its_text_says():
+    own = noisy_volume()
+    truth, estimate = in_grey_levels(own)
+    expected = {"psnr": [], "ssim_global": [], "ssim_wang": [], "mae": []}
+    for a, b in zip(truth[1:], estimate[1:], strict=True):  # the lowest has no brain
+        expected["psnr"].append(peak_signal_noise_ratio(a, b, data_range=255))
+        expected["ssim_global"].append(ssim_global(a, b, 255))
+        expected["ssim_wang"].append(ssim(a, b, 255.0, **GAUSSIAN))
+        expected["mae"].append(np.abs(a - b).mean())
+    close(score(TABLE1, own), {name: np.mean(values) for name, values in expected.items()})
+    assert TABLE1.slices == protocols.Slices(155, 50, 109, 0.2)
+    assert (TABLE1.percentiles, TABLE1.peak) == ((99.9,), 255.0)
+
+
+def test_chosen_slices_score_as_a_volume_of_which_these_count():
+    own, z = noisy_volume(), np.array([2, 5, 6])
+    some = dataclasses.replace(own, estimate=own.estimate[z], slices=z)
+    values = [
+        score(TABLE1, dataclasses.replace(own, estimate=own.estimate[[k]], slices=[k])) for k in z
+    ]
+    expected = {name: np.mean([each[name] for each in values]) for name in values[0]}
+    assert score(TABLE1, some) == pytest.approx(expected, rel=1e-12)
+    every = np.arange(1, 14)
+    all_slices = dataclasses.replace(own, estimate=own.estimate[every], slices=every)
+    assert score(TABLE1, all_slices) == score(TABLE1, own)
+
+
+def test_a_slice_without_any_error_is_left_out_of_the_psnr_of_table1():
+    own, z = noisy_volume(), np.array([2, 5, 6])
+    own.estimate[5] = own.truth[5]
+    values = [
+        score(TABLE1, dataclasses.replace(own, estimate=own.estimate[some], slices=some))
+        for some in (z, z[[0, 2]], z[[1]])
+    ]
+    assert values[0]["psnr"] == values[1]["psnr"] and np.isfinite(values[0]["psnr"])
+    assert values[0]["mae"] == pytest.approx(values[1]["mae"] * 2 / 3)
+    assert values[2]["psnr"] == metrics.NO_ERROR
+
+
+def test_wrong_shapes_and_slices_are_refused():
+    own, z = noisy_volume(), np.array([2, 5, 6])
+    some = dataclasses.replace(own, estimate=own.estimate[z], slices=z)
+    for profile, other, words in (
+        (TABLE1, {"slices": z[:0], "estimate": own.estimate[:0]}, "no slice"),
+        (TABLE1, {"estimate": own.estimate[:1]}, r"\(3, 26, 22\).*\(1, 26, 22\)"),
+        (TABLE1, {"brain": own.brain[:3]}, r"\(14, 26, 22\).*\(3, 26, 22\)"),
+        (by_name["volume-3d"], {}, "volume-3d measures whole volumes"),
+    ):
+        with pytest.raises(InputError, match=words):
+            score(profile, dataclasses.replace(some, **other))
+
+
+def test_only_profiles_of_slices_that_scale_slice_by_slice_take_chosen_slices():
+    """Statistics of a whole estimate would be those of its chosen slices."""
+    of_the_estimate = {"own minimum and maximum, negatives 0", "own percentiles"}
+    assert not {p.scaling for p in PROFILES if p.slices} & of_the_estimate
+
+
+def test_brats_volumes_are_scored_on_slices_50_to_109_whatever_the_brain_area():
+    brain = np.zeros((155, 20, 20), bool)
+    brain[:, 10, 10] = True
+    assert scored_slices(brain, TABLE1).tolist() == list(range(50, 110))
+    brain[60] = False
+    expected = [z for z in range(50, 110) if z != 60]
+    assert scored_slices(brain, TABLE1).tolist() == expected
+
+
+def test_other_volumes_are_scored_where_the_brain_covers_more_than_a_fifth():
+    brain = np.zeros((4, 10, 10), bool)
+    brain[1].flat[:20] = True
+    brain[2].flat[:21] = True
+    brain[3].flat[:100] = True
+    assert scored_slices(brain, TABLE1).tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("depth", [155, 30, 0])
+def test_a_volume_without_a_slice_to_score_is_refused(depth):
+    with pytest.raises(InputError, match=f"no slice.*umm-csgm-table1.*{depth} slic"):
+        scored_slices(np.zeros((depth, 8, 8), bool), TABLE1)
+
+
+def test_what_is_estimated_outside_the_brain_does_not_count_in_table1():
+    own = noisy_volume()
+    wild = np.where(own.brain, own.estimate, 1e6)
+    assert score(TABLE1, dataclasses.replace(own, estimate=wild)) == score(TABLE1, own)
+
+
+def test_values_beyond_the_grey_levels_are_clipped_on_both_sides():
+    own = noisy_volume()
+    estimate = own.truth.copy()
+    own.truth[2, 5, 5], estimate[2, 5, 5] = -10.0, -900.0
+    own.truth[2, 5, 6], estimate[2, 5, 6] = 89000.0, 999999.0
+    assert score(TABLE1, dataclasses.replace(own, estimate=estimate))["mae"] == 0
 
 
 def test_mm_gan_divides_each_slice_by_its_own_maximum():
-    own = scan()
+    own = noisy_volume()
     psnrs, ssims, mses = [], [], []
     for z in range(1, 14):  # the lowest slice has no brain
         a, b = own.truth[z].clip(0), own.estimate[z].clip(0)
@@ -81,12 +171,12 @@ def test_mm_gan_divides_each_slice_by_its_own_maximum():
         ssims.append(ssim(a, b, 1.0, **GAUSSIAN))
         mses.append(np.mean((a - b) ** 2))
     expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims), "mse": np.mean(mses)}
-    close(measured(by_name["mm-gan"], own), expected)
+    close(score(by_name["mm-gan"], own), expected)
 
 
 @each_depth
 def test_hi_net_stretches_each_volume_and_takes_a_range_of_two(depth):
-    own = scan((depth, 26, 22))
+    own = noisy_volume((depth, 26, 22))
     a, b = own.truth.clip(0), own.estimate.clip(0)
     a, b = a / a.max(), b / b.max()  # the least is 0 in both
     b[a == 0] = 0
@@ -95,19 +185,19 @@ def test_hi_net_stretches_each_volume_and_takes_a_range_of_two(depth):
         "ssim": ssim(a, b, 2.0, win_size=7),
         "nmse": ((a - b) ** 2).sum() / (a**2).sum(),
     }
-    close(measured(by_name["hi-net"], own), expected)
+    close(score(by_name["hi-net"], own), expected)
 
 
 def test_hi_net_sees_nothing_where_the_truth_is_dark():
-    own = scan()
+    own = noisy_volume()
     wild = own.estimate.copy()
     wild[0] = 200.0  # no truth there, and not the estimate's largest
     other = dataclasses.replace(own, estimate=wild)
-    assert measured(by_name["hi-net"], other) == measured(by_name["hi-net"], own)
+    assert score(by_name["hi-net"], other) == score(by_name["hi-net"], own)
 
 
 def test_fast_ddpm_has_whole_grey_levels_and_uniform_windows():
-    own = scan()
+    own = noisy_volume()
     own.truth[3, 10, 8] = 5000.0  # else all is dark
     psnrs, ssims = [], []
     for z in range(1, 14):
@@ -118,20 +208,20 @@ def test_fast_ddpm_has_whole_grey_levels_and_uniform_windows():
         psnrs.append(peak_signal_noise_ratio(a, b, data_range=255))
         ssims.append(ssim(a, b, 255.0, win_size=7))
     expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims)}
-    close(measured(by_name["fast-ddpm"], own), expected)
+    close(score(by_name["fast-ddpm"], own), expected)
 
 
 @pytest.mark.parametrize("name", ["mm-gan", "fast-ddpm"])
 def test_a_slice_without_any_error_has_no_psnr(name):
     """As where the lowest voxel of a brain is dark, or only another scan has it."""
-    own = scan()
+    own = noisy_volume()
     own.truth[3, 10, 8] = 5000.0
-    psnr = measured(by_name[name], own)["psnr"]
+    psnr = score(by_name[name], own)["psnr"]
     own.brain[0, 10, 10] = True  # 0 in truth and estimate
-    more = measured(by_name[name], own)
+    more = score(by_name[name], own)
     assert more["psnr"] == psnr and np.isfinite(psnr)
     same = dataclasses.replace(own, estimate=own.truth)
-    assert measured(by_name[name], same)["psnr"] == ("truth and estimate agree in every slice")
+    assert score(by_name[name], same)["psnr"] == ("truth and estimate agree in every slice")
 
 
 def slow_ssim_3d(wanted, given, span):
@@ -152,7 +242,7 @@ def slow_ssim_3d(wanted, given, span):
 
 @pytest.mark.parametrize("gain", [0.6, 1.6])
 def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data(gain):
-    own = scan()
+    own = noisy_volume()
     own.truth[5, 5:12, 5:14] = -60.0  # more than 0.5 %, and the lower limit is 0
     own.estimate[own.tumour] *= gain  # either may have the larger range
     scaled = []
@@ -168,34 +258,34 @@ def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data(gai
     ):
         a, b = (np.where(region, volume, 0) for volume in scaled)
         expected[name] = slow_ssim_3d(a, b, max(np.ptp(a), np.ptp(b)))
-    close(measured(by_name["brasyn-official"], own), expected)
+    close(score(by_name["brasyn-official"], own), expected)
 
 
 def test_the_tumour_of_brasyn_is_mostly_zeros_that_agree():
-    own = scan((40, 60, 60))
+    own = noisy_volume((40, 60, 60))
     wrong = np.where(own.tumour, 2000 - own.truth, own.truth)
     own = dataclasses.replace(own, estimate=wrong)
-    assert measured(by_name["tumour"], own)["ssim"] < 0
-    assert measured(by_name["brasyn-official"], own)["ssim_tumour"] > 0.97
+    assert score(by_name["tumour"], own)["ssim"] < 0
+    assert score(by_name["brasyn-official"], own)["ssim_tumour"] > 0.97
 
 
 @each_depth
 def test_volume_3d_counts_the_background(depth):
-    own = scan((depth, 26, 22))
+    own = noisy_volume((depth, 26, 22))
     a, b = in_grey_levels(own, masked=False)
     expected = {
         "psnr": peak_signal_noise_ratio(a, b, data_range=255),
         "ssim": ssim(a, b, 255.0, **GAUSSIAN),
         "mae": np.abs(a - b).mean(),
     }
-    close(measured(by_name["volume-3d"], own), expected)
+    close(score(by_name["volume-3d"], own), expected)
     assert expected["ssim"] == pytest.approx(slow_ssim_3d(a, b, 255.0), rel=1e-9)
 
 
 @each_depth
 @pytest.mark.parametrize("name", ["brain-only", "tumour", "healthy"])
 def test_a_region_is_measured_on_its_voxels(name, depth):
-    own = scan((depth, 26, 22))
+    own = noisy_volume((depth, 26, 22))
     regions = {"brain-only": own.brain, "tumour": own.tumour, "healthy": own.brain & ~own.tumour}
     region = regions[name]
     a, b = in_grey_levels(own)
@@ -207,7 +297,7 @@ def test_a_region_is_measured_on_its_voxels(name, depth):
         "ssim": np.array(maps)[inside].mean(),
         "mae": np.abs(a - b)[region].mean(),
     }
-    close(measured(by_name[name], own), expected)
+    close(score(by_name[name], own), expected)
 
 
 def test_an_estimate_that_is_five_grey_levels_too_bright():
@@ -217,17 +307,17 @@ def test_an_estimate_that_is_five_grey_levels_too_bright():
     truth[:, 5:25, 5:25] = np.linspace(10, 200, 400).reshape(20, 20)
     truth[0, 5:7, 5:15] = 255.0
     brain = truth > 0
-    own = Scan(truth, np.where(brain & (truth < 250), truth + 5, truth), brain, None)
-    values = measured(by_name["brain-only"], own)
+    own = ScoredVolume(truth, np.where(brain & (truth < 250), truth + 5, truth), brain, None)
+    values = score(by_name["brain-only"], own)
     assert values["mae"] == pytest.approx(5 * 4780 / 4800, rel=1e-9)
     mse = 25 * 4780 / 4800
     assert values["psnr"] == pytest.approx(10 * np.log10(255**2 / mse), rel=1e-9)
     # The frame is 900 pixels, the brain 400 of them.
-    whole = measured(by_name["volume-3d"], own)
+    whole = score(by_name["volume-3d"], own)
     assert whole["mae"] == pytest.approx(values["mae"] * 400 / 900, rel=1e-9)
     assert whole["psnr"] - values["psnr"] == pytest.approx(10 * np.log10(2.25))
     # All 12 slices have brain on more than a fifth of the frame.
-    table1 = measured(by_name["umm-csgm-table1"], own)
+    table1 = score(by_name["umm-csgm-table1"], own)
     assert table1["mae"] == pytest.approx(whole["mae"], rel=1e-9)
     first = 25 * 380 / 900  # the bright voxels are in one slice
     psnrs = [10 * np.log10(255**2 / e) for e in [first, *[25 * 400 / 900] * 11]]
@@ -239,24 +329,24 @@ BLIND = ("mm-gan", "hi-net", "brasyn-official")
 
 @each_profile
 def test_who_sees_that_an_estimate_is_twice_as_bright(profile):
-    one, two = scan(gain=1.0), scan(gain=2.0)
+    one, two = noisy_volume(gain=1.0), noisy_volume(gain=2.0)
     one.truth[3, 10, 8] = two.truth[3, 10, 8] = 5000.0
-    values, doubled = measured(profile, one), measured(profile, two)
+    values, doubled = score(profile, one), score(profile, two)
     if profile.name in BLIND:
         assert doubled == pytest.approx(values, rel=1e-9)
     else:
         assert doubled["psnr"] < values["psnr"] - 5
-        name = "ssim_wang" if profile is profiles.TABLE1 else "ssim"
+        name = "ssim_wang" if profile is TABLE1 else "ssim"
         assert doubled[name] < values[name] - 0.1
 
 
 @each_profile
 def test_another_contrast_is_seen(profile):
-    own = scan()
+    own = noisy_volume()
     own.truth[3, 10, 8] = 5000.0
     inverted = np.where(own.brain, 2000 - own.truth.clip(0, 1900), 0)
-    other = measured(profile, dataclasses.replace(own, estimate=inverted))
-    for name, value in measured(profile, own).items():
+    other = score(profile, dataclasses.replace(own, estimate=inverted))
+    for name, value in score(profile, own).items():
         if name == "psnr":
             assert other[name] < value - 2
         elif name == "ssim_tumour":  # whatever is in it, see above
@@ -269,9 +359,9 @@ def test_another_contrast_is_seen(profile):
 
 @each_profile
 def test_units_cancel(profile):
-    own = scan()
+    own = noisy_volume()
     others = dataclasses.replace(own, truth=own.truth * 8, estimate=own.estimate * 8)
-    assert measured(profile, others) == pytest.approx(measured(profile, own), rel=1e-9)
+    assert score(profile, others) == pytest.approx(score(profile, own), rel=1e-9)
 
 
 def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
@@ -279,27 +369,27 @@ def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
     rng = np.random.default_rng(5)
     stored = rng.uniform(1, 2, (2, 240, 240))  # z, x from the right, y from the front
     ours = stored.transpose(0, 2, 1)[:, ::-1, ::-1]
-    own = Scan(ours, ours[::-1], np.ones(ours.shape, bool), None)
+    own = ScoredVolume(ours, ours[::-1], np.ones(ours.shape, bool), None)
     crops = {"mm-gan": np.s_[:, 41:196, 29:223], "hi-net": np.s_[:, 40:200, 20:200]}
     for name, place in crops.items():
         cropped = protocols._cropped(by_name[name].crop, own)
         expected = stored[place].transpose(0, 2, 1)[:, ::-1, ::-1]
         assert np.array_equal(cropped.truth, expected), name
         assert np.array_equal(cropped.estimate, expected[::-1]), name
-        values = measured(by_name[name], own)
-        assert values == measured(by_name[name], cropped)
+        values = score(by_name[name], own)
+        assert values == score(by_name[name], cropped)
         uncropped = dataclasses.replace(by_name[name], crop=None)
-        assert values["psnr"] != measured(uncropped, own)["psnr"]
+        assert values["psnr"] != score(uncropped, own)["psnr"]
     assert cropped.brain.shape == cropped.truth.shape == (2, 180, 160)
 
 
 def test_a_region_is_that_of_the_slices_that_count():
-    own = scan()
-    profile = dataclasses.replace(profiles.TUMOUR, slices=profiles.Slices(14, 6, 9, 0))
+    own = noisy_volume()
+    profile = dataclasses.replace(protocols.TUMOUR, slices=protocols.Slices(14, 6, 9, 0))
     a, b = in_grey_levels(own)
     place = np.s_[6:8, 8:13, 9:15]  # the tumour lies in slices 4 to 7
     expected = np.abs(a - b)[place].mean()
-    assert measured(profile, own)["mae"] == pytest.approx(expected, rel=1e-9)
+    assert score(profile, own)["mae"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_mm_gan_leaves_out_the_top_slices_of_brats():
@@ -309,35 +399,35 @@ def test_mm_gan_leaves_out_the_top_slices_of_brats():
     wrong = np.where(np.arange(155)[:, None, None] > 147, 1.0, estimate)
     brain = np.ones(truth.shape, bool)
     plain, other = (
-        measured(by_name["mm-gan"], Scan(truth, own, brain, None)) for own in (estimate, wrong)
+        score(by_name["mm-gan"], ScoredVolume(truth, own, brain, None)) for own in (estimate, wrong)
     )
     assert plain == other
-    full = measured(by_name["fast-ddpm"], Scan(truth, wrong, brain, None))
-    assert full != measured(by_name["fast-ddpm"], Scan(truth, estimate, brain, None))
+    full = score(by_name["fast-ddpm"], ScoredVolume(truth, wrong, brain, None))
+    assert full != score(by_name["fast-ddpm"], ScoredVolume(truth, estimate, brain, None))
 
 
 def test_where_nothing_can_be_measured_a_reason_stands():
-    free = scan(tumour=False)
-    tumour = measured(by_name["tumour"], free)
+    free = noisy_volume(tumour=False)
+    tumour = score(by_name["tumour"], free)
     assert tumour == dict.fromkeys(["psnr", "ssim", "mae"], "tumour-free")
-    official = measured(by_name["brasyn-official"], free)
+    official = score(by_name["brasyn-official"], free)
     assert official["ssim_tumour"] == "tumour-free"
     assert official["ssim_healthy"] == official["ssim"]
-    whole = measured(by_name["brain-only"], free)
-    assert measured(by_name["healthy"], free) == whole
+    whole = score(by_name["brain-only"], free)
+    assert score(by_name["healthy"], free) == whole
     bare = dataclasses.replace(free, tumour=None)
-    assert set(measured(by_name["healthy"], bare).values()) == {"no segmentation"}
-    assert measured(by_name["tumour"], bare)["psnr"] == "no segmentation"
-    flat = scan(shape=(9, 26, 22))
-    values = measured(by_name["volume-3d"], flat)
+    assert set(score(by_name["healthy"], bare).values()) == {"no segmentation"}
+    assert score(by_name["tumour"], bare)["psnr"] == "no segmentation"
+    flat = noisy_volume(shape=(9, 26, 22))
+    values = score(by_name["volume-3d"], flat)
     assert "9 x 26 x 22 voxels are fewer than" in values["ssim"]
     assert isinstance(values["psnr"], float)
     dark = dataclasses.replace(free, truth=free.truth * 0)
-    assert "nothing to scale by" in measured(by_name["brain-only"], dark)["mae"]
+    assert "nothing to scale by" in score(by_name["brain-only"], dark)["mae"]
 
 
 def test_the_definitions_are_those_of_before():
-    assert {profile.name: digest(profile) for profile in PROFILES} == HASHES
+    assert {profile.name: profile_hash(profile) for profile in PROFILES} == HASHES
 
 
 @each_profile
@@ -345,18 +435,18 @@ def test_any_change_of_a_definition_changes_its_hash(profile):
     changes = {
         "name": "other",
         "text": profile.text + ".",
-        "crop": profiles.Crop((5, 5), (1, 2), (1, 2)),
+        "crop": protocols.Crop((5, 5), (1, 2), (1, 2)),
         "scaling": "own percentiles"
         if profile.scaling != "own percentiles"
         else "truth's percentile",
         "percentiles": (*profile.percentiles, 98.0),
         "peak": profile.peak + 1,
         "background": "kept" if profile.background != "kept" else "0 outside the brain",
-        "slices": profiles.Slices(1, 2, 3, 0.4),
+        "slices": protocols.Slices(1, 2, 3, 0.4),
         "measures": profile.measures[:-1],
     }
     assert changes.keys() == {one.name for one in dataclasses.fields(profile)}
-    marks = [digest(dataclasses.replace(profile, **{k: v})) for k, v in changes.items()]
+    marks = [profile_hash(dataclasses.replace(profile, **{k: v})) for k, v in changes.items()]
     for place, measure in enumerate(profile.measures):
         for change in (
             {"name": "other"},
@@ -368,22 +458,22 @@ def test_any_change_of_a_definition_changes_its_hash(profile):
         ):
             own = list(profile.measures)
             own[place] = dataclasses.replace(measure, **change)
-            marks.append(digest(dataclasses.replace(profile, measures=tuple(own))))
-    assert len({digest(profile), *marks}) == 1 + len(marks)
+            marks.append(profile_hash(dataclasses.replace(profile, measures=tuple(own))))
+    assert len({profile_hash(profile), *marks}) == 1 + len(marks)
 
 
 def test_a_new_version_of_a_function_changes_who_names_it(monkeypatch):
-    before = {profile.name: digest(profile) for profile in PROFILES}
+    before = {profile.name: profile_hash(profile) for profile in PROFILES}
 
     def changed():
-        return {p.name for p in PROFILES if digest(p) != before[p.name]}
+        return {p.name for p in PROFILES if profile_hash(p) != before[p.name]}
 
     for table, key, users in (
-        (measures.METRICS, "uniform ssim in the plane", {"fast-ddpm"}),
-        (normalisation.SCALINGS, "own slice maximum", {"mm-gan"}),
-        (normalisation.REGIONS, "tumour", {"tumour", "brasyn-official"}),
+        (metrics.METRICS, "uniform ssim in the plane", {"fast-ddpm"}),
+        (protocols.SCALINGS, "own slice maximum", {"mm-gan"}),
+        (protocols.REGIONS, "tumour", {"tumour", "brasyn-official"}),
         (
-            normalisation.BACKGROUNDS,
+            protocols.BACKGROUNDS,
             "0 outside the brain",
             {"umm-csgm-table1", "brain-only", "tumour", "healthy"},
         ),
@@ -392,7 +482,7 @@ def test_a_new_version_of_a_function_changes_who_names_it(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setitem(table, key, (function, version + 1))
             assert changed() == users
-    monkeypatch.setattr(protocols, "APPLICATION", protocols.APPLICATION + 1)
+    monkeypatch.setattr(protocols, "SCORER_VERSION", protocols.SCORER_VERSION + 1)
     assert changed() == set(before)
 
 
