@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from ummcsgm.benchmarks import dial
-from ummcsgm.inference.predictor import load_trained_model, make_answer, slice_addresses
+from ummcsgm.inference.predictor import (
+    load_trained_model,
+    make_mean_predictor,
+    make_sampler,
+    slice_addresses,
+)
 from ummcsgm.reporting import plots
 from ummcsgm.reporting.figure import RESEARCH_ONLY
 from ummcsgm.types import Estimate, InputError
@@ -141,15 +146,18 @@ def test_one_modality_is_asked_for_at_a_time(contest):
 def test_draws_are_the_answers_to_their_addresses_in_any_microbatch(contest, sampler):
     draws = dial.make_draws(contest, sampler, 2)()
     assert draws.shape == (16, 3, 16, 16, 4)
-    scoring = dataclasses.replace(contest.scoring, microbatch=3, steps=2, few=2)
+    scoring = dataclasses.replace(
+        contest.scoring, microbatch=3, algorithm1_steps=2, sampler_steps=2
+    )
     other = dataclasses.replace(contest, scoring=scoring)
-    np.testing.assert_allclose(dial.make_draws(other, sampler, 2)(), draws, rtol=1e-4, atol=1e-5)
+    again = dial.make_draws(other, sampler, 2)()
+    np.testing.assert_allclose(again, draws, rtol=1e-4, atol=1e-5)
     question = contest.questions[5]
     missing = np.tile(question.missing, (2, 1))
-    addresses = slice_addresses(question.subject, question.z, draw=2)
-    asked = (question.images, missing, addresses)
-    mean = make_answer(contest.trained, "mean", scoring)(*asked)
-    alone = make_answer(contest.trained, sampler, scoring)(*asked, mean)
+    addresses = slice_addresses(question.subject, question.z, draw=2)[None]
+    mean = make_mean_predictor(contest.trained, scoring)(question.images, missing)
+    sample = make_sampler(contest.trained, sampler, scoring)
+    (alone,) = sample(question.images, missing, addresses, mean)
     np.testing.assert_allclose(draws[10:12, 2], alone, rtol=1e-4, atol=1e-5)
     assert np.abs(draws[:, 0] - draws[:, 1]).max() > 1e-3
 
@@ -184,25 +192,31 @@ def test_scores_are_those_by_hand_and_of_the_brain_alone(contest):
 def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
     events = []
 
-    def make(trained, sampler, scoring, rho=0.0):
-        def answer(images, missing, addresses, estimate=None):
-            # With a variance or without: another program.
-            events.append((sampler, len(images), estimate is not None))
-            filled = np.array(images)
-            return Estimate(filled, filled) if sampler == "mean" else filled
+    def make_mean(trained, scoring):
+        def mean(images, missing):
+            events.append(("mean", len(images)))
+            return Estimate(np.array(images), np.array(images))
 
-        return answer
+        return mean
+
+    def make_sample(trained, sampler, scoring):
+        def sample(images, missing, addresses, estimate):
+            events.append((sampler, len(images), len(addresses), len(estimate.mean)))
+            return iter([images] * len(addresses))
+
+        return sample
 
     def clock():
         events.append("clock")
         return 2.5 * events.count("clock")
 
-    monkeypatch.setattr(dial, "make_answer", make)
+    monkeypatch.setattr(dial, "make_mean_predictor", make_mean)
+    monkeypatch.setattr(dial, "make_sampler", make_sample)
     monkeypatch.setattr(dial.time, "perf_counter", clock)
     monkeypatch.setattr(dial, "scores", lambda contest, drawn: {})
     row = dial.measure(contest, "warm", 2)
-    first = [("mean", 1, False), ("warm", 1, True)]
-    last = [("mean", 16, False), ("warm", 48, True)]
+    first = [("mean", 1), ("warm", 1, 1, 1)]
+    last = [("mean", 16), ("warm", 16, 3, 16)]
     assert events == [*first, "clock", *last, "clock"]
     assert row["seconds"] == 2.5 and row["evaluations"] == 3
 

@@ -14,10 +14,12 @@ from tiny_run import AFFINE, MODALITIES, NAMES, SHAPE, brain, files_under, path_
 
 from ummcsgm.baselines.ridge import fit_normal_equations, solve_ridge
 from ummcsgm.config import build
+from ummcsgm.config.build_data import find_anywhere
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import open_store
+from ummcsgm.data.subjects import network_stacks, prepare_subject
 from ummcsgm.evaluation import evaluate
 from ummcsgm.inference import predictor
 from ummcsgm.reporting import report
@@ -56,6 +58,18 @@ def world(tmp_path_factory):
     return root
 
 
+def address_by_image(world, config):
+    """The address of draw 0 of every slice, by the bytes of the images of it."""
+    space, found = build.build_space(config), {}
+    for subject in find_anywhere(config, world / "subjects").subjects:
+        prepared = prepare_subject(subject, space.modalities, space.view)
+        z = np.arange(len(prepared.brain))
+        images = network_stacks(prepared, space.modalities, z)
+        addresses = predictor.slice_addresses(subject.name, z, draw=0)
+        found |= {image.tobytes(): own for image, own in zip(images, addresses, strict=True)}
+    return found
+
+
 def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
     """evaluate() asks fill(sampler, images, missing, addresses); returns its calls.
 
@@ -63,7 +77,7 @@ def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
     predicted, if any.
     """
     config = tiny_config(world / "subjects", **changes)
-    calls = []
+    calls, known = [], address_by_image(world, config)
 
     def load(workdir):
         space = build.build_space(config)
@@ -71,25 +85,38 @@ def stand_in(monkeypatch, world, fill, *, variance=None, **changes):
             config, space, None, None, 7, {}, {}, (3.0, 2.0), "digest", "slices"
         )
 
-    def make(trained, sampler, scoring, rho=0.0):
+    def mean_of(images, missing):
+        if any(image.tobytes() not in known for image in images):  # a file was changed
+            known.update(address_by_image(world, config))
+        addresses = np.array([known[image.tobytes()] for image in images])
+        return fill("mean", images, missing, addresses), addresses
+
+    def make_mean(trained, scoring):
+        def mean(images, missing):
+            filled, addresses = mean_of(images, missing)
+            calls.append(("mean", missing, addresses))
+            return Estimate(filled, None if variance is None else variance(filled))
+
+        return mean
+
+    def make_sample(trained, sampler, scoring, rho=0.0):
         along = {"rho": rho} if rho else {}
 
-        def ask(images, missing, addresses, told=None):
+        def sample(images, missing, addresses, told=None):
             if sampler == "warm":  # all draws share what the network told
-                own = fill("mean", images, missing, addresses)
+                own, _ = mean_of(images, missing)
                 np.testing.assert_array_equal(told.mean, own)
                 if variance is not None:
                     np.testing.assert_array_equal(told.variance, variance(own))
-            calls.append((sampler, missing, addresses))
-            filled = fill(sampler, images, missing, addresses, **along)
-            if sampler != "mean":
-                return filled
-            return Estimate(filled, None if variance is None else variance(filled))
+            for draw in addresses:
+                calls.append((sampler, missing, draw))
+                yield fill(sampler, images, missing, draw, **along)
 
-        return ask
+        return sample
 
     monkeypatch.setattr(evaluate, "load_trained_model", load)
-    monkeypatch.setattr(evaluate, "make_answer", make)
+    monkeypatch.setattr(evaluate, "make_mean_predictor", make_mean)
+    monkeypatch.setattr(evaluate, "make_sampler", make_sample)
     return calls
 
 

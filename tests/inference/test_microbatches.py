@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from solver_checks import keys_of
 
-from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
+from ummcsgm.inference.predictor import regroup, run_in_microbatches
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 12, 20])
@@ -66,7 +66,7 @@ def test_the_next_is_dispatched_before_the_last_is_read_and_two_are_on_their_way
 def test_parts_of_any_length_come_out_in_groups_of_one(lengths, size):
     rows = np.arange(12)
     parts = [(part, -part) for part in np.split(rows, np.cumsum(lengths)[:-1])]
-    groups = [*regroup_rows(parts, size)]
+    groups = [*regroup(parts, size)]
     for place, (one, other) in enumerate(groups):
         assert one.tolist() == rows[place * size : (place + 1) * size].tolist()
         assert np.array_equal(other, -one)
@@ -81,6 +81,6 @@ def test_a_group_comes_out_as_soon_as_it_is_whole():
             asked.append(start)
             yield np.arange(start, start + 3)
 
-    groups = regroup_rows(parts(), 4)
+    groups = regroup(parts(), 4)
     assert next(groups).tolist() == [0, 1, 2, 3] and asked == [0, 3]
     assert next(groups).tolist() == [4, 5, 6, 7] and asked == [0, 3, 6]

@@ -30,7 +30,7 @@ from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import ScoreModel, make_denoise
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.inference import acquisition_value
-from ummcsgm.inference.predictor import load_trained_model, make_answer, slice_addresses
+from ummcsgm.inference.predictor import load_trained_model, make_mean_predictor
 from ummcsgm.inference.subject_posterior import Question
 from ummcsgm.models.mm_csn import CONDITIONINGS
 from ummcsgm.study.findings import notes
@@ -279,16 +279,15 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
     near = prepare_subject(subject, MODALITIES, trained.space.view)
     z = np.flatnonzero(near.brain.any(axis=(1, 2)))
     images = network_stacks(near, MODALITIES, z)
-    answer = make_answer(trained, "mean", build_evaluation_options(trained.config))
+    answer = make_mean_predictor(trained, build_evaluation_options(trained.config))
     missing = np.tile(np.array(MODALITIES) == "t1c", (len(z), 1))
-    own = slice_addresses("P1", z, draw=0)
     (path,) = target.rglob("P1_t1ce.nii.gz")
     there = np.asarray(nib.load(path).dataobj).transpose(2, 1, 0)[z, ::-1, ::-1]
     units = json.loads((path.with_name("P1_t1ce.json")).read_text())["units"]
 
     def off(images):
         """The largest distance of the file's voxels from what these are answered."""
-        made = np.clip(answer(images, missing, own).mean[..., 2], *units["range"])
+        made = np.clip(answer(images, missing).mean[..., 2], *units["range"])
         voxels = uncrop(near.window, made) * units["scale"]
         return np.abs(voxels - there)[near.brain[z]].max()
 

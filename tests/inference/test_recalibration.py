@@ -5,14 +5,14 @@ import types
 
 import pytest
 
-from ummcsgm.inference.recalibration import Calibration, read_calibration
+from ummcsgm.inference.predictor import Calibration, read_calibration
 from ummcsgm.types import InputError
 
 TRAINED = types.SimpleNamespace(digest="abc")
-SCORING = types.SimpleNamespace(few=12, lowest=0.01, start=3.0)
+SCORING = types.SimpleNamespace(sampler_steps=12, sigma_min=0.01, warm_start_sigma=3.0)
 FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
-TOLD = {"parameters_sha256": "abc", "sampler": "warm", "few": 12}
-TOLD |= {"lowest": 0.01, "start": 3.0}
+TOLD = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 12}
+TOLD |= {"sigma_min": 0.01, "warm_start_sigma": 3.0}
 TOLD |= {"fits": FITS, "rho": 0.625}
 
 
@@ -28,7 +28,7 @@ def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(t
     assert capsys.readouterr().out == ""
     assert read(tmp_path, parameters_sha256="abd") == nothing
     assert read(tmp_path, sampler="ddim") == Calibration({}, 0.625)
-    for other in ({"few": 13}, {"lowest": 0.05}, {"start": 1.0}):
+    for other in ({"sampler_steps": 13}, {"sigma_min": 0.05}, {"warm_start_sigma": 1.0}):
         capsys.readouterr()
         assert read(tmp_path, **other) == Calibration({}, 0.625)
         assert "not recalibrated" in capsys.readouterr().out
@@ -43,7 +43,7 @@ def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(t
             {"fits": {"t1c": {"factor": factor}}}
             for factor in ("wide", float("nan"), float("inf"), 0.0, -1.0)
         ),
-        {"few": None, "fits": 3},
+        {"sampler_steps": None, "fits": 3},
     ],
 )
 def test_what_is_damaged_is_refused_by_the_name_of_its_file(tmp_path, damage):

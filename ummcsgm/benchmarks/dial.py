@@ -34,10 +34,11 @@ from ummcsgm.evaluation.metrics import psnr
 from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit, scored_slices
 from ummcsgm.evaluation.spread import spread_and_error, spread_skill
 from ummcsgm.inference.predictor import (
-    SAMPLERS,
+    MODES,
     TrainedModel,
     load_trained_model,
-    make_answer,
+    make_mean_predictor,
+    make_sampler,
     slice_addresses,
 )
 from ummcsgm.reporting.plots import write_dial
@@ -142,31 +143,39 @@ def points(samplers: list[str], numbers: list[int], longest: int) -> list[tuple[
 def make_draws(contest: Contest, sampler: str, steps: int) -> Callable[[], Images]:
     """draws(): [R, K, H, W, M] of all questions' slices; the mean is answered once."""
     count = contest.draws
-    scoring = dataclasses.replace(contest.scoring, steps=steps, few=steps)
-    answer_mean = make_answer(contest.trained, "mean", scoring)
-    answer = make_answer(contest.trained, sampler, scoring)
-    starts_at_mean = sampler == "mean" or find_sampler(sampler).from_mean
-    once = _rows(contest.questions)
-    repeat = functools.partial(np.repeat, repeats=count, axis=0)
-    asked = [*map(repeat, once)]
-    asked[-1][:, -1] = np.tile(np.arange(count), len(once[0]))
-    first = answer_mean(*(rows[:1] for rows in once)) if starts_at_mean else None
-    answer(*(rows[:1] for rows in asked), first)  # all is compiled now
+    scoring = dataclasses.replace(contest.scoring, algorithm1_steps=steps, sampler_steps=steps)
+    predict_mean = make_mean_predictor(contest.trained, scoring)
+    images, missing, addresses = _inputs(contest.questions, count)
+    if sampler == "mean":
+        predict_mean(images[:1], missing[:1])  # compiles
 
-    def draws() -> Images:
-        own = answer_mean(*once).map(repeat) if starts_at_mean else None
-        filled = own.mean if sampler == "mean" else answer(*asked, own)
-        return filled.reshape(-1, count, *filled.shape[1:])
+        def means() -> Images:
+            return np.repeat(predict_mean(images, missing).mean[:, None], count, axis=1)
 
-    return draws
+        return means
+    sample = make_sampler(contest.trained, sampler, scoring)
+    from_mean = find_sampler(sampler).from_mean
+
+    def draws(size: int, number: int) -> Images:
+        inputs = images[:size], missing[:size]
+        estimate = predict_mean(*inputs) if from_mean else None
+        return np.stack([*sample(*inputs, addresses[:number, :size], estimate)], axis=1)
+
+    draws(1, 1)  # compiles
+    return functools.partial(draws, len(images), count)
 
 
-def _rows(questions: tuple[Question, ...]) -> tuple[Images, Missing, Array]:
-    """Images, missing and addresses of the slices of all questions."""
+def _inputs(questions: tuple[Question, ...], draws: int) -> tuple[Images, Missing, Array]:
+    """Images and missing of the slices of all questions, and their draws' addresses [K, R, 3]."""
     return (
         np.concatenate([q.images for q in questions]),
         np.concatenate([np.tile(q.missing, (len(q.z), 1)) for q in questions]),
-        np.concatenate([slice_addresses(q.subject, q.z, draw=0) for q in questions]),
+        np.stack(
+            [
+                np.concatenate([slice_addresses(q.subject, q.z, draw=k) for q in questions])
+                for k in range(draws)
+            ]
+        ),
     )
 
 
@@ -220,7 +229,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
 
 def write_report(folder: pathlib.Path, rows: list[dict], draws: int) -> None:
     """`folder` holds dial.md and dial.png of the rows of one contest."""
-    ordered = sorted(rows, key=lambda r: (SAMPLERS.index(r["sampler"]), r["steps"]))
+    ordered = sorted(rows, key=lambda r: (MODES.index(r["sampler"]), r["steps"]))
     heads = ["sampler", "steps", "evaluations", "PSNR of a draw, dB"]
     heads += [f"PSNR of the mean of {draws}, dB", "CRPS, grey levels"]
     heads += ["spread-skill", "seconds"]
@@ -292,7 +301,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.draws < 2:
         parser.error(f"--draws is {flags.draws}; a spread wants at least 2")
-    samplers = list(SAMPLERS) if flags.samplers == "all" else flags.samplers.split(",")
+    samplers = list(MODES) if flags.samplers == "all" else flags.samplers.split(",")
     try:
         wanted = points(samplers, [*map(int, flags.steps.split(","))], flags.longest)
         contest = set_contest(load_trained_model(flags.workdir), flags)

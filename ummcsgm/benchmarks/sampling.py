@@ -40,7 +40,7 @@ from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
 from ummcsgm.diffusion.preconditioning import make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1
 from ummcsgm.distributed import devices
-from ummcsgm.inference.predictor import TrainedModel, make_answer, make_draws
+from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor, make_sampler
 from ummcsgm.inference.subject_posterior import (
     Posterior,
     Question,
@@ -107,8 +107,8 @@ def first(question: Question, slices: int) -> Question:
 
 def posterior_of(trained: TrainedModel, sampler: str, scoring: EvaluationOptions) -> Posterior:
     """Who answers a question, as in `complete`."""
-    mean = make_answer(trained, "mean", scoring)
-    draws = make_draws(trained, sampler, scoring)
+    mean = make_mean_predictor(trained, scoring)
+    draws = make_sampler(trained, sampler, scoring)
     return Posterior(mean, draws, np.ones(len(trained.space.modalities)))
 
 

@@ -8,11 +8,12 @@ Voxels of a subject go together, so whatever is uncertain is so over subjects:
 `subject_interval` and `uniformity` draw and count subjects, never voxels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from scipy.special import fdtrc, stdtrit
+from scipy.special import fdtrc
 
+from ummcsgm.inference.draw_statistics import check_level, members, student_interval
 from ummcsgm.types import Array, InputError
 
 
@@ -35,16 +36,6 @@ def within(brain: Array, draws: Array, truth: Array) -> tuple[Array, Array]:
     if not (np.isfinite(draws).all() and np.isfinite(truth).all()):
         raise InputError("a draw or the truth is not finite inside the brain.")
     return draws, truth
-
-
-def members(draws: Array, least: int = 2) -> Array:
-    """The draws [K, ...] in float64. Raises InputError if K is below `least`."""
-    draws = np.atleast_1d(np.asarray(draws, np.float64))
-    if len(draws) < least:
-        raise InputError(
-            f"a spread wants at least {least} draws of each voxel, and this has {len(draws)}."
-        )
-    return draws
 
 
 def crps_fair(draws: Array, truth: Array) -> Array:
@@ -73,23 +64,6 @@ def energy_score(draws: Array, truth: Array) -> Array:
     error = np.mean(np.linalg.norm(draws - truth, axis=-1), axis=0)
     pairs = sum(np.linalg.norm(draws[i] - draws[j], axis=-1) for i in range(k) for j in range(i))
     return error - pairs / (k * (k - 1))
-
-
-def student_interval(draws: Array, level: float) -> tuple[Array, Array]:
-    """(low, high), each [...]: holds the truth with probability `level`, if normal.
-
-        mean +- t_{K-1} sd sqrt(1 + 1/K)
-
-    The prediction interval of Student's t: exact at every K if the draws and the truth
-    are of one normal law. 1.645 in place of t would cover 86 %, not 90 %, at K = 8.
-    """
-    draws = members(draws)
-    _check_level(level)
-    k = len(draws)
-    t = stdtrit(k - 1, (1 + level) / 2)
-    half = t * np.sqrt(1 + 1 / k) * np.std(draws, axis=0, ddof=1)
-    mean = np.mean(draws, axis=0)
-    return mean - half, mean + half
 
 
 def coverage(draws: Array, truth: Array, level: float) -> Array:
@@ -121,7 +95,7 @@ def coverage_of_ranks(counts: Array, level: float) -> Array:
     1 - (1 - level) (K + 1) / 2. So it is the less sensitive: of normal draws with 0.8
     of the spread it says 0.86 at K = 8 and 0.83 at K = 16, `coverage` 0.83 and 0.82.
     """
-    _check_level(level)
+    check_level(level)
     counts = np.asarray(counts, np.float64)
     edges = np.clip(
         np.arange(counts.shape[-1] + 1) / counts.shape[-1], (1 - level) / 2, (1 + level) / 2
@@ -156,46 +130,6 @@ def uniformity(counts: Array) -> float:
     return float(fdtrc(2, subjects - 2, ratio))
 
 
-def quantiles(draws: Array, levels: Sequence[float]) -> Array:
-    """[Q, ...]: the truth is below with probability `level`, whatever the law.
-
-    Exact where level (K + 1) is a whole number i: there it is the i-th smallest draw.
-    Between two such levels it is linear between two draws (Weibull's positions).
-
-    Raises:
-        InputError: a level is outside (0, 1) or beyond what K draws reach, which is
-            1 / (K + 1) to K / (K + 1); `student_interval` reaches farther.
-    """
-    draws = members(draws)
-    for level in levels:
-        _check_level(level)
-        wanted = int(np.ceil(round(1 / min(level, 1 - level), 9))) - 1
-        if wanted > len(draws):
-            raise InputError(
-                f"the quantile {level:g} wants at least {wanted} draws, and these are {len(draws)}."
-            )
-    return np.quantile(draws, levels, axis=0, method="weibull")
-
-
-def quantile(draws: Array, level: float) -> Array:
-    """[...]: the truth is below with probability `level`.
-
-    That of `quantiles` where so many draws reach it, else the end of the prediction
-    interval of `student_interval`, which is right for a normal law, and never inside
-    the outermost draw: quantiles of several levels do not cross.
-
-    Raises:
-        InputError: there are fewer than 2 draws, or `level` is outside (0, 1).
-    """
-    _check_level(level)
-    if 1 / min(level, 1 - level) <= len(draws) + 1 + 1e-9:
-        return quantiles(draws, [level])[0]
-    low, high = student_interval(draws, abs(2 * level - 1))
-    if level < 0.5:
-        return np.minimum(low, np.min(draws, axis=0))
-    return np.maximum(high, np.max(draws, axis=0))
-
-
 def subject_interval(
     generator: np.random.Generator,
     statistic: Callable[[Array], Array],
@@ -212,7 +146,7 @@ def subject_interval(
     Raises:
         InputError: there is one subject only, or the level is not inside (0, 1).
     """
-    _check_level(level)
+    check_level(level)
     values = np.asarray(values)
     if len(values) < 2:
         raise InputError(f"an interval over subjects wants 2, this has {len(values)}.")
@@ -220,8 +154,3 @@ def subject_interval(
     answers = [statistic(values[rows]) for rows in drawn]
     low, high = np.quantile(answers, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"a level wants to be between 0 and 1, and this is {level:g}.")

@@ -22,7 +22,7 @@ from ummcsgm.evaluation.sitting import (
     spread,
     true_images,
 )
-from ummcsgm.inference.predictor import TrainedModel, make_answer
+from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor, make_sampler
 from ummcsgm.study.rivals import Rival
 from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array
@@ -101,8 +101,8 @@ def exhibit(
     """By shown subject, what the page has of it beside `enter`'s: the slices `z`, and
     [M, S, H, W] uint8 of the `truth`, the mm-CSN's mean `mm-csn`, a draw `warm`, and
     `sd`, what it predicts of its mean's error, if it does."""
-    told = make_answer(trained, "mean", contest.scoring)
-    drawn = make_answer(trained, SAMPLER, contest.scoring)
+    told = make_mean_predictor(trained, contest.scoring)
+    drawn = make_sampler(trained, SAMPLER, contest.scoring)
     scoring, questions = contest.scoring, contest.questions.tolist()
     view = dataclasses.asdict(contest.space.view)
     asked = (dataclasses.asdict(scoring), questions, view, profile_hash(TABLE1))

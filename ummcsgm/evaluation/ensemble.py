@@ -69,20 +69,15 @@ def slices_of(
     return Slices(name, z, images, network_brain(prepared, z), grey)
 
 
-def draw(answer: Callable, slices: Slices, missing: Array, shared: Estimate, count: int) -> Array:
+def draw(sample: Callable, slices: Slices, missing: Array, shared: Estimate, count: int) -> Array:
     """[K, S, H, W, M] `count` draws of one question [M] that share what one evaluation
     told, [S, ...].
 
     Draw k of a slice has the address (subject, slice, k), however many there are.
     """
     each = [slice_addresses(slices.name, slices.z, draw=k) for k in range(count)]
-    rows = answer(
-        np.tile(slices.images, (count, 1, 1, 1)),
-        np.tile(missing, (count * len(slices.z), 1)),
-        np.concatenate(each),
-        shared.map(lambda own: np.tile(own, (count, 1, 1, 1))),
-    )
-    return rows.reshape(count, len(slices.z), *rows.shape[1:])
+    missing = np.tile(missing, (len(slices.z), 1))
+    return np.stack([*sample(slices.images, missing, np.stack(each), shared)])
 
 
 def judge(

@@ -44,12 +44,17 @@ from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
 from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.evaluation.rehearsal import calibrated, examine_slabs
-from ummcsgm.inference.predictor import TrainedModel, load_trained_model, make_answer
+from ummcsgm.inference.predictor import (
+    TrainedModel,
+    load_trained_model,
+    make_mean_predictor,
+    make_sampler,
+)
 from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
-SAMPLERS = ("mean", "euler_maruyama", SAMPLER)
+SAMPLERS = ("euler_maruyama", SAMPLER)
 
 
 def evaluate(
@@ -122,7 +127,8 @@ def _set_exam(
     moments = fit_normal_equations(
         (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
     )
-    answers = {name: make_answer(trained, name, scoring) for name in SAMPLERS}
+    mean = make_mean_predictor(trained, scoring)
+    samplers = {name: make_sampler(trained, name, scoring) for name in SAMPLERS}
     key = digest_of(
         trained.digest,
         dataclasses.asdict(scoring),
@@ -130,17 +136,17 @@ def _set_exam(
         [[entry.name, entry.crc] for entry in store.subjects],
         profile_hash(TABLE1),
     )
-    return Exam(trained.space, scoring, questions, moments, answers, {}, {}, key)
+    return Exam(trained.space, scoring, questions, moments, mean, samplers, {}, {}, key)
 
 
 def _make_drawing(trained: TrainedModel, exam: Exam) -> Callable[[float], Callable]:
-    """drawing(rho): SAMPLER's answer with noise of this rho, compiled once for each."""
+    """drawing(rho): SAMPLER with noise of this rho, compiled once for each."""
 
     @functools.cache
     def drawing(rho: float) -> Callable:
         if rho == 0:
-            return exam.answers[SAMPLER]
-        return make_answer(trained, SAMPLER, exam.scoring, rho=rho)
+            return exam.samplers[SAMPLER]
+        return make_sampler(trained, SAMPLER, exam.scoring, rho=rho)
 
     return drawing
 

@@ -13,6 +13,7 @@ from ummcsgm.evaluation.sitting import (
     Sitting,
     absolute_error,
     answers_of,
+    first_draws,
     grade,
     grey_images,
     sit,
@@ -35,7 +36,8 @@ class Exam:
     scoring: EvaluationOptions
     questions: Array  # [Q, M] bool
     moments: dict[tuple[bool, ...], NormalEquations]  # by what was scanned
-    answers: dict[str, Callable]  # by sampler; each compiled once
+    mean: Callable  # mean(images, missing), compiled once
+    samplers: dict[str, Callable]  # sample(images, missing, addresses, estimate) by name
     factors: dict[str, dict]  # that respread draws, by modality: `fit_factors`
     coherence: dict  # of draws along z, and the rho of their noise: `slabs.fit`
     key: str  # changes when any of this does
@@ -67,7 +69,7 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
     sitting = sit(subject, exam.space, exam.questions)
     z = sitting.z
     few = spread(z, exam.scoring.algorithm1_slices) if share.drawn else z[:0]
-    told = _network(exam, sitting, z, "mean")
+    told = _mean(exam, sitting, z)
     estimates = {
         "ridge": (z, _floor(exam, sitting, z, 1)),
         "ridge2": (z, _floor(exam, sitting, z, 2)),
@@ -75,7 +77,9 @@ def examine(exam: Exam, subject: Subject, share: Share) -> Marks:
     }
     certain = dict(estimates) if share.measured else {}
     if share.drawn:
-        draw = _network(exam, sitting, few, "euler_maruyama")
+        draw = told.mean[:0]
+        if len(sitting.asked.missing):
+            draw = first_draws(sitting, few, exam.samplers["euler_maruyama"])
         same = told.mean[:, np.isin(z, few)]
         estimates |= {"mean_same_slices": (few, same), "algorithm1": (few, draw)}
     records, pictures = [], {}
@@ -105,22 +109,22 @@ def rehearse(exam: Exam, subject: Subject) -> Marks:
     """The records alone, of a subject on which the factors are fitted."""
     sitting = sit(subject, exam.space, exam.questions)
     z = spread(sitting.z, exam.scoring.draw_slices)
-    told = _network(exam, sitting, z, "mean")
+    told = _mean(exam, sitting, z)
     _, records, _ = _measure(exam, sitting, (z, told))
     return Marks([], records, {}, {})
 
 
-def draw_once(answer: Callable, sitting: Sitting, told: tuple) -> Array:
+def draw_once(sample: Callable, sitting: Sitting, told: tuple) -> Array:
     """One draw of each question, [Q, S, H, W, M], about (z, what the network told)."""
     slices = _slices(sitting, told[0])
     images = told[1].mean.copy()
     for q, missing in enumerate(sitting.asked.missing):
-        images[q] = ensemble.draw(answer, slices, missing, told[1].select_row(q), 1)[0]
+        images[q] = ensemble.draw(sample, slices, missing, told[1].select_row(q), 1)[0]
     return images
 
 
 def _draw(exam: Exam, sitting: Sitting, told: tuple[Array, Estimate]) -> Array:
-    return draw_once(exam.answers[ensemble.SAMPLER], sitting, told)
+    return draw_once(exam.samplers[ensemble.SAMPLER], sitting, told)
 
 
 def _slices(sitting: Sitting, z: Array) -> ensemble.Slices:
@@ -160,8 +164,8 @@ def _measure(
     facts = sitting.names | {"slices": len(z)}
     facts |= {"method": ensemble.SAMPLER, "draws": exam.scoring.draws}
     for q, missing in enumerate(asked.missing):
-        answer, count = exam.answers[ensemble.SAMPLER], exam.scoring.draws
-        draws = ensemble.draw(answer, slices, missing, known.select_row(q), count)
+        sample, count = exam.samplers[ensemble.SAMPLER], exam.scoring.draws
+        draws = ensemble.draw(sample, slices, missing, known.select_row(q), count)
         first[q], average[q] = draws[0], np.mean(draws, axis=0)
         question = asked.scored[q], known.select_row(q), draws, factors, exam.scoring.seed
         judged = ensemble.judge(slices, *question)
@@ -194,12 +198,11 @@ def _floor(exam: Exam, sitting: Sitting, z: Array, degree: int) -> Array:
     return answers
 
 
-def _network(exam: Exam, sitting: Sitting, z: Array, sampler: str) -> Array | Estimate:
-    """The network's answers to all questions, [Q, S, H, W, M]."""
+def _mean(exam: Exam, sitting: Sitting, z: Array) -> Estimate:
+    """The network's mean for all questions, [Q, S, H, W, M]."""
     if len(sitting.asked.missing):
-        return answers_of(sitting, z, exam.answers[sampler])
-    nothing = sitting.slices(z)[None][:0]
-    return Estimate(nothing, None) if sampler == "mean" else nothing
+        return answers_of(sitting, z, exam.mean)
+    return Estimate(sitting.slices(z)[None][:0], None)
 
 
 def _panels(sitting: Sitting, estimates: dict[str, tuple], z: Array) -> dict[str, Array]:

@@ -12,12 +12,11 @@ from ummcsgm.evaluation import slabs
 from ummcsgm.evaluation.ensemble import SAMPLER, fit_factors
 from ummcsgm.evaluation.exam import Exam, rehearse
 from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
-from ummcsgm.inference.predictor import TrainedModel
-from ummcsgm.inference.recalibration import FILE, GRID
+from ummcsgm.inference.predictor import CALIBRATION, DRAW_KEYS, TrainedModel
 from ummcsgm.utils.atomic_io import write_atomic
 
 # What of the scoring decides what is drawn, and how it was measured.
-DRAWN = (*GRID, "draws", "draw_slices", "seed")
+DRAWN = (*DRAW_KEYS, "draws", "draw_slices", "seed")
 
 
 def calibrated(
@@ -46,7 +45,7 @@ def calibrated(
     fitted = fit_factors([record for marks in every for record in marks.records])
     if not fitted:  # what an earlier evaluation fitted is of other subjects
         if devices.is_main():
-            (workdir / FILE).unlink(missing_ok=True)
+            (workdir / CALIBRATION).unlink(missing_ok=True)
         return exam
 
     def measured(rho: float) -> list[dict]:
@@ -62,7 +61,7 @@ def calibrated(
         "coherence": coherence,
     }
     if devices.is_main():
-        write_atomic(workdir / FILE, json.dumps(told, indent=1))
+        write_atomic(workdir / CALIBRATION, json.dumps(told, indent=1))
     key = digest_of(exam.key, fitted, coherence)
     return dataclasses.replace(exam, factors=fitted, coherence=coherence, key=key)
 

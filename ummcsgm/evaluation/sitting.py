@@ -5,7 +5,6 @@ Whoever answers, mm-CSN, floor or competitor, is asked the same and scored the s
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +28,7 @@ from ummcsgm.evaluation.protocols import (
 )
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.training.plans import ImageSpace
-from ummcsgm.types import Array, InputError
+from ummcsgm.types import Array, Estimate, InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +103,25 @@ def spread(z: Array, count: int) -> Array:
     return z[((np.arange(count) + 0.5) * len(z) / count).astype(int)]
 
 
-def answers_of(sitting: Sitting, z: Array, answer: Callable) -> Any:
-    """What answer(images, missing, addresses) gives to all questions, [Q, S, ...]."""
+def answers_of(sitting: Sitting, z: Array, predict: Callable) -> Array | Estimate:
+    """What predict(images, missing) gives to all questions, [Q, S, ...]."""
+    shape = (len(sitting.asked.missing), len(z))
+    output = predict(*_inputs(sitting, z))
+    return jax.tree.map(lambda array: array.reshape(*shape, *array.shape[1:]), output)
+
+
+def first_draws(sitting: Sitting, z: Array, sample: Callable) -> Array:
+    """Draw 0 of all questions, [Q, S, H, W, M], by a sampler that starts from the prior."""
+    missing = sitting.asked.missing
+    addresses = np.tile(slice_addresses(sitting.subject.name, z, draw=0), (len(missing), 1))
+    drawn = next(sample(*_inputs(sitting, z), addresses[None]))
+    return drawn.reshape(len(missing), len(z), *drawn.shape[1:])
+
+
+def _inputs(sitting: Sitting, z: Array) -> tuple[Array, Array]:
     images = network_stacks(sitting.prepared, sitting.modalities, z)
     missing = sitting.asked.missing
-    addresses = slice_addresses(sitting.subject.name, z, draw=0)
-    rows = answer(
-        np.tile(images, (len(missing), 1, 1, 1)),
-        np.repeat(missing, len(z), axis=0),
-        np.tile(addresses, (len(missing), 1)),
-    )
-    shape = (len(missing), len(z))
-    return jax.tree.map(lambda own: own.reshape(*shape, *own.shape[1:]), rows)
+    return np.tile(images, (len(missing), 1, 1, 1)), np.repeat(missing, len(z), axis=0)
 
 
 def grade(sitting: Sitting, z: Array, missing: Array, channel: int, images: Array) -> dict:

@@ -22,7 +22,6 @@ from ummcsgm.evaluation.metrics import WANG_RADIUS
 from ummcsgm.evaluation.protocols import TABLE1
 from ummcsgm.evaluation.sitting import asked_of
 from ummcsgm.evaluation.through_plane import coronal_ssim, gradient_scores, lag_one, neighbour_sums
-from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.types import Array
 
 DRAWS = 4  # of each slab
@@ -58,8 +57,7 @@ def examine_slab(exam: Exam, subject: Subject, answers: dict[float, Callable]) -
     facts = {"subject": subject.name, "group": subject.group, "slices": len(z)}
     facts |= {"draws": DRAWS, "flatness": _flatness(prepared)}
     for missing, scored in zip(asked.missing, asked.scored, strict=True):
-        rows = slices.images, np.tile(missing, (len(z), 1))
-        told = exam.answers["mean"](*rows, slice_addresses(slices.name, z, draw=0))
+        told = exam.mean(slices.images, np.tile(missing, (len(z), 1)))
         draws = {
             rho: ensemble.draw(answer, slices, missing, told, DRAWS)
             for rho, answer in answers.items()

@@ -8,7 +8,7 @@ are calibrated in their spread where E = V.
 
 import numpy as np
 
-from ummcsgm.evaluation.calibration import members
+from ummcsgm.inference.draw_statistics import members
 from ummcsgm.types import Array
 
 

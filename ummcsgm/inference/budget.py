@@ -15,7 +15,7 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.distributed import devices
 from ummcsgm.inference.intake import check_modalities
-from ummcsgm.inference.predictor import TrainedModel, make_answer, slice_addresses
+from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor
 from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.inference.subject_posterior import Question, question_of
 from ummcsgm.training.plans import EvaluationOptions
@@ -47,7 +47,7 @@ def within_budget(
             `order.spread` wants; or no subject can be read.
     """
     same = {"seconds": order.seconds, "parameters_sha256": trained.digest}
-    same["few"] = scoring.sampler_steps
+    same["sampler_steps"] = scoring.sampler_steps
     kept = target / FILE
     told = read_json(kept) if kept.is_file() and not order.overwrite else {}
     if not isinstance(told, dict) or told and told.get("draws") not in range(MOST + 1):
@@ -115,12 +115,11 @@ def evaluations_a_second(
     trained: TrainedModel, scoring: EvaluationOptions, question: Question
 ) -> float:
     """How many slices the compiled network answers a second, in full microbatches."""
-    answer = make_answer(trained, "mean", scoring)
+    answer = make_mean_predictor(trained, scoring)
     z = np.resize(question.z, devices.round_up_to_devices(scoring.microbatch))
     rows = (
         question.images[np.resize(np.arange(len(question.z)), len(z))],
         np.tile(question.missing, (len(z), 1)),
-        slice_addresses(question.name, z, draw=0),
     )
     answer(*rows)  # compiles
     start, runs = time.perf_counter(), 0

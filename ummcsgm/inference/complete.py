@@ -30,11 +30,11 @@ from ummcsgm.inference.overlap import prefetch
 from ummcsgm.inference.predictor import (
     TrainedModel,
     load_trained_model,
-    make_answer,
-    make_draws,
+    make_mean_predictor,
+    make_sampler,
+    read_calibration,
     sampler_facts,
 )
-from ummcsgm.inference.recalibration import read_calibration
 from ummcsgm.inference.results import (
     CompletionOptions,
     OutputFile,
@@ -143,8 +143,9 @@ def _set_to(
 ) -> Work:
     fits, rho = read_calibration(workdir, trained, order.sampler, scoring)
     factors = [fits[m]["factor"] if m in fits else 1.0 for m in trained.space.modalities]
-    mean = make_answer(trained, "mean", scoring)
-    draws = make_draws(trained, order.sampler, scoring, rho=rho)
+    mean, draws = make_mean_predictor(trained, scoring), None
+    if order.sampler != "mean":
+        draws = make_sampler(trained, order.sampler, scoring, rho=rho)
     own = sampler_facts(order.sampler, trained, scoring, rho)
     facts = {"seed": scoring.seed, **own}
     posterior = Posterior(mean, draws, np.array(factors))

@@ -5,10 +5,11 @@ Everything needed lies in the workdir: the config travels in the checkpoint.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ from ummcsgm.diffusion.preconditioning import (
     make_estimate,
     posterior_moments,
 )
-from ummcsgm.diffusion.samplers import SAMPLERS as DRAWING
 from ummcsgm.diffusion.samplers import (
+    SAMPLERS,
     address_keys,
     count_evaluations,
     find_sampler,
@@ -35,12 +36,14 @@ from ummcsgm.diffusion.samplers import (
 from ummcsgm.diffusion.sde import SDE
 from ummcsgm.diffusion.time_grids import noise_level_at
 from ummcsgm.distributed import devices
-from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
 from ummcsgm.training import checkpoint
 from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
+from ummcsgm.utils.atomic_io import read_json
 
-SAMPLERS = ("mean", *DRAWING)
+MODES = ("mean", *SAMPLERS)
+CALIBRATION = "calibration.json"  # in the workdir
+DRAW_KEYS = ("sampler_steps", "sigma_min", "warm_start_sigma")  # decide what is drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,104 +103,139 @@ def abstract_params(model: ScoreModel, grid: tuple[int, int]) -> Params:
     )
 
 
-def make_answer(
-    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, *, rho: float = 0.0
-) -> Callable:
-    """answer(images, missing, addresses, estimate): the images, the missing filled.
+def make_mean_predictor(
+    trained: TrainedModel, options: EvaluationOptions
+) -> Callable[[Stacks, Missing], Estimate]:
+    """Returns mean(images, missing): the posterior mean of any number of slices.
 
-    Rows of any number: [R, H, W, M] images with their neighbours (what lies on missing
-    modalities is not read), [R, M] missing, and addresses [R, 3] of each row's draw,
-    `slice_addresses`. The sampler `mean` draws nothing: its answer is an `Estimate`, of
-    one evaluation. Of any other it is the images, drawn with the `estimate` that `mean`
-    answered to the same questions, which all draws share. The seen modalities come back
-    bit for bit.
+    Images are [R, H, W, M (2 n + 1)] (what lies on missing modalities is not read),
+    missing [R, M]. The `Estimate` has the mean [R, H, W, M] with the seen modalities bit
+    for bit, and the variance if the network predicts one: one evaluation a slice.
+    """
 
-    The noise of a draw correlates by rho^|dz| along its slices, see `ar1_noise`;
-    each slice by itself is drawn from the same law at any rho, and is the same image
-    whichever of its neighbours are computed beside it.
+    def predict(params: Params, images: Stacks, missing: Missing) -> Estimate:
+        condition = mask_inputs(images, missing)
+        estimate = make_estimate(trained.model, params, condition)
+        return posterior_moments(estimate, condition)
+
+    return in_microbatches(predict, trained.params, options.microbatch)
+
+
+def make_sampler(
+    trained: TrainedModel, sampler: str, options: EvaluationOptions, *, rho: float = 0.0
+) -> Callable[..., Iterator[Images]]:
+    """Returns sample(images, missing, addresses, estimate): an iterator of K draws.
+
+    Images and missing are those of `make_mean_predictor`, addresses [K, R, 3] those of
+    each draw's slices, see `slice_addresses`, and `estimate` is the mean predictor's of
+    the same slices, which all draws share; a sampler that starts from the prior does not
+    read it. A draw is [R, H, W, M], the seen modalities bit for bit.
+
+    The noise of a draw correlates by rho^|dz| along its slices, see `ar1_noise`. Each
+    slice alone has the same law at any rho, and is the same image whichever of its
+    neighbours are computed beside it. Draws and slices are one stream through one
+    compiled program: ceil(K R / microbatch) calls, and the memory of one draw and two
+    microbatches, whatever K is.
 
     Raises:
-        InputError: there is no such sampler, its grid cannot be, or rho is no
-            correlation from 0 to 1.
-        ValueError: (answer) the sampler starts at an estimate, and none was given.
-    """
-    draws = make_draws(trained, sampler, scoring, rho=rho)
-
-    def answer(
-        images: Stacks, missing: Missing, addresses: Array, estimate: Estimate | None = None
-    ) -> Images | Estimate:
-        (only,) = draws(images, missing, np.asarray(addresses)[None], estimate)
-        return only
-
-    return answer
-
-
-def make_draws(
-    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, *, rho: float = 0.0
-) -> Callable:
-    """draws(images, missing, addresses, estimate): an iterator of K answers.
-
-    Each is what `make_answer`'s gives to the same rows at its own of the addresses
-    [K, R, 3]. Draws x rows are one stream through one compiled program, whose rows the
-    local devices share: ceil(K R / microbatch) calls of it, and the memory of one
-    answer and two microbatches, whatever K is.
+        InputError: there is no such sampler, its time grid is not valid, or rho is
+            not in [0, 1].
+        ValueError: (sample) the sampler starts from an estimate, and none was given.
     """
     check_rho(rho)
     if sampler not in SAMPLERS:
-        raise InputError(f"--sampler is {sampler!r}; wanted one of {', '.join(SAMPLERS)}.")
-    fill = devices.shard_over_rows(
-        _make_mean(trained) if sampler == "mean" else _make_fill(trained, sampler, scoring, rho)
-    )
-    params = devices.replicate(trained.params)
-    size = devices.round_up_to_devices(scoring.microbatch)
-    from_mean = sampler != "mean" and find_sampler(sampler).from_mean
+        raise InputError(f"--sampler is {sampler!r}; wanted one of {', '.join(MODES)}.")
+    sde, from_mean = trained.model.sde, find_sampler(sampler).from_mean
+    draw = make_draw(sampler, sde, sampler_time_grid(sde, sampler, options))
 
-    def draws(
+    def fill(params: Params, images: Stacks, missing: Missing, estimate, addresses) -> Images:
+        condition = mask_inputs(images, missing)
+        denoise = make_denoise(trained.model, params, condition)
+        subject, z, number = addresses.T
+        keys = address_keys(options.seed, jnp.stack([subject, number], axis=1))
+        noise = functools.partial(ar1_noise, slices=z, rho=rho)
+        mean, variance = (condition.seen, None) if estimate is None else estimate
+        variance = 0.0 if variance is None else variance
+        return condition.fill(draw(keys, denoise, missing, mean, variance, noise=noise))
+
+    stream = make_stream(fill, trained.params, options.microbatch)
+
+    def sample(
         images: Stacks, missing: Missing, addresses: Array, estimate: Estimate | None = None
-    ) -> Iterator[Images | Estimate]:
+    ) -> Iterator[Images]:
         if from_mean and estimate is None:
-            raise ValueError(f"{sampler} starts at an estimate, and none was given.")
+            raise ValueError(f"the sampler {sampler} starts from an estimate, and none was given.")
         count = len(images)
         shared = (images, np.asarray(missing), estimate if from_mean else None)
-        own = np.asarray(addresses, np.uint32).reshape(-1, 3)
+        addresses = np.asarray(addresses, np.uint32).reshape(-1, 3)
 
-        def take(rows: Array) -> tuple:
-            same = jax.tree.map(lambda array: array[rows % count], shared)
-            return (*same, own[rows])
+        def take(index: Array) -> tuple:
+            return *jax.tree.map(lambda array: array[index % count], shared), addresses[index]
 
-        parts = run_in_microbatches(functools.partial(fill, params), size, len(own), take)
-        return regroup_rows(parts, count)
+        return regroup(stream(len(addresses), take), count)
 
-    return draws
+    return sample
 
 
-def _make_mean(trained: TrainedModel) -> Callable:
-    def fill(params: Params, images: Stacks, missing: Missing, *unused: Any):
-        completion = mask_inputs(images, missing)
-        estimate = make_estimate(trained.model, params, completion)
-        return posterior_moments(estimate, completion)
+def in_microbatches(function: Callable, params: Params, microbatch: int) -> Callable:
+    """Returns apply(*arrays): `function(params, *arrays)` of arrays of any one length, as
+    numpy; through one compiled program, see `make_stream`."""
+    stream = make_stream(function, params, microbatch)
 
-    return fill
+    def apply(*arrays: Array) -> Any:
+        arrays = [np.asarray(array) for array in arrays]
+        outputs = stream(len(arrays[0]), lambda index: tuple(array[index] for array in arrays))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+
+    return apply
 
 
-def _make_fill(
-    trained: TrainedModel, sampler: str, scoring: EvaluationOptions, rho: float
-) -> Callable:
-    sde = trained.model.sde
-    times = sampler_time_grid(sde, sampler, scoring)
-    draw = make_draw(sampler, sde, times)
+def make_stream(function: Callable, params: Params, microbatch: int) -> Callable:
+    """Returns stream(total, take), which is `run_in_microbatches` of `function(params, ...)`:
+    compiled once, for `microbatch` examples that the local devices share."""
+    run = functools.partial(devices.shard_over_rows(function), devices.replicate(params))
+    return functools.partial(run_in_microbatches, run, devices.round_up_to_devices(microbatch))
 
-    def fill(params: Params, images: Stacks, missing: Missing, start, addresses):
-        completion = mask_inputs(images, missing)
-        denoise = make_denoise(trained.model, params, completion)
-        subject, z, number = addresses.T
-        keys = address_keys(scoring.seed, jnp.stack([subject, number], axis=1))
-        noise = functools.partial(ar1_noise, slices=z, rho=rho)
-        mean, variance = (completion.seen, None) if start is None else start
-        told = (mean, 0.0 if variance is None else variance)
-        return completion.fill(draw(keys, denoise, missing, *told, noise=noise))
 
-    return fill
+def run_in_microbatches(
+    run: Callable, size: int, total: int, take: Callable[[Array], tuple]
+) -> Iterator[Any]:
+    """Yields `run(*take(index))` of the examples 0, 1, ... total - 1, `size` at a time.
+
+    `take(index)` has the arrays (or trees of arrays) of some examples. Outputs are numpy.
+    Copies of the last example pad the last microbatch, so that `run` is compiled once,
+    and do not come out. A microbatch is dispatched before the one before it is read: the
+    device does not wait for the host, and no more than two are in memory.
+    """
+    output, count = None, 0
+    for start in range(0, total, size):
+        following = run(*take(np.minimum(np.arange(start, start + size), total - 1)))
+        if count:
+            yield _to_host(output, count)
+        output, count = following, min(size, total - start)
+    if count:
+        yield _to_host(output, count)
+
+
+def _to_host(output: Any, count: int) -> Any:
+    return jax.tree.map(lambda array: np.asarray(array)[:count], output)
+
+
+def regroup(batches: Iterable[Any], size: int) -> Iterator[Any]:
+    """Yields trees of arrays of any length as trees of `size` examples each.
+
+    What is left at the end, fewer than `size` examples, does not come out.
+    """
+    waiting, count = [], 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(jax.tree.leaves(batch)[0])
+        while count >= size:
+            whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *waiting)
+            yield jax.tree.map(lambda array: array[:size], whole)
+            # A copy: the rest must not keep in memory what was handed out.
+            waiting = [jax.tree.map(lambda array: array[size:].copy(), whole)]
+            count -= size
 
 
 def sampler_facts(
@@ -210,9 +248,9 @@ def sampler_facts(
     steps = len(sampler_time_grid(trained.model.sde, sampler, scoring)) - 1
     facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
     if find_sampler(sampler).grid != "uniform":
-        facts["lowest"] = scoring.sigma_min
+        facts["sigma_min"] = scoring.sigma_min
     if find_sampler(sampler).from_mean:
-        facts["start"] = scoring.warm_start_sigma
+        facts["warm_start_sigma"] = scoring.warm_start_sigma
     return facts
 
 
@@ -224,6 +262,55 @@ def sampler_time_grid(sde: SDE, sampler: str, scoring: EvaluationOptions) -> Arr
     lowest = max(scoring.sigma_min, 1.05 * noise_level_at(sde, 0))
     start = min(scoring.warm_start_sigma, noise_level_at(sde, 1))
     return sampler_times(sampler, sde, steps, lowest=lowest, start=start)
+
+
+class Calibration(NamedTuple):
+    """What `evaluate` fitted on validation subjects: by modality, the factor on the spread
+    of draws and its interval; and the rho with which their noise correlates along z."""
+
+    fits: dict[str, dict]
+    rho: float
+
+
+def read_calibration(
+    workdir: pathlib.Path, trained: TrainedModel, sampler: str, options: EvaluationOptions
+) -> Calibration:
+    """Returns the calibration fitted with these parameters; no fits and rho 0 without one.
+
+    Factors are valid for one sampler, its number of steps and their noise levels only: for
+    other draws there are none, and a line is printed that says so.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    path = workdir / CALIBRATION
+    saved = read_json(path) if path.is_file() else {"parameters_sha256": None}
+    try:
+        if saved["parameters_sha256"] != trained.digest:
+            if path.is_file():
+                _warn_not_recalibrated(path, sampler, "another checkpoint")
+            return Calibration({}, 0.0)
+        fits = {name: dict(fit) for name, fit in saved["fits"].items()}
+        if not all(0 < fit["factor"] < math.inf for fit in fits.values()):
+            raise ValueError("a factor is not a positive number")
+        rho = float(saved["rho"])
+        check_rho(rho)
+        expected = {"sampler": sampler} | {key: getattr(options, key) for key in DRAW_KEYS}
+        same = all(saved[key] == value for key, value in expected.items())
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(f"{path} is damaged: --mode evaluate makes it again.") from None
+    if not same:
+        _warn_not_recalibrated(path, sampler, "other draws")
+    return Calibration(fits if same else {}, rho)
+
+
+def _warn_not_recalibrated(path: pathlib.Path, sampler: str, fitted_for: str) -> None:
+    if sampler != "mean":
+        print(
+            f"the spread of draws is not recalibrated: {path} is of {fitted_for}; --mode "
+            "evaluate fits it.",
+            flush=True,
+        )
 
 
 def slice_addresses(name: str, z: Array, *, draw: int) -> Array:

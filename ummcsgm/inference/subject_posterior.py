@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ummcsgm.data.subjects import PreparedSubject, network_stacks
-from ummcsgm.evaluation.calibration import quantile
+from ummcsgm.inference.draw_statistics import quantile
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.inference.results import CompletionOptions, draw_kinds, quantile_kind
 from ummcsgm.types import Array, Estimate, Images, Stacks
@@ -34,7 +34,7 @@ class Posterior:
     """Who answers: `answer`s of the network's mean, and of draws about it."""
 
     mean: Callable
-    draws: Callable  # of the order's sampler: `make_draws`
+    draws: Callable | None  # of the order's sampler: `make_sampler`
     factors: Array  # [M]: a draw's difference from the mean is multiplied with it
 
 
@@ -52,8 +52,7 @@ def estimate_of(posterior: Posterior, question: Question) -> Estimate:
         FloatingPointError: they are not finite.
     """
     name, z, images, missing = question
-    rows = (images, np.tile(missing, (len(z), 1)), slice_addresses(name, z, draw=0))
-    return posterior.mean(*rows).map(lambda own: _finite(name, own))
+    return posterior.mean(images, np.tile(missing, (len(z), 1))).map(lambda own: _finite(name, own))
 
 
 def draws_of(

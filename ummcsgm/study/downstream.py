@@ -17,10 +17,9 @@ from ummcsgm.config.courses import SEGMENTER, method_folder
 from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import PreparedSubject, network_brain, network_slices
-from ummcsgm.distributed import devices
 from ummcsgm.evaluation.marks import Marks, kept
 from ummcsgm.evaluation.metrics import mean_and_sd
-from ummcsgm.inference.microbatches import run_in_microbatches
+from ummcsgm.inference.predictor import in_microbatches
 from ummcsgm.models.segmenter import CLASSES, make_segment, regions
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, Images, InputError
@@ -39,13 +38,12 @@ class Trained:
     """
 
     digest: str
-    _answer: Callable
-    _size: int
+    _segment: Callable
 
     def __call__(self, images: Images) -> Array:
-        parts = run_in_microbatches(self._answer, self._size, len(images), lambda r: (images[r],))
-        nothing = np.zeros((0, *images.shape[1:3], len(CLASSES)), np.float32)
-        return np.concatenate([nothing, *parts])
+        if not len(images):
+            return np.zeros((0, *images.shape[1:3], len(CLASSES)), np.float32)
+        return self._segment(images)
 
 
 def load_segmenter(workdir: pathlib.Path, config: Config) -> Trained:
@@ -62,11 +60,9 @@ def load_segmenter(workdir: pathlib.Path, config: Config) -> Trained:
     images = jnp.zeros((1, *space.grid, len(space.modalities)))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     params = checkpoint.restore_ema(place, shapes)
-    digest = checkpoint.params_digest(params)
-    params = devices.replicate(params)
-    segment = devices.shard_over_rows(make_segment(model))
-    size = devices.round_up_to_devices(build.build_evaluation_options(config).microbatch)
-    return Trained(digest, lambda rows: segment(params, rows), size)
+    microbatch = build.build_evaluation_options(config).microbatch
+    segment = in_microbatches(make_segment(model), params, microbatch)
+    return Trained(checkpoint.params_digest(params), segment)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """A trained method of the study that is not the mm-CSN, and what it costs.
 
-Each answers rows of questions as `answer.make_answer` does, and is no draw.
+Each predicts slices as `predictor.make_mean_predictor` does, and draws nothing.
 """
 
 import dataclasses
-import functools
 import pathlib
 import statistics
 import time
@@ -19,11 +18,14 @@ from ummcsgm.config.build_methods import REGRESSION, build_method, describe_opti
 from ummcsgm.config.schema import check_fields
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import make_estimate, posterior_moments
-from ummcsgm.distributed import devices
-from ummcsgm.inference.microbatches import regroup_rows, run_in_microbatches
-from ummcsgm.inference.predictor import TrainedModel, load_trained_model, make_answer
+from ummcsgm.inference.predictor import (
+    TrainedModel,
+    in_microbatches,
+    load_trained_model,
+    make_mean_predictor,
+)
 from ummcsgm.training import checkpoint
-from ummcsgm.types import Array, Images, Missing, Params, Stacks
+from ummcsgm.types import Images, Missing, Params, Stacks
 from ummcsgm.utils.compilation_cache import flops_of
 
 TURNS = 5  # of a microbatch that is timed
@@ -31,8 +33,8 @@ TURNS = 5  # of a microbatch that is timed
 
 @dataclasses.dataclass(frozen=True)
 class Rival:
-    """A trained method. answer(images [R, H, W, ...], missing [R, M], addresses [R, 3])
-    gives [R, H, W, M], the seen bit for bit; addresses are not read.
+    """A trained method. answer(images [R, H, W, ...], missing [R, M]) gives
+    [R, H, W, M], the seen bit for bit.
 
     It saw `images` in `step` steps.
     `note` says how it differs from what was published; `digest` is that of its
@@ -87,7 +89,7 @@ def load_rival(place: pathlib.Path) -> Rival:
         name,
         method.title,
         f"{method.note} {describe_options(config, name)}",
-        _streaming(complete, needed, size),
+        in_microbatches(complete, needed, size),
         step,
         step * build.build_train_options(config).batch,
         checkpoint.params_digest(needed),
@@ -100,7 +102,7 @@ def load_rival(place: pathlib.Path) -> Rival:
 def mm_csn_mean(trained: TrainedModel, name: str, title: str, note: str) -> Rival:
     """The mean in one evaluation of a network of the mm-CSN's kind."""
     scoring = build.build_evaluation_options(trained.config)
-    told = make_answer(trained, "mean", scoring)
+    predict_mean = make_mean_predictor(trained, scoring)
     network = trained.model.network
 
     def mean(params: Params, images: Stacks, missing: Missing) -> Images:
@@ -113,7 +115,7 @@ def mm_csn_mean(trained: TrainedModel, name: str, title: str, note: str) -> Riva
         name,
         title,
         note,
-        lambda *rows: told(*rows).mean,
+        lambda images, missing: predict_mean(images, missing).mean,
         trained.step,
         trained.step * build.build_train_options(trained.config).batch,
         trained.digest,
@@ -126,31 +128,13 @@ def mm_csn_mean(trained: TrainedModel, name: str, title: str, note: str) -> Riva
 def seconds_per_slice(answer: Callable, images: Stacks, missing: Missing) -> float:
     """How long `answer` takes for a slice of these rows, when it is compiled; the
     median of a few turns."""
-    addresses = np.zeros((len(images), 3), np.uint32)
-    answer(images, missing, addresses)
+    answer(images, missing)
     turns = []
     for _ in range(TURNS):
         start = time.perf_counter()
-        answer(images, missing, addresses)
+        answer(images, missing)
         turns.append((time.perf_counter() - start) / len(images))
     return statistics.median(turns)
-
-
-def _streaming(complete: Callable, params: Params, size: int) -> Callable:
-    """answer(images, missing, addresses) through one compiled program, whose rows the
-    local devices share."""
-    compiled = devices.shard_over_rows(complete)
-    params, size = devices.replicate(params), devices.round_up_to_devices(size)
-
-    def answer(images: Stacks, missing: Missing, addresses: Array) -> Images:
-        def take(rows: Array) -> tuple:
-            return images[rows], np.asarray(missing)[rows]
-
-        fill = functools.partial(compiled, params)
-        parts = run_in_microbatches(fill, size, len(images), take)
-        return next(regroup_rows(parts, len(images)))
-
-    return answer
 
 
 def _count(params: Params) -> int:

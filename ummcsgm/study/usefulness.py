@@ -22,7 +22,12 @@ from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.marks import Marks, digest_of, kept
 from ummcsgm.evaluation.protocols import TABLE1, scored_slices
 from ummcsgm.evaluation.sitting import spread
-from ummcsgm.inference.predictor import TrainedModel, make_answer, slice_addresses
+from ummcsgm.inference.predictor import (
+    TrainedModel,
+    make_mean_predictor,
+    make_sampler,
+    slice_addresses,
+)
 from ummcsgm.study.downstream import (
     Fill,
     Patient,
@@ -105,13 +110,12 @@ def _reference(name: str, prepared: PreparedSubject, patient: Patient) -> Fill:
 
 
 def filled_by(answer: Callable, prepared: PreparedSubject, patient: Patient) -> Fill:
-    """The slices of a patient as `answer(images, missing, addresses)` fills them.
+    """The slices of a patient as `answer(images, missing)` fills them.
 
     What the patient was never scanned with is missing, too.
     """
     stacks = network_stacks(prepared, patient.modalities, patient.z)
-    addresses = slice_addresses(patient.name, patient.z, draw=0)
-    return lambda channel: answer(stacks, missing_of(patient, channel), addresses)
+    return lambda channel: answer(stacks, missing_of(patient, channel))
 
 
 def missing_of(patient: Patient, channel: int) -> Array:
@@ -159,11 +163,12 @@ def try_draws(trial: Trial, trained: TrainedModel, folder: pathlib.Path) -> list
     known = [one for one in subjects if one.segmentation is not None]
     known = known[: scoring.draw_subjects or None]
     key = digest_of(trial.segment.digest, trained.digest, dataclasses.asdict(scoring), trial.view)
-    answers = {s: make_answer(trained, s, scoring) for s in ("mean", SAMPLER)}
+    predict_mean = make_mean_predictor(trained, scoring)
+    sample = make_sampler(trained, SAMPLER, scoring)
 
     def one(place: int) -> Marks:
         subject = known[place]
-        ask = functools.partial(_draw, trial, answers, subject, place == 0)
+        ask = functools.partial(_draw, trial, predict_mean, sample, subject, place == 0)
         print(f"downstream: draws, {place + 1}/{len(known)}", flush=True)
         path = trial.folder / "draws" / f"{subject.name}.npz"
         own = [key, place == 0, subject.segmentation.stat().st_mtime_ns]
@@ -175,18 +180,24 @@ def try_draws(trial: Trial, trained: TrainedModel, folder: pathlib.Path) -> list
     return [record for own in marks for record in own.records]
 
 
-def _draw(trial: Trial, answers: dict, subject: Subject, whole: bool) -> Marks:
+def _draw(
+    trial: Trial, predict_mean: Callable, sample: Callable, subject: Subject, whole: bool
+) -> Marks:
     """The records of one subject; with `whole`, its maps in all slices, too."""
     prepared, patient = trial.seen(subject)
     z = scored_slices(prepared.brain, TABLE1)
     some = patient.at(spread(z, trial.contest.scoring.draw_slices))
-    records, _ = _mapped(trial, answers, prepared, some)
-    maps = _mapped(trial, answers, prepared, patient)[1] if whole else {}
+    records, _ = _mapped(trial, predict_mean, sample, prepared, some)
+    maps = _mapped(trial, predict_mean, sample, prepared, patient)[1] if whole else {}
     return Marks([], records, maps, {})
 
 
 def _mapped(
-    trial: Trial, answers: dict, prepared: PreparedSubject, patient: Patient
+    trial: Trial,
+    predict_mean: Callable,
+    sample: Callable,
+    prepared: PreparedSubject,
+    patient: Patient,
 ) -> tuple[list[dict], dict[str, Array]]:
     """(records, maps by the modality that is replaced) of a patient's slices."""
     scoring = trial.contest.scoring
@@ -195,8 +206,9 @@ def _mapped(
     for channel in patient.asked():
         missing = missing_of(patient, channel)
         each = [slice_addresses(patient.name, patient.z, draw=k) for k in range(scoring.draws)]
-        told = answers["mean"](stacks, missing, each[0])
-        draws = (answers[SAMPLER](stacks, missing, own, told) for own in each)
+        told = predict_mean(stacks, missing)
+        # One draw at a time: each fills its own microbatches.
+        draws = (next(sample(stacks, missing, own[None], told)) for own in each)
         own, maps = examine_maps(trial.segment, patient, channel, draws, told.mean)
         records += own
         panels[patient.modalities[channel]] = maps.astype(np.float16)
