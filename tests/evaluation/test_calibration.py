@@ -12,14 +12,12 @@ from ummcsgm.evaluation.calibration import (
     coverage_of_ranks,
     crps_fair,
     energy_score,
-    quantile,
-    quantiles,
     rank_histogram,
-    student_interval,
     subject_interval,
     uniformity,
     within,
 )
+from ummcsgm.inference.draw_statistics import quantile, quantiles, student_interval
 from ummcsgm.types import InputError
 
 FEW = pytest.mark.parametrize("count", [2, 3, 8, 16])

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ummcsgm.evaluation.calibration import quantile
 from ummcsgm.inference import subject_posterior
+from ummcsgm.inference.draw_statistics import quantile
 
 
 @pytest.mark.parametrize("slab", [1, 2, 3, 7, 100])
