@@ -43,9 +43,8 @@ def assert_says(said, words, **places):
 
 
 TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subjects
-    "no such key": ("--config.train.stepz=3", ["config.train.stepz", "not exist"]),
-    "no such section": ("--config.trian.steps=3", ["config.trian", "not exist"]),
-    "section": ("--config.train=3", ["config.train"]),
+    "no such section": ("--config.trian.steps=3", ["config.trian.steps", "not exist"]),
+    "section": ("--config.train=3", ["config.train is a section", "--config.train.steps"]),
     "text for int": ("--config.train.steps=many", ["config.train.steps", "many"]),
     "float for int": ("--config.train.steps=1.5", ["config.train.steps", "1.5"]),
     "text for float": ("--config.sde.beta_max=big", ["config.sde.beta_max", "big"]),
@@ -75,7 +74,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "stem": ("--config.network.stem=fourier", ["config.network.stem", "haar"]),
     "dtype": ("--config.network.dtype=int8", ["config.network.dtype", "bfloat16"]),
     "conditioning": ("--config.network.conditioning=no", ["config.network.cond"]),
-    "sde": ("--config.sde.name=vpp", ["config.sde.name is 'vpp'", "sub_vp, ve"]),
+    "sde": ("--config.sde.name=vpp", ["name is 'vpp' (did you mean vp?)", "sub_vp, ve"]),
     "betas": ("--config.sde.beta_max=0.01", ["config.sde.beta_max is 0.01"]),
     "weighting": ("--config.loss.weighting=x", ["config.loss.weighting", "min_snr"]),
     "schedule": ("--config.train.schedule=x", ["config.train.schedule", "cosine"]),
@@ -119,7 +118,6 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
         ["(4, 4, 4)", "shape"],
     ),
     "a stray word": ("trian", ["'trian' is not a flag"]),
-    "no such flag": ("--wrkdir=x", ["wrkdir"]),
     "no such mode": ("--mode=trian", ["--mode is 'trian'", "prepare, train, evaluate"]),
 }
 
@@ -473,7 +471,7 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
     ),
     "sampler": (
         "--input {0}/subjects --output {1}/out --missing t2 --sampler huen",
-        ["--sampler is 'huen'", "mean, euler_maruyama", "warm"],
+        ["--sampler is 'huen' (did you mean heun?)", "mean, euler_maruyama"],
     ),
 }
 

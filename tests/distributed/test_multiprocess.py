@@ -25,7 +25,7 @@ from tiny_run import (
     write_subjects,
 )
 
-from ummcsgm import main
+from ummcsgm.cli import commands
 from ummcsgm.config import build
 from ummcsgm.config.courses import build_trainable
 from ummcsgm.distributed import devices, processes
@@ -359,12 +359,12 @@ def test_half_a_job_stops_the_command_but_not_the_doctor(straight, monkeypatch, 
 
 
 def test_part_is_each_processs_own_and_refused_beside_it(monkeypatch):
-    assert main._part(None) == (0, 1) and main._part("2/3") == (1, 3)
+    assert commands.parse_part(None) == (0, 1) and commands.parse_part("2/3") == (1, 3)
     monkeypatch.setattr(devices, "process_index_and_count", lambda: (1, 4))
     monkeypatch.setattr(devices, "is_multiprocess", lambda: True)
-    assert main._part(None) == (1, 4)
+    assert commands.parse_part(None) == (1, 4)
     with pytest.raises(InputError, match="one of 4 processes .* leave out --part"):
-        main._part("2/3")
+        commands.parse_part("2/3")
 
 
 @pytest.mark.parametrize("place", range(3))

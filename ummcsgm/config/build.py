@@ -19,6 +19,7 @@ from ummcsgm.models import mm_csn, patches, pixels
 from ummcsgm.models.segmenter import Segmenter
 from ummcsgm.training.plans import EvaluationOptions, ImageSpace, TrainOptions, UpdateRule
 from ummcsgm.types import InputError
+from ummcsgm.utils.suggest import did_you_mean
 
 
 def check_config(config: ConfigDict, devices: int) -> None:
@@ -243,7 +244,8 @@ def build_sizes(config: ConfigDict) -> tuple[float, ...]:
 
 def _known(key: str, name: str, names: tuple[str, ...]) -> str:
     if name not in names:
-        raise InputError(f"config.{key} is {name!r}; wanted one of {', '.join(names)}.")
+        hint = did_you_mean(name, names)
+        raise InputError(f"config.{key} is {name!r}{hint}; wanted one of {', '.join(names)}.")
     return name
 
 

@@ -1,6 +1,7 @@
 """What a config must hold: every key, its type and its range, and no other key."""
 
 from ummcsgm.types import InputError
+from ummcsgm.utils.suggest import did_you_mean
 
 Rule = tuple[type, float | None, float | None]  # a type, least and largest value
 
@@ -126,7 +127,8 @@ def check_fields(fields: dict) -> None:
     flat = dict(_flatten(fields))
     for key in flat:
         if key not in SCHEMA:
-            raise InputError(f"config.{key} does not exist: remove it.")
+            hint = did_you_mean(key, SCHEMA)
+            raise InputError(f"config.{key} does not exist{hint}: remove it.")
     for key, rule in SCHEMA.items():
         if key not in flat:
             raise InputError(f"config.{key} is missing: the config must set it.")

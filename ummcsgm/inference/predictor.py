@@ -39,6 +39,7 @@ from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint
 from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
+from ummcsgm.utils.suggest import did_you_mean
 from ummcsgm.utils.atomic_io import read_json
 
 MODES = ("mean", *SAMPLERS)
@@ -144,7 +145,8 @@ def make_sampler(
     """
     check_rho(rho)
     if sampler not in SAMPLERS:
-        raise InputError(f"--sampler is {sampler!r}; wanted one of {', '.join(MODES)}.")
+        hint = did_you_mean(sampler, MODES)
+        raise InputError(f"--sampler is {sampler!r}{hint}; wanted one of {', '.join(MODES)}.")
     sde, from_mean = trained.model.sde, find_sampler(sampler).from_mean
     draw = make_draw(sampler, sde, sampler_time_grid(sde, sampler, options))
 
