@@ -39,8 +39,8 @@ from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint
 from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
-from ummcsgm.utils.suggest import did_you_mean
 from ummcsgm.utils.atomic_io import read_json
+from ummcsgm.utils.suggest import did_you_mean
 
 MODES = ("mean", *SAMPLERS)
 CALIBRATION = "calibration.json"  # in the workdir
