@@ -14,13 +14,13 @@ from ummcsgm.baselines.ridge import (
 )
 from ummcsgm.types import InputError
 
-QUESTIONS = [missing for missing in product((False, True), repeat=4) if any(missing)]
+PATTERNS = [missing for missing in product((False, True), repeat=4) if any(missing)]
 # x0 x0 before x0 x1: written out, so that the order is not taken from the module
 PAIRS = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 2), (2, 3), (3, 3)]
 
 
 def _fit(training):
-    """The moments of complete subjects."""
+    """The normal equations of complete subjects."""
     sets = [((True,) * images.shape[-1], images) for images in training]
     fitted = fit_normal_equations(sets)
     (present,) = fitted
@@ -50,27 +50,28 @@ def _direct(images, missing, degree, penalty):
     """Ridge by augmented least squares on standardised voxels, the textbook way."""
     voxels = images[(images != 0).any(-1)]
     design, target = _design(voxels, missing, degree), voxels[:, list(missing)]
-    middle, spread = design.mean(0), design.std(0)
-    scaled, size = (design - middle) / spread, design.shape[1]
+    mean, std = design.mean(0), design.std(0)
+    scaled, size = (design - mean) / std, design.shape[1]
     rows = np.concatenate([scaled, np.sqrt(penalty * len(voxels)) * np.eye(size)])
     wanted = target - target.mean(0)
     wanted = np.concatenate([wanted, np.zeros((size, target.shape[1]))])
     weights = np.linalg.lstsq(rows, wanted, rcond=None)[0]
-    new = (_design(images, missing, degree) - middle) / spread
+    new = (_design(images, missing, degree) - mean) / std
     return target.mean(0) + new @ weights
 
 
-@pytest.mark.parametrize("missing", QUESTIONS)
 @pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("penalty", [0.0, 0.1])
-def test_one_pass_answers_every_configuration_as_a_direct_solve(missing, degree, penalty):
+def test_one_pass_solves_every_missing_pattern_as_a_direct_solve(degree, penalty):
     images = _images()
-    filled = solve_ridge(_fit([images]), missing, degree, penalty).predict(images)
-    seen = [m for m in range(4) if not missing[m]]
-    inside = (images[..., seen] != 0).any(-1) if seen else np.ones(images.shape[:3])
-    expected = _direct(images, missing, degree, penalty) * inside[..., None]
-    np.testing.assert_allclose(filled[..., list(missing)], expected, atol=1e-9)
-    np.testing.assert_array_equal(filled[..., seen], images[..., seen])
+    equations = _fit([images])
+    for missing in PATTERNS:
+        filled = solve_ridge(equations, missing, degree, penalty).predict(images)
+        seen = [m for m in range(4) if not missing[m]]
+        inside = (images[..., seen] != 0).any(-1) if seen else np.ones(images.shape[:3])
+        expected = _direct(images, missing, degree, penalty) * inside[..., None]
+        np.testing.assert_allclose(filled[..., list(missing)], expected, atol=1e-9)
+        np.testing.assert_array_equal(filled[..., seen], images[..., seen])
 
 
 def test_an_exactly_quadratic_relation_is_recovered_on_new_voxels():
@@ -88,7 +89,7 @@ def test_an_exactly_quadratic_relation_is_recovered_on_new_voxels():
     assert np.abs(linear[..., 1] - relation(new)).mean() > 0.01
 
 
-def test_moments_do_not_depend_on_how_the_slices_are_dealt():
+def test_normal_equations_do_not_depend_on_how_the_slices_are_grouped():
     images = _images(slices=5)
     whole, parts = _fit([images]), _fit([images[:2], images[2:]])
     np.testing.assert_allclose(parts.gram, whole.gram, rtol=1e-13)
@@ -97,7 +98,7 @@ def test_moments_do_not_depend_on_how_the_slices_are_dealt():
     np.testing.assert_allclose(whole.gram[0, 1:5], images.sum((0, 1, 2)), rtol=1e-12)
 
 
-def test_accumulating_leaves_the_moments_it_started_from_as_they_were():
+def test_adding_images_leaves_the_normal_equations_it_started_from_as_they_were():
     start = empty_normal_equations(4)
     add_images(start, _images())
     assert start.count == 0 and not start.gram.any()
@@ -105,17 +106,17 @@ def test_accumulating_leaves_the_moments_it_started_from_as_they_were():
 
 def test_single_precision_images_are_summed_in_double_precision():
     images = (1000 + _images(slices=1)).astype(np.float32)
-    moments = _fit([images] * 50)
+    equations = _fit([images] * 50)
     exact = 50 * (images.astype(np.float64)[..., 0] ** 4).sum()
-    assert moments.gram[5, 5] == pytest.approx(exact, rel=1e-12)
+    assert equations.gram[5, 5] == pytest.approx(exact, rel=1e-12)
 
 
-def test_what_stands_in_place_of_the_missing_is_not_read():
+def test_values_at_the_missing_modalities_are_not_read():
     images, missing = _images(), (True, False, True, False)
-    answer = solve_ridge(_fit([images]), missing, 2, 1e-3)
+    regression = solve_ridge(_fit([images]), missing, 2, 1e-3)
     garbled = images.copy()
     garbled[..., [0, 2]] = np.nan
-    np.testing.assert_array_equal(answer.predict(garbled), answer.predict(images))
+    np.testing.assert_array_equal(regression.predict(garbled), regression.predict(images))
 
 
 def test_background_stays_zero_and_a_voxel_with_one_zero_does_not():
@@ -125,17 +126,17 @@ def test_background_stays_zero_and_a_voxel_with_one_zero_does_not():
     assert (filled[:, 4, :4, 3] != 0).all()
 
 
-def test_with_nothing_seen_the_answer_is_the_mean_over_the_brain():
+def test_with_nothing_seen_the_prediction_is_the_mean_over_the_brain():
     images = _images()
     filled = solve_ridge(_fit([images]), (True,) * 4, 2, 5.0).predict(images * 0)
     mean = images[:, 3:].mean((0, 1, 2))
     np.testing.assert_allclose(filled, np.broadcast_to(mean, filled.shape), rtol=1e-12, atol=1e-12)
 
 
-def test_with_nothing_missing_the_images_are_the_answer():
+def test_with_nothing_missing_the_images_come_back():
     images = _images()
-    answer = solve_ridge(_fit([images]), (False,) * 4, 2, 0.0)
-    np.testing.assert_array_equal(answer.predict(images), images)
+    regression = solve_ridge(_fit([images]), (False,) * 4, 2, 0.0)
+    np.testing.assert_array_equal(regression.predict(images), images)
 
 
 @pytest.mark.parametrize("degree", [1, 2])
@@ -162,42 +163,42 @@ def test_a_constant_or_repeated_modality_does_not_break_the_solve():
     np.testing.assert_allclose(filled.predict(images)[:, 5:, :, 0], expected, atol=1e-9)
 
 
-def test_images_are_answered_in_their_own_precision_and_not_changed():
+def test_predictions_have_the_precision_of_the_images_which_stay_as_they_are():
     images = _images().astype(np.float32)
     before = images.copy()
-    answer = solve_ridge(_fit([images]), (True, False, False, False), 2, 0.0)
-    assert answer.predict(images).dtype == np.float32
+    regression = solve_ridge(_fit([images]), (True, False, False, False), 2, 0.0)
+    assert regression.predict(images).dtype == np.float32
     np.testing.assert_array_equal(images, before)
 
 
-def test_wrong_questions_are_refused_in_words():
-    moments, missing = _fit([_images()]), (True, False, False, False)
+def test_arguments_out_of_range_are_refused():
+    equations, missing = _fit([_images()]), (True, False, False, False)
     with pytest.raises(InputError, match="2 modalities.*have 4"):
-        solve_ridge(moments, missing[:2], 1, 0.0)
+        solve_ridge(equations, missing[:2], 1, 0.0)
     with pytest.raises(InputError, match="degree is 3"):
-        solve_ridge(moments, missing, 3, 0.0)
+        solve_ridge(equations, missing, 3, 0.0)
     with pytest.raises(InputError, match="penalty is -1"):
-        solve_ridge(moments, missing, 1, -1.0)
+        solve_ridge(equations, missing, 1, -1.0)
     with pytest.raises(InputError, match="training is zero"):
         solve_ridge(_fit([_images() * 0]), missing, 1, 0.0)
     with pytest.raises(InputError, match="there are none"):
         _fit([])
     with pytest.raises(InputError, match="3 modalities.*with 4"):
-        add_images(moments, _images()[..., :3])
+        add_images(equations, _images()[..., :3])
 
 
 def test_subjects_that_lack_what_is_needed_are_left_out():
-    """A black modality is not learned; those that have all of it add up."""
+    """A modality that is all 0 is not fitted; the subjects that have all of it add up."""
     rng = np.random.default_rng(0)
     one, two, three = (rng.uniform(0.2, 1, (1, 8, 8, 3)) for _ in range(3))
     two[..., 2], three[..., 0] = 0, 0
     sets = [((True, True, True), one), ((True, True, False), two)]
     fitted = fit_normal_equations([*sets, ((False, True, True), three)])
-    missing = (False, True, True)  # the second is asked for from the first
-    moments = select_normal_equations(fitted, (True, True, False))
+    missing = (False, True, True)  # the second is predicted from the first
+    equations = select_normal_equations(fitted, (True, True, False))
     both = np.concatenate([one, two])
     expected = solve_ridge(_fit([both]), missing, 2, 1e-3).predict(both)[..., 1]
-    found = solve_ridge(moments, missing, 2, 1e-3).predict(both)[..., 1]
+    found = solve_ridge(equations, missing, 2, 1e-3).predict(both)[..., 1]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert select_normal_equations(fitted, (True, True, True)).count == 64
     del fitted[True, True, True]

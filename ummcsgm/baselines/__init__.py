@@ -1,1 +1,1 @@
-"""The methods to compare with, each answering a completion question in one file."""
+"""The methods that the mm-CSN is compared with, one in each file."""

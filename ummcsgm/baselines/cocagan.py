@@ -1,87 +1,47 @@
 """CocaGAN (Huang et al. 2019), reconstructed: a common feature space, aware of lesions.
 
-Each modality has an encoder to one space of features, which one discriminator keeps
-common: it guesses from which modality features are, and the encoders are to leave it
-guessing. A bank of decoders, one for each modality, reads any features of that space.
-Images are judged by a least-squares GAN, and errors inside the lesion count five times.
+Each modality has an encoder to one common space of features. A classifier guesses which
+modality features come from, and the encoders are trained to leave it guessing. Each
+modality has a decoder that reads any features of that space. A least-squares GAN scores
+the images, and errors inside the lesion count five times.
 
-Written from the abstract, in two dimensions and not in three, with layers and weights
-of our own choice. The features of all available modalities are averaged. With `inputs`
-only one modality's are used, wherever it is available, as the paper seems to have done
-with T1: the other encoders are then trained for the space alone, and for the rows that
-lack it.
+Written from the abstract, in two dimensions and not in three, with layers and weights of
+our choice. The features of all available modalities are averaged. With `input_modality`
+only that modality's are used wherever it is available, as the paper seems to have done
+with T1: the other encoders are then trained for the common space alone, and for the
+examples that lack it.
 """
 
-import functools
+import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.layers import (
-    Patches,
-    PatchMaps,
-    Residual,
-    Up,
-    cropped,
-    instance_norm,
-    mean_of,
-    scaled,
-)
-from ummcsgm.baselines.method import (
-    GANBatch,
-    Method,
-    MethodLosses,
-    average,
-    has_truth,
-    only,
-    outcome,
-    verdict,
-)
-from ummcsgm.diffusion.missingness import Condition, per_modality
+from ummcsgm.baselines import layers, method
+from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (32, 64, 128)
-JUDGE = (64, 128, 256, 512)
-GUESSER = (64, 128)
+DISCRIMINATOR_WIDTHS = (64, 128, 256, 512)
+CLASSIFIER_WIDTHS = (64, 128)
 BLOCKS = 3
-INSIDE = 5.0  # how often an error inside the lesion counts
-L1, ADVERSARIAL, ALIKE = 10.0, 0.25, 0.25
-
-
-class Encoder(nn.Module):
-    """One modality [B, H, W, 1] -> features of the common space, at a quarter."""
-
-    widths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, image: Images) -> Array:
-        features = image
-        for level, width in enumerate(self.widths):
-            size, stride = (3, 2) if level else (7, 1)
-            conv = nn.Conv(width, (size, size), (stride, stride), use_bias=False)
-            features = nn.relu(instance_norm(conv(features)))
-        for _ in range(BLOCKS):
-            features = Residual()(features)
-        return features
+LESION_WEIGHT = 5.0  # how often an error inside the lesion counts
+L1, ADVERSARIAL, COMMON_SPACE = 10.0, 0.25, 0.25
 
 
 class Decoder(nn.Module):
-    """Features of the common space -> one modality, of the size of `like`."""
+    """Features of the common space -> one modality [B, *size, 1]."""
 
     widths: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, features: Array, like: Images) -> Images:
-        for _ in range(BLOCKS):
-            features = Residual()(features)
-        for width in self.widths[-2::-1]:
-            features = nn.relu(instance_norm(Up(width)(features)))
-        return nn.Conv(1, (7, 7), name="head")(cropped(features, like))
+    def __call__(self, features: Array, size: tuple[int, int]) -> Images:
+        return layers.decode_residual(features, self.widths, BLOCKS, size)
 
 
 class Generator(nn.Module):
-    """(images in [-1, 1], available, used) -> all modalities, and features of each.
+    """(images in [-1, 1], used) -> all modalities, and the features of each.
 
     `used` [B, M] says of which modalities the features are averaged and decoded.
     """
@@ -91,140 +51,134 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, images: Images, used: Array) -> tuple[Images, list[Array]]:
         modalities = range(images.shape[-1])
-        each = [
-            Encoder(self.widths, name=f"encoder{m}")(images[..., m : m + 1]) for m in modalities
+        features = [
+            layers.ResidualEncoder(self.widths, BLOCKS, name=f"encoder{m}")(images[..., m : m + 1])
+            for m in modalities
         ]
-        common = mean_of(each, used)
-        drawn = [Decoder(self.widths, name=f"decoder{m}")(common, images) for m in modalities]
-        return jnp.concatenate(drawn, axis=-1), each
+        common, size = layers.mean_over_available(features, used), images.shape[1:3]
+        decoded = [Decoder(self.widths, name=f"decoder{m}")(common, size) for m in modalities]
+        return jnp.concatenate(decoded, axis=-1), features
 
 
-class Judge(nn.Module):
-    """All modalities of a subject at once -> verdicts on its patches, [B, h, w, 1]."""
-
-    widths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, images: Images) -> Array:
-        features = Patches(self.widths, name="patches")(images)
-        return PatchMaps(1, name="verdict")(features)
-
-
-class Guesser(nn.Module):
-    """Features of the common space -> the scores [B, M] of the modality they are of."""
-
-    widths: tuple[int, ...]
-    modalities: int
-
-    @nn.compact
-    def __call__(self, features: Array) -> Array:
-        hidden = Patches(self.widths, name="patches")(features)
-        return nn.Dense(self.modalities, name="class")(hidden.mean(axis=(1, 2)))
-
-
-def used_of(missing: Array, inputs: int | None) -> Array:
-    """[B, M] bool: the modalities whose features are averaged. All that are available,
-    or only that of place `inputs` in the rows that have it."""
+def select_inputs(missing: Array, input_modality: int | None) -> Array:
+    """[B, M] bool: the modalities whose features are averaged. All available ones, or
+    only that of index `input_modality` in the examples that have it."""
     available = ~missing
-    if inputs is None:
+    if input_modality is None:
         return available
-    named = jnp.arange(missing.shape[1]) == inputs
-    return jnp.where(available[:, inputs : inputs + 1], named, available)
+    alone = jnp.arange(missing.shape[1]) == input_modality
+    return jnp.where(available[:, input_modality : input_modality + 1], alone, available)
 
 
-def aware_error(drawn: Images, lesson: GANBatch, truth: Images) -> Losses:
-    """[B] the mean absolute error of what is scored, a voxel inside the lesson's lesion
-    counting `INSIDE` times."""
-    weight = jnp.where(lesson.lesion, INSIDE, 1.0)[..., None]
-    return average(weight * jnp.abs(drawn - truth), lesson.scored)
+def lesion_weighted_error(generated: Images, batch: method.GANBatch, truth: Images) -> Losses:
+    """[B] the mean absolute error of what is scored; a voxel of the lesion counts
+    `LESION_WEIGHT` times."""
+    weight = jnp.where(batch.lesion, LESION_WEIGHT, 1.0)[..., None]
+    return method.masked_mean(weight * jnp.abs(generated - truth), batch.scored)
+
+
+def classifier_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
+    """([B], [B]): how far the guesses are from even (the encoders' loss), and from right
+    (the classifier's), averaged over the available [B, M].
+
+    `scores` [B, M, M] are of the features of each modality, for each modality.
+    """
+    logs = jax.nn.log_softmax(scores)
+    uneven = -logs.mean(axis=-1) - jnp.log(scores.shape[-1])
+    wrong = -jnp.einsum("bmm->bm", logs)
+    count = jnp.maximum(available.sum(axis=1), 1)
+    return tuple(jnp.where(available, loss, 0.0).sum(axis=1) / count for loss in (uneven, wrong))
+
+
+@dataclasses.dataclass(frozen=True)
+class CocaGAN(method.Method):
+    """CocaGAN for `modalities` modalities; it works in [-1, 1]."""
+
+    modalities: int
+    input_modality: int | None
+    generator: nn.Module
+    discriminator: nn.Module
+    classifier: nn.Module
+
+    name = "cocagan"
+    title = "CocaGAN"
+    learning_rates = (2e-4, 2e-4)
+
+    @property
+    def note(self) -> str:
+        """What is reconstructed, and from which modalities it answers."""
+        inputs = "one modality alone" if self.input_modality is not None else None
+        return (
+            "Reconstructed from its abstract, in two dimensions, with layers and"
+            " weights of our choice; it answers from the features of"
+            f" {inputs or 'all available modalities'}."
+        )
+
+    def init(self, key: Array, grid: tuple[int, int]) -> Params:
+        keys = jax.random.split(key, 3)
+        images = jnp.zeros((1, *grid, self.modalities))
+        used = jnp.ones((1, self.modalities), bool)
+        (_, features), variables = self.generator.init_with_output(keys[0], images, used)
+        return {
+            "generator": variables["params"],
+            "discriminator": {
+                "images": self.discriminator.init(keys[1], images)["params"],
+                "features": self.classifier.init(keys[2], features[0])["params"],
+            },
+            "statistics": {},
+        }
+
+    def complete(self, params: Params, condition: Condition) -> Images:
+        used = select_inputs(condition.missing, self.input_modality)
+        variables = {"params": params["generator"]}
+        generated, _ = self.generator.apply(variables, 2 * condition.seen - 1, used)
+        return condition.fill((generated + 1) / 2)
+
+    def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
+        """The lesion-weighted error, the least-squares GAN's loss and the classifier's.
+        `keys` are not used."""
+        images = 2 * batch.images - 1
+        variables, seen_images = {"params": params["generator"]}, method.select(batch.seen, images)
+        used = select_inputs(batch.missing, self.input_modality)
+        generated, features = self.generator.apply(variables, seen_images, used)
+        real, fake = method.real_and_fake(batch, images, generated)
+        stacked = jnp.concatenate(features)
+
+        def loss(params: Params, candidate: Images, target: float) -> Losses:
+            scores, _ = self.discriminator.apply({"params": params["images"]}, candidate)
+            return method.least_squares(scores, target)
+
+        def classify(params: Params, stacked: Array) -> tuple[Losses, Losses]:
+            _, scores = self.classifier.apply({"params": params["features"]}, stacked)
+            scores = jnp.stack(jnp.split(scores, len(features)), axis=1)
+            return classifier_losses(scores, batch.seen)
+
+        frozen, judges = jax.lax.stop_gradient, params["discriminator"]
+        adversarial, discriminator = method.adversarial_losses(loss, judges, real, fake)
+        parts = {
+            "l1": (L1, lesion_weighted_error(generated, batch, images)),
+            "adversarial": (ADVERSARIAL, adversarial),
+            "alike": (COMMON_SPACE, classify(frozen(judges), stacked)[0]),
+        }
+        wrong = classify(judges, frozen(stacked))[1]
+        return method.combine_losses(batch, parts, 0.5 * discriminator + COMMON_SPACE * wrong)
 
 
 def make_cocagan(
-    modalities: int, *, width: float, scale: float, axis: str | None, inputs: int | None = None
-) -> Method:
-    """CocaGAN with a share `width` of our channels, from all that is available or, with
-    `inputs`, from that modality alone. It works in [-1, 1], without `scale`."""
-    generator = Generator(scaled(WIDTHS, width))
-    judge = Judge(scaled(JUDGE, width))
-    guesser = Guesser(scaled(GUESSER, width), modalities)
-    sources = "all available modalities" if inputs is None else "one modality alone"
-    return Method(
-        name="cocagan",
-        title="CocaGAN",
-        note="Reconstructed from its abstract, in two dimensions, with layers and"
-        f" weights of our choice; it answers from the features of {sources}.",
-        init=functools.partial(_init, (generator, judge, guesser), modalities),
-        complete=functools.partial(_complete, generator, inputs),
-        losses=functools.partial(_losses, (generator, judge, guesser), inputs),
-        deal=None,
-        rates=(2e-4, 2e-4),
-        betas=(0.5, 0.999),
+    modalities: int,
+    *,
+    width: float,
+    scale: float,
+    axis: str | None,
+    input_modality: int | None = None,
+) -> CocaGAN:
+    """CocaGAN with `width` times our channels; `scale` and `axis` are not used."""
+    return CocaGAN(
+        modalities,
+        input_modality,
+        Generator(layers.scale_widths(WIDTHS, width)),
+        layers.PatchDiscriminator(layers.scale_widths(DISCRIMINATOR_WIDTHS, width)),
+        layers.PatchDiscriminator(
+            layers.scale_widths(CLASSIFIER_WIDTHS, width), maps=0, classes=modalities
+        ),
     )
-
-
-def _init(networks: tuple, modalities: int, key: Array, grid: tuple[int, int]) -> Params:
-    generator, judge, guesser = networks
-    keys = jax.random.split(key, 3)
-    images = jnp.zeros((1, *grid, modalities))
-    used = jnp.ones((1, modalities), bool)
-    (_, features), drawn = generator.init_with_output(keys[0], images, used)
-    return {
-        "generator": drawn["params"],
-        "discriminator": {
-            "images": judge.init(keys[1], images)["params"],
-            "features": guesser.init(keys[2], features[0])["params"],
-        },
-        "statistics": {},
-    }
-
-
-def _complete(
-    generator: Generator, inputs: int | None, params: Params, question: Condition
-) -> Images:
-    own, used = {"params": params["generator"]}, used_of(question.missing, inputs)
-    drawn, _ = generator.apply(own, 2 * question.seen - 1, used)
-    return question.fill((drawn + 1) / 2)
-
-
-def guess_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
-    """([B], [B]) of scores [B, M, M], of features of each modality and for each: how
-    far the guess is from even, and from right; the mean over the available [B, M]."""
-    logs = jax.nn.log_softmax(scores)
-    many = scores.shape[-1]
-    uneven = -logs.mean(axis=-1) - jnp.log(many)
-    wrong = -jnp.einsum("bmm->bm", logs)
-    count = jnp.maximum(available.sum(axis=1), 1)
-    return tuple(jnp.where(available, each, 0.0).sum(axis=1) / count for each in (uneven, wrong))
-
-
-def _losses(
-    networks: tuple, inputs: int | None, keys: Keys, params: Params, lesson: GANBatch
-) -> MethodLosses:
-    """Nothing here is random: `keys` are for those that need some."""
-    generator, judge, guesser = networks
-    available, images = ~lesson.missing, 2 * lesson.images - 1
-    own = {"params": params["generator"]}
-    shown = only(available, images)
-    drawn, features = generator.apply(own, shown, used_of(lesson.missing, inputs))
-    real = only(has_truth(lesson), images)
-    fake = jnp.where(per_modality(lesson.scored), drawn, real)
-    stacked = jnp.concatenate(features)
-
-    def judged(params: Params, candidate: Images, wanted: float) -> Losses:
-        return verdict(judge.apply({"params": params["images"]}, candidate), wanted)
-
-    def guessed(params: Params, stacked: Array) -> tuple[Losses, Losses]:
-        scores = guesser.apply({"params": params["features"]}, stacked)
-        scores = jnp.stack(jnp.split(scores, len(features)), axis=1)
-        return guess_losses(scores, available)
-
-    still = jax.lax.stop_gradient
-    judges = params["discriminator"]
-    parts = {
-        "l1": (L1, aware_error(drawn, lesson, images)),
-        "adversarial": (ADVERSARIAL, judged(still(judges), fake, 1.0)),
-        "alike": (ALIKE, guessed(still(judges), stacked)[0]),
-    }
-    told = judged(judges, real, 1.0) + judged(judges, still(fake), 0.0)
-    wrong = guessed(judges, still(stacked))[1]
-    return outcome(lesson, parts, 0.5 * told + ALIKE * wrong)

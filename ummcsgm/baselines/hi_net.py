@@ -1,42 +1,31 @@
 """Hi-Net (Zhou et al. 2020): features of each modality, fused at every level.
 
-Each modality has an encoder and, in training, a decoder that gives it back from its own
-features. A fusion network runs beside them: at each level it takes the sum, the product
-and the maximum of the modalities' features, and what it made of the level before. Its
-result is decoded with the same fusions on the way up.
+Each modality has an encoder and, in training, a decoder that reconstructs it from its own
+features. A fusion network runs beside them: each level takes the sum, the product and
+the maximum over the modalities' features, and the output of the level before. Its result
+is decoded with the same fusions on the way up.
 
-Hi-Net is published for two inputs and one output, a model for each. Here one model
-answers all questions: fusions are of the available modalities of each row, the
-generator has an output for each modality, and the discriminator sees all of them, the
-seen ones being real. Statistics of a modality are of the rows that have it. The
-published code's rate is used.
+Adapted: Hi-Net is published for two inputs and one output, one model for each. Here one
+model answers every missing pattern: fusions are over the available modalities of each
+example, the generator has an output for each modality, and the discriminator sees all
+modalities, the seen ones being real. A modality's batch statistics are of the examples
+that have it. The learning rate is that of the published code.
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.layers import BatchNorm, doubled, greatest, halved, halvings, leaky, scaled
-from ummcsgm.baselines.method import (
-    GANBatch,
-    Method,
-    MethodLosses,
-    average,
-    has_truth,
-    only,
-    outcome,
-    taught,
-    verdict,
-)
+from ummcsgm.baselines import layers, method
 from ummcsgm.diffusion.missingness import Condition, per_modality
-from ummcsgm.types import Array, Images, Keys, Params
+from ummcsgm.types import Array, Images, Keys, Losses, Params
 
-ENCODER = (32, 64, 128)
-JUDGE = (32, 64, 128, 256)
-TARGET, REBUILT = 100.0, 20.0  # weights of the two L1 losses
+WIDTHS = (32, 64, 128)
+DISCRIMINATOR_WIDTHS = (32, 64, 128, 256)
+L1_WEIGHT, RECONSTRUCTION_WEIGHT = 100.0, 20.0
 
 
 class Layer(nn.Module):
@@ -48,10 +37,10 @@ class Layer(nn.Module):
     running: bool = True
 
     @nn.compact
-    def __call__(self, features: Array, counted: Array | None) -> Array:
+    def __call__(self, features: Array, valid: Array | None) -> Array:
         hidden = nn.Conv(self.width, (3, 3), use_bias=False, name="conv")(features)
-        norm = BatchNorm(self.axis, running=self.running, name="norm")
-        return self.activate(norm(hidden, counted))
+        norm = layers.BatchNorm(self.axis, running=self.running, name="norm")
+        return self.activate(norm(hidden, valid))
 
 
 class Encoder(nn.Module):
@@ -61,49 +50,53 @@ class Encoder(nn.Module):
     axis: str | None
 
     @nn.compact
-    def __call__(self, image: Images, counted: Array | None) -> list[Array]:
+    def __call__(self, image: Images, valid: Array | None) -> list[Array]:
         features, levels = image, []
         for width in self.widths:
             for _ in range(2):
-                features = Layer(width, self.axis, leaky)(features, counted)
-            features = halved(features)
+                features = Layer(width, self.axis, layers.leaky)(features, valid)
+            features = layers.downsample(features)
             levels.append(features)
         return levels
 
 
 class Decoder(nn.Module):
-    """One modality, from its own features at 1/8; used in training alone."""
+    """One modality from its own features at 1/8; used in training alone."""
 
     widths: tuple[int, ...]
     axis: str | None
 
     @nn.compact
-    def __call__(self, levels: list[Array], image: Images, counted: Array) -> Images:
-        one, two, three = self.widths
-        below, features = [levels[1], levels[0], image], levels[2]
-        sizes = ((three,), (three, two), (two, one))
-        for widths, like in zip(sizes, below, strict=True):
-            for each in widths:
-                layer = Layer(each, self.axis, running=False)
-                features = layer(features, counted)
-            features = doubled(features, like)
-        features = Layer(one, self.axis, running=False)(features, counted)
+    def __call__(self, levels: list[Array], image: Images, valid: Array) -> Images:
+        fine, middle, coarse = self.widths
+        features = levels[2]
+        for widths, finer in (
+            ((coarse,), levels[1]),
+            ((coarse, middle), levels[0]),
+            ((middle, fine), image),
+        ):
+            for width in widths:
+                features = Layer(width, self.axis, running=False)(features, valid)
+            features = layers.upsample(features, finer)
+        features = Layer(fine, self.axis, running=False)(features, valid)
         return nn.Conv(1, (3, 3), name="head")(features)
 
 
 def fuse(features: list[Array], available: Array) -> Array:
-    """[B, h, w, 3 C] the sum, product and maximum of the available [B, M] of M features
-    [B, h, w, C]."""
+    """[B, h, w, 3 C] the sum, product and maximum over the available [B, M] of M
+    features [B, h, w, C]."""
     total, product = 0.0, 1.0
-    for each, flag in zip(features, available.T, strict=True):
-        here = flag[:, None, None, None]
-        total += jnp.where(here, each, 0.0)
-        product *= jnp.where(here, each, 1.0)
-    return jnp.concatenate([total, product, greatest(features, available)], axis=-1)
+    for feature, flag in zip(features, available.T, strict=True):
+        flag = flag[:, None, None, None]
+        total += jnp.where(flag, feature, 0.0)
+        product *= jnp.where(flag, feature, 1.0)
+    return jnp.concatenate(
+        [total, product, layers.max_over_available(features, available)], axis=-1
+    )
 
 
 class Fusion(nn.Module):
-    """The fused features of a level, joined with what was made of the level before."""
+    """The fused features of a level, joined with the output of the level before."""
 
     inner: int
     width: int
@@ -111,161 +104,160 @@ class Fusion(nn.Module):
     activate: Callable
 
     @nn.compact
-    def __call__(self, fused: Array, before: Array | None, counted: Array | None) -> Array:
-        first = Layer(self.inner, self.axis, self.activate, name="fuse")
-        hidden = first(fused, counted)
+    def __call__(self, fused: Array, before: Array | None, valid: Array | None) -> Array:
+        hidden = Layer(self.inner, self.axis, self.activate, name="fuse")(fused, valid)
         if before is None:
             return hidden
         joined = jnp.concatenate([hidden, before], axis=-1)
-        return Layer(self.width, self.axis, self.activate, name="join")(joined, counted)
+        return Layer(self.width, self.axis, self.activate, name="join")(joined, valid)
 
 
 class Generator(nn.Module):
-    """(images in [-1, 1], available) -> the images, and each as its decoder has it."""
+    """(images in [-1, 1], available) -> all modalities, and each as its own decoder
+    reconstructs it.
+
+    `valid` [B] is False on padding. None: running statistics and no reconstructions.
+    """
 
     widths: tuple[int, ...]
     axis: str | None
 
     @nn.compact
     def __call__(
-        self, images: Images, available: Array, counted: Array | None
+        self, images: Images, available: Array, valid: Array | None
     ) -> tuple[Images, Images | None]:
-        """With `counted` None: running statistics, and no decoders of single ones."""
-        modalities, axis = images.shape[-1], self.axis
-        levels, rebuilt = [], []
-        for m in range(modalities):
+        levels, reconstructions = [], []
+        for m in range(images.shape[-1]):
             image = images[..., m : m + 1]
-            rows = None if counted is None else counted & available[:, m]
-            own = Encoder(self.widths, axis, name=f"encoder{m}")(image, rows)
-            levels.append(own)
-            if counted is not None:
-                decoder = Decoder(self.widths, axis, name=f"decoder{m}")
-                rebuilt.append(decoder(own, image, rows))
+            having = None if valid is None else valid & available[:, m]
+            levels.append(Encoder(self.widths, self.axis, name=f"encoder{m}")(image, having))
+            if valid is not None:
+                decoder = Decoder(self.widths, self.axis, name=f"decoder{m}")
+                reconstructions.append(decoder(levels[m], image, having))
         fused = [fuse(list(level), available) for level in zip(*levels, strict=True)]
-        features = self._fusion_path(fused, counted)
-        drawn = self._decode(features, fused, images, counted)
-        return drawn, jnp.concatenate(rebuilt, axis=-1) if rebuilt else None
+        features = self._encode_fused(fused, valid)
+        generated = self._decode(features, fused, images, valid)
+        return generated, jnp.concatenate(reconstructions, axis=-1) if reconstructions else None
 
-    def _fusion_path(self, fused: list[Array], counted: Array | None) -> Array:
-        _, two, three = self.widths
-        sizes = ((two, two), (two, three), (three, three))
+    def _encode_fused(self, fused: list[Array], valid: Array | None) -> Array:
+        _, middle, coarse = self.widths
+        sizes = ((middle, middle), (middle, coarse), (coarse, coarse))
         features = None
         for level, (inner, width) in enumerate(sizes):
-            before = None if features is None else halved(features)
-            join = Fusion(inner, width, self.axis, leaky, name=f"down{level}")
-            features = join(fused[level], before, counted)
-        return Layer(2 * three, self.axis, leaky, name="deep")(features, counted)
+            before = None if features is None else layers.downsample(features)
+            fusion = Fusion(inner, width, self.axis, layers.leaky, name=f"down{level}")
+            features = fusion(fused[level], before, valid)
+        return Layer(2 * coarse, self.axis, layers.leaky, name="deep")(features, valid)
 
     def _decode(
-        self, features: Array, fused: list[Array], images: Images, counted: Array | None
+        self, features: Array, fused: list[Array], images: Images, valid: Array | None
     ) -> Images:
-        one, two, three = self.widths
-        features = Layer(three, self.axis, name="enter")(features, counted)
-        below = [images, *fused[:-1]]  # the next finer grid of each level
-        sizes = ((one, one), (two, one), (three, two))
+        fine, middle, coarse = self.widths
+        features = Layer(coarse, self.axis, name="enter")(features, valid)
+        finer = [images, *fused[:-1]]
+        sizes = ((fine, fine), (middle, fine), (coarse, middle))
         for level in reversed(range(3)):
             inner, width = sizes[level]
-            join = Fusion(inner, width, self.axis, nn.relu, name=f"up{level}")
-            features = join(fused[level], features, counted)
-            features = doubled(features, below[level])
-        features = Layer(one, self.axis, name="leave")(features, counted)
+            fusion = Fusion(inner, width, self.axis, nn.relu, name=f"up{level}")
+            features = layers.upsample(fusion(fused[level], features, valid), finer[level])
+        features = Layer(fine, self.axis, name="leave")(features, valid)
         return nn.Conv(images.shape[-1], (3, 3), name="head")(features)
 
 
-class Judge(nn.Module):
-    """All modalities of a subject at once -> verdicts on its patches, [B, h, w, 1]."""
+class Discriminator(nn.Module):
+    """All modalities of an example -> scores of its patches, [B, h, w, 1]."""
 
     widths: tuple[int, ...]
     axis: str | None
 
     @nn.compact
-    def __call__(self, images: Images, counted: Array) -> Array:
+    def __call__(self, images: Images, valid: Array) -> Array:
         features = images
         # The last convolution needs three positions a side.
-        depth = halvings(images.shape[1:3], len(self.widths), 4)
+        depth = layers.count_halvings(images.shape[1:3], len(self.widths), 4)
         for level, width in enumerate(self.widths[:depth]):
             features = nn.Conv(width, (3, 3), (2, 2), name=f"down{level}")(features)
             if level:
-                norm = BatchNorm(self.axis, 0.8, running=False, name=f"norm{level}")
-                features = norm(features, counted)
-            features = leaky(features)
+                norm = layers.BatchNorm(self.axis, 0.8, running=False, name=f"norm{level}")
+                features = norm(features, valid)
+            features = layers.leaky(features)
         return nn.Conv(1, (3, 3), padding="VALID", name="verdict")(features)
 
 
-def make_hi_net(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
-    """Hi-Net with a share `width` of its channels; statistics are over all devices of
-    `axis`. It works in [-1, 1] and has no use for `scale`."""
-    generator = Generator(scaled(ENCODER, width), axis)
-    judge = Judge(scaled(JUDGE, width), axis)
-    return Method(
-        name="hi-net",
-        title="Hi-Net",
-        note="Adapted: one model for all questions, with fusions of whatever is"
+@dataclasses.dataclass(frozen=True)
+class HiNet(method.Method):
+    """Hi-Net for `modalities` modalities; it works in [-1, 1]."""
+
+    modalities: int
+    generator: nn.Module
+    discriminator: nn.Module
+
+    name = "hi-net"
+    title = "Hi-Net"
+    note = (
+        "Adapted: one model for all questions, with fusions of whatever is"
         " available and an output for each modality, linear and not a tanh; the"
-        " discriminator sees all modalities at once.",
-        init=functools.partial(_init, generator, judge, modalities),
-        complete=functools.partial(_complete, generator),
-        losses=functools.partial(_losses, generator, judge),
-        deal=None,
-        rates=(1e-3, 1e-3),
-        betas=(0.5, 0.999),
-        training_only=("decoder",),
+        " discriminator sees all modalities at once."
     )
+    learning_rates = (1e-3, 1e-3)
+    training_only = ("decoder",)
+
+    def init(self, key: Array, grid: tuple[int, int]) -> Params:
+        key_generator, key_discriminator = jax.random.split(key)
+        images, valid = jnp.zeros((1, *grid, self.modalities)), jnp.ones(1, bool)
+        available = jnp.ones((1, self.modalities), bool)
+        # Initialisation runs on one device: no statistics over several.
+        generator, discriminator = (
+            network.clone(axis=None) for network in (self.generator, self.discriminator)
+        )
+        variables = generator.init(key_generator, images, available, valid)
+        return {
+            "generator": variables["params"],
+            "discriminator": discriminator.init(key_discriminator, images, valid)["params"],
+            "statistics": variables["statistics"],
+        }
+
+    def complete(self, params: Params, condition: Condition) -> Images:
+        variables = {"params": params["generator"], "statistics": params["statistics"]}
+        images = 2 * condition.seen - 1
+        generated, _ = self.generator.apply(variables, images, ~condition.missing, None)
+        return condition.fill((generated + 1) / 2)
+
+    def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
+        """The least-squares GAN's loss, 100 times the mean absolute error of what is
+        scored, and 20 times that of each reconstructed input. `keys` are not used."""
+        images = 2 * batch.images - 1
+        (generated, reconstructed), changed = self.generator.apply(
+            {"params": params["generator"], "statistics": params["statistics"]},
+            jnp.where(per_modality(batch.missing), -1.0, images),
+            batch.seen,
+            batch.valid,
+            mutable=["statistics"],
+        )
+        real, fake = method.real_and_fake(batch, images, generated)
+
+        def loss(params: Params, candidate: Images, target: float) -> Losses:
+            scores = self.discriminator.apply({"params": params}, candidate, batch.valid)
+            return method.least_squares(scores, target)
+
+        adversarial, discriminator = method.adversarial_losses(
+            loss, params["discriminator"], real, fake
+        )
+        error = method.masked_mean(jnp.abs(generated - images), batch.scored)
+        reconstruction = method.masked_mean(jnp.abs(reconstructed - images), batch.seen)
+        parts = {
+            "adversarial": (1.0, adversarial),
+            "l1": (L1_WEIGHT, error),
+            # As published, a sum over the inputs: an example has as many as it has.
+            "rebuilt": (RECONSTRUCTION_WEIGHT, reconstruction * batch.seen.sum(axis=1)),
+        }
+        statistics = jax.lax.stop_gradient(changed["statistics"])
+        return method.combine_losses(batch, parts, 0.5 * discriminator, statistics)
 
 
-def _init(
-    generator: Generator, judge: Judge, modalities: int, key: Array, grid: tuple[int, int]
-) -> Params:
-    key_generator, key_judge = jax.random.split(key)
-    # Statistics at initialisation are of this one device.
-    alone = generator.clone(axis=None)
-    images = jnp.zeros((1, *grid, modalities))
-    counted = jnp.ones(1, bool)
-    drawn = alone.init(key_generator, images, jnp.ones((1, modalities), bool), counted)
-    judged = judge.clone(axis=None).init(key_judge, images, counted)
-    return {
-        "generator": drawn["params"],
-        "discriminator": judged["params"],
-        "statistics": drawn["statistics"],
-    }
-
-
-def _complete(generator: Generator, params: Params, question: Condition) -> Images:
-    own = {"params": params["generator"], "statistics": params["statistics"]}
-    images = 2 * question.seen - 1
-    drawn, _ = generator.apply(own, images, ~question.missing, None)
-    return question.fill((drawn + 1) / 2)
-
-
-def _losses(
-    generator: Generator, judge: Judge, keys: Keys, params: Params, lesson: GANBatch
-) -> MethodLosses:
-    """The least-squares GAN's, 100 of what is scored and 20 of each input given back.
-
-    Nothing here is random: `keys` are for those that need some.
-    """
-    counted, images = taught(lesson), 2 * lesson.images - 1
-    (drawn, rebuilt), changed = generator.apply(
-        {"params": params["generator"], "statistics": params["statistics"]},
-        jnp.where(per_modality(lesson.missing), -1.0, images),
-        ~lesson.missing,
-        counted,
-        mutable=["statistics"],
-    )
-    real = only(has_truth(lesson), images)
-    fake = jnp.where(per_modality(lesson.scored), drawn, real)
-
-    def judged(params: Params, candidate: Images, wanted: float) -> Array:
-        return verdict(judge.apply({"params": params}, candidate, counted), wanted)
-
-    still = jax.lax.stop_gradient
-    own = params["discriminator"]
-    told = judged(own, real, 1.0) + judged(own, still(fake), 0.0)
-    given_back = average(jnp.abs(rebuilt - images), ~lesson.missing)
-    parts = {
-        "adversarial": (1.0, judged(still(own), fake, 1.0)),
-        "l1": (TARGET, average(jnp.abs(drawn - images), lesson.scored)),
-        # The published sum over inputs, of which a row has as many as it has.
-        "rebuilt": (REBUILT, given_back * (~lesson.missing).sum(axis=1)),
-    }
-    return outcome(lesson, parts, 0.5 * told, still(changed["statistics"]))
+def make_hi_net(modalities: int, *, width: float, scale: float, axis: str | None) -> HiNet:
+    """Hi-Net with `width` times its published channels; batch statistics are over all
+    devices of `axis`, and `scale` is not used."""
+    generator = Generator(layers.scale_widths(WIDTHS, width), axis)
+    discriminator = Discriminator(layers.scale_widths(DISCRIMINATOR_WIDTHS, width), axis)
+    return HiNet(modalities, generator, discriminator)

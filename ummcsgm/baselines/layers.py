@@ -1,8 +1,9 @@
-"""The layers that the competitors share: channels last, any grid, any modalities.
+"""Flax layers that the published methods share: channels last, any grid.
 
-Grids are halved to ceil(n / 2) and doubled back, cropped to what they were. Modalities
-have networks of their own one after another: grouped convolutions, which would be one
-operation, take forty times as long on a CPU.
+Grids are halved to ceil(n / 2); on the way up features are cropped to the finer grid.
+Flax names unnamed layers by their class, so renaming a class here changes the
+parameters' paths and with them the initialisation. Modalities have separate networks,
+run one after another: grouped convolutions take forty times as long on a CPU.
 """
 
 import flax.linen as nn
@@ -11,16 +12,16 @@ import jax.numpy as jnp
 
 from ummcsgm.types import Array, Keys
 
-NORMAL = nn.initializers.normal(0.02)  # the usual start of a GAN's kernels
+NORMAL = nn.initializers.normal(0.02)  # the usual initialisation of a GAN's kernels
 
 
-def scaled(published: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """A share `width` of published numbers of channels: multiples of 4, none below."""
-    return tuple(max(4 * round(each * width / 4), 4) for each in published)
+def scale_widths(published: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """The published channel counts times `width`, rounded to multiples of 4, at least 4."""
+    return tuple(max(4 * round(channels * width / 4), 4) for channels in published)
 
 
-def halvings(grid: tuple[int, int], most: int, smallest: int) -> int:
-    """How often a grid is halved: up to `most`, or until a side is `smallest`."""
+def count_halvings(grid: tuple[int, int], most: int, smallest: int) -> int:
+    """How often a grid is halved: at most `most` times, until a side is `smallest`."""
     count, side = 0, min(grid)
     while count < most and side > smallest:
         count, side = count + 1, -(-side // 2)
@@ -28,64 +29,65 @@ def halvings(grid: tuple[int, int], most: int, smallest: int) -> int:
 
 
 def leaky(features: Array) -> Array:
-    """The leaky ReLU of all of them, slope 0.2."""
+    """The leaky ReLU with slope 0.2."""
     return nn.leaky_relu(features, 0.2)
 
 
 def instance_norm(features: Array) -> Array:
-    """Each channel of each image: mean 0, variance 1. No parameters."""
+    """Each channel of each image with mean 0 and variance 1. No parameters."""
     mean = features.mean(axis=(1, 2), keepdims=True)
     centred = features - mean
     variance = jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True)
     return centred * jax.lax.rsqrt(variance + 1e-5)
 
 
-def cropped(features: Array, like: Array) -> Array:
-    """Without the last row or column where `like` has fewer."""
-    return features[:, : like.shape[1], : like.shape[2]]
+def crop_to(features: Array, size: tuple[int, ...]) -> Array:
+    """[B, H, W, C]: the first rows and columns of the features."""
+    return features[:, : size[0], : size[1]]
 
 
-def doubled(features: Array, like: Array) -> Array:
-    """Twice the size by repetition, cropped to the size of `like`."""
+def upsample(features: Array, like: Array) -> Array:
+    """Twice the size by nearest neighbour, cropped to the size of `like`."""
     tall = jnp.repeat(features, 2, axis=1)
-    return cropped(jnp.repeat(tall, 2, axis=2), like)
+    return crop_to(jnp.repeat(tall, 2, axis=2), like.shape[1:3])
 
 
-def halved(features: Array) -> Array:
-    """Half the size, the largest of each 2 x 2; ceil(n / 2) where n is odd."""
+def downsample(features: Array) -> Array:
+    """Half the size by 2 x 2 max pooling; ceil(n / 2) where n is odd."""
     return nn.max_pool(features, (2, 2), (2, 2), "SAME")
 
 
-def greatest(features: list[Array], available: Array) -> Array:
-    """The voxelwise maximum of the available [B, M] of M features [B, H, W, C]; 0 in a
-    row without any."""
-    least = jnp.finfo(jnp.float32).min
-    largest = jnp.full_like(features[0], least)
-    for each, flag in zip(features, available.T, strict=True):
-        largest = jnp.maximum(largest, jnp.where(_rows(flag), each, least))
-    return jnp.where(_rows(available.any(axis=1)), largest, 0.0)
+def max_over_available(features: list[Array], available: Array) -> Array:
+    """The maximum over the available [B, M] of M features [B, H, W, C]; 0 without any."""
+    lowest = jnp.finfo(jnp.float32).min
+    largest = jnp.full_like(features[0], lowest)
+    for feature, flag in zip(features, available.T, strict=True):
+        largest = jnp.maximum(largest, jnp.where(_per_example(flag), feature, lowest))
+    return jnp.where(_per_example(available.any(axis=1)), largest, 0.0)
 
 
-def mean_of(features: list[Array], available: Array) -> Array:
-    """The mean of the available [B, M] of M features [B, H, W, C]; 0 in a row without
-    any."""
-    shares = available / jnp.maximum(available.sum(axis=1, keepdims=True), 1)
-    kept = (
-        jnp.where(_rows(flag), each, 0.0) for each, flag in zip(features, available.T, strict=True)
+def mean_over_available(features: list[Array], available: Array) -> Array:
+    """The mean over the available [B, M] of M features [B, H, W, C]; 0 without any."""
+    weights = available / jnp.maximum(available.sum(axis=1, keepdims=True), 1)
+    masked = (
+        jnp.where(_per_example(flag), feature, 0.0)
+        for feature, flag in zip(features, available.T, strict=True)
     )
-    return sum(_rows(share) * each for share, each in zip(shares.T, kept, strict=True))
+    return sum(
+        _per_example(weight) * feature for weight, feature in zip(weights.T, masked, strict=True)
+    )
 
 
-def _rows(values: Array) -> Array:
+def _per_example(values: Array) -> Array:
     return values[:, None, None, None]
 
 
 class BatchNorm(nn.Module):
-    """Each channel: mean 0 and variance 1 over the counted rows of all devices.
+    """Each channel with mean 0 and variance 1 over the valid examples of all devices.
 
-    `counted` [B] says which rows there are statistics of, or is None: then running
-    averages are used, of which a training step keeps nine tenths. Without `running`
-    there are none: a network that is only trained needs none.
+    `valid` [B] says which examples count; None: the running averages are used, of which
+    a training step keeps nine tenths. `running=False` keeps none, for a network that is
+    only trained.
     """
 
     axis: str | None
@@ -93,25 +95,25 @@ class BatchNorm(nn.Module):
     running: bool = True
 
     @nn.compact
-    def __call__(self, features: Array, counted: Array | None) -> Array:
+    def __call__(self, features: Array, valid: Array | None) -> Array:
         width = features.shape[-1:]
         gain = self.param("scale", nn.initializers.ones, width)
         shift = self.param("bias", nn.initializers.zeros, width)
-        if counted is None or self.running:
-            kept = self.variable("statistics", "mean_variance", _standard, *width)
-        if counted is None:
-            mean, variance = kept.value
+        if valid is None or self.running:
+            average = self.variable("statistics", "mean_variance", _standard, *width)
+        if valid is None:
+            mean, variance = average.value
         else:
-            count, mean, variance = self._moments(features, counted)
+            count, mean, variance = self._batch_statistics(features, valid)
             if self.running and not self.is_initializing():
-                new = 0.9 * kept.value + 0.1 * jnp.stack([mean, variance])
-                kept.value = jnp.where(count > 0, new, kept.value)
-            # Where no row counts, what follows must still be finite.
+                new = 0.9 * average.value + 0.1 * jnp.stack([mean, variance])
+                average.value = jnp.where(count > 0, new, average.value)
+            # Without a valid example, what follows must still be finite.
             variance = jnp.where(count > 0, variance, 1.0)
         return (features - mean) * jax.lax.rsqrt(variance + self.epsilon) * gain + shift
 
-    def _moments(self, features: Array, counted: Array) -> tuple[Array, Array, Array]:
-        weight = _rows(counted.astype(features.dtype))
+    def _batch_statistics(self, features: Array, valid: Array) -> tuple[Array, Array, Array]:
+        weight = _per_example(valid.astype(features.dtype))
         first = jnp.sum(weight * features, axis=(0, 1, 2))
         second = jnp.sum(weight * jnp.square(features), axis=(0, 1, 2))
         count = jnp.sum(weight) * features[0, ..., 0].size
@@ -126,10 +128,10 @@ def _standard(width: int) -> Array:
 
 
 class Up(nn.Module):
-    """A 4 x 4 convolution that doubles the size ("transposed", stride 2), no bias.
+    """A transposed 4 x 4 convolution of stride 2 without bias: twice the size.
 
-    As four 2 x 2 convolutions, one for each place in a 2 x 2: the same sums, and on a
-    CPU a seventh of the time.
+    It is computed as four 2 x 2 convolutions, one for each position in a 2 x 2 block:
+    the same sums in a seventh of the time on a CPU.
     """
 
     width: int
@@ -141,7 +143,7 @@ class Up(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (4, 4, c, self.width))
         padded = jnp.pad(features, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-        def at(row: int, column: int) -> Array:
+        def convolve(row: int, column: int) -> Array:
             return jax.lax.conv_general_dilated(
                 padded[:, row : row + h + 1, column : column + w + 1],
                 kernel[row::2, column::2],
@@ -150,8 +152,20 @@ class Up(nn.Module):
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
 
-        rows = [jnp.stack([at(row, 0), at(row, 1)], axis=3) for row in (0, 1)]
+        rows = [jnp.stack([convolve(row, 0), convolve(row, 1)], axis=3) for row in (0, 1)]
         return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, self.width)
+
+
+def conv4(features: Array, width: int, stride: int, *, bias: bool, name: str) -> Array:
+    """A GAN's 4 x 4 convolution, a layer of the module that calls this; stride 1 keeps
+    the size."""
+    padding = "SAME"
+    if stride == 1:
+        features, padding = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0))), "VALID"
+    size, strides = (4, 4), (stride, stride)
+    return nn.Conv(
+        width, size, strides, padding=padding, use_bias=bias, kernel_init=NORMAL, name=name
+    )(features)
 
 
 class Residual(nn.Module):
@@ -166,41 +180,85 @@ class Residual(nn.Module):
         return features + instance_norm(hidden)
 
 
+class ResidualEncoder(nn.Module):
+    """One image [B, H, W, 1] -> features [B, H / 4, W / 4, C] of three widths: a 7 x 7
+    convolution, strided 3 x 3 ones, then residual blocks."""
+
+    widths: tuple[int, ...]
+    blocks: int
+
+    @nn.compact
+    def __call__(self, image: Array) -> Array:
+        features = image
+        for level, width in enumerate(self.widths):
+            size, stride = (3, 2) if level else (7, 1)
+            conv = nn.Conv(width, (size, size), (stride, stride), use_bias=False)
+            features = nn.relu(instance_norm(conv(features)))
+        for _ in range(self.blocks):
+            features = Residual()(features)
+        return features
+
+
+def decode_residual(
+    features: Array, widths: tuple[int, ...], blocks: int, size: tuple[int, int]
+) -> Array:
+    """An image [B, *size, 1] of encoded features, linear; its layers belong to the
+    module that calls this."""
+    for _ in range(blocks):
+        features = Residual()(features)
+    for width in widths[-2::-1]:
+        features = nn.relu(instance_norm(Up(width)(features)))
+    return nn.Conv(1, (7, 7), name="head")(crop_to(features, size))
+
+
 class Patches(nn.Module):
-    """What a PatchGAN sees: 4 x 4 convolutions of stride 2, instance norms but for the
-    first, leaky ReLUs. As many as leave 2 positions a side."""
+    """The features of a PatchGAN: strided 4 x 4 convolutions and leaky ReLUs, instance
+    norms after the first. As many levels as leave 2 positions a side."""
 
     widths: tuple[int, ...]
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        depth = halvings(features.shape[1:3], len(self.widths), 2)
+        depth = count_halvings(features.shape[1:3], len(self.widths), 2)
         for level, width in enumerate(self.widths[:depth]):
-            features = nn.Conv(width, (4, 4), (2, 2), kernel_init=NORMAL, name=f"down{level}")(
-                features
-            )
+            features = conv4(features, width, 2, bias=True, name=f"down{level}")
             features = leaky(instance_norm(features) if level else features)
         return features
 
 
 class PatchMaps(nn.Module):
-    """A last 4 x 4 convolution, of unchanged size: `maps` verdicts on each patch."""
+    """A last 4 x 4 convolution of unchanged size: `maps` scores of each patch."""
 
     maps: int
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        padded = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0)))
-        return nn.Conv(
-            self.maps, (4, 4), padding="VALID", use_bias=False, kernel_init=NORMAL, name="maps"
-        )(padded)
+        return conv4(features, self.maps, 1, bias=False, name="maps")
 
 
-def dropped(keys: Keys, features: Array, turn: int, rate: float) -> Array:
-    """Dropout of each row [B, ...] by its own key, another one each `turn`."""
+class PatchDiscriminator(nn.Module):
+    """A PatchGAN: images [B, H, W, C] -> (`maps` scores of each patch [B, h, w, maps],
+    scores [B, classes] of the image's class); None for what there is none of."""
 
-    def kept(key: Array) -> Array:
-        own = jax.random.fold_in(key, turn)
-        return jax.random.bernoulli(own, 1 - rate, features.shape[1:])
+    widths: tuple[int, ...]
+    maps: int = 1
+    classes: int = 0
 
-    return jnp.where(jax.vmap(kept)(keys), features / (1 - rate), 0)
+    @nn.compact
+    def __call__(self, images: Array) -> tuple[Array | None, Array | None]:
+        features, scores, classes = Patches(self.widths, name="patches")(images), None, None
+        if self.maps:
+            scores = PatchMaps(self.maps, name="verdict")(features)
+        if self.classes:
+            classes = nn.Dense(self.classes, name="class")(features.mean(axis=(1, 2)))
+        return scores, classes
+
+
+def dropout(keys: Keys, features: Array, layer: int, rate: float) -> Array:
+    """Dropout of each example [B, ...] by its own key, another mask in each `layer`."""
+
+    def draw_mask(key: Array) -> Array:
+        key = jax.random.fold_in(key, layer)
+        return jax.random.bernoulli(key, 1 - rate, features.shape[1:])
+
+    return jnp.where(jax.vmap(draw_mask)(keys), features / (1 - rate), 0)

@@ -1,11 +1,5 @@
-"""What a competitor of Table 1 is to everyone else: a `Method`, whatever it is inside.
+"""The interface of a published method, and the losses that the methods share."""
 
-A trainer knows `losses`, a study knows `complete`; neither knows a network. Masks, the
-averages over what is scored and the turn of generator and discriminator are here, so
-that the methods differ in their ideas alone.
-"""
-
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,116 +11,142 @@ from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 
 
 class GANBatch(NamedTuple):
-    """What one step teaches: the rows of one device.
+    """The examples of one device in one training step.
 
-    `images` are the truth, 0 is background; `missing` is what the generator must do
-    without: what was dealt, and what was never scanned. `scored` is the dealt part
-    alone, of which there is a truth. `lesion` is the tumour, all False where nobody
-    has drawn it. A row in which nothing is `scored` only pads the batch.
+    `images` [B, H, W, M] are the truth, 0 in the background. `missing` [B, M] is hidden
+    from the generator: the sampled pattern, and the modalities that were never scanned.
+    `scored` [B, M] is the sampled pattern alone, of which the truth is known. `lesion`
+    [B, H, W] bool is the segmented tumour, False everywhere where there is no
+    segmentation. An example with nothing `scored` is padding.
     """
 
     images: Images
     missing: Missing
     scored: Missing
-    lesion: Array  # [B, H, W] bool
+    lesion: Array
+
+    @property
+    def seen(self) -> Array:
+        """[B, M] bool: the generator's inputs."""
+        return ~self.missing
+
+    @property
+    def has_truth(self) -> Array:
+        """[B, M] bool: seen or scored; False where never scanned."""
+        return self.scored | ~self.missing
+
+    @property
+    def valid(self) -> Array:
+        """[B] bool: False on padding."""
+        return self.scored.any(axis=1)
 
 
 class MethodLosses(NamedTuple):
-    """Of `Method.losses`: what is to be made small, an example each.
+    """Losses [B] to minimise: `generator` and `discriminator` (0 without one).
 
-    `discriminator` is 0 where there is none. `statistics` are the new running
-    statistics, {} where there are none; `told` are parts worth writing down.
+    `statistics` are the new running statistics of batch norms ({} without any);
+    `metrics` are parts of the losses, [B] each, for the log.
     """
 
     generator: Losses
     discriminator: Losses
     statistics: Params
-    told: dict[str, Losses]
+    metrics: dict[str, Losses]
 
 
-@dataclasses.dataclass(frozen=True)
 class Method:
-    """A competitor: its networks, and what it learns by.
+    """A published method of Table 1: its networks, its losses and its learning rates.
 
-    `init(key, (H, W))` gives {"generator", "discriminator", "statistics"}, of which the
-    last two may be {}. `complete` answers a question, each row by itself: the seen
-    images come back bit for bit. The generator's loss has no gradient on the
-    discriminator's parameters and the other way round, so that one gradient of their
-    sum serves both; what is random of a row is of its own key. `deal(progress, M)` are
-    the probabilities of the proper configurations at a progress of 0 .. 1 of training,
-    None: the study's own questions.
-    `rates` are Adam's learning rates, the generator's first, and `betas` its own.
+    `learning_rates` are Adam's for (generator, discriminator), `betas` its momenta.
+    `curriculum(progress, modalities)` gives the probabilities [N] of
+    `missing_patterns(modalities, proper=True)` at a progress of 0 to 1 through training;
+    None: those of the study. `training_only` names the parts of the generator's
+    parameters that `complete` does not read.
     """
 
     name: str
     title: str
-    note: str
-    init: Callable[[Array, tuple[int, int]], Params]
-    complete: Callable[[Params, Condition], Images]
-    losses: Callable[[Keys, Params, GANBatch], MethodLosses]
-    deal: Callable[[Array, int], Array] | None
-    rates: tuple[float, float]
-    betas: tuple[float, float]
-    training_only: tuple[str, ...] = ()  # parts of the generator that no answer needs
+    note: str  # what is adapted or reconstructed, for the report
+    learning_rates: tuple[float, float]
+    betas: tuple[float, float] = (0.5, 0.999)
+    curriculum: Callable[[Array, int], Array] | None = None
+    training_only: tuple[str, ...] = ()
+
+    def init(self, key: Array, grid: tuple[int, int]) -> Params:
+        """{"generator", "discriminator", "statistics"}: the last two may be {}."""
+        raise NotImplementedError
+
+    def complete(self, params: Params, condition: Condition) -> Images:
+        """Images [B, H, W, M] with the missing modalities predicted, the seen ones bit
+        for bit as given. Each example is predicted independently of the others."""
+        raise NotImplementedError
+
+    def losses(self, keys: Keys, params: Params, batch: GANBatch) -> MethodLosses:
+        """The losses of each example; its random numbers come from its own key.
+
+        The generator's loss has no gradient on the discriminator's parameters and the
+        other way round, so that one gradient of their sum trains both.
+        """
+        raise NotImplementedError
 
 
-def taught(lesson: GANBatch) -> Array:
-    """[B] bool: False on the rows that only pad the batch."""
-    return lesson.scored.any(axis=1)
-
-
-def has_truth(lesson: GANBatch) -> Array:
-    """[B, M] bool: seen or scored; False for what was never scanned."""
-    return lesson.scored | ~lesson.missing
-
-
-def only(flags: Array, images: Images) -> Images:
-    """The flagged channels [B, M] of images [B, H, W, M], 0 elsewhere."""
+def select(flags: Array, images: Images) -> Images:
+    """The channels of images [B, H, W, M] that `flags` [B, M] select, 0 elsewhere."""
     return jnp.where(per_modality(flags), images, 0.0)
 
 
-def average(values: Images, flags: Array) -> Losses:
-    """[B] the mean of the flagged channels [B, M] of [B, H, W, M]; 0 where there are
-    none."""
+def masked_mean(values: Images, flags: Array) -> Losses:
+    """[B] the mean over the channels of [B, H, W, M] that `flags` [B, M] select; 0
+    without any."""
     count = flags.sum(axis=1) * values[0, ..., 0].size
-    return only(flags, values).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+    return select(flags, values).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 
 
-def verdict(maps: Images, wanted: float) -> Losses:
-    """[B] the least-squares loss of a discriminator's maps, of which all should be
-    `wanted`."""
-    return jnp.mean(jnp.square(maps - wanted), axis=(1, 2, 3))
+def least_squares(scores: Images, target: float) -> Losses:
+    """[B] the least-squares GAN loss of a discriminator's patch scores [B, h, w, C]."""
+    return jnp.mean(jnp.square(scores - target), axis=(1, 2, 3))
 
 
-def pick(keys: Keys, flags: Array) -> Array:
-    """[B] one of each row's flagged places of [B, M], each as likely as another; 0 in
-    a row that has none."""
-    cards = jax.vmap(lambda key: jax.random.uniform(key, flags.shape[1:]))(keys)
-    return jnp.argmax(jnp.where(flags, cards, -1.0), axis=1)
+def real_and_fake(batch: GANBatch, images: Images, generated: Images) -> tuple[Images, Images]:
+    """The discriminator's two inputs: the truth (0 where never scanned), and the same
+    with the scored modalities generated."""
+    real = select(batch.has_truth, images)
+    return real, jnp.where(per_modality(batch.scored), generated, real)
 
 
-def channel(images: Images, place: Array) -> Images:
-    """[B, H, W, 1] the channel at each row's place [B]."""
-    return jnp.take_along_axis(images, place[:, None, None, None], axis=-1)
+def adversarial_losses(
+    loss: Callable[[Params, Images, Array | float], Losses],
+    params: Params,
+    real: Images,
+    fake: Images,
+    fake_target: Array | float = 0.0,
+) -> tuple[Losses, Losses]:
+    """(the generator's loss, twice the discriminator's) of loss(params, images, target).
+
+    The generator wants `fake` to score 1. The discriminator wants 1 for `real` and
+    `fake_target` for `fake`. Neither has a gradient on the other's parameters.
+    """
+    frozen = jax.lax.stop_gradient
+    generator = loss(frozen(params), fake, 1.0)
+    return generator, loss(params, real, 1.0) + loss(params, frozen(fake), fake_target)
 
 
-def outcome(
-    lesson: GANBatch,
+def combine_losses(
+    batch: GANBatch,
     generator: dict[str, tuple[float, Losses]],
     discriminator: Losses | None = None,
     statistics: Params | None = None,
 ) -> MethodLosses:
-    """The outcome of a generator's loss in parts, {name: (weight, loss)}; exactly 0,
-    with an exactly zero gradient, on rows that only pad the batch."""
-    counted = taught(lesson)
+    """The losses of a generator's {name: (weight, loss)}; on padding exactly 0, with a
+    gradient of exactly 0."""
 
-    def own(loss: Losses) -> Losses:
-        return jnp.where(counted, loss, 0.0)
+    def mask(loss: Losses) -> Losses:
+        return jnp.where(batch.valid, loss, 0.0)
 
-    told = {name: own(loss) for name, (_, loss) in generator.items()}
-    total = sum(weight * told[name] for name, (weight, _) in generator.items())
+    metrics = {name: mask(loss) for name, (_, loss) in generator.items()}
+    total = sum(weight * metrics[name] for name, (weight, _) in generator.items())
     if discriminator is None:
         discriminator = jnp.zeros_like(total)
     else:
-        told["discriminator"] = discriminator = own(discriminator)
-    return MethodLosses(total, discriminator, statistics or {}, told)
+        metrics["discriminator"] = discriminator = mask(discriminator)
+    return MethodLosses(total, discriminator, statistics or {}, metrics)

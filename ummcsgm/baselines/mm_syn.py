@@ -1,31 +1,22 @@
-"""MM-SYN (Chartsias et al. 2018): each modality to one latent image, all fused by max.
+"""MM-SYN (Chartsias et al. 2018): a latent image of each modality, fused by maximum.
 
-An encoder for each modality maps it to a latent of 16 channels at full resolution; the
-voxelwise maximum of those that are available is the fused latent. A decoder for each
-modality reads any latent, so it is trained on the fused one and on each single one, and
-the latents of a subject's modalities are to be alike.
+An encoder for each modality gives a latent of 16 channels at full resolution; the
+voxelwise maximum over the available modalities is the fused latent. A decoder for each
+modality reads any latent: it is trained on the fused one and on each modality's, and a
+loss makes the latents of a subject alike.
 
-Trained here on random sets of missing modalities. Images are divided by one constant,
-about the mean of all, and the last bias starts at 1, that mean: a ReLU that starts
+Adapted: trained on random missing patterns. Images are divided by one constant, about
+their mean, and the bias of the last layer starts at 1, that mean: a ReLU that starts
 below 0 would stay there.
 """
 
-import functools
+import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.layers import doubled, greatest, halved, leaky, scaled
-from ummcsgm.baselines.method import (
-    GANBatch,
-    Method,
-    MethodLosses,
-    average,
-    has_truth,
-    only,
-    outcome,
-)
+from ummcsgm.baselines import layers, method
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
@@ -43,15 +34,15 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, image: Images) -> Array:
         def conv(width: int, features: Array) -> Array:
-            return leaky(nn.Conv(width, (3, 3), kernel_init=GLOROT)(features))
+            return layers.leaky(nn.Conv(width, (3, 3), kernel_init=GLOROT)(features))
 
         features, skips = image, []
         for level, width in enumerate(self.widths):
-            features = halved(features) if level else features
+            features = layers.downsample(features) if level else features
             features = conv(width, conv(width, features))
             skips.append(features)
         for width, skip in zip(self.widths[-2::-1], skips[-2::-1], strict=True):
-            raised = conv(width, doubled(features, skip))
+            raised = conv(width, layers.upsample(features, skip))
             features = jnp.concatenate([raised, skip], axis=-1)
             features = conv(width, conv(width, features))
         return conv(self.latent, features)
@@ -65,46 +56,49 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, latent: Array) -> Images:
         features = latent
-        for turn in range(2):
-            if turn:
+        for repeat in range(2):
+            if repeat:
                 features = jnp.concatenate([features, latent], axis=-1)
             for _ in range(2):
                 conv = nn.Conv(self.width, (3, 3), kernel_init=GLOROT)
                 features = nn.relu(conv(features))
         features = jnp.concatenate([features, latent], axis=-1)
-        mean = nn.initializers.ones
-        head = nn.Conv(1, (1, 1), kernel_init=GLOROT, bias_init=mean, name="head")
+        ones = nn.initializers.ones
+        head = nn.Conv(1, (1, 1), kernel_init=GLOROT, bias_init=ones, name="head")
         return nn.relu(head(features))
 
 
 class Generator(nn.Module):
-    """(images, available) -> all modalities as decoded from some latents, and the
-    latent [B, H, W, latent] of each modality."""
+    """(images, available) -> all modalities decoded from each of K latents
+    [K, B, H, W, M], and the latent [B, H, W, latent] of each modality.
+
+    The first of the K latents is the fused one; with `single_latents` the M modalities'
+    own follow.
+    """
 
     widths: tuple[int, ...]
     latent: int
 
     @nn.compact
     def __call__(
-        self, images: Images, available: Array, singles: bool
+        self, images: Images, available: Array, single_latents: bool
     ) -> tuple[Array, list[Array]]:
-        """[K, B, H, W, M]: K is 1, the fused latent; with `singles`, after it each
-        modality's own."""
         modalities = images.shape[-1]
         latents = [
             Encoder(self.widths, self.latent, name=f"encoder{m}")(images[..., m : m + 1])
             for m in range(modalities)
         ]
-        read = [greatest(latents, available), *(latents if singles else [])]
-        folded = jnp.concatenate(read)  # one after another along the rows
-        decoded = [Decoder(self.widths[0], name=f"decoder{m}")(folded) for m in range(modalities)]
+        fused = layers.max_over_available(latents, available)
+        decoded_latents = [fused, *latents] if single_latents else [fused]
+        stacked = jnp.concatenate(decoded_latents)  # along the batch
+        decoded = [Decoder(self.widths[0], name=f"decoder{m}")(stacked) for m in range(modalities)]
         decoded = jnp.concatenate(decoded, axis=-1)
-        return decoded.reshape(len(read), *images.shape), latents
+        return decoded.reshape(len(decoded_latents), *images.shape), latents
 
 
-def variance(latents: list[Array], available: Array) -> Losses:
-    """[B] the variance over the available [B, M] of M latents, mean over voxels and
-    channels; 0 where there is but one."""
+def latent_variance(latents: list[Array], available: Array) -> Losses:
+    """[B] the variance over the available [B, M] of M latents, averaged over voxels and
+    channels; 0 with a single one."""
     stacked = jnp.stack(latents)
     flags = available.T[:, :, None, None, None]
     count = jnp.maximum(flags.sum(axis=0), 1)
@@ -113,55 +107,59 @@ def variance(latents: list[Array], available: Array) -> Losses:
     return squares.mean(axis=(1, 2, 3))
 
 
-def make_mm_syn(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
-    """MM-SYN with a share `width` of its channels; images are divided by `scale`."""
-    generator = Generator(scaled(WIDTHS, width), *scaled((LATENT,), width))
-    return Method(
-        name="mm-syn",
-        title="MM-SYN",
-        note="Adapted: trained on random sets of missing modalities; an available"
-        " modality is encoded, and any that has a truth is a target.",
-        init=functools.partial(_init, generator, modalities),
-        complete=functools.partial(_complete, generator, scale),
-        losses=functools.partial(_losses, generator, scale),
-        deal=None,
-        rates=(1e-4, 1e-4),
-        betas=(0.9, 0.999),
+@dataclasses.dataclass(frozen=True)
+class MMSYN(method.Method):
+    """MM-SYN for `modalities` modalities; images are divided by `scale`."""
+
+    modalities: int
+    scale: float
+    generator: nn.Module
+
+    name = "mm-syn"
+    title = "MM-SYN"
+    note = (
+        "Adapted: trained on random sets of missing modalities; an available"
+        " modality is encoded, and any that has a truth is a target."
     )
+    learning_rates = (1e-4, 1e-4)
+    betas = (0.9, 0.999)
+
+    def init(self, key: Array, grid: tuple[int, int]) -> Params:
+        images = jnp.zeros((1, *grid, self.modalities))
+        available = jnp.ones((1, self.modalities), bool)
+        variables = self.generator.init(key, images, available, True)
+        return {"generator": variables["params"], "discriminator": {}, "statistics": {}}
+
+    def complete(self, params: Params, condition: Condition) -> Images:
+        variables = {"params": params["generator"]}
+        seen = condition.seen / self.scale
+        decoded, _ = self.generator.apply(variables, seen, ~condition.missing, False)
+        return condition.fill(self.scale * decoded[0])
+
+    def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
+        """The mean absolute error of every output whose truth is known, from the fused
+        latent and from each available modality's, summed over outputs and latents as
+        published, and the variance of the latents. `keys` are not used."""
+        images = batch.images / self.scale
+        variables = {"params": params["generator"]}
+        decoded, latents = self.generator.apply(
+            variables, method.select(batch.seen, images), batch.seen, True
+        )
+        errors, known = jnp.abs(decoded - images), batch.has_truth
+        by_latent = jax.vmap(method.masked_mean, (0, None))(errors, known) * known.sum(axis=1)
+        single = jnp.where(batch.seen.T, by_latent[1:], 0.0).sum(axis=0)
+        parts = {
+            "fused": (1.0, by_latent[0]),
+            "single": (1.0, single),
+            "variance": (1.0, latent_variance(latents, batch.seen)),
+            "l1": (0.0, method.masked_mean(errors[0], batch.scored)),  # logged only
+        }
+        return method.combine_losses(batch, parts)
 
 
-def _init(generator: Generator, modalities: int, key: Array, grid: tuple[int, int]) -> Params:
-    images = jnp.zeros((1, *grid, modalities))
-    drawn = generator.init(key, images, jnp.ones((1, modalities), bool), True)
-    return {"generator": drawn["params"], "discriminator": {}, "statistics": {}}
-
-
-def _complete(generator: Generator, scale: float, params: Params, question: Condition) -> Images:
-    own = {"params": params["generator"]}
-    drawn, _ = generator.apply(own, question.seen / scale, ~question.missing, False)
-    return question.fill(scale * drawn[0])
-
-
-def _losses(
-    generator: Generator, scale: float, keys: Keys, params: Params, lesson: GANBatch
-) -> MethodLosses:
-    """The mean absolute error of every output that has a truth, from the fused latent
-    and from each single one, summed as published, and the variance of the latents.
-
-    Nothing here is random: `keys` are for those that need some.
-    """
-    images, available = lesson.images / scale, ~lesson.missing
-    shown = only(available, images)
-    own = {"params": params["generator"]}
-    decoded, latents = generator.apply(own, shown, available, True)
-    errors = jnp.abs(decoded - images)
-    known = has_truth(lesson)
-    each = jax.vmap(average, (0, None))(errors, known) * known.sum(axis=1)
-    single = jnp.where(available.T, each[1:], 0.0).sum(axis=0)
-    parts = {
-        "fused": (1.0, each[0]),
-        "single": (1.0, single),
-        "variance": (1.0, variance(latents, available)),
-        "l1": (0.0, average(errors[0], lesson.scored)),  # told, not taught
-    }
-    return outcome(lesson, parts)
+def make_mm_syn(modalities: int, *, width: float, scale: float, axis: str | None) -> MMSYN:
+    """MM-SYN with `width` times its published channels; `axis` is not used."""
+    generator = Generator(
+        layers.scale_widths(WIDTHS, width), *layers.scale_widths((LATENT,), width)
+    )
+    return MMSYN(modalities, scale, generator)

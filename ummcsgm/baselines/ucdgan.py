@@ -1,224 +1,169 @@
 """UcDGAN (Liu et al. 2021), reconstructed: one encoder for all, a target by its name.
 
-A single encoder, the same for every modality, is to give a code of the anatomy alone;
-one generator makes of it the modality that a one-hot vector names. A discriminator says
-whether an image is real, and which modality it is. The answer's own code is to be that
-of the source, and to give the source back.
+One encoder for all modalities gives a code of the anatomy alone; one generator turns it
+into the modality that a one-hot vector names. A discriminator says whether an image is
+real, and which modality it is. The output's own code is to be that of the source, and to
+give the source back.
 
-Written from the abstract, with layers and weights of our own choice. Of several
-available modalities the codes are averaged. Each row of a batch trains one target and
-gives one source back, drawn anew in each step. The named target enters before a
-convolution without a norm: an instance norm would subtract what is the same everywhere.
+Written from the abstract, with layers and weights of our choice. The codes of several
+available modalities are averaged. Each example trains one random target and gives back
+one random source in each step. The target's name enters before a convolution without a
+norm: an instance norm would subtract what is the same everywhere.
 """
 
-import functools
-from typing import NamedTuple
+import dataclasses
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ummcsgm.baselines.layers import (
-    Patches,
-    PatchMaps,
-    Residual,
-    Up,
-    instance_norm,
-    mean_of,
-    scaled,
-)
-from ummcsgm.baselines.method import (
-    GANBatch,
-    Method,
-    MethodLosses,
-    channel,
-    only,
-    outcome,
-    pick,
-    verdict,
-)
+from ummcsgm.baselines import layers, method
 from ummcsgm.diffusion.missingness import Condition
 from ummcsgm.types import Array, Images, Keys, Losses, Params
 
 WIDTHS = (64, 128, 256)
-JUDGE = (64, 128, 256, 512)
+DISCRIMINATOR_WIDTHS = (64, 128, 256, 512)
 BLOCKS = 6
 L1, CYCLE, CODE, ADVERSARIAL, CLASS = 10.0, 1.0, 1.0, 0.25, 0.25
 
 
-class Encoder(nn.Module):
-    """One image of any modality [B, H, W, 1] -> its code [B, H / 4, W / 4, C]."""
-
-    widths: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, image: Images) -> Array:
-        features = image
-        for level, width in enumerate(self.widths):
-            size, stride = (3, 2) if level else (7, 1)
-            conv = nn.Conv(width, (size, size), (stride, stride), use_bias=False)
-            features = nn.relu(instance_norm(conv(features)))
-        for _ in range(BLOCKS):
-            features = Residual()(features)
-        return features
-
-
 class Generator(nn.Module):
-    """(code, a one-hot target [B, M]) -> that modality, cropped to `size`."""
+    """(code, a one-hot target [B, M]) -> that modality [B, *size, 1]."""
 
     widths: tuple[int, ...]
-    size: tuple[int, int]
 
     @nn.compact
-    def __call__(self, code: Array, target: Array) -> Images:
-        named = target[:, None, None, :]
-        named = jnp.broadcast_to(named, code.shape[:3] + named.shape[-1:])
-        features = jnp.concatenate([code, named], axis=-1)
+    def __call__(self, code: Array, target: Array, size: tuple[int, int]) -> Images:
+        maps = jnp.broadcast_to(target[:, None, None, :], code.shape[:3] + target.shape[-1:])
+        features = jnp.concatenate([code, maps], axis=-1)
         features = nn.relu(nn.Conv(self.widths[-1], (3, 3), name="enter")(features))
-        for _ in range(BLOCKS):
-            features = Residual()(features)
-        for width in self.widths[-2::-1]:
-            features = nn.relu(instance_norm(Up(width)(features)))
-        features = features[:, : self.size[0], : self.size[1]]
-        return nn.Conv(1, (7, 7), name="head")(features)
+        return layers.decode_residual(features, self.widths, BLOCKS, size)
 
 
-class Judge(nn.Module):
-    """One image -> verdicts on its patches, and the scores [B, M] of each modality."""
+def cosine_distance(code: Array, other: Array) -> Losses:
+    """[B] 1 minus the cosine of two codes [B, h, w, C]."""
 
-    widths: tuple[int, ...]
-    modalities: int
-
-    @nn.compact
-    def __call__(self, image: Images) -> tuple[Array, Array]:
-        features = Patches(self.widths, name="patches")(image)
-        scores = nn.Dense(self.modalities, name="class")(features.mean(axis=(1, 2)))
-        return PatchMaps(1, name="verdict")(features), scores
-
-
-class Networks(NamedTuple):
-    """All three, and how many modalities they know."""
-
-    encoder: Encoder
-    generator: Generator
-    judge: Judge
-    modalities: int
-
-    def encode(self, params: Params, image: Images) -> Array:
-        """The code of one image a row."""
-        return self.encoder.apply({"params": params["encoder"]}, image)
-
-    def encode_all(self, params: Params, images: Images) -> list[Array]:
-        """The codes of each modality, of one pass through the encoder."""
-        each = jnp.split(images, self.modalities, axis=-1)
-        return jnp.split(self.encode(params, jnp.concatenate(each)), self.modalities)
-
-    def generate(self, params: Params, code: Array, target: Array, like: Images):
-        """The modality `target` [B], of the size of `like`."""
-        generator = self.generator.clone(size=like.shape[1:3])
-        named = jax.nn.one_hot(target, self.modalities)
-        return generator.apply({"params": params["generator"]}, code, named)
-
-
-def unlike(code: Array, other: Array) -> Losses:
-    """[B] 1 less the cosine of two codes."""
-
-    def product(one: Array, two: Array) -> Array:
-        return jnp.sum(one * two, axis=(1, 2, 3))
+    def product(a: Array, b: Array) -> Array:
+        return jnp.sum(a * b, axis=(1, 2, 3))
 
     squares = product(code, code) * product(other, other)
-    # A row that pads has codes of 0, and the root no slope there.
+    # Padding has codes of 0, where the root has no slope.
     return 1 - product(code, other) * jax.lax.rsqrt(squares + 1e-12)
 
 
-def wrong_class(scores: Array, modality: Array) -> Losses:
-    """[B] the cross entropy of scores [B, M] with the modality [B] that it is."""
+def cross_entropy(scores: Array, modality: Array) -> Losses:
+    """[B] the cross entropy of class scores [B, M] with the index [B] of the modality."""
     logs = jax.nn.log_softmax(scores)
     return -jnp.take_along_axis(logs, modality[:, None], axis=1)[:, 0]
 
 
-def make_ucdgan(modalities: int, *, width: float, scale: float, axis: str | None) -> Method:
-    """UcDGAN with a share `width` of our channels. It works in [-1, 1] and has no use
-    for `scale`."""
-    networks = Networks(
-        Encoder(scaled(WIDTHS, width)),
-        Generator(scaled(WIDTHS, width), (0, 0)),
-        Judge(scaled(JUDGE, width), modalities),
-        modalities,
-    )
-    return Method(
-        name="ucdgan",
-        title="UcDGAN",
-        note="Reconstructed from its abstract, with layers and weights of our choice;"
+def choose_channel(keys: Keys, flags: Array) -> Array:
+    """[B] the index of a random channel among those that `flags` [B, M] method.select, each
+    equally likely; 0 without any."""
+    uniforms = jax.vmap(lambda key: jax.random.uniform(key, flags.shape[1:]))(keys)
+    return jnp.argmax(jnp.where(flags, uniforms, -1.0), axis=1)
+
+
+def _take_channel(images: Images, index: Array) -> Images:
+    return jnp.take_along_axis(images, index[:, None, None, None], axis=-1)
+
+
+def _distance(image: Images, other: Images) -> Losses:
+    return jnp.mean(jnp.abs(image - other), axis=(1, 2, 3))
+
+
+@dataclasses.dataclass(frozen=True)
+class UcDGAN(method.Method):
+    """UcDGAN for `modalities` modalities; it works in [-1, 1]."""
+
+    modalities: int
+    encoder: nn.Module
+    generator: nn.Module
+    discriminator: nn.Module
+
+    name = "ucdgan"
+    title = "UcDGAN"
+    note = (
+        "Reconstructed from its abstract, with layers and weights of our choice;"
         " the codes of all available modalities are averaged, and the output is linear"
-        " and not a tanh.",
-        init=functools.partial(_init, networks),
-        complete=functools.partial(_complete, networks),
-        losses=functools.partial(_losses, networks),
-        deal=None,
-        rates=(1e-4, 1e-5),
-        betas=(0.5, 0.999),
+        " and not a tanh."
     )
+    learning_rates = (1e-4, 1e-5)
+
+    def init(self, key: Array, grid: tuple[int, int]) -> Params:
+        keys = jax.random.split(key, 3)
+        image, target = jnp.zeros((1, *grid, 1)), jnp.zeros((1, self.modalities))
+        code, encoder = self.encoder.init_with_output(keys[0], image)
+        generator = self.generator.init(keys[1], code, target, grid)
+        discriminator = self.discriminator.init(keys[2], image)
+        return {
+            "generator": {"encoder": encoder["params"], "generator": generator["params"]},
+            "discriminator": discriminator["params"],
+            "statistics": {},
+        }
+
+    def encode(self, params: Params, image: Images) -> Array:
+        """The code [B, h, w, C] of one image of each example."""
+        return self.encoder.apply({"params": params["encoder"]}, image)
+
+    def encode_all(self, params: Params, images: Images) -> list[Array]:
+        """The code of each modality, in one pass of the encoder."""
+        stacked = jnp.concatenate(jnp.split(images, self.modalities, axis=-1))
+        return jnp.split(self.encode(params, stacked), self.modalities)
+
+    def generate(self, params: Params, code: Array, target: Array, like: Images) -> Images:
+        """The modality of index `target` [B], of the size of `like`."""
+        one_hot = jax.nn.one_hot(target, self.modalities)
+        variables = {"params": params["generator"]}
+        return self.generator.apply(variables, code, one_hot, like.shape[1:3])
+
+    def complete(self, params: Params, condition: Condition) -> Images:
+        params, modalities = params["generator"], self.modalities
+        codes = self.encode_all(params, 2 * condition.seen - 1)
+        code = layers.mean_over_available(codes, ~condition.missing)
+        target = jnp.repeat(jnp.arange(modalities), len(condition.missing))
+        repeated = jnp.concatenate([code] * modalities)
+        generated = self.generate(params, repeated, target, condition.seen)
+        generated = jnp.concatenate(jnp.split(generated, modalities), axis=-1)
+        return condition.fill((generated + 1) / 2)
+
+    def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
+        """Errors of the target, of the source given back and of the code, and the
+        discriminator's least-squares and cross-entropy losses."""
+        generator, images = params["generator"], 2 * batch.images - 1
+        pairs = jax.vmap(jax.random.split)(keys)
+        target = choose_channel(pairs[:, 0], batch.scored)
+        source = choose_channel(pairs[:, 1], batch.seen)
+        codes = self.encode_all(generator, method.select(batch.seen, images))
+        code = layers.mean_over_available(codes, batch.seen)
+        fake = self.generate(generator, code, target, images)
+        fake_code, stacked = self.encode(generator, fake), jnp.stack(codes, axis=1)
+        back = self.generate(generator, fake_code, source, images)
+        real, source_image = _take_channel(images, target), _take_channel(images, source)
+        index = source[:, None, None, None, None]
+        source_code = jnp.take_along_axis(stacked, index, axis=1)[:, 0]
+
+        def loss(params: Params, image: Images, wanted: float) -> Array:
+            scores, classes = self.discriminator.apply({"params": params}, image)
+            return jnp.stack([method.least_squares(scores, wanted), cross_entropy(classes, target)])
+
+        judges = params["discriminator"]
+        adversarial, discriminator = method.adversarial_losses(loss, judges, real, fake)
+        parts = {
+            "l1": (L1, _distance(fake, real)),
+            "cycle": (CYCLE, _distance(back, source_image)),
+            "code": (CODE, cosine_distance(source_code, fake_code)),
+            "adversarial": (ADVERSARIAL, adversarial[0]),
+            "class": (CLASS, adversarial[1]),
+        }
+        discriminator = ADVERSARIAL * discriminator[0] + CLASS * discriminator[1]
+        return method.combine_losses(batch, parts, discriminator)
 
 
-def _init(networks: Networks, key: Array, grid: tuple[int, int]) -> Params:
-    keys = jax.random.split(key, 3)
-    image = jnp.zeros((1, *grid, 1))
-    code, encoder = networks.encoder.init_with_output(keys[0], image)
-    named = jnp.zeros((1, networks.modalities))
-    generator = networks.generator.clone(size=grid).init(keys[1], code, named)
-    judge = networks.judge.init(keys[2], image)
-    return {
-        "generator": {"encoder": encoder["params"], "generator": generator["params"]},
-        "discriminator": judge["params"],
-        "statistics": {},
-    }
-
-
-def _complete(networks: Networks, params: Params, question: Condition) -> Images:
-    own, rows = params["generator"], len(question.missing)
-    codes = networks.encode_all(own, 2 * question.seen - 1)
-    code = mean_of(codes, ~question.missing)
-    many = networks.modalities
-    target = jnp.repeat(jnp.arange(many), rows)
-    tiled = jnp.concatenate([code] * many)
-    drawn = networks.generate(own, tiled, target, question.seen)
-    drawn = jnp.concatenate(jnp.split(drawn, many), axis=-1)
-    return question.fill((drawn + 1) / 2)
-
-
-def _losses(networks: Networks, keys: Keys, params: Params, lesson: GANBatch) -> MethodLosses:
-    own, images = params["generator"], 2 * lesson.images - 1
-    pairs = jax.vmap(jax.random.split)(keys)
-    target = pick(pairs[:, 0], lesson.scored)
-    source = pick(pairs[:, 1], ~lesson.missing)
-    codes = networks.encode_all(own, only(~lesson.missing, images))
-    fake = networks.generate(own, mean_of(codes, ~lesson.missing), target, images)
-    code, stacked = networks.encode(own, fake), jnp.stack(codes, axis=1)
-    back = networks.generate(own, code, source, images)
-    real, given = channel(images, target), channel(images, source)
-    index = source[:, None, None, None, None]
-    of_source = jnp.take_along_axis(stacked, index, axis=1)[:, 0]
-
-    def judged(params: Params, image: Images, wanted: float) -> tuple[Losses, Losses]:
-        maps, scores = networks.judge.apply({"params": params}, image)
-        return verdict(maps, wanted), wrong_class(scores, target)
-
-    still = jax.lax.stop_gradient
-    judge = params["discriminator"]
-    fooled, named = judged(still(judge), fake, 1.0)
-    told_real, class_real = judged(judge, real, 1.0)
-    told_fake, class_fake = judged(judge, still(fake), 0.0)
-    parts = {
-        "l1": (L1, _distance(fake, real)),
-        "cycle": (CYCLE, _distance(back, given)),
-        "code": (CODE, unlike(of_source, code)),
-        "adversarial": (ADVERSARIAL, fooled),
-        "class": (CLASS, named),
-    }
-    told = ADVERSARIAL * (told_real + told_fake) + CLASS * (class_real + class_fake)
-    return outcome(lesson, parts, told)
-
-
-def _distance(one: Images, other: Images) -> Losses:
-    return jnp.mean(jnp.abs(one - other), axis=(1, 2, 3))
+def make_ucdgan(modalities: int, *, width: float, scale: float, axis: str | None) -> UcDGAN:
+    """UcDGAN with `width` times our channels; `scale` and `axis` are not used."""
+    widths = layers.scale_widths(WIDTHS, width)
+    encoder, generator = layers.ResidualEncoder(widths, BLOCKS), Generator(widths)
+    widths = layers.scale_widths(DISCRIMINATOR_WIDTHS, width)
+    discriminator = layers.PatchDiscriminator(widths, classes=modalities)
+    return UcDGAN(modalities, encoder, generator, discriminator)

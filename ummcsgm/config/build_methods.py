@@ -79,7 +79,7 @@ def build_method(config: ConfigDict, name: str) -> Method:
     make = lookup("study.methods", name, METHODS)
     own = {"width": method_options(config, name)["width_scale"], "axis": devices.AXIS}
     if name == "cocagan":
-        own["inputs"] = _only(config)
+        own["input_modality"] = _only(config)
     return make(len(config.data.modalities), scale=config.data.image_std, **own)
 
 
