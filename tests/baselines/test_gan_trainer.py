@@ -1,5 +1,7 @@
 """The trainer of the published methods, on a method whose every number is known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,20 +45,33 @@ class KnownMethod(Method):
         return MethodLosses(generator, discriminator, {"s": size.mean()}, metrics)
 
 
+KNOWN = KnownMethod()
+
+
 def make_batch(examples=EXAMPLES, labels=None):
     images = np.ones((examples, 2, 2, 4), np.float16)
     return Batch(images, np.ones((examples, 4), bool), np.ones(examples, bool), labels)
 
 
+@functools.cache
+def compile_step(method, rule, count, probabilities, patterns_per_image):
+    """A step is compiled once for all tests that take it."""
+    arguments = (PATTERNS, np.array(probabilities), patterns_per_image, 100)
+    step = make_train_step(method, rule, *arguments)
+    return devices.pmap_step(step, jax.devices()[:count])
+
+
+SGD = UpdateRule(optax.sgd(1.0), 0.5, 1)
+SGD_MICROBATCHES = UpdateRule(optax.sgd(1.0), 0.5, 2)
+
+
 def take_step(
-    batch, method=None, *, rule=None, count=2, probabilities=EVEN, step=0, patterns_per_image=1
+    batch, method=KNOWN, *, rule=SGD, count=2, probabilities=EVEN, step=0, patterns_per_image=1
 ):
     """(the state after step number `step` of 100 on so many devices, its metrics)."""
-    method, rule = method or KnownMethod(), rule or UpdateRule(optax.sgd(1.0), 0.5, 1)
     state = init_state(jax.random.key(0), method, rule, (2, 2)).replace(step=jnp.int32(step))
-    train_step = make_train_step(method, rule, PATTERNS, probabilities, patterns_per_image, 100)
     shards = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
-    mapped = devices.pmap_step(train_step, jax.devices()[:count])
+    mapped = compile_step(method, rule, count, tuple(probabilities), patterns_per_image)
     state, metrics = mapped(jax.random.key(1), state, shards)
     return jax.tree.map(np.asarray, state), jax.tree.map(float, metrics)
 
@@ -85,14 +100,14 @@ class RandomLosses(KnownMethod):
 
 def test_devices_and_microbatches_change_nothing():
     """Neither the sums nor an example's random numbers."""
-    rule = UpdateRule(optax.sgd(1.0), 0.5, 2)
-    state, metrics = take_step(make_batch(), RandomLosses(), count=1)
-    shared, same = take_step(make_batch(), RandomLosses(), rule=rule)
+    method = RandomLosses()
+    state, metrics = take_step(make_batch(), method, count=1)
+    shared, same = take_step(make_batch(), method, rule=SGD_MICROBATCHES)
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(shared), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     assert metrics == pytest.approx(same)
     assert -1 < state.params["generator"]["w"] < 0
-    _, later = take_step(make_batch(), RandomLosses(), count=1, step=1)
+    _, later = take_step(make_batch(), method, count=1, step=1)
     assert later["draw"] != metrics["draw"]
 
 
@@ -125,8 +140,9 @@ def test_a_methods_own_curriculum_follows_the_progress_of_training():
             size = PATTERNS.sum(axis=1)
             return jnp.where(progress < 0.5, jnp.float32(size == 1), jnp.float32(size == 3)) / 4
 
-    assert take_step(make_batch(), WithCurriculum(), step=49)[1]["size"] == 1
-    assert take_step(make_batch(), WithCurriculum(), step=50)[1]["size"] == 3
+    method = WithCurriculum()
+    assert take_step(make_batch(), method, step=49)[1]["size"] == 1
+    assert take_step(make_batch(), method, step=50)[1]["size"] == 3
 
 
 def test_a_loss_that_is_not_finite_moves_nothing():

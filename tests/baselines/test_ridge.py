@@ -179,7 +179,7 @@ def test_arguments_out_of_range_are_refused():
         solve_ridge(equations, missing, 3, 0.0)
     with pytest.raises(InputError, match="penalty is -1"):
         solve_ridge(equations, missing, 1, -1.0)
-    with pytest.raises(InputError, match="training is zero"):
+    with pytest.raises(InputError, match="all training images are zero"):
         solve_ridge(_fit([_images() * 0]), missing, 1, 0.0)
     with pytest.raises(InputError, match="there are none"):
         _fit([])

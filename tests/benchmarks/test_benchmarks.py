@@ -1,4 +1,4 @@
-"""Each benchmark runs, on a small case, and prints the numbers it is there for."""
+"""Each benchmark runs on a small case and reports its numbers."""
 
 import json
 import subprocess
@@ -10,7 +10,8 @@ import pytest
 from tiny_run import ENVIRONMENT, ROOT, printed, tiny_config, write_config
 from tiny_slices import look, made, write_three
 
-from ummcsgm.benchmarks import data, dial, doctor, memory, sampling, scaling
+from ummcsgm.benchmarks import data, dial, doctor, launch, memory, sampling, scaling
+from ummcsgm.benchmarks import input as input_benchmark
 from ummcsgm.distributed import devices
 from ummcsgm.inference.subject_posterior import Posterior, Question
 from ummcsgm.types import Estimate
@@ -18,7 +19,7 @@ from ummcsgm.types import Estimate
 
 @pytest.fixture
 def tiny(tmp_path):
-    """The file of a config whose network is small, and asks for two draws' steps."""
+    """The file of a config with a small network."""
     config = tiny_config(tmp_path)
     config.data.grid = (56, 48)
     return write_config(tmp_path / "tiny.py", config)
@@ -27,6 +28,7 @@ def tiny(tmp_path):
 SUBJECT = ("--shape", 64, 64, 40, "--grid", 56, 48)
 
 
+@pytest.mark.slow
 def test_the_sampler_is_timed_beside_the_network(tiny, monkeypatch, capsys, quick_compile):
     monkeypatch.setattr(sampling, "STEPS", 3)
     flags = ("--config", tiny, "--batch", 2, "--repeats", 3, "--parts", "overhead")
@@ -38,9 +40,9 @@ def test_the_sampler_is_timed_beside_the_network(tiny, monkeypatch, capsys, quic
     assert min(report["forwards_s"] + report["algorithm1_s"]) >= 0
 
 
-def calls_of(monkeypatch):
-    """The rows and the sampler of each call of a compiled program, and when the clock
-    was read."""
+def record_calls(monkeypatch):
+    """A list of the examples of each call of a compiled program, and "clock" for each
+    reading of the clock."""
     events, over_rows = [], devices.shard_over_rows
     clock = sampling.time.perf_counter
 
@@ -62,14 +64,14 @@ def calls_of(monkeypatch):
     return events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timed", [0, 2])
-def test_a_volume_is_some_microbatches_or_all_of_them(
+def test_some_microbatches_of_a_volume_are_timed_or_all(
     tiny, monkeypatch, capsys, quick_compile, timed
 ):
-    """What is timed, by the calls between two readings of the clock: of the mean, of a
-    draw, of 3 draws, and of Algorithm 1."""
+    """The calls between two readings of the clock: the mean, a draw, 3 draws, Algorithm 1."""
     monkeypatch.setattr(sampling, "STEPS", 2)
-    events = calls_of(monkeypatch)
+    events = record_calls(monkeypatch)
     flags = ("--config", tiny, "--batch", 4, "--repeats", 2, "--parts", "volume")
     flags += ("--draws", 3, "--timed", timed, "--timed-algorithm1", timed // 2)
     volume = printed(sampling, monkeypatch, capsys, *flags, *SUBJECT)["volume"]
@@ -95,70 +97,74 @@ def test_a_volume_is_some_microbatches_or_all_of_them(
     assert volume["warm_s"][0] > volume["mean_s"][0]
 
 
-def test_a_timed_microbatch_stands_for_as_many_as_the_volume_has(monkeypatch):
+def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
     """A clock that runs a second a reading: 2 microbatches of 5 are 2.5 times it."""
-    readings, asked = iter(range(100)), []
+    readings, calls = iter(range(100)), []
     monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(readings))
 
     def mean(images, missing, addresses):
-        asked.append(0)
+        calls.append(0)
         return Estimate(images, None)
 
     def draws(images, missing, addresses, told):
-        asked.append(len(addresses))
+        calls.append(len(addresses))
         return (images for _ in addresses)
 
     images = np.zeros((10, 2, 2, 4), np.float32)
     question = Question("P", np.arange(10), images, np.ones(4, bool))
     posterior = Posterior(mean, draws, np.ones(4))
-    for draws_asked, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
-        timer, told = sampling.make_timer(posterior, question, 2, draws_asked, timed)
-        total = 5 * max(draws_asked, 1)
-        assert told == f"{timed or total} of {total}"
-        # All is compiled before the clock runs, and then what is asked is timed.
-        assert asked == ([0, 1] if draws_asked else [0, 0])
+    for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
+        timer, description = sampling.make_timer(posterior, question, 2, count, timed)
+        total = 5 * max(count, 1)
+        assert description == f"{timed or total} of {total}"
+        # All is compiled before the clock starts.
+        assert calls == ([0, 1] if count else [0, 0])
         assert timer() == pytest.approx(scale)
-        assert asked[2:] == [draws_asked if not timed else min(draws_asked, 1)]
-        asked.clear()
+        assert calls[2:] == [count if not timed else min(count, 1)]
+        calls.clear()
 
 
+@pytest.mark.slow
 def test_growth_is_the_slope_of_logarithms(tiny, monkeypatch, capsys, quick_compile):
     assert sampling.exponent([1, 2, 4], [3.0, 12.0, 48.0]) == pytest.approx(2)
     assert sampling.exponent([8, 16], [5.0, 5.0]) == pytest.approx(0)
     monkeypatch.setattr(sampling, "SIZES", (1, 2))
-    events = calls_of(monkeypatch)
+    events = record_calls(monkeypatch)
     flags = ("--config", tiny, "--batch", 2, "--repeats", 1, "--parts", "growth")
     growth = printed(sampling, monkeypatch, capsys, *flags, *SUBJECT)["growth"]
     assert growth["slices"]["sizes"] == [2, 4] and growth["draws"]["sizes"] == [1, 2]
-    for told in growth.values():
-        slope = np.log(told["seconds"][1] / told["seconds"][0]) / np.log(2)
-        assert told["exponent"] == pytest.approx(slope, abs=0.05)
+    for part in growth.values():
+        slope = np.log(part["seconds"][1] / part["seconds"][0]) / np.log(2)
+        assert part["exponent"] == pytest.approx(slope, abs=0.05)
     first = events.index("clock")
     timed = [event for event in events[first:] if event != "clock"]
     # batch 1 is 2 rows on two devices; then draws and slices of 1, and all again of 2.
     assert timed == [2, 2, 2, 2, 2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_also_written(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "STEPS", 2)
     file = tmp_path / "below" / "report.json"
     flags = ("--config", tiny, "--batch", 2, "--repeats", 1, "--parts", "overhead")
-    told = printed(sampling, monkeypatch, capsys, *flags, "--json", file)
-    assert json.loads(file.read_text()) == told and told["overhead"]
+    report = printed(sampling, monkeypatch, capsys, *flags, "--json", file)
+    assert json.loads(file.read_text()) == report and report["overhead"]
 
 
-@pytest.mark.parametrize("module", [data, dial, doctor, memory, sampling, scaling])
+@pytest.mark.parametrize(
+    "module", [data, dial, doctor, input_benchmark, launch, memory, sampling, scaling]
+)
 def test_every_benchmark_has_the_flag_json(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])
     with pytest.raises(SystemExit):
         module.main()
-    said = " ".join(capsys.readouterr().out.split())
-    assert "--json FILE" in said and module.__doc__.splitlines()[0] in said
+    printed_help = " ".join(capsys.readouterr().out.split())
+    assert "--json FILE" in printed_help and module.__doc__.splitlines()[0] in printed_help
 
 
 @pytest.fixture
 def deep(tmp_path):
-    """The file of a config whose network is blocks for the most part."""
+    """The file of a config whose network is mostly blocks."""
     deeper = {"network.blocks": (3,), "network.patch": 2}
     config = tiny_config(tmp_path)
     config.update_from_flattened_dict(deeper)
@@ -168,54 +174,58 @@ def deep(tmp_path):
 TRAINING = ("--parts", "training", "--grid", 64, 64, "--batches", "2,8")
 
 
+@pytest.mark.slow
 def test_the_memory_of_training_grows_with_the_batch_and_less_when_rematerialised(
     deep, monkeypatch, capsys, quick_compile
 ):
-    """Told before anything runs, so that here one process will do."""
-    monkeypatch.setattr(memory, "apart", lambda work, *asked: work(*asked))
-    told = printed(memory, monkeypatch, capsys, "--config", deep, *TRAINING)["training"]
-    assert told["batches"] == [2, 8]
+    """Computed before anything runs, so that one process is enough here."""
+    monkeypatch.setattr(memory, "run_in_new_process", lambda work, *inputs: work(*inputs))
+    report = printed(memory, monkeypatch, capsys, "--config", deep, *TRAINING)["training"]
+    assert report["batches"] == [2, 8]
     for way in ("plain", "rematerialised"):
         for kind, least in (("compiled", 1.5), ("kept", 2)):
-            two, eight = told[way][f"{kind}_mib"]
+            two, eight = report[way][f"{kind}_mib"]
             assert least * two < eight < 4 * two
-            slope = told[way][f"{kind}_mib_an_example"]
+            slope = report[way][f"{kind}_mib_an_example"]
             assert slope == pytest.approx((eight - two) / 6, abs=0.02)
-    kept = [told[way]["kept_mib"][1] for way in ("plain", "rematerialised")]
+    kept = [report[way]["kept_mib"][1] for way in ("plain", "rematerialised")]
     assert kept[1] < 0.9 * kept[0]
-    assert told["kept_ratio"] == pytest.approx(kept[1] / kept[0], abs=1e-3)
-    assert 0 < told["compiled_ratio"] < 1.1
+    assert report["kept_ratio"] == pytest.approx(kept[1] / kept[0], abs=1e-3)
+    assert 0 < report["compiled_ratio"] < 1.1
 
 
-def test_what_a_step_needs_counts_its_parameters_and_all_between(tmp_path, quick_compile):
-    """The parameters, their average and Adam's two moments are held; what lies between
-    them and the loss is more than the images."""
+@pytest.mark.slow
+def test_the_memory_of_a_step_includes_parameters_and_activations(tmp_path, quick_compile):
+    """Parameters, their average and Adam's two moments; activations take more than the
+    images."""
     file = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
-    told = memory.step_mib(str(file), (16, 16), 6, False)
+    report = memory.step_mib(str(file), (16, 16), 6, False)
     model = memory.build.build_model(memory.read_config(str(file), (16, 16)))
     params = memory.random_params(model, (16, 16))
     held = 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20
     images = 6 * 16 * 16 * 4 * 4 / 2**20
-    assert told["compiled"] > held + images
-    # Of one of the two devices; the parameters are needed for the gradient too.
-    assert told["kept"] > held / 4 + images / 2
+    assert report["compiled"] > held + images
+    # On one of the two devices; the parameters are kept for the gradient too.
+    assert report["kept"] > held / 4 + images / 2
     stats = jax.local_devices()[0].memory_stats()
-    assert (told["device"] is None) == (stats is None)
+    assert (report["device"] is None) == (stats is None)
 
 
-@pytest.mark.skipif(not data.STATUS.is_file(), reason="no peak memory is told here")
-def test_the_memory_of_completing_is_weighed_by_draws(tiny, monkeypatch, capsys):
+@pytest.mark.slow
+@pytest.mark.skipif(not data.PROCESS_STATUS.is_file(), reason="the system reports no peak memory")
+def test_the_memory_of_completing_hardly_grows_with_draws(tiny, monkeypatch, capsys):
     flags = ("--config", tiny, "--parts", "completing", "--draws", "2,200", *SUBJECT)
-    told = printed(memory, monkeypatch, capsys, *flags)["completing"]
-    assert told["draws"] == [2, 200] and min(told["peak_mib"]) > 50
-    few, many = told["peak_mib"]
-    assert told["growth_mib"] == pytest.approx(many - few, abs=1)
-    assert told["ratio"] == pytest.approx(many / few, abs=0.01)
+    report = printed(memory, monkeypatch, capsys, *flags)["completing"]
+    assert report["draws"] == [2, 200] and min(report["peak_mib"]) > 50
+    few, many = report["peak_mib"]
+    assert report["growth_mib"] == pytest.approx(many - few, abs=1)
+    assert report["ratio"] == pytest.approx(many / few, abs=0.01)
     # 198 more draws of what is missing alone are 75 MiB.
-    assert told["growth_mib"] < 40
+    assert report["growth_mib"] < 40
 
 
-def test_the_store_is_timed_beside_nifti_and_its_memory_weighed(monkeypatch, capsys):
+@pytest.mark.slow
+def test_reading_the_store_is_timed_beside_nifti(monkeypatch, capsys):
     flags = ["--subjects", 1, "--shape", 64, 64, 16, "--grid", 64, 64, "--batch", 4]
     flags += ["--batches", 20, "--random", 1, "--repeats", 3, "--processes", 1]
     report = printed(data, monkeypatch, capsys, *flags)
@@ -236,15 +246,14 @@ def store(tmp_path):
 
 
 def test_the_larger_store_has_the_same_slices_several_times(store):
-    larger = data.repeated(store, 3)
+    larger = data.repeat_store(store, 3)
     slices = store.read(np.arange(len(store)))[0]
     assert np.array_equal(larger.read(np.arange(3 * len(store)))[0], np.concatenate([slices] * 3))
     assert len({entry.name for entry in larger.subjects}) == 9
 
 
-@pytest.mark.skipif(not data.STATUS.is_file(), reason="no peak memory is told here")
-def test_the_memory_of_a_process_is_weighed():
-    """A peak stays: 128 MiB that are held and given back are still told of."""
+@pytest.mark.skipif(not data.PROCESS_STATUS.is_file(), reason="the system reports no peak memory")
+def test_the_peak_of_a_process_stays_after_memory_is_freed():
     code = (
         "import numpy as np\nfrom ummcsgm.benchmarks.data import peak_mib\n"
         "before = peak_mib()\nheld = np.ones(2**27, np.uint8)\ndel held\n"
@@ -254,23 +263,24 @@ def test_the_memory_of_a_process_is_weighed():
     assert 110 < float(run.stdout) < 146
 
 
-def test_the_rate_is_slices_by_time(monkeypatch):
+def test_the_rate_is_slices_over_seconds(monkeypatch):
     times = iter([10.0, 12.0])
     monkeypatch.setattr(data.time, "perf_counter", lambda: next(times))
-    assert data.rate(lambda: 64) == 32
+    assert data.slices_per_second(lambda: 64) == 32
 
 
+@pytest.mark.slow
 def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
     for name, value in (ENVIRONMENT | {"PYTHONPATH": str(ROOT)}).items():
         monkeypatch.setenv(name, value)
     config = write_config(tmp_path / "tiny.py", tiny_config(tmp_path))
-    told = tmp_path / "scaling.json"
+    file = tmp_path / "scaling.json"
     flags = ["--config", config, "--counts", 1, 2, "--steps", 3, "--repeats", 2]
-    flags = ["scaling", *map(str, flags), "--json", str(told)]
+    flags = ["scaling", *map(str, flags), "--json", str(file)]
     monkeypatch.setattr(sys, "argv", flags)
     scaling.main()
     title, *lines, last = capsys.readouterr().out.splitlines()
-    assert json.loads(last) == json.loads(told.read_text())
+    assert json.loads(last) == json.loads(file.read_text())
     one, two = json.loads(last)["rows"]
     assert [one["processes"], two["processes"]] == [1, 2] and len(lines) == 2
     assert title.startswith("processes | images/s") and lines[1].startswith("2 | ")
@@ -283,9 +293,9 @@ def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
 
 def test_the_scaling_summary_is_of_medians():
     turns = [{"together": t, "alone": a} for t, a in ((2.0, 1.0), (4.0, 3.0), (5.0, 5.0))]
-    told = scaling.summary(turns, images=40)
-    assert told["images_per_s"] == 10 and told["collectives"] == 0.25
-    assert told["turns_images_per_s"] == [20, 10, 8]
+    report = scaling.summarise(turns, images=40)
+    assert report["images_per_s"] == 10 and report["collectives"] == 0.25
+    assert report["turns_images_per_s"] == [20, 10, 8]
 
 
 def test_a_process_count_that_does_not_divide_the_batch_is_refused(tmp_path, monkeypatch, capsys):

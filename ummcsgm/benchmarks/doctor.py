@@ -1,9 +1,9 @@
-"""How long the doctor takes for one subject, in one process.
+"""How long the doctor needs to examine one subject, in one process.
 
     python -m ummcsgm.benchmarks.doctor [--shape X Y Z] [--repeats R] [--json FILE]
 
-Makes a sound phantom subject of four modalities in a temporary folder, as gzipped
-files, and examines it `repeats` times, reading included.
+A phantom subject of four modalities without faults is written to a temporary folder, as
+gzipped files, and examined `repeats` times, reading included.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ummcsgm.benchmarks.report import make_parser, tell
+from ummcsgm.benchmarks.report import make_parser, print_report, system_load
 from ummcsgm.data.layouts.naming import brats
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.phantom.make import write_phantom
@@ -23,7 +23,7 @@ MODALITIES = ("flair", "t1", "t1c", "t2")
 
 
 def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
-    """What is printed; `folder` is filled."""
+    """The report; fills `folder`."""
     shape = tuple(flags.shape)
     write_phantom(folder, subjects=1, shape=shape, seed=flags.seed, processes=1)
     (subject,) = find_subjects(folder, [brats(MODALITIES, "")]).subjects
@@ -35,22 +35,22 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
     return {
         "shape": flags.shape,
         "findings": len(findings),
-        "seconds": [round(each, 2) for each in seconds],
+        "seconds": [round(s, 2) for s in seconds],
         "median_seconds": round(statistics.median(seconds), 2),
         "cores": os.cpu_count(),
-        "load": [round(load, 1) for load in os.getloadavg()],
+        "load": system_load(),
     }
 
 
 def main() -> None:
-    """Measures, and prints one JSON object."""
+    """Prints the report."""
     parser = make_parser(__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=[240, 240, 155])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the phantom")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tell(measure(Path(folder), flags), flags.json)
+        print_report(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

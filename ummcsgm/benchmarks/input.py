@@ -3,12 +3,12 @@
     python -m ummcsgm.benchmarks.input [--config FILE] [--subjects N] [--shape X Y Z]
         [--steps S] [--repeats R] [--processes P] [--json FILE]
 
-Phantom subjects are prepared as the config asks. Then `loop.run_training` trains the config's
-network, in turn, `repeats` times: on one batch that is there, the same in each step,
-and on the batches that it reads. Told are the ms a step of either, over S steps after
-the first WARM, and their ratio, whose median should be 1.03 at most. Either batch goes
-from the host's memory to the device: what is measured is reading alone. The slices are
-in the page cache, so a slow disk is not seen here.
+Phantom subjects are prepared as the config says. Then `loop.run_training` trains the
+config's network, in turn, `repeats` times: on one constant batch in memory, and on the
+batches that it reads. Reported are the ms a step of both, over S steps after the first
+WARM, and their ratio, whose median should be 1.03 at most. Both batches go from host
+memory to the device, so that only reading is compared. The slices are in the page cache:
+a slow disk is not seen here.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import contextlib
 import functools
 import itertools
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -28,10 +27,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ummcsgm.benchmarks.data import batches_of, write_subjects
-from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.training import start_of
-from ummcsgm.benchmarks.untrained import read_config
+from ummcsgm.benchmarks.data import make_training_batches, write_subjects
+from ummcsgm.benchmarks.networks import read_config, start_training
+from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
 from ummcsgm.config import build, build_data
 from ummcsgm.data.build_store import prepare
 from ummcsgm.data.loader import Batches
@@ -44,47 +42,47 @@ from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch, Config
 
 WANTED = 1.03  # of the median ratio, at most
-WARM = 8  # steps before the clock runs: nothing is compiled, and batches are read ahead
+WARM = 8  # steps before the clock starts: all is compiled, and batches are read ahead
 
 
-class Constant(NamedTuple):
-    """As `Batches`, of one batch that is there."""
+class ConstantBatches(NamedTuple):
+    """`Batches` that are all the same one."""
 
     batch: Batch
 
     def from_step(self, step: int) -> Iterator[Batch]:
-        """The batch, without end."""
+        """The batch, repeated without end."""
         return itertools.repeat(self.batch)
 
 
 def make_timer(config: Config, folder: Path, steps: int) -> Callable:
-    """timer(batches): the ms a step of training on them, by the loop of training."""
-    _, step, state = start_of(config)
+    """Returns timer(batches): the ms a step of training on them, in the training loop."""
+    _, step, state = start_training(config)
     step = functools.partial(devices.pmap_step(with_stop_flag(step)), jax.random.key(1))
-    # The loop saves when it has ended a step, all of it: then the clock is read.
+    # The loop saves when a step has ended completely: then the clock is read.
     first = WARM * steps  # a multiple of `steps`
     plan = replace(build.build_train_options(config), steps=first + steps, save_every=first)
     state = state.replace(step=np.int32(first - WARM))
 
-    def timer(batches: Batches | Constant) -> float:
-        marks = []
+    def timer(batches: Batches | ConstantBatches) -> float:
+        times = []
 
         def save(done: int, state: TrainState) -> None:
-            marks.append(time.perf_counter())
+            times.append(time.perf_counter())
 
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
-            with contextlib.redirect_stdout(sys.stderr):  # the log's lines
-                laid = devices.replicate(state)
-                watch = LogOptions(Path(workdir), None, trace=False)
-                run_training(step, laid, batches, plan, watch, save)
-        begun, ended = marks
-        return 1000 * (ended - begun) / steps
+            with contextlib.redirect_stdout(sys.stderr):  # not among the report's lines
+                replicated = devices.replicate(state)
+                log = LogOptions(Path(workdir), None, trace=False)
+                run_training(step, replicated, batches, plan, log, save)
+        start, end = times
+        return 1000 * (end - start) / steps
 
     return timer
 
 
-def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
-    """The slices of phantom subjects, as the config has them prepared."""
+def prepare_phantom(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
+    """The slices of phantom subjects, prepared as the config says."""
     space = build.build_space(config)
     shape = config.phantom.shape if flags.shape is None else flags.shape
     subjects = write_subjects(
@@ -100,16 +98,16 @@ def prepared(folder: Path, config: Config, flags: argparse.Namespace) -> Store:
 
 
 def measure(folder: Path, flags: argparse.Namespace) -> dict:
-    """What is printed; `folder` is filled."""
-    config = read_config(flags.config, None)
+    """The report; fills `folder`."""
+    config = read_config(flags.config)
     devices.use_cpu_cores(config.train.batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
-    store = prepared(folder, config, flags)
-    batches = batches_of(store, config.train.batch)
-    ways = {"constant": Constant(batches.at(0)), "read": batches}
+    store = prepare_phantom(folder, config, flags)
+    batches = make_training_batches(store, config.train.batch)
+    ways = {"constant": ConstantBatches(batches.at(0)), "read": batches}
     timer = make_timer(config, folder, flags.steps)
     timer(ways["constant"])  # compiles
-    turns = [{name: timer(own) for name, own in ways.items()} for _ in range(flags.repeats)]
+    turns = [{name: timer(batches) for name, batches in ways.items()} for _ in range(flags.repeats)]
     ratios = [turn["read"] / turn["constant"] for turn in turns]
     return {
         "device": jax.devices()[0].device_kind,
@@ -119,15 +117,14 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict:
         "slices": len(store),
         "steps": flags.steps,
         **{f"{way}_ms": [round(turn[way], 3) for turn in turns] for way in ways},
-        "ratios": [round(ratio, 4) for ratio in ratios],
-        "median_ratio": round(statistics.median(ratios), 4),
+        **summarise_ratios(ratios, 4),
         "wanted": WANTED,
-        "load": [round(load, 1) for load in os.getloadavg()],
+        "load": system_load(),
     }
 
 
 def main() -> None:
-    """Measures, and prints one JSON object."""
+    """Prints the report."""
     parser = make_parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--subjects", type=int, default=8)
@@ -137,7 +134,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tell(measure(Path(folder), flags), flags.json)
+        print_report(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

@@ -5,20 +5,20 @@
         [--json FILE]
 
 training    MiB of a training step of the config's network, with rematerialisation at
-            every level and without, and the slope of a line through them, MiB an
-            example. `compiled` is what XLA tells that the compiled step needs:
-            arguments, results and all between. `kept` is what the forward pass of the
-            loss leaves for the gradient, parameters and all, as JAX tells it before
-            anything is compiled: the backend does not matter. On a CPU look at `kept`:
-            XLA there finds that what is computed again is what was computed before,
-            and keeps it after all, so that `compiled` hardly differs. Where the device
-            tells its own peak, one step is run, and that told too.
-completing  The peak of a process that completes a phantom subject by `complete` itself,
-            files and all, with one modality missing and so many draws of `warm`: in
-            MiB, how much the last is above the first, and their ratio. The network is
-            a small one and takes `--few` steps: what it needs does not depend on draws.
+            every level and without it, by batch, and the slope of a line through them in
+            MiB an example. `compiled` is what XLA says the compiled step needs:
+            arguments, results and everything between. `kept` is what the forward pass of
+            the loss keeps for the gradient, parameters included, as JAX says before
+            anything is compiled, whatever the backend. On a CPU look at `kept`: XLA
+            there merges what is computed again with what was computed before, and keeps
+            it after all, so that `compiled` hardly differs. Where the device reports its
+            own peak, one step is run and the peak is reported too.
+completing  The peak of a process that completes a phantom subject with `complete`, files
+            included, with one modality missing and K draws of `warm`: in MiB, the
+            difference of the last and the first, and their ratio. The network is a small
+            one with `--few` steps: its memory does not depend on the draws.
 
-Every number is of a process of its own.
+Each number is measured in a new process.
 """
 
 import argparse
@@ -37,9 +37,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.benchmarks.data import peak_mib
-from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.training import start_of
-from ummcsgm.benchmarks.untrained import random_params, read_config, untrained, write_subject
+from ummcsgm.benchmarks.networks import (
+    make_untrained_model,
+    random_params,
+    read_config,
+    start_training,
+    write_subject,
+)
+from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.config import build
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW
 from ummcsgm.diffusion.loss import draw_dsm_inputs, dsm_and_variance_losses
@@ -62,62 +67,62 @@ SMALL = {
 
 
 def with_remat(config: Config, on: bool) -> Config:
-    """The config, with rematerialisation at every level of the network or at none."""
+    """The config with rematerialisation at every level of the network, or at none."""
     config = copy.deepcopy(config)
     config.train.remat = (on,) * len(config.network.widths)
     return config
 
 
-def apart(work: Callable, *arguments: Any) -> Any:
-    """`work(*arguments)` in a new process, whose memory is its own."""
+def run_in_new_process(work: Callable, *arguments: Any) -> Any:
+    """`work(*arguments)`, computed in a new process."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def step_mib(file: str, grid: tuple[int, int], batch: int, remat: bool) -> dict:
-    """MiB of a training step of `batch` slices: `compiled`, as XLA tells; `kept`, what
-    the forward pass leaves for the gradient; and `device`, the peak that one step
-    reaches, None where that is not told."""
+    """MiB of a training step of `batch` slices: `compiled`, what XLA needs; `kept`, what
+    the forward pass keeps for the gradient; `device`, the peak that one step reaches,
+    None where the device does not report it."""
     config = with_remat(read_config(file, grid), remat)
     config.train.accumulate = 1  # the batch is one microbatch
-    model, step, state = start_of(config)
+    model, step, state = start_training(config)
     modalities = model.network.modalities
     images = np.ones((batch, *config.data.grid, model.network.channels()), np.float16)
     present = np.ones((batch, modalities), bool)
-    rows = devices.shard(Batch(images, present, np.ones(batch, bool)))
-    asked = (jax.random.key(1), devices.replicate(state), rows)
-    compiled = devices.pmap_step(step).lower(*asked).compile()
-    told = compiled.memory_analysis()
-    total = told.argument_size_in_bytes + told.output_size_in_bytes
-    total += told.temp_size_in_bytes - told.alias_size_in_bytes
+    shards = devices.shard(Batch(images, present, np.ones(batch, bool)))
+    arguments = (jax.random.key(1), devices.replicate(state), shards)
+    compiled = devices.pmap_step(step).lower(*arguments).compile()
+    analysis = compiled.memory_analysis()
+    total = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+    total += analysis.temp_size_in_bytes - analysis.alias_size_in_bytes
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None:
-        jax.block_until_ready(compiled(*asked))
+        jax.block_until_ready(compiled(*arguments))
         stats = jax.local_devices()[0].memory_stats()
     peak = None if stats is None else round(stats["peak_bytes_in_use"] / MIB, 1)
-    told = {"compiled": round(total / MIB, 1), "device": peak}
-    own = jax.tree.map(lambda leaf: leaf[0], rows)
-    return told | {"kept": round(kept_bytes(config, state.params, own) / MIB, 1)}
+    shard = jax.tree.map(lambda leaf: leaf[0], shards)
+    kept = round(residual_bytes(config, state.params, shard) / MIB, 1)
+    return {"compiled": round(total / MIB, 1), "device": peak, "kept": kept}
 
 
-def kept_bytes(config: Config, params: Params, batch: Batch) -> int:
-    """What the forward pass of training's loss leaves for the gradient, by JAX."""
+def residual_bytes(config: Config, params: Params, batch: Batch) -> int:
+    """What the forward pass of the training loss keeps for the gradient."""
     model, objective = build.build_model(config), build.build_objective(config)
-    rows = len(batch.valid)
+    examples = len(batch.valid)
 
-    def left(key: jax.Array, params: Params, batch: Batch) -> Any:
+    def residuals(key: jax.Array, params: Params, batch: Batch) -> Any:
         images = batch.images.astype(jnp.float32)
-        place, full = jnp.arange(rows), batch._replace(images=images)
-        questions = draw_dsm_inputs(key, objective, model.sde, full, place, rows)
+        index, batch = jnp.arange(examples), batch._replace(images=images)
+        inputs = draw_dsm_inputs(key, objective, model.sde, batch, index, examples)
 
         def total(params: Params) -> Array:
-            own = dsm_and_variance_losses(model, params, objective, images, questions)
-            return sum(one.sum() for one in own if one is not None)
+            losses = dsm_and_variance_losses(model, params, objective, images, inputs)
+            return sum(loss.sum() for loss in losses if loss is not None)
 
-        return jax.vjp(total, params)[1]  # a tree of what it remembers
+        return jax.vjp(total, params)[1]  # a tree of the residuals
 
-    leaves = jax.tree.leaves(jax.eval_shape(left, jax.random.key(0), params, batch))
+    leaves = jax.tree.leaves(jax.eval_shape(residuals, jax.random.key(0), params, batch))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
@@ -125,13 +130,13 @@ def measure_training(flags: argparse.Namespace) -> dict:
     """Peaks of the training step by batch, without rematerialisation and with it."""
     batches = [int(number) for number in flags.batches.split(",")]
     ways = {"plain": False, "rematerialised": True}
-    asked = (flags.config, tuple(flags.grid))
-    told = {
-        name: [apart(step_mib, *asked, batch, remat) for batch in batches]
+    fixed = (flags.config, tuple(flags.grid))
+    measured = {
+        name: [run_in_new_process(step_mib, *fixed, batch, remat) for batch in batches]
         for name, remat in ways.items()
     }
     report: dict[str, Any] = {"batches": batches}
-    for name, peaks in told.items():
+    for name, peaks in measured.items():
         report[name] = {"device_peak_mib": [peak["device"] for peak in peaks]}
         for kind in ("compiled", "kept"):
             mib = [peak[kind] for peak in peaks]
@@ -139,26 +144,26 @@ def measure_training(flags: argparse.Namespace) -> dict:
             if len(batches) > 1:
                 slope = round(float(np.polyfit(batches, mib, 1)[0]), 2)
                 report[name][f"{kind}_mib_an_example"] = slope
-    plain, rematerialised = (told[name][-1] for name in ways)
+    plain, rematerialised = (measured[name][-1] for name in ways)
     for kind in ("compiled", "kept"):
         report[f"{kind}_ratio"] = round(rematerialised[kind] / plain[kind], 3)
     return report
 
 
 def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) -> None:
-    """A workdir whose checkpoint holds a network that was not trained, for subjects of
-    such voxels as a phantom of `shape` has."""
-    trained = untrained(config)
+    """A workdir with a checkpoint of random parameters, for the voxels of a phantom of
+    `shape`."""
+    trained = make_untrained_model(config)
     spacing = [FIELD_OF_VIEW[axis] / shape[axis] for axis in (1, 0)]
-    about = {"config": build.config_to_json(config), "scales": trained.scales}
-    about |= {"ranges": trained.ranges, "spacing": spacing, "data": trained.data}
+    metadata = {"config": build.config_to_json(config), "scales": trained.scales}
+    metadata |= {"ranges": trained.ranges, "spacing": spacing, "data": trained.data}
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
         params = random_params(trained.model, trained.space.grid)
-        checkpoint.save(checkpoints, 1, {"step": jnp.int32(1)}, params, about)
+        checkpoint.save(checkpoints, 1, {"step": jnp.int32(1)}, params, metadata)
 
 
 def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
-    """`folder` holds run/ and subjects/; the modality to do without."""
+    """Writes run/ and subjects/ into `folder`; returns the missing modality."""
     config = read_config(flags.config, tuple(flags.grid))
     config.update_from_flattened_dict({**SMALL, "evaluate.sampler_steps": flags.few})
     write_workdir(folder / "run", config, tuple(flags.shape))
@@ -168,7 +173,7 @@ def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
 
 
 def completing_mib(folder: Path, missing: str, draws: int) -> float | None:
-    """The peak of this process, when it has completed the subject."""
+    """The peak of this process after completing the subject with so many draws."""
     levels, target = (0.05, 0.5, 0.95), folder / f"{draws}"
     order = CompletionOptions((missing,), (), draws, levels, "warm", overwrite=True, keep=False)
     folders = (str(folder / "subjects"), str(target))
@@ -180,11 +185,11 @@ def completing_mib(folder: Path, missing: str, draws: int) -> float | None:
 
 def measure_completing(folder: Path, flags: argparse.Namespace) -> dict:
     """Peaks of completing a subject, by the number of draws."""
-    missing = apart(prepare_run, folder, flags)
+    missing = run_in_new_process(prepare_run, folder, flags)
     draws = [int(number) for number in flags.draws.split(",")]
-    peaks = [apart(completing_mib, folder, missing, number) for number in draws]
+    peaks = [run_in_new_process(completing_mib, folder, missing, number) for number in draws]
     report = {"shape": list(flags.shape), "draws": draws, "few": flags.few}
-    if None in peaks:  # not told here
+    if None in peaks:  # the system does not report it
         return report | {"peak_mib": None}
     return report | {
         "peak_mib": [round(peak) for peak in peaks],
@@ -194,7 +199,7 @@ def measure_completing(folder: Path, flags: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    """Measures, and prints one JSON object."""
+    """Prints the report."""
     parser = make_parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--parts", default=",".join(PARTS), help="one of them, or both")
@@ -213,7 +218,7 @@ def main() -> None:
                 report["completing"] = measure_completing(Path(folder), flags)
     except InputError as error:
         parser.error(str(error))
-    tell(report, flags.json)
+    print_report(report, flags.json)
 
 
 if __name__ == "__main__":

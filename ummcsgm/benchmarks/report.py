@@ -1,21 +1,36 @@
-"""How every benchmark tells what it measured."""
+"""The flags and the output that all benchmarks have alike."""
 
 import argparse
 import json
+import os
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser that begins with the first line of `doc`, and has the flag --json."""
+    """A parser described by the first line of `doc`, with the flag --json."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    told = "where what is printed is also written"
-    parser.add_argument("--json", type=Path, metavar="FILE", help=told)
+    explanation = "also write the JSON object to FILE"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=explanation)
     return parser
 
 
-def tell(report: dict, file: Path | None) -> None:
-    """The last line printed is `report`, one JSON object; `file`, if one was named,
-    holds the same."""
+def summarise_ratios(ratios: Sequence[float], digits: int) -> dict[str, object]:
+    """The ratios of all turns, and their median, rounded."""
+    return {
+        "ratios": [round(ratio, digits) for ratio in ratios],
+        "median_ratio": round(statistics.median(ratios), digits),
+    }
+
+
+def system_load() -> list[float]:
+    """The machine's load averages over 1, 5 and 15 minutes."""
+    return [round(load, 1) for load in os.getloadavg()]
+
+
+def print_report(report: dict, file: Path | None) -> None:
+    """Prints `report` as one line of JSON, and writes it to `file` if there is one."""
     text = json.dumps(report)
     print(text, flush=True)
     if file is not None:

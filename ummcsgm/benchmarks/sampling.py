@@ -1,4 +1,4 @@
-"""What sampling a volume costs, and what `lax.scan` costs beside the network.
+"""How long a volume takes to sample, and what `lax.scan` adds to the network's time.
 
     python -m ummcsgm.benchmarks.sampling [--config FILE]
         [--parts overhead,volume,growth] [--grid H W] [--shape X Y Z] [--batch N]
@@ -8,20 +8,18 @@ overhead  Algorithm 1 (1000 steps, one compiled scan) against 1000 calls of the 
           network forward on the same batch, in turn, on the config's own grid: each
           ratio and their median.
 volume    Seconds a phantom subject of 240 x 240 x 155, on a grid that holds a brain,
-          for the mean, one draw of `warm`, the mean and K such draws, and one of
-          Algorithm 1, by the code of `complete` but for its files. A volume is a number
-          of microbatches, all of them the same program on the same shapes: only some
-          are timed, and multiplied, unless --timed 0 and --timed-algorithm1 0 ask for
-          all. `timed` says how many of how many.
+          for the mean, one draw of `warm`, the mean and K such draws, and one draw of
+          Algorithm 1, with the code of `complete` but without its files. A volume is a
+          number of microbatches, all the same program on the same shapes: only some are
+          timed, and multiplied; --timed 0 and --timed-algorithm1 0 time all of them.
+          `timed` in the report says how many of how many.
 growth    The slope of log seconds over log batch, draws and slices, by least squares.
 
-Parameters are random: time does not depend on them. Nothing is compiled while the clock
-runs.
+Parameters are random: time does not depend on them. All is compiled before the clock
+starts.
 """
 
 import argparse
-import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,8 +30,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.untrained import random_params, read_config, untrained, write_subject
+from ummcsgm.benchmarks.networks import (
+    make_untrained_model,
+    random_params,
+    read_config,
+    write_subject,
+)
+from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
 from ummcsgm.config import build
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
@@ -56,13 +59,13 @@ PARTS = ("overhead", "volume", "growth")
 SIZES = (1, 2, 4, 8)  # of batches, of draws, and of slices in microbatches
 
 
-def make_contestants(config: Config, batch: int) -> tuple[Callable, Callable]:
-    """(one network forward, Algorithm 1), jitted, each a function of nothing."""
+def make_forward_and_draw(config: Config, batch: int) -> tuple[Callable, Callable]:
+    """(forward(), draw()): one network evaluation, and Algorithm 1, both jitted."""
     model, space = build.build_model(config), build.build_space(config)
     modalities = len(space.modalities)
     images = jnp.ones((batch, *space.grid, model.network.channels()))
-    table = jnp.asarray(missing_patterns(modalities, proper=True))
-    missing = table[jnp.arange(batch) % modalities]
+    patterns = jnp.asarray(missing_patterns(modalities, proper=True))
+    missing = patterns[jnp.arange(batch) % modalities]
     level = jnp.zeros(batch)
     params = random_params(model, space.grid)
     keys = address_keys(0, jnp.arange(batch)[:, None])
@@ -78,7 +81,7 @@ def make_contestants(config: Config, batch: int) -> tuple[Callable, Callable]:
 
 
 def seconds(work: Callable, calls: int = 1) -> float:
-    """How long `calls` calls take, the last one's result awaited."""
+    """How long `calls` calls take, until the last one's result is there."""
     start = time.perf_counter()
     for _ in range(calls):
         result = work()
@@ -87,33 +90,32 @@ def seconds(work: Callable, calls: int = 1) -> float:
 
 
 def measure_overhead(flags: argparse.Namespace, batch: int) -> dict:
-    """Algorithm 1 beside as many forwards as it has steps."""
-    forward, draw = make_contestants(read_config(flags.config, None), batch)
+    """Algorithm 1 beside as many network evaluations as it has steps."""
+    forward, draw = make_forward_and_draw(read_config(flags.config), batch)
     seconds(forward, 2), seconds(draw)
     pairs = [(seconds(forward, STEPS), seconds(draw)) for _ in range(flags.repeats)]
     ratios = [drawn / forwards for forwards, drawn in pairs]
     return {
         "forwards_s": [round(pair[0], 2) for pair in pairs],
         "algorithm1_s": [round(pair[1], 2) for pair in pairs],
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "median_ratio": round(statistics.median(ratios), 3),
+        **summarise_ratios(ratios, 3),
     }
 
 
-def first(question: Question, slices: int) -> Question:
-    """The same of the first `slices` alone."""
+def first_slices(question: Question, slices: int) -> Question:
+    """`question` with its first `slices` alone."""
     return question._replace(z=question.z[:slices], images=question.images[:slices])
 
 
-def posterior_of(trained: TrainedModel, sampler: str, scoring: EvaluationOptions) -> Posterior:
-    """Who answers a question, as in `complete`."""
+def make_posterior(trained: TrainedModel, sampler: str, scoring: EvaluationOptions) -> Posterior:
+    """The mean predictor and the sampler, as in `complete`."""
     mean = make_mean_predictor(trained, scoring)
     draws = make_sampler(trained, sampler, scoring)
     return Posterior(mean, draws, np.ones(len(trained.space.modalities)))
 
 
 def draw_all(posterior: Posterior, question: Question, estimate: Estimate, draws: int) -> None:
-    """Draws as `complete` makes them, one after another, none of them kept."""
+    """Draws as `complete` makes them, one after another; keeps none."""
     for _ in draws_of(posterior, question, estimate, draws):
         pass
 
@@ -121,33 +123,35 @@ def draw_all(posterior: Posterior, question: Question, estimate: Estimate, draws
 def make_timer(
     posterior: Posterior, question: Question, size: int, draws: int, timed: int
 ) -> tuple[Callable[[], float], str]:
-    """Seconds of `draws` draws of a question, 0 for its mean, once all is compiled; and
-    how many of how many microbatches are timed for it: `timed`, 0 for all."""
+    """(seconds() of `draws` draws, or of the mean for 0 draws; "n of N" microbatches).
+
+    All is compiled before it returns. `timed` microbatches are timed, 0: all.
+    """
     total = -(-max(draws, 1) * len(question.z) // size)
     whole = not 0 < timed < total
     count = total if whole else min(timed, max(1, len(question.z) // size))
-    part = question if whole else first(question, count * size)
-    told = estimate_of(posterior, part)
+    part = question if whole else first_slices(question, count * size)
+    estimate = estimate_of(posterior, part)
 
-    def work(part: Question, several: int) -> None:
-        own = told.map(lambda rows: rows[: len(part.z)])
+    def work(part: Question, number: int) -> None:
         if draws:
-            draw_all(posterior, part, own, several)
+            first = estimate.map(lambda array: array[: len(part.z)])
+            draw_all(posterior, part, first, number)
         else:
             estimate_of(posterior, part)
 
-    work(first(part, 1), 1)
-    several = draws if whole else 1
+    work(first_slices(part, 1), 1)
+    number = draws if whole else 1
     scale = total / count
-    return lambda: scale * seconds(lambda: work(part, several)), f"{count} of {total}"
+    return lambda: scale * seconds(lambda: work(part, number)), f"{count} of {total}"
 
 
 def measure_volume(
     trained: TrainedModel, scoring: EvaluationOptions, question: Question, flags: argparse.Namespace
 ) -> dict:
-    """Seconds a volume, of every way to sample it, in turn."""
-    warm = posterior_of(trained, "warm", scoring)
-    slow = posterior_of(trained, "euler_maruyama", scoring)
+    """Seconds a volume of every way to sample it, in turn."""
+    warm = make_posterior(trained, "warm", scoring)
+    slow = make_posterior(trained, "euler_maruyama", scoring)
     size = scoring.microbatch
     ways = {
         "mean": (warm, size, 0, flags.timed),
@@ -155,7 +159,7 @@ def measure_volume(
         "warm_draws": (warm, size, flags.draws, flags.timed),
         "algorithm1": (slow, size, 1, flags.timed_algorithm1),
     }
-    made = {name: make_timer(one, question, *how) for name, (one, *how) in ways.items()}
+    made = {name: make_timer(posterior, question, *how) for name, (posterior, *how) in ways.items()}
     turns = [{name: timer() for name, (timer, _) in made.items()} for _ in range(flags.repeats)]
     for turn in turns:
         turn["warm"] = turn["mean"] + turn.pop("warm_draw")
@@ -168,13 +172,12 @@ def measure_volume(
         "draws": flags.draws,
         **{f"{name}_s": [round(turn[name], 3) for turn in turns] for name in turns[0]},
         "timed": {name: how for name, (_, how) in made.items()},
-        "ratios": [round(ratio, 4) for ratio in ratios],
-        "median_ratio": round(statistics.median(ratios), 4),
+        **summarise_ratios(ratios, 4),
     }
 
 
 def _share(trained: TrainedModel, question: Question, shape: tuple[int, ...]) -> float:
-    """Of all voxels of the volume, those that the network computes."""
+    """The share of the volume's voxels that the network computes."""
     return len(question.z) * np.prod(trained.space.grid) / np.prod(shape)
 
 
@@ -189,30 +192,32 @@ def measure_growth(
     """How seconds grow with the batch, with draws of one step, and with slices."""
     size = scoring.microbatch
     works: dict[tuple[str, int], Callable[[], float]] = {}
-    once = posterior_of(trained, "warm", replace(scoring, few=1))
+    single_step = make_posterior(trained, "warm", replace(scoring, sampler_steps=1))
     for n in SIZES:
-        batched = posterior_of(trained, "warm", replace(scoring, microbatch=n))
-        works["batch", n] = make_timer(batched, first(question, n), n, 0, 0)[0]
-        works["draws", n] = make_timer(once, first(question, size), size, n, 0)[0]
-        works["slices", n] = make_timer(once, first(question, n * size), size, 0, 0)[0]
+        batched = make_posterior(trained, "warm", replace(scoring, microbatch=n))
+        works["batch", n] = make_timer(batched, first_slices(question, n), n, 0, 0)[0]
+        works["draws", n] = make_timer(single_step, first_slices(question, size), size, n, 0)[0]
+        works["slices", n] = make_timer(single_step, first_slices(question, n * size), size, 0, 0)[
+            0
+        ]
     turns = [{key: work() for key, work in works.items()} for _ in range(repeats)]
-    told: dict[str, dict] = {}
-    for of in ("batch", "draws", "slices"):
-        least = [min(turn[of, n] for turn in turns) for n in SIZES]
-        sizes = [n * size for n in SIZES] if of == "slices" else [*SIZES]
-        told[of] = {
+    report: dict[str, dict] = {}
+    for kind in ("batch", "draws", "slices"):
+        least = [min(turn[kind, n] for turn in turns) for n in SIZES]
+        sizes = [n * size for n in SIZES] if kind == "slices" else [*SIZES]
+        report[kind] = {
             "sizes": sizes,
             "seconds": [round(time, 4) for time in least],
             "exponent": round(exponent(sizes, least), 3),
         }
-    return told
+    return report
 
 
 def measure(folder: Path, flags: argparse.Namespace) -> dict:
-    """What is printed; `folder` is filled."""
+    """The report; fills `folder`."""
     config = read_config(flags.config, flags.grid)
     scoring = build.build_evaluation_options(config)
-    scoring = replace(scoring, steps=STEPS, microbatch=flags.batch)
+    scoring = replace(scoring, algorithm1_steps=STEPS, microbatch=flags.batch)
     parts = flags.parts.split(",")
     device = jax.devices()[0].device_kind
     report = {"device": device, "devices": jax.local_device_count()}
@@ -220,21 +225,20 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict:
     if "overhead" in parts:
         report["overhead"] = measure_overhead(flags, flags.batch)
     if {"volume", "growth"} & set(parts):
-        trained = untrained(config)
+        trained = make_untrained_model(config)
         names, view = trained.space.modalities, trained.space.view
         subject = write_subject(folder, names, tuple(flags.shape))
-        prepared = prepare_subject(subject, names[1:], view)  # the first is asked for
+        prepared = prepare_subject(subject, names[1:], view)  # the first is missing
         question = question_of(subject.name, prepared, names)
         if "volume" in parts:
             report["volume"] = measure_volume(trained, scoring, question, flags)
         if "growth" in parts:
-            asked = (trained, scoring, question, flags.repeats)
-            report["growth"] = measure_growth(*asked)
-    return report | {"load": [round(load, 1) for load in os.getloadavg()]}
+            report["growth"] = measure_growth(trained, scoring, question, flags.repeats)
+    return report | {"load": system_load()}
 
 
 def main() -> None:
-    """Measures, and prints one JSON object."""
+    """Prints the report."""
     parser = make_parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of them")
@@ -250,7 +254,7 @@ def main() -> None:
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
     devices.use_cpu_cores(None)  # as complete does
     with tempfile.TemporaryDirectory() as folder:
-        tell(measure(Path(folder), flags), flags.json)
+        print_report(measure(Path(folder), flags), flags.json)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
     python -m ummcsgm.benchmarks.scaling [--config FILE] [--counts 1 2 4] [--repeats R]
                                          [--steps S] [--json FILE]
 
-For each count so many processes start, which train as one: each has one device and its
-rows of a constant batch of config.train.batch. They take training's own steps, and in
-turn the same steps with sums over their own device alone: what these are faster is the
-share of time in collectives, the waiting for slower processes in it.
+For each count so many processes start and train together: each has one device and its
+share of a constant batch of config.train.batch. In turn they take training steps, and the
+same steps with sums over their own device alone: the difference is the share of time in
+collectives, waiting for slower processes included.
 
-The speed-up is images/s by those of the first count, the efficiency that by how many
-times as many processes there are. On a CPU all processes share the cores, of which one
-device uses one and a half or so: a speed-up is bounded by that, and by the sums going
-through sockets. One process with a device a core, as training runs alone, is faster.
+The speed-up is images/s divided by those of the first count; the efficiency is the
+speed-up divided by the ratio of the process counts. On a CPU all processes share the
+cores, and one device uses about one and a half: that bounds the speed-up, and so do the
+sums, which go through sockets. One process with a device a core, as training runs alone,
+is faster.
 
 Prints a table, then one JSON object.
 """
@@ -21,7 +22,6 @@ import functools
 import json
 import os
 import pathlib
-import runpy
 import socket
 import statistics
 import subprocess
@@ -33,21 +33,22 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ummcsgm.benchmarks.report import make_parser, tell
-from ummcsgm.benchmarks.training import start_of
+from ummcsgm.benchmarks.networks import read_config, start_training
+from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.config import build
 from ummcsgm.distributed import devices, processes
 from ummcsgm.types import Batch, Config
 
 
-def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
-    """steps(count): so many training steps, awaited; of all processes together, and of
-    each alone."""
-    model, step, start = start_of(config)
-    space, rows = (build.build_space(config), build.build_train_options(config).batch // processes)
-    images = np.full((rows, *space.grid, model.network.channels()), 0.5, np.float16)
-    present = np.ones((rows, len(space.modalities)), bool)
-    batch = devices.shard(Batch(images, present, np.ones(rows, bool)))
+def make_runs(config: Config, process_count: int) -> dict[str, Callable]:
+    """run(count): waits for so many training steps; of all processes together, and of
+    each one alone."""
+    model, step, start = start_training(config)
+    space = build.build_space(config)
+    examples = build.build_train_options(config).batch // process_count
+    images = np.full((examples, *space.grid, model.network.channels()), 0.5, np.float16)
+    present = np.ones((examples, len(space.modalities)), bool)
+    batch = devices.shard(Batch(images, present, np.ones(examples, bool)))
 
     def steps(run: Callable, count: int) -> None:
         state = devices.replicate(start)
@@ -62,7 +63,7 @@ def make_contestants(config: Config, processes: int) -> dict[str, Callable]:
 
 
 def seconds(work: Callable[[int], None], count: int) -> float:
-    """How long `count` steps take, begun by all processes at once."""
+    """How long `count` steps take, started by all processes at once."""
     devices.barrier("a turn")
     start = time.perf_counter()
     work(count)
@@ -70,22 +71,22 @@ def seconds(work: Callable[[int], None], count: int) -> float:
 
 
 def take_part(flags: argparse.Namespace) -> None:
-    """Measures as one of the processes that the environment names; the first writes
-    the seconds of each turn to --json."""
+    """Measures as one of the processes that the environment variables describe; the first
+    one writes the seconds of each turn to --json."""
     with processes.in_job(lambda error: None, lambda: "nothing is kept"):
-        config = runpy.run_path(flags.config)["get_config"]()
-        contestants = make_contestants(config, devices.process_index_and_count()[1])
-        for work in contestants.values():
+        config = read_config(flags.config)
+        runs = make_runs(config, devices.process_index_and_count()[1])
+        for work in runs.values():
             seconds(work, 2)
         turns = [
-            {name: seconds(work, flags.steps) for name, work in contestants.items()}
+            {name: seconds(work, flags.steps) for name, work in runs.items()}
             for _ in range(flags.repeats)
         ]
         if devices.is_main():
             flags.json.write_text(json.dumps(turns))
 
 
-def measured(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
+def measure(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
     """The seconds of each turn with `count` processes.
 
     Raises:
@@ -94,27 +95,27 @@ def measured(flags: argparse.Namespace, count: int) -> list[dict[str, float]]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        told = pathlib.Path(folder) / "turns.json"
+        file = pathlib.Path(folder) / "turns.json"
         command = [sys.executable, "-m", "ummcsgm.benchmarks.scaling", "--take-part"]
-        command += ["--config", flags.config, "--json", str(told)]
+        command += ["--config", flags.config, "--json", str(file)]
         command += ["--steps", str(flags.steps), "--repeats", str(flags.repeats)]
-        names = {
+        variables = {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(count),
             "JAX_NUM_CPU_DEVICES": "1",
         }
-        parts = []
+        children = []
         for k in range(count):
-            own = {"JAX_PROCESS_ID": str(k), "JAX_LOCAL_DEVICE_IDS": str(k)}
-            environment = os.environ | names | own
-            parts.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
-        codes = [part.wait() for part in parts]
+            ids = {"JAX_PROCESS_ID": str(k), "JAX_LOCAL_DEVICE_IDS": str(k)}
+            environment = os.environ | variables | ids
+            children.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+        codes = [child.wait() for child in children]
         if any(codes):
             raise subprocess.CalledProcessError(max(codes), command)
-        return json.loads(told.read_text())
+        return json.loads(file.read_text())
 
 
-def summary(turns: list[dict[str, float]], images: int) -> dict[str, float]:
+def summarise(turns: list[dict[str, float]], images: int) -> dict[str, float]:
     """Medians over the turns, in each of which `images` were trained on."""
     shares = [1 - turn["alone"] / turn["together"] for turn in turns]
     rates = [images / turn["together"] for turn in turns]
@@ -127,7 +128,7 @@ def summary(turns: list[dict[str, float]], images: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures, and prints a table and one JSON object."""
+    """Prints a table and the report."""
     parser = make_parser(__doc__)
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--counts", type=int, nargs="+", default=(1, 2, 4))
@@ -137,26 +138,25 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.take_part:
         return take_part(flags)
-    config = runpy.run_path(flags.config)["get_config"]()
+    config = read_config(flags.config)
     batch = build.build_train_options(config).batch
     if wrong := [count for count in flags.counts if count < 1 or batch % count]:
         parser.error(f"--counts {wrong[0]} does not divide the batch of {batch}")
     rows = [
-        {"processes": count} | summary(measured(flags, count), flags.steps * batch)
+        {"processes": count} | summarise(measure(flags, count), flags.steps * batch)
         for count in flags.counts
     ]
     for row in rows:
         row["speedup"] = round(row["images_per_s"] / rows[0]["images_per_s"], 3)
         share = row["processes"] / rows[0]["processes"]
         row["efficiency"] = round(row["speedup"] / share, 3)
-    about = {"batch": batch, "steps": flags.steps, "cores": os.cpu_count()}
-    report = about | {"device": jax.devices()[0].device_kind, "rows": rows}
+    report = {"batch": batch, "steps": flags.steps, "cores": os.cpu_count()}
+    report |= {"device": jax.devices()[0].device_kind, "rows": rows}
     print("processes | images/s | speed-up | efficiency | in collectives")
     for row in rows:
-        told = [row["images_per_s"], row["speedup"], row["efficiency"]]
-        told.append(f"{row['collectives']:.0%}")
-        print(" | ".join(map(str, (row["processes"], *told))))
-    tell(report, flags.json)
+        cells = [row[name] for name in ("processes", "images_per_s", "speedup", "efficiency")]
+        print(" | ".join(map(str, (*cells, f"{row['collectives']:.0%}"))))
+    print_report(report, flags.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""mm-CSN once more, in PyTorch: what `train_step` runs beside ours.
+"""The mm-CSN in PyTorch, which `train_step` runs beside the Flax network.
 
-It reads the very parameters of the Flax network, so that both answer alike; a test says
-how closely. Only this file and `rivals` meet PyTorch.
+It has the parameters of the Flax network, so that both give the same output; a test says
+how closely.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ from ummcsgm.types import Params
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Twin(nn.Module):
-    """The PyTorch twin of a network and its parameters, channels last on CPU and GPU.
+class TorchMMCSN(nn.Module):
+    """A network and its parameters in PyTorch, channels last on CPU and GPU.
 
-    Called as the network is: images [B, H, W, C], missing [B, M], level [B] -> the same
+    Called as the Flax network is: images [B, H, W, C], missing [B, M], level [B] ->
     [B, H, W, M or 2 M] float32.
     """
 
@@ -30,28 +30,28 @@ class Twin(nn.Module):
         super().__init__()
         self.network = network
         self.dtype = DTYPES[np.dtype(network.dtype).name]
-        self.weights = nn.ParameterDict(_flat(_whole(network, params["params"])))
+        self.weights = nn.ParameterDict(_flatten(_join_kernels(network, params["params"])))
         if network.stem == "haar":
             matrix = torch.tensor(haar_matrix(network.patch), dtype=torch.float32)
             self.register_buffer("haar", matrix)
 
     def forward(self, images: Tensor, missing: Tensor, level: Tensor) -> Tensor:
         net, m = self.network, self.network.modalities
-        images, near = images[..., :m], images[..., m:]
-        asked = missing[:, None, None, :]
+        images, neighbours = images[..., :m], images[..., m:]
+        mask = missing[:, None, None, :]
         condition = self.condition(level, missing)
-        told = condition if net.conditioning == "both" else None
-        noisy, seen = images.where(asked, 0.0), images.where(~asked, 0.0)
-        apart = torch.cat([noisy, seen], -1)
-        inputs = torch.cat([images if told is None else apart, near], -1)
-        features, skips = self.encode(inputs, missing, told)
+        encoder_condition = condition if net.conditioning == "both" else None
+        noisy, seen = images.where(mask, 0.0), images.where(~mask, 0.0)
+        separate = torch.cat([noisy, seen], -1)
+        inputs = torch.cat([images if encoder_condition is None else separate, neighbours], -1)
+        features, skips = self.encode(inputs, missing, encoder_condition)
         features = self.decode(features, skips, condition)
         features = self.activate("norm", features, None)
-        around = self.pixels_of(self.dense("context_out", features))
-        one, other = np.triu_indices(m)
-        known = seen[..., one] * seen[..., other] / 4
-        given = torch.cat([apart, known], -1)
-        image, hidden = self.pixels(given, around, features)
+        context = self.pixels_of(self.dense("context_out", features))
+        first, second = np.triu_indices(m)
+        products = seen[..., first] * seen[..., second] / 4
+        given = torch.cat([separate, products], -1)
+        image, hidden = self.pixels(given, context, features)
         if not net.predict_variance:
             return image
         logs = self.variance(given, hidden.detach(), features.detach())
@@ -65,26 +65,26 @@ class Twin(nn.Module):
         hidden = functional.silu(self.full("condition.first", torch.cat(facts, 1)))
         return functional.silu(self.full("condition.second", hidden))
 
-    def encode(self, inputs, missing, told):
+    def encode(self, inputs, missing, condition):
         net = self.network
         features = self.patches_of(inputs.to(self.dtype))
-        if told is not None:
+        if condition is not None:
             flags = missing[:, None, None, :].to(self.dtype)
             flags = flags.expand(*features.shape[:3], -1)
             features = torch.cat([features, flags], -1)
         features, skips = self.conv("stem", features), []
         for depth in range(len(net.widths)):
             if depth:
-                features = _last(functional.avg_pool2d(_first(features), 2))
-            features = self.level("down", depth, features, told)
+                features = _channels_last(functional.avg_pool2d(_channels_first(features), 2))
+            features = self.level("down", depth, features, condition)
             skips.append(features)
         return features, skips[:-1]
 
     def decode(self, features, skips, condition):
         features = self.level("up", len(self.network.widths) - 1, features, condition)
         for depth in reversed(range(len(self.network.widths) - 1)):
-            larger = functional.interpolate(_first(features), scale_factor=2)
-            features = torch.cat([_last(larger), skips[depth]], -1)
+            larger = functional.interpolate(_channels_first(features), scale_factor=2)
+            features = torch.cat([_channels_last(larger), skips[depth]], -1)
             features = self.level("up", depth, features, condition)
         return features
 
@@ -115,19 +115,19 @@ class Twin(nn.Module):
     def attention(self, name, features):
         b, h, w, c = features.shape
         tokens = self.norm(f"{name}.norm", features).reshape(b, h * w, c)
-        own = (
-            torch.einsum("bnc,chd->bhnd", tokens, self.of(f"{part}.kernel"))
-            + self.of(f"{part}.bias")[:, None]
+        projections = (
+            torch.einsum("bnc,chd->bhnd", tokens, self.weight(f"{part}.kernel"))
+            + self.weight(f"{part}.bias")[:, None]
             for part in (f"{name}.attend.{word}" for word in ("query", "key", "value"))
         )
-        heads = functional.scaled_dot_product_attention(*own)
-        out = torch.einsum("bhnd,hdc->bnc", heads, self.of(f"{name}.attend.out.kernel"))
-        out = out + self.of(f"{name}.attend.out.bias")
+        heads = functional.scaled_dot_product_attention(*projections)
+        out = torch.einsum("bhnd,hdc->bnc", heads, self.weight(f"{name}.attend.out.kernel"))
+        out = out + self.weight(f"{name}.attend.out.bias")
         return features + out.reshape(b, h, w, c)
 
-    def pixels(self, given, around, patches):
+    def pixels(self, given, context, patches):
         net, name = self.network, "pixels"
-        inputs = torch.cat([given.to(self.dtype), around], -1)
+        inputs = torch.cat([given.to(self.dtype), context], -1)
         hidden = self.in_patches(self.conv(f"{name}.enter", inputs))
         for layer in range(net.pixel_layers):
             film = self.dense(f"{name}.film{layer}", patches)
@@ -146,8 +146,7 @@ class Twin(nn.Module):
         film = self.dense(f"{VARIANCE}.film", patches)
         scale, shift = film[:, :, None, :, None].chunk(2, -1)
         hidden = self.dense(f"{VARIANCE}.hidden", hidden)
-        own = self.dense(f"{VARIANCE}.given", given)
-        hidden = hidden + self.in_patches(own)
+        hidden = hidden + self.in_patches(self.dense(f"{VARIANCE}.given", given))
         hidden = functional.silu(hidden * (1 + scale) + shift).float()
         raw = self.full(f"{VARIANCE}.log", hidden)
         least, most = LOG_VARIANCE
@@ -177,18 +176,17 @@ class Twin(nn.Module):
         (b, h, w, c), p = images.shape, self.network.patch
         return images.reshape(b, h // p, p, w // p, p, c)
 
-    def of(self, name: str) -> Tensor:
+    def weight(self, name: str) -> Tensor:
         return self.weights[name.replace(".", "/")].to(self.dtype)
 
     def dense(self, name, features):
-        weights = self.weights
-        bias = f"{name}.bias".replace(".", "/")
-        bias = self.of(f"{name}.bias") if bias in weights else None
-        kernel = self.of(f"{name}.kernel")
+        has_bias = f"{name}.bias".replace(".", "/") in self.weights
+        bias = self.weight(f"{name}.bias") if has_bias else None
+        kernel = self.weight(f"{name}.kernel")
         return functional.linear(features.to(self.dtype), kernel, bias)
 
     def full(self, name, features):
-        """As `dense`, in float32 whatever the network's type."""
+        """A dense layer in float32, whatever the network's type."""
         name = name.replace(".", "/")
         kernel, bias = self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"]
         return functional.linear(features.float(), kernel, bias)
@@ -200,28 +198,30 @@ class Twin(nn.Module):
         return normed.to(self.dtype)
 
     def conv(self, name, features):
-        kernel, bias = self.of(f"{name}.kernel"), self.of(f"{name}.bias")
+        kernel, bias = self.weight(f"{name}.kernel"), self.weight(f"{name}.bias")
         features = features.to(self.dtype)
-        return _last(functional.conv2d(_first(features), kernel, bias, padding="same"))
+        return _channels_last(
+            functional.conv2d(_channels_first(features), kernel, bias, padding="same")
+        )
 
 
-def _first(features: Tensor) -> Tensor:
-    """[B, H, W, C] seen as [B, C, H, W], which is then channels last in memory."""
+def _channels_first(features: Tensor) -> Tensor:
+    """[B, H, W, C] as a view [B, C, H, W], channels last in memory."""
     return features.permute(0, 3, 1, 2)
 
 
-def _last(features: Tensor) -> Tensor:
+def _channels_last(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1)
 
 
-def _whole(network: MMCSN, params: dict) -> dict:
-    """The parameters with their first convolutions in one piece, channels in the order
-    in which `forward` lines them up."""
+def _join_kernels(network: MMCSN, params: dict) -> dict:
+    """The parameters with each first convolution in one kernel, channels in the order of
+    `forward`'s inputs."""
     m, params = network.modalities, dict(params)
     still = params.pop("still")
     pixels, enter = dict(params["pixels"]), params["pixels"]["enter"]
-    noisy, around = np.split(np.asarray(enter["kernel"]), [m], axis=2)
-    kernel = np.concatenate([noisy, still["enter"]["kernel"], around], axis=2)
+    noisy, context = np.split(np.asarray(enter["kernel"]), [m], axis=2)
+    kernel = np.concatenate([noisy, still["enter"]["kernel"], context], axis=2)
     pixels["enter"] = {**enter, "kernel": kernel}
     params["pixels"] = pixels
     if "stem" in still:
@@ -230,13 +230,13 @@ def _whole(network: MMCSN, params: dict) -> dict:
     return params
 
 
-def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
-    """Flax's parameters by their path, each laid out as PyTorch wants it."""
+def _flatten(tree: Any, path: tuple[str, ...] = ()) -> dict[str, nn.Parameter]:
+    """Flax's parameters by their path, each in PyTorch's layout."""
     if isinstance(tree, dict):
         return {
-            name: own
+            name: value
             for key, inner in tree.items()
-            for name, own in _flat(inner, (*path, key)).items()
+            for name, value in _flatten(inner, (*path, key)).items()
         }
     value = torch.tensor(np.asarray(tree))
     if path[-1] == "kernel" and "attend" not in path:

@@ -1,4 +1,4 @@
-"""The dial: the same questions to every sampler, scored as by hand, and kept."""
+"""The dial: every sampler completes the same cases; scores by hand; the table is kept."""
 
 import argparse
 import dataclasses
@@ -23,7 +23,7 @@ from ummcsgm.types import Estimate, InputError
 pytest_plugins = ["tiny_study"]
 
 SAMPLERS = "mean,warm,heun,predictor_corrector,euler_maruyama"
-# By hand, of 1 to 4 evaluations a draw: (steps, evaluations) of each sampler.
+# By hand, for 1 to 4 evaluations a draw: (steps, evaluations) of each sampler.
 EXPECTED = {
     "mean": [(1, 1)],
     "warm": [(1, 2), (2, 3), (4, 5)],
@@ -34,9 +34,9 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def contest(study, quick_compile):
+def comparison(study, quick_compile):
     flags = argparse.Namespace(workdir=study / "run", subjects=2, slices=2, draws=3)
-    return dial.set_contest(load_trained_model(study / "run"), flags)
+    return dial.make_comparison(load_trained_model(study / "run"), flags)
 
 
 @pytest.fixture
@@ -61,18 +61,19 @@ def saved(monkeypatch):
     return figures
 
 
+@pytest.mark.slow
 def test_the_table_has_every_sampler_and_its_evaluations(
     printed, tmp_path, monkeypatch, quick_compile
 ):
     monkeypatch.setattr(dial, "SLOW", ("euler_maruyama", 4))
     lines, report = printed("--steps", "1,2,4", "--samplers", SAMPLERS)
     rows = dial.read_rows(tmp_path / "dial" / "dial.csv")
-    found = {}
+    points = {}
     for row in rows:
         assert tuple(row) == tuple(dial.COLUMNS) and row["seconds"] > 0
         assert all(math.isfinite(row[name]) for name in dial.SCORES)
-        found.setdefault(row["sampler"], []).append((row["steps"], row["evaluations"]))
-    assert found == EXPECTED and len(lines) == len(rows)
+        points.setdefault(row["sampler"], []).append((row["steps"], row["evaluations"]))
+    assert points == EXPECTED and len(lines) == len(rows)
     table = (tmp_path / "dial" / "dial.md").read_text().splitlines()
     assert len(table) == 2 + len(rows) and "mean of 2" in table[0]
     assert all(line.count("|") == table[0].count("|") for line in table)
@@ -92,26 +93,27 @@ def test_the_table_has_every_sampler_and_its_evaluations(
     assert compared["psnr_draw_db"] == pytest.approx(gain, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch, capsys):
-    path, asked = tmp_path / "dial" / "dial.csv", []
+    path, points = tmp_path / "dial" / "dial.csv", []
 
-    def measured(contest, sampler, steps):
-        asked.append((sampler, steps))
+    def measured(comparison, sampler, steps):
+        points.append((sampler, steps))
         return dict.fromkeys(dial.COLUMNS, 1.5) | {
-            "key": contest.key,
+            "key": comparison.key,
             "sampler": sampler,
             "steps": steps,
-            "evaluations": len(asked),
+            "evaluations": len(points),
         }
 
     monkeypatch.setattr(dial, "measure", measured)
     printed("--steps", "1,2", "--samplers", "ddim")
     before = dial.read_rows(path)
     printed("--steps", "1,2,3", "--samplers", "ddim")
-    assert asked == [("ddim", 1), ("ddim", 2), ("ddim", 3)]
+    assert points == [("ddim", 1), ("ddim", 2), ("ddim", 3)]
     assert dial.read_rows(path)[:2] == before
     printed("--steps", "1", "--samplers", "ddim", "--draws", "3")
-    assert asked[3:] == [("ddim", 1)]
+    assert points[3:] == [("ddim", 1)]
     assert len(dial.read_rows(path)) == 4
     assert len((tmp_path / "dial" / "dial.md").read_text().splitlines()) == 3
     path.write_text("a,b\n1,2\n")
@@ -120,76 +122,82 @@ def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch,
     assert "remove it" in capsys.readouterr().err
 
 
-def test_the_key_is_that_of_weights_questions_and_draws(contest):
-    same = dataclasses.replace(contest, scoring=contest.scoring)
-    trained = dataclasses.replace(contest.trained, digest="another")
-    seeded = dataclasses.replace(contest.scoring, seed=1)
+@pytest.mark.slow
+def test_the_key_depends_on_parameters_cases_draws_and_noise(comparison):
+    same = dataclasses.replace(comparison, options=comparison.options)
+    trained = dataclasses.replace(comparison.trained, digest="another")
+    seeded = dataclasses.replace(comparison.options, seed=1)
     others = [
-        dataclasses.replace(contest, trained=trained),
-        dataclasses.replace(contest, questions=contest.questions[1:]),
-        dataclasses.replace(contest, draws=4),
-        dataclasses.replace(contest, scoring=seeded),
+        dataclasses.replace(comparison, trained=trained),
+        dataclasses.replace(comparison, cases=comparison.cases[1:]),
+        dataclasses.replace(comparison, draws=4),
+        dataclasses.replace(comparison, options=seeded),
     ]
-    assert same.key == contest.key
-    assert len({contest.key, *(one.key for one in others)}) == 5
+    assert same.key == comparison.key
+    assert len({comparison.key, *(other.key for other in others)}) == 5
 
 
-def test_one_modality_is_asked_for_at_a_time(contest):
-    asked = [(q.subject, q.channel, q.missing.tolist()) for q in contest.questions]
-    names = sorted({name for name, _, _ in asked})
-    assert len(names) == 2 and [c for _, c, _ in asked] == [0, 1, 2, 3] * 2
-    assert all(missing == np.eye(4)[c].astype(bool).tolist() for _, c, missing in asked)
-    assert all(q.images.shape[0] == len(q.z) == 2 for q in contest.questions)
+@pytest.mark.slow
+def test_one_modality_is_completed_at_a_time(comparison):
+    cases = [(q.subject, q.channel, q.missing.tolist()) for q in comparison.cases]
+    names = sorted({name for name, _, _ in cases})
+    assert len(names) == 2 and [c for _, c, _ in cases] == [0, 1, 2, 3] * 2
+    assert all(missing == np.eye(4)[c].astype(bool).tolist() for _, c, missing in cases)
+    assert all(q.images.shape[0] == len(q.z) == 2 for q in comparison.cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["warm", "euler_maruyama"])
-def test_draws_are_the_answers_to_their_addresses_in_any_microbatch(contest, sampler):
-    draws = dial.make_draws(contest, sampler, 2)()
+def test_draws_depend_on_their_addresses_alone_in_any_microbatch(comparison, sampler):
+    draws = dial.make_draws(comparison, sampler, 2)()
     assert draws.shape == (16, 3, 16, 16, 4)
-    scoring = dataclasses.replace(
-        contest.scoring, microbatch=3, algorithm1_steps=2, sampler_steps=2
+    options = dataclasses.replace(
+        comparison.options, microbatch=3, algorithm1_steps=2, sampler_steps=2
     )
-    other = dataclasses.replace(contest, scoring=scoring)
+    other = dataclasses.replace(comparison, options=options)
     again = dial.make_draws(other, sampler, 2)()
     np.testing.assert_allclose(again, draws, rtol=1e-4, atol=1e-5)
-    question = contest.questions[5]
-    missing = np.tile(question.missing, (2, 1))
-    addresses = slice_addresses(question.subject, question.z, draw=2)[None]
-    mean = make_mean_predictor(contest.trained, scoring)(question.images, missing)
-    sample = make_sampler(contest.trained, sampler, scoring)
-    (alone,) = sample(question.images, missing, addresses, mean)
+    case = comparison.cases[5]
+    missing = np.tile(case.missing, (2, 1))
+    addresses = slice_addresses(case.subject, case.z, draw=2)[None]
+    mean = make_mean_predictor(comparison.trained, options)(case.images, missing)
+    sample = make_sampler(comparison.trained, sampler, options)
+    (alone,) = sample(case.images, missing, addresses, mean)
     np.testing.assert_allclose(draws[10:12, 2], alone, rtol=1e-4, atol=1e-5)
     assert np.abs(draws[:, 0] - draws[:, 1]).max() > 1e-3
 
 
-def test_the_mean_is_answered_once_and_has_no_spread(contest):
-    draws = dial.make_draws(contest, "mean", 1)()
+@pytest.mark.slow
+def test_the_mean_is_computed_once_and_has_no_spread(comparison):
+    draws = dial.make_draws(comparison, "mean", 1)()
     assert np.array_equal(draws[:, 0], draws[:, 2])
-    found = dial.scores(contest, draws)
-    assert found["spread_skill"] == 0
-    assert found["psnr_draw"] == pytest.approx(found["psnr_mean"])
+    scores = dial.scores(comparison, draws)
+    assert scores["spread_skill"] == 0
+    assert scores["psnr_draw"] == pytest.approx(scores["psnr_mean"])
 
 
-def test_scores_are_those_by_hand_and_of_the_brain_alone(contest):
+@pytest.mark.slow
+def test_scores_are_of_the_brain_alone_and_as_by_hand(comparison):
     """Draws 3 and 1 grey levels off: the mean is 2 off, |error| - |x - x'| / 2 is 1."""
-    contest = dataclasses.replace(contest, draws=2)
+    comparison = dataclasses.replace(comparison, draws=2)
     rows = []
-    for q in contest.questions:
+    for q in comparison.cases:
         drawn = np.full((len(q.z), 2, *q.images.shape[1:]), 1e3)
         for k, error in enumerate((3, 1)):
-            right = q.images[..., q.channel] + error / q.grey
+            right = q.images[..., q.channel] + error / q.grey_levels
             drawn[:, k, ..., q.channel] = np.where(q.brain, right, -1e3)
         rows.append(drawn)
-    found = dial.scores(contest, np.concatenate(rows))
-    assert found["psnr_draw"] == pytest.approx(
+    scores = dial.scores(comparison, np.concatenate(rows))
+    assert scores["psnr_draw"] == pytest.approx(
         10 * math.log10(255**2 / 3), abs=1e-3
     )  # the mean of 20 log10(255 / 3) and 20 log10(255)
-    assert found["psnr_mean"] == pytest.approx(20 * math.log10(255 / 2), abs=1e-3)
-    assert found["crps"] == pytest.approx(1, abs=1e-3)
-    assert found["spread_skill"] == pytest.approx(math.sqrt(3 / 2 * 2 / 4), abs=1e-3)
+    assert scores["psnr_mean"] == pytest.approx(20 * math.log10(255 / 2), abs=1e-3)
+    assert scores["crps"] == pytest.approx(1, abs=1e-3)
+    assert scores["spread_skill"] == pytest.approx(math.sqrt(3 / 2 * 2 / 4), abs=1e-3)
 
 
-def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
+@pytest.mark.slow
+def test_all_is_compiled_before_the_clock_starts(comparison, monkeypatch):
     events = []
 
     def make_mean(trained, scoring):
@@ -213,17 +221,17 @@ def test_what_is_compiled_is_so_before_the_clock_runs(contest, monkeypatch):
     monkeypatch.setattr(dial, "make_mean_predictor", make_mean)
     monkeypatch.setattr(dial, "make_sampler", make_sample)
     monkeypatch.setattr(dial.time, "perf_counter", clock)
-    monkeypatch.setattr(dial, "scores", lambda contest, drawn: {})
-    row = dial.measure(contest, "warm", 2)
+    monkeypatch.setattr(dial, "scores", lambda comparison, drawn: {})
+    row = dial.measure(comparison, "warm", 2)
     first = [("mean", 1), ("warm", 1, 1, 1)]
     last = [("mean", 16), ("warm", 16, 3, 16)]
     assert events == [*first, "clock", *last, "clock"]
     assert row["seconds"] == 2.5 and row["evaluations"] == 3
 
 
-def test_the_longest_ends_all_but_uniform_grids():
-    wanted = dial.points(["mean", "ddim", "heun", "euler_maruyama"], [1, 2, 9], 2)
-    assert wanted == [
+def test_longest_limits_all_but_uniform_grids():
+    points = dial.list_points(["mean", "ddim", "heun", "euler_maruyama"], [1, 2, 9], 2)
+    assert points == [
         ("mean", 1),
         ("ddim", 1),
         ("ddim", 2),
@@ -231,9 +239,10 @@ def test_the_longest_ends_all_but_uniform_grids():
         *(("euler_maruyama", n) for n in (1, 2, 9)),
     ]
     with pytest.raises(InputError, match="magic"):
-        dial.points(["magic"], [1], 2)
+        dial.list_points(["magic"], [1], 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, why",
     [
@@ -242,13 +251,14 @@ def test_the_longest_ends_all_but_uniform_grids():
         (("--steps", "1,two"), "two"),
     ],
 )
-def test_what_cannot_be_measured_is_told_in_a_line(printed, capsys, words, why):
+def test_what_cannot_be_measured_is_one_line_of_error(printed, capsys, words, why):
     with pytest.raises(SystemExit):
         printed(*words)
     said = capsys.readouterr().err
     assert why in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_one_draw_has_no_spread(printed, capsys):
     with pytest.raises(SystemExit):
         printed("--draws", 1)
