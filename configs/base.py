@@ -47,8 +47,7 @@ def get_config() -> ConfigDict:
             "network": {
                 "widths": (64, 128),  # channels of each level, the finest first
                 "blocks": (1, 1),  # residual blocks of each level, on either side
-                "stem": "space_to_depth",  # or haar
-                "patch": 4,  # pixels a side that the stem takes as one position
+                "patch": 4,  # pixels a side that the network takes as one position
                 "attention_max_grid": 0,  # attention on grids of at most this side
                 "pixel_width": 32,  # channels at full resolution
                 "pixel_layers": 2,  # layers at full resolution

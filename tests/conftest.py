@@ -32,7 +32,6 @@ SMALL = {
     "modalities": 4,
     "widths": (32, 64),
     "blocks": (1, 1),
-    "stem": "haar",
     "patch": 2,
     "attention_max_grid": 4,
     "pixel_width": 8,
@@ -48,7 +47,7 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def make_network():
-    """make_network(stem="haar", ...): a network of 16 x 16 images, grids of 8 and 4."""
+    """make_network(patch=2, ...): a network of 16 x 16 images, grids of 8 and 4."""
     return lambda **changes: MMCSN(**{**SMALL, **changes})
 
 

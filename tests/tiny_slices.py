@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 
 from ummcsgm.data.build_store import prepare
+from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.naming import flat
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import Settings
-from ummcsgm.data.subjects import SliceView
 
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (9, 11, 7)  # X, Y, Z on disk

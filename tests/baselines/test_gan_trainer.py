@@ -12,7 +12,7 @@ from ummcsgm.baselines.gan_trainer import init_state, make_optimizer, make_train
 from ummcsgm.baselines.method import Method, MethodLosses
 from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
 from ummcsgm.distributed import devices
-from ummcsgm.training.plans import UpdateRule
+from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -51,15 +51,13 @@ def make_difference(network, params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("conditioning", ["both", "decoder"])
-@pytest.mark.parametrize("stem", ["haar", "space_to_depth"])
 @pytest.mark.parametrize("neighbours", [0, 1])
 @pytest.mark.parametrize("attention_at", [0, 4])
 def test_the_twin_has_the_outputs_and_the_parameters_of_the_network(
-    make_network, random_params, conditioning, stem, neighbours, attention_at
+    make_network, random_params, conditioning, neighbours, attention_at
 ):
     network = make_network(
         conditioning=conditioning,
-        stem=stem,
         neighbour_slices=neighbours,
         attention_max_grid=attention_at,
         predict_variance=neighbours == 0,

@@ -71,7 +71,6 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "levels": ("--config.network.blocks=(1,1)", ["config.network.blocks has 2", "1"]),
     "remat": ("--config.train.remat=(True,True)", ["config.train.remat has 2", "1"]),
     "widths": ("--config.network.widths=(48,)", ["config.network.widths is (48,)"]),
-    "stem": ("--config.network.stem=fourier", ["config.network.stem", "haar"]),
     "dtype": ("--config.network.dtype=int8", ["config.network.dtype", "bfloat16"]),
     "conditioning": ("--config.network.conditioning=no", ["config.network.cond"]),
     "sde": ("--config.sde.name=vpp", ["name is 'vpp' (did you mean vp?)", "sub_vp, ve"]),
@@ -87,10 +86,6 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "sizes' words": (
         "--config.missingness.size_probabilities=even",
         ["sizes is 'even'", "uniform"],
-    ),
-    "a Haar patch": (
-        "--config.network.stem=haar --config.network.patch=3 --config.data.grid=(18,18)",
-        ["config.network.patch is 3", "haar"],
     ),
     "levels of ve": (
         "--config.sde.name=ve --config.sde.sigma_max=0.001",

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from ummcsgm.data import loader as module
-from ummcsgm.data.crop import CropWindow
+from ummcsgm.data.crop import CropWindow, SliceView
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.store import Entry, Settings, Store
-from ummcsgm.data.subjects import SliceView
 from ummcsgm.types import Batch, InputError
 
 GRID = (4, 6)

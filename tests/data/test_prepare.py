@@ -31,11 +31,12 @@ from tiny_slices import (
 
 from ummcsgm.data import build_store as module
 from ummcsgm.data import subjects as subjects_module
+from ummcsgm.data.crop import SliceView
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import damaged_entries, open_store, read_index
-from ummcsgm.data.subjects import SliceView, network_slices, prepare_subject
+from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.types import InputError
 from ummcsgm.utils import pool
 from ummcsgm.utils.atomic_io import atomic_writer

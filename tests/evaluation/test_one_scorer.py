@@ -5,15 +5,13 @@ import pytest
 from tiny_run import AFFINE, MODALITIES, brain, image, path_of, write_subjects
 
 from ummcsgm.config import build_data
-from ummcsgm.data.crop import uncrop
+from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.subjects import SliceView
 from ummcsgm.evaluation.metrics import NO_ERROR
 from ummcsgm.evaluation.pairs import Prediction
 from ummcsgm.evaluation.sitting import grade, sit
 from ummcsgm.evaluation.subject_scores import score_subject
-from ummcsgm.training.plans import ImageSpace
 
 
 @pytest.mark.parametrize("gain", [1.1, 1.0])

@@ -8,7 +8,7 @@ import pytest
 from tiny_run import files_under, run_main, tiny_config, write_subjects
 
 from ummcsgm.config.build_data import find_anywhere
-from ummcsgm.data.subjects import SliceView
+from ummcsgm.data.crop import SliceView
 from ummcsgm.inference import budget
 from ummcsgm.inference.budget import MOST, affordable, evaluations_a_second, within_budget
 from ummcsgm.inference.results import CompletionOptions

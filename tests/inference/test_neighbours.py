@@ -16,10 +16,9 @@ from tiny_slices import SETTINGS, look, made, write_three
 
 from ummcsgm.config.build import build_evaluation_options, build_objective
 from ummcsgm.config.build_data import find_anywhere
-from ummcsgm.data.crop import uncrop
+from ummcsgm.data.crop import SliceView, uncrop
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.subjects import (
-    SliceView,
     network_slices,
     network_stacks,
     prepare_subject,

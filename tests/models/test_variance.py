@@ -20,14 +20,14 @@ from ummcsgm.diffusion.preconditioning import (
 from ummcsgm.diffusion.samplers import sample_from_mean
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.diffusion.time_grids import log_uniform_times
-from ummcsgm.models.pixels import LOG_VARIANCE, in_variance_head
+from ummcsgm.models.mm_csn import LOG_VARIANCE, in_variance_head
 from ummcsgm.training.dsm_step import init_state, make_train_step
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SINGLE = np.eye(4, dtype=bool)
-TINY = {"widths": (8,), "blocks": (0,), "attention_at": 0, "patch": 4}
+TINY = {"widths": (8,), "blocks": (0,), "attention_max_grid": 0, "patch": 4}
 TINY |= {"variance": True}
 ASKED = SINGLE[:, None, None]
 STD, STEPS = 0.4, 300

@@ -10,11 +10,11 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from ummcsgm.data.build_store import prepare
+from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.naming import Subject, brats
 from ummcsgm.data.nifti import read_volume, write_new
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
 from ummcsgm.data.store import Settings
-from ummcsgm.data.subjects import SliceView
 from ummcsgm.qc.cohort import of_search
 from ummcsgm.qc.examine import SEVERITIES, examine_cohort, examine_subject
 from ummcsgm.types import InputError

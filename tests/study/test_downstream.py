@@ -24,9 +24,9 @@ from ummcsgm.study.downstream import (
     patient_of,
     summary,
 )
+from ummcsgm.study.train_methods import train_method
 from ummcsgm.training import checkpoint
-from ummcsgm.training.train import train
-from ummcsgm.training.train_state import TrainState
+from ummcsgm.training.dsm_step import TrainState
 from ummcsgm.types import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -205,7 +205,7 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A workdir in which the segmenter was trained in one go."""
     workdir = tmp_path_factory.mktemp("run")
-    train(data, workdir, method=SEGMENTER)
+    train_method(data, workdir, method=SEGMENTER)
     return workdir
 
 
@@ -224,7 +224,7 @@ def test_a_resumed_training_is_the_straight_one_bitwise(data, trained, tmp_path)
     shutil.rmtree(place / "checkpoints" / str(STEPS))
     assert checkpoint.latest_step(place) == 3
     early = state_of(data, workdir)
-    train(data, workdir, method=SEGMENTER)
+    train_method(data, workdir, method=SEGMENTER)
     assert checkpoint.latest_step(place) == STEPS
     straight, resumed = state_of(data, trained), state_of(data, workdir)
     moved = []

@@ -253,14 +253,14 @@ def test_a_task_does_not_change_on_the_way(own_table, capsys):
 
 
 def test_one_that_diverges_leaves_the_others_alone(own_table, monkeypatch, capsys):
-    run, begun = own_table / "run", train_methods.train
+    run, train_method = own_table / "run", train_methods.train_method
 
     def train(config, workdir, *, method="mm-csn", **rest):
         if method == "hi-net":
             raise FloatingPointError("not finite at step 3")
-        begun(config, workdir, method=method, **rest)
+        train_method(config, workdir, method=method, **rest)
 
-    monkeypatch.setattr(train_methods, "train", train)
+    monkeypatch.setattr(train_methods, "train_method", train)
     for name in ("hi-net", "cocagan"):
         shutil.rmtree(place(run, name))
     command = ("--config", own_table / "table.py", "--workdir", run)

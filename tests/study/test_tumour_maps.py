@@ -11,7 +11,6 @@ from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.inference.results import RESEARCH, sidecar
-from ummcsgm.models.segmenter import regions
 from ummcsgm.study.downstream import patient_of
 from ummcsgm.study.tumour_maps import (
     BINS,
@@ -21,6 +20,7 @@ from ummcsgm.study.tumour_maps import (
     probability_map,
     write_maps,
 )
+from ummcsgm.training.segmenter_step import regions
 
 
 def segment(images):

@@ -16,8 +16,8 @@ from ummcsgm.inference.predictor import load_trained_model
 from ummcsgm.study import usefulness
 from ummcsgm.study.downstream import load_segmenter
 from ummcsgm.study.rivals import load_rival
+from ummcsgm.study.train_methods import train_method
 from ummcsgm.study.usefulness import Trial, downstream_of, filled_by
-from ummcsgm.training.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -51,9 +51,9 @@ def run(tmp_path_factory):
             group = "HGG" if int(name[1:]) % 2 else "LGG"
             path = folder / group / name / f"{name}_seg.nii.gz"
             write_new(path, tumour(), AFFINE)
-    train(config, workdir)
-    train(config, workdir, method="regression")
-    train(config, workdir, method=SEGMENTER)
+    train_method(config, workdir)
+    train_method(config, workdir, method="regression")
+    train_method(config, workdir, method=SEGMENTER)
     cohort, _ = preparation.prepare(config, workdir)
     subjects = [cohort.subjects[name] for name in tested]
     table = missing_patterns(len(MODALITIES), proper=True)

@@ -16,8 +16,14 @@ import optax
 from ummcsgm.baselines.method import GANBatch, Method
 from ummcsgm.diffusion.missingness import sample_missing_patterns, stratified_uniforms
 from ummcsgm.distributed import devices
-from ummcsgm.training.plans import UpdateRule
-from ummcsgm.training.train_state import TrainState, accumulate, first_state, split, update
+from ummcsgm.training.dsm_step import (
+    TrainState,
+    UpdateRule,
+    accumulate_gradients,
+    apply_update,
+    first_state,
+    split_microbatches,
+)
 from ummcsgm.types import Array, Batch, Params
 
 
@@ -79,8 +85,8 @@ def make_train_step(
             total = metrics["loss"] + losses.discriminator.sum() / count
             return total, {"metrics": metrics, "statistics": losses.statistics}
 
-        microbatches = split((gan_batch, keys), rule.accumulate)
-        sums = accumulate(mean_losses, state.params, microbatches)
+        microbatches = split_microbatches((gan_batch, keys), rule.accumulate)
+        sums = accumulate_gradients(mean_losses, state.params, microbatches)
         sums, grads = devices.sum_over_devices(sums)
         parts = rule.accumulate * devices.device_count()
         statistics = jax.tree.map(lambda total: total / parts, sums["statistics"])
@@ -88,7 +94,7 @@ def make_train_step(
         def set_statistics(params: Params) -> Params:
             return {**params, "statistics": statistics}
 
-        return update(rule, state, sums["metrics"], grads, set_statistics)
+        return apply_update(rule, state, sums["metrics"], grads, set_statistics)
 
     return step
 

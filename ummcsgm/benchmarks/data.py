@@ -27,12 +27,13 @@ import numpy as np
 
 from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
 from ummcsgm.data.build_store import prepare
+from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.naming import Subject, brats
 from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.data.store import Settings, Store
-from ummcsgm.data.subjects import SliceView, network_slices, prepare_subject
+from ummcsgm.data.subjects import network_slices, prepare_subject
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
 PROCESS_STATUS = Path("/proc/self/status")  # where Linux has a process's peak memory

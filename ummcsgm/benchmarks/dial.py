@@ -27,6 +27,7 @@ import numpy as np
 
 from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.config import build, build_data
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
 from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
@@ -43,7 +44,6 @@ from ummcsgm.inference.predictor import (
     slice_addresses,
 )
 from ummcsgm.reporting.plots import write_dial
-from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Images, InputError, Missing
 from ummcsgm.utils.atomic_io import write_atomic
 

@@ -35,10 +35,9 @@ from ummcsgm.data.build_store import prepare
 from ummcsgm.data.loader import Batches
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices
-from ummcsgm.training.loop import run_training
-from ummcsgm.training.plans import LogOptions
-from ummcsgm.training.stopping import with_stop_flag
-from ummcsgm.training.train_state import TrainState
+from ummcsgm.training.dsm_step import TrainState
+from ummcsgm.training.logging import TrainingLog
+from ummcsgm.training.loop import run_training, with_stop_flag
 from ummcsgm.types import Batch, Config
 
 WANTED = 1.03  # of the median ratio, at most
@@ -73,8 +72,8 @@ def make_timer(config: Config, folder: Path, steps: int) -> Callable:
         with tempfile.TemporaryDirectory(dir=folder) as workdir:
             with contextlib.redirect_stdout(sys.stderr):  # not among the report's lines
                 replicated = devices.replicate(state)
-                log = LogOptions(Path(workdir), None, trace=False)
-                run_training(step, replicated, batches, plan, log, save)
+                with TrainingLog(Path(workdir), plan, first - WARM) as log:
+                    run_training(step, replicated, batches, plan, save, log=log.add)
         start, end = times
         return 1000 * (end - start) / steps
 

@@ -18,8 +18,7 @@ from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.diffusion.preconditioning import ScoreModel
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import TrainedModel
-from ummcsgm.training.dsm_step import init_state, make_train_step
-from ummcsgm.training.train_state import TrainState
+from ummcsgm.training.dsm_step import TrainState, init_state, make_train_step
 from ummcsgm.types import Config, Params
 
 

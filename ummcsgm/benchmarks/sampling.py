@@ -38,6 +38,7 @@ from ummcsgm.benchmarks.networks import (
 )
 from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
 from ummcsgm.config import build
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
 from ummcsgm.diffusion.preconditioning import make_denoise
@@ -51,7 +52,6 @@ from ummcsgm.inference.subject_posterior import (
     estimate_of,
     question_of,
 )
-from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Config, Estimate
 
 STEPS = 1000

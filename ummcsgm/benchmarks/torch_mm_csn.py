@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ummcsgm.models.mm_csn import MMCSN
-from ummcsgm.models.patches import haar_matrix
-from ummcsgm.models.pixels import LOG_VARIANCE, VARIANCE
+from ummcsgm.models.mm_csn import LOG_VARIANCE, MMCSN, VARIANCE
 from ummcsgm.types import Params
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,9 +29,6 @@ class TorchMMCSN(nn.Module):
         self.network = network
         self.dtype = DTYPES[np.dtype(network.dtype).name]
         self.weights = nn.ParameterDict(_flatten(_join_kernels(network, params["params"])))
-        if network.stem == "haar":
-            matrix = torch.tensor(haar_matrix(network.patch), dtype=torch.float32)
-            self.register_buffer("haar", matrix)
 
     def forward(self, images: Tensor, missing: Tensor, level: Tensor) -> Tensor:
         net, m = self.network, self.network.modalities
@@ -159,16 +154,12 @@ class TorchMMCSN(nn.Module):
         p = self.network.patch
         grid = images.reshape(b, h // p, p, w // p, p, c).permute(0, 1, 3, 5, 2, 4)
         grid = grid.reshape(b, h // p, w // p, c, p * p)
-        if self.network.stem == "haar":
-            grid = grid @ self.haar.T.to(grid.dtype)
         return grid.reshape(b, h // p, w // p, -1)
 
     def pixels_of(self, features):
         b, h, w, _ = features.shape
         p = self.network.patch
         grid = features.reshape(b, h, w, -1, p * p)
-        if self.network.stem == "haar":
-            grid = grid @ self.haar.to(grid.dtype)
         grid = grid.reshape(b, h, w, -1, p, p).permute(0, 1, 4, 2, 5, 3)
         return grid.reshape(b, h * p, w * p, -1)
 

@@ -4,6 +4,7 @@ Names in a config are looked up in the literal tables at the foot. Whatever is w
 a config is an InputError that names the key as it is typed on the command line.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 
@@ -12,14 +13,36 @@ import optax
 from ml_collections import ConfigDict
 
 from ummcsgm.config.schema import check_fields
-from ummcsgm.data.subjects import SliceView
+from ummcsgm.data.crop import ImageSpace, SliceView
 from ummcsgm.diffusion import loss, missingness, sde
 from ummcsgm.diffusion.preconditioning import ScoreModel
-from ummcsgm.models import mm_csn, patches, pixels
+from ummcsgm.models import mm_csn
 from ummcsgm.models.segmenter import Segmenter
-from ummcsgm.training.plans import EvaluationOptions, ImageSpace, TrainOptions, UpdateRule
+from ummcsgm.training.dsm_step import UpdateRule
+from ummcsgm.training.loop import TrainOptions
+from ummcsgm.training.segmenter_step import CLASSES
 from ummcsgm.types import InputError
 from ummcsgm.utils.suggest import did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """What evaluation asks and how much of it; 0 means all."""
+
+    seed: int
+    algorithm1_steps: int  # of Algorithm 1, and of every sampler on a uniform grid
+    sampler_steps: int  # steps of the other samplers
+    sigma_min: float  # the noise level at which they end
+    warm_start_sigma: float  # the one at which `warm` begins
+    draws: int  # of each question, to measure what is not known
+    draw_subjects: int  # that are so measured
+    draw_slices: int  # of each of these subjects
+    slab_slices: int  # neighbouring slices, to measure how they go together
+    slab_subjects: int  # that are so measured
+    microbatch: int  # examples in one network evaluation, over the local devices
+    algorithm1_subjects: int
+    algorithm1_slices: int  # of each of these subjects
+    ridge_penalty: float  # of the ridge floors
 
 
 def check_config(config: ConfigDict, devices: int) -> None:
@@ -57,7 +80,6 @@ def build_model(config: ConfigDict) -> ScoreModel:
         modalities=len(config.data.modalities),
         widths=tuple(fields.widths),
         blocks=tuple(fields.blocks),
-        stem=_known("network.stem", fields.stem, patches.STEMS),
         patch=fields.patch,
         attention_max_grid=fields.attention_max_grid,
         pixel_width=fields.pixel_width,
@@ -82,10 +104,12 @@ def build_segmenter(config: ConfigDict) -> Segmenter:
     """The segmentation network, of the same blocks as the mm-CSN of this config."""
     net = build_model(config).network
     return Segmenter(
+        classes=len(CLASSES),
         scale=config.data.image_std,
         widths=net.widths,
         blocks=net.blocks,
-        stem=net.stem,
+        attention_max_grid=0,
+        remat=(False,) * len(net.widths),
         patch=net.patch,
         pixel_width=net.pixel_width,
         context=net.context_channels,
@@ -153,7 +177,7 @@ def build_update_rule(config: ConfigDict) -> UpdateRule:
     rate = build_schedule(config)(fields.learning_rate)
     clip = optax.clip_by_global_norm(fields.clip)
     if config.network.predict_variance:
-        clip = optax.partition({True: clip, False: clip}, pixels.in_variance_head)
+        clip = optax.partition({True: clip, False: clip}, mm_csn.in_variance_head)
     optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
     return UpdateRule(optimizer, fields.ema_decay, fields.accumulate)
 
@@ -223,10 +247,6 @@ def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
                 f"config.{key} has {len(own)} levels and config.network.widths "
                 f"{len(net.widths)}: wanted one value a level."
             )
-    if net.stem == "haar" and net.patch & (net.patch - 1):
-        raise InputError(
-            f"config.network.patch is {net.patch}: the stem haar wants a power of two."
-        )
     if any(width % 32 for width in net.widths):
         raise InputError(f"config.network.widths is {net.widths}: wanted multiples of 32.")
 

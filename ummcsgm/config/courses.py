@@ -1,15 +1,13 @@
 """How each method of the study is trained: where it starts, and its step.
 
 The mm-CSN and `regression`, which is the mm-CSN's own network asked for the mean alone,
-take the step of `matching`; the five published methods that of `baselines.adversarial`.
+take the step of `dsm_step`; the five published methods that of `baselines.gan_trainer`.
 `segmenter` is the network that judges them all: `downstream`.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 
-import jax
 import optax
 
 from ummcsgm.baselines import gan_trainer
@@ -24,27 +22,12 @@ from ummcsgm.config.build_methods import (
     regression_config,
 )
 from ummcsgm.config.schema import FELLOW_KEYS, RUN_KEYS
-from ummcsgm.models import segmenter
-from ummcsgm.training import dsm_step
-from ummcsgm.training.plans import UpdateRule
-from ummcsgm.training.train_state import TrainState
+from ummcsgm.training import dsm_step, segmenter_step
+from ummcsgm.training.dsm_step import UpdateRule
+from ummcsgm.training.train import TrainableMethod
 from ummcsgm.types import Config
 
 SEGMENTER = "segmenter"
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainableMethod:
-    """Training in one method.
-
-    start(key) is the state before the first step, step(key, state, batch) the step;
-    `counted` is the same without what computes twice or moves parameters: its FLOPs are
-    those of the model.
-    """
-
-    start: Callable[[jax.Array], TrainState]
-    step: Callable
-    counted: Callable
 
 
 def method_folder(workdir: pathlib.Path, method: str) -> pathlib.Path:
@@ -110,9 +93,9 @@ def _segmenting(config: Config) -> TrainableMethod:
     space = build.build_space(config)
     modalities = len(space.modalities)
     return TrainableMethod(
-        lambda key: segmenter.init_state(key, model, recipe, (*space.grid, modalities)),
-        segmenter.make_step(model, recipe, modalities),
-        segmenter.make_step(model, _unmoved(), modalities),
+        lambda key: segmenter_step.init_state(key, model, recipe, (*space.grid, modalities)),
+        segmenter_step.make_step(model, recipe, modalities),
+        segmenter_step.make_step(model, _unmoved(), modalities),
     )
 
 

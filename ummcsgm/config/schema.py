@@ -36,7 +36,6 @@ SCHEMA: dict[str, Rule] = {
     "missingness.patterns_per_image": (int, 1, ANY),
     "network.widths": (tuple, 1, 8),
     "network.blocks": (tuple, 1, 8),
-    "network.stem": (str, ANY, ANY),
     "network.patch": (int, 1, 16),
     "network.attention_max_grid": (int, 0, 24),
     "network.pixel_width": (int, 1, ANY),

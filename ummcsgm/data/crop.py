@@ -21,6 +21,29 @@ SAME = 1e-3  # how far a step may be from 1 and be a rounding error of an affine
 
 
 @dataclass(frozen=True)
+class SliceView:
+    """What the network is shown of an axial slice."""
+
+    grid: tuple[int, int]  # H, W
+    spacing: float  # mm of a pixel, 0 for the voxels as they are
+    masked: bool  # the brain is given by a mask file, else by what is not 0
+    neighbours: int  # slices on either side of it
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """The complete modality space C, by name and in order, and the network's view."""
+
+    modalities: tuple[str, ...]
+    view: SliceView
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """H, W."""
+        return self.view.grid
+
+
+@dataclass(frozen=True)
 class CropWindow:
     """A rectangle of `grid` whose first pixel lies at `origin` of slices of `frame`."""
 

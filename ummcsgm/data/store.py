@@ -22,8 +22,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ummcsgm.data.crop import CropWindow
-from ummcsgm.data.subjects import SliceView
+from ummcsgm.data.crop import CropWindow, SliceView
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_checksummed, with_checksum
 

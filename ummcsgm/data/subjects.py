@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.data.crop import CropWindow, brain_mask, crop, crop_around, crop_mask
+from ummcsgm.data.crop import CropWindow, SliceView, brain_mask, crop, crop_around, crop_mask
 from ummcsgm.data.intensity import fit_scale, normalise
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import (
@@ -22,16 +22,6 @@ from ummcsgm.data.nifti import (
 from ummcsgm.types import InputError
 
 SAME = 1e-3  # relative: a spacing so near to the wanted one is left as it is
-
-
-@dataclass(frozen=True)
-class SliceView:
-    """What the network is shown of an axial slice."""
-
-    grid: tuple[int, int]  # H, W
-    spacing: float  # mm of a pixel, 0 for the voxels as they are
-    masked: bool  # the brain is given by a mask file, else by what is not 0
-    neighbours: int  # slices on either side of it
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ummcsgm.evaluation.through_plane import lag_one
 from ummcsgm.types import Array, Images, InputError, Keys
 
 SPAN = 1024  # slices: a power of 2, more than a volume has
@@ -92,15 +91,3 @@ def _nodes(rho: float) -> tuple[int, tuple[Array, Array, Array, Array]]:
         np.array([1, math.sqrt(1 - link**2), *std]),
     )
     return span, tuple(node[: 1 if span == 1 else None] for node in nodes)
-
-
-def fit_rho(sums: Array) -> float:
-    """The rho in [0, 1] at which draws are as coherent along z as the errors are.
-
-    `sums` [S, 3] are `through_plane.neighbour_sums` of each validation subject's
-    residuals (truth - mean) / sd. The mean is to be the network's own: the mean of K
-    draws adds an error that is not the network's, and lowers the answer to
-    K / (K + 1) of it where draws are independent along z. A sampler that is linear in
-    its noise (a normal posterior) passes rho on as it is, others a little less of it.
-    """
-    return min(max(lag_one(sums), 0.0), 1.0)

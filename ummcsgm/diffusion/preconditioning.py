@@ -14,13 +14,24 @@ the answer.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 
 from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.diffusion.sde import SDE, per_example, score_from_denoised
-from ummcsgm.models.mm_csn import MMCSN
-from ummcsgm.types import Denoiser, Estimate, Images, Params, Times
+from ummcsgm.types import Array, Denoiser, Estimate, Images, Missing, Params, Stacks, Times
+
+
+class Network(Protocol):
+    """What this file needs of a network, such as `models.mm_csn.MMCSN`."""
+
+    def conditioning_cache(
+        self, params: Params, seen: Images, neighbours: Array, missing: Missing
+    ) -> Any: ...
+    def apply(
+        self, params: Params, images: Stacks, missing: Missing, log_level: Times, cache: Any
+    ) -> Array: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +41,7 @@ class ScoreModel:
     `data_std` is the standard deviation of clean images, background included.
     """
 
-    network: MMCSN
+    network: Network
     sde: SDE
     data_std: float
 
@@ -54,7 +65,7 @@ def make_estimate(
     sde, own = model.sde, model.data_std**2
     seen, neighbours = completion.seen / model.data_std, completion.neighbours / model.data_std
     # Here and not in `estimate`: a sampler evaluates that many times.
-    once = model.network.once(params, seen, neighbours, completion.missing)
+    once = model.network.conditioning_cache(params, seen, neighbours, completion.missing)
 
     def estimate(x: Images, t: Times) -> Estimate:
         level = sde.noise_level(t)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ummcsgm.config.build import EvaluationOptions
+from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation.ensemble import SAMPLER
@@ -24,7 +26,6 @@ from ummcsgm.evaluation.sitting import (
 )
 from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor, make_sampler
 from ummcsgm.study.rivals import Rival
-from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array
 
 SHOWN = 2  # subjects in the report

@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 
 from ummcsgm.baselines.ridge import fit_normal_equations
 from ummcsgm.config import build, build_data
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.layouts.naming import Subject
@@ -50,7 +51,6 @@ from ummcsgm.inference.predictor import (
     make_mean_predictor,
     make_sampler,
 )
-from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Array, Config, InputError
 
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")

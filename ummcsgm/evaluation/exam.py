@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ummcsgm.baselines.ridge import NormalEquations, select_normal_equations, solve_ridge
+from ummcsgm.config.build import EvaluationOptions
+from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.marks import Marks
@@ -20,7 +22,6 @@ from ummcsgm.evaluation.sitting import (
     spread,
     true_images,
 )
-from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Estimate
 
 FLOORS = ("ridge", "ridge2")

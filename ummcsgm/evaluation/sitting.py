@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ummcsgm.data.crop import uncrop
+from ummcsgm.data.crop import ImageSpace, uncrop
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import (
     PreparedSubject,
@@ -27,7 +27,6 @@ from ummcsgm.evaluation.protocols import (
     scored_slices,
 )
 from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.training.plans import ImageSpace
 from ummcsgm.types import Array, Estimate, InputError
 
 

@@ -14,14 +14,19 @@ from scipy.ndimage import uniform_filter
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.nifti import spacing
 from ummcsgm.data.subjects import PreparedSubject, prepare_subject
-from ummcsgm.diffusion.correlated_noise import fit_rho
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.exam import Exam
 from ummcsgm.evaluation.marks import Marks
 from ummcsgm.evaluation.metrics import WANG_RADIUS
 from ummcsgm.evaluation.protocols import TABLE1
 from ummcsgm.evaluation.sitting import asked_of
-from ummcsgm.evaluation.through_plane import coronal_ssim, gradient_scores, lag_one, neighbour_sums
+from ummcsgm.evaluation.through_plane import (
+    coronal_ssim,
+    fit_rho,
+    gradient_scores,
+    lag_one,
+    neighbour_sums,
+)
 from ummcsgm.types import Array
 
 DRAWS = 4  # of each slab

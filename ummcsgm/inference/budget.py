@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.distributed import devices
@@ -18,7 +19,6 @@ from ummcsgm.inference.intake import check_modalities
 from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor
 from ummcsgm.inference.results import CompletionOptions
 from ummcsgm.inference.subject_posterior import Question, question_of
-from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
 

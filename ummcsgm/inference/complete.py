@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ummcsgm.config import build, build_data
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.naming import Layout, Subject
 from ummcsgm.data.subjects import PreparedSubject, prepare_subject
 from ummcsgm.distributed import devices
@@ -45,7 +46,6 @@ from ummcsgm.inference.results import (
 )
 from ummcsgm.inference.subject_posterior import Posterior, Question, answers, question_of
 from ummcsgm.reporting.figure import check_preview, write_preview
-from ummcsgm.training.plans import EvaluationOptions
 from ummcsgm.types import Config, Images, InputError
 from ummcsgm.utils.atomic_io import write_atomic
 from ummcsgm.utils.console import print_table

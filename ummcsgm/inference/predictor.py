@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.config import build
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.config.schema import check_fields
+from ummcsgm.data.crop import ImageSpace
 from ummcsgm.diffusion.correlated_noise import ar1_noise, check_rho
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
@@ -37,7 +39,6 @@ from ummcsgm.diffusion.sde import SDE
 from ummcsgm.diffusion.time_grids import noise_level_at
 from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint
-from ummcsgm.training.plans import EvaluationOptions, ImageSpace
 from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
 from ummcsgm.utils.atomic_io import read_json
 from ummcsgm.utils.suggest import did_you_mean

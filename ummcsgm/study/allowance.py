@@ -13,10 +13,10 @@ from ummcsgm.config.courses import build_trainable, method_folder
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.loader import Batches
 from ummcsgm.distributed import devices
-from ummcsgm.training.train import batches_of
+from ummcsgm.training.logging import training_seconds
+from ummcsgm.training.train import training_batches
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
-from ummcsgm.utils.progress import training_seconds
 
 WARM, TIMED = 3, 20  # steps
 
@@ -57,7 +57,7 @@ def _write_first(path: pathlib.Path, told: dict) -> None:
 def _seconds_per_step(config: Config, workdir: pathlib.Path, name: str) -> float:
     _, stores = prepare(config, workdir)
     course, plan = build_trainable(config, name), build.build_train_options(config)
-    batches: Batches = batches_of(stores["train"], plan)
+    batches: Batches = training_batches(stores["train"], plan)
     state = devices.replicate(course.start(jax.random.key(plan.seed)))
     step = functools.partial(devices.pmap_step(course.step), jax.random.key(0))
     rows = [devices.shard(batches.at(number)) for number in range(WARM + TIMED)]

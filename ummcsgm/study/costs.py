@@ -9,8 +9,8 @@ from ummcsgm.data.subjects import network_stacks
 from ummcsgm.evaluation.contest import Contest
 from ummcsgm.evaluation.sitting import sit
 from ummcsgm.study.rivals import Rival, seconds_per_slice
+from ummcsgm.training.logging import training_seconds
 from ummcsgm.utils.atomic_io import read_json, write_atomic
-from ummcsgm.utils.progress import training_seconds
 
 FILE = "costs.json"
 

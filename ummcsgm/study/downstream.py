@@ -20,8 +20,8 @@ from ummcsgm.data.subjects import PreparedSubject, network_brain, network_slices
 from ummcsgm.evaluation.marks import Marks, kept
 from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.inference.predictor import in_microbatches
-from ummcsgm.models.segmenter import CLASSES, make_segment, regions
 from ummcsgm.training import checkpoint
+from ummcsgm.training.segmenter_step import CLASSES, make_segment, regions
 from ummcsgm.types import Array, Config, Images, InputError
 from ummcsgm.utils.atomic_io import json_without_nan
 

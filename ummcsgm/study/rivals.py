@@ -25,8 +25,8 @@ from ummcsgm.inference.predictor import (
     make_mean_predictor,
 )
 from ummcsgm.training import checkpoint
+from ummcsgm.training.logging import program_flops
 from ummcsgm.types import Images, Missing, Params, Stacks
-from ummcsgm.utils.compilation_cache import flops_of
 
 TURNS = 5  # of a microbatch that is timed
 
@@ -146,4 +146,4 @@ def _gflop(complete: Callable, params: Params, shape: tuple, modalities: int) ->
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
     rows = np.zeros(shape, np.float32), np.arange(modalities)[None] == 0
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return flops_of(jax.jit(complete), params, *map(jnp.asarray, rows)) / 1e9
+        return program_flops(jax.jit(complete), params, *map(jnp.asarray, rows)) / 1e9

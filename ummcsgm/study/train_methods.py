@@ -1,45 +1,63 @@
-"""The methods of a study, each trained in its place.
+"""Training of the mm-CSN and of a study's other methods, each in its folder.
 
-WORKDIR/methods/NAME holds what a method needs, but for the mm-CSN's, which lies in the
-workdir itself: methods may be trained in several workdirs, on several machines, and
-their folders copied together.
+The mm-CSN's checkpoints lie in WORKDIR itself, another method's in
+WORKDIR/methods/NAME: methods may be trained in several workdirs, on several machines,
+and their folders copied together.
 """
 
 import pathlib
 from collections.abc import Sequence
 
+import jax
+
+from ummcsgm.config import build, build_data
 from ummcsgm.config.build import build_downstream
-from ummcsgm.config.build_methods import MM_CSN, build_method_names, check_study
-from ummcsgm.config.courses import SEGMENTER
+from ummcsgm.config.build_methods import (
+    MM_CSN,
+    build_method_names,
+    check_options,
+    check_study,
+    method_options,
+)
+from ummcsgm.config.courses import (
+    SEGMENTER,
+    build_trainable,
+    fixed_keys,
+    method_config,
+    method_folder,
+)
+from ummcsgm.config.preparation import normaliser, prepare
+from ummcsgm.config.schema import check_same
 from ummcsgm.study.allowance import allowed
+from ummcsgm.training import checkpoint
 from ummcsgm.training.train import train
 from ummcsgm.types import Config, InputError
 
 
 def default_methods(config: Config, mode: str) -> tuple[str, ...]:
-    """What a mode trains where nobody says: the mm-CSN, and in a study all others."""
-    return _known(config) if mode == "study" else (MM_CSN,)
+    """The methods that a mode trains by default: the mm-CSN; in a study all others too."""
+    return _method_names(config) if mode == "study" else (MM_CSN,)
 
 
-def _known(config: Config) -> tuple[str, ...]:
-    """The mm-CSN, the other methods, and the network that segments, if it is wanted."""
+def _method_names(config: Config) -> tuple[str, ...]:
+    """The mm-CSN, the other methods, and the segmentation network if it is wanted."""
     check_study(config)
-    judge = (SEGMENTER,) if build_downstream(config) else ()
-    return (MM_CSN, *build_method_names(config), *judge)
+    segmenter = (SEGMENTER,) if build_downstream(config) else ()
+    return (MM_CSN, *build_method_names(config), *segmenter)
 
 
 def train_all(
     config: Config, workdir: pathlib.Path, names: Sequence[str], *, trace: bool
 ) -> list[str]:
-    """The methods of these names are trained in the workdir, but for those whose loss
-    was not finite any more, which it returns: others need not wait for them.
+    """Trains the methods of these names; returns those that failed because their loss
+    was not finite any more, for which the others do not wait.
 
     Raises:
-        InputError: a name is none of the study's; or as `train`.
-        FloatingPointError: the mm-CSN's loss or the segmenter's was not finite, or that
-            of the one method of these.
+        InputError: a name is none of the study's; or as `train_method`.
+        FloatingPointError: the loss of the mm-CSN, of the segmenter or of the only
+            method was not finite.
     """
-    known = _known(config)
+    known = _method_names(config)
     for name in names:
         if name not in known:
             raise InputError(
@@ -52,15 +70,59 @@ def train_all(
         if len(names) > 1:
             print(f"training: {name}", flush=True)
         if name == MM_CSN:
-            train(config, workdir, trace=trace)
-        elif name == SEGMENTER:  # no method: it has steps of its own
-            train(config, workdir, method=name)
+            train_method(config, workdir, trace=trace)
+        elif name == SEGMENTER:  # its steps are config.study.segmenter_steps
+            train_method(config, workdir, method=name)
         else:
             try:
-                train(allowed(config, workdir, name), workdir, method=name)
+                train_method(allowed(config, workdir, name), workdir, method=name)
             except FloatingPointError as error:
                 if len(names) == 1:
                     raise
                 failed.append(name)
                 print(f"training: {name} is left as it is: {error}", flush=True)
     return failed
+
+
+def train_method(
+    config: Config, workdir: pathlib.Path, *, method: str = MM_CSN, trace: bool = False
+) -> None:
+    """Trains `method` to step config.train.steps in its folder of the workdir, from the
+    newest checkpoint there if any.
+
+    With `trace`, a profiler trace of some steps is written too.
+
+    Raises:
+        InputError: the config or the data is wrong, or the checkpoint there was made
+            with another network, other options or from other slices.
+        FloatingPointError: too many steps in a row were not finite.
+    """
+    build_data.check_data(config)
+    build.check_config(config, jax.device_count())
+    check_study(config)
+    config = method_config(build_data.with_absolute_folder(config), method)
+    folder, fields = method_folder(workdir, method), build.config_to_json(config)
+    options = method_options(config, method)
+    _check_same_run(folder, method, fields, options)
+    cohort, stores = prepare(config, workdir)
+    store = stores["train"]
+    metadata = {"config": fields, "method": method, "options": options, "data": store.digest}
+    metadata |= normaliser(store, build.build_space(config).modalities)
+    train(
+        build_trainable(config, method),
+        store,
+        build.build_train_options(config),
+        folder,
+        metadata,
+        split=cohort.split,
+        trace=trace,
+    )
+
+
+def _check_same_run(folder: pathlib.Path, method: str, fields: dict, options: dict) -> None:
+    """Raises InputError if the checkpoint of `folder` is of another network, task or
+    data, or of a method with other options."""
+    if checkpoint.latest_step(folder) is not None:
+        metadata = checkpoint.restore_metadata(folder)
+        check_same(fields, metadata["config"], str(folder), fixed_keys(method))
+        check_options(metadata.get("options", {}), options, str(folder))

@@ -14,8 +14,8 @@ from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, region
 from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.inference.results import write_result
-from ummcsgm.models.segmenter import regions
 from ummcsgm.study.downstream import Patient, overlaps
+from ummcsgm.training.segmenter_step import regions
 from ummcsgm.types import Array, Images
 
 BINS = 10  # of equal width, of probability

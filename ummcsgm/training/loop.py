@@ -1,90 +1,98 @@
-"""The loop around the training step: what is read ahead, told, saved, and its end."""
+"""The loop around the training step: prefetch, log, save, stop.
+
+Schedulers signal the processes of a job at different moments, and a step belongs to all
+of them: a flag in every step says whether a process received a signal, so that all stop
+after the same step.
+"""
 
 import contextlib
+import dataclasses
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
-from ummcsgm.data.loader import Batches
 from ummcsgm.distributed import devices
-from ummcsgm.training.plans import LogOptions, TrainOptions
-from ummcsgm.training.stopping import exit_after_stop, stop_requests
-from ummcsgm.utils.compilation_cache import profiler_trace
-from ummcsgm.utils.progress import TrainingLog
+from ummcsgm.distributed.processes import Stopped
+from ummcsgm.types import Array, Batch
 
-TRACES = "profile"  # the folder of traces in a workdir
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """The batch and, in steps, the length and the rhythm of training."""
+
+    seed: int
+    batch: int  # examples, over all devices
+    flip: bool  # mirror left and right at random
+    steps: int
+    save_every: int
+    keep_checkpoints: int  # checkpoints
+    log_every: int
+    max_nonfinite: int  # steps in a row whose loss or gradient may be not finite
 
 
 def run_training(
     step: Callable,
     state: Any,
-    batches: Batches,
-    plan: TrainOptions,
-    watch: LogOptions,
+    batches: Any,
+    options: TrainOptions,
     save: Callable[[int, Any], None],
+    *,
+    log: Callable[[int, dict], None] = lambda step, metrics: None,
+    before_step: Callable[[int], None] = lambda index: None,
 ) -> Any:
-    """The state after `plan.steps` of `step(state, (batch, asked))`, saved on the way
-    and at the end.
+    """The state after `options.steps` of `step(state, (batch, stop_flags))`.
 
-    The next step is dispatched before the last one's metrics are read, so that the
-    device never waits for the log. SIGTERM and SIGINT end the loop after a step, save,
-    and exit with 128 + the signal's number. Of several processes that one step is the
-    same for all, whichever was asked: the step after the first that was told of it.
+    `batches.from_step(n)` iterates over the batches from step n on. `save(step, state)`
+    is called every `save_every` steps and at the end, `log(step, metrics)` for every
+    step, and `before_step(i)` before the i-th step of this call. The next step is
+    dispatched before the metrics of the last are read, so that the device never waits
+    for the log. SIGTERM and SIGINT end the loop after a step; it saves and exits with
+    128 + the signal's number.
 
     Raises:
-        FloatingPointError: `plan.max_nonfinite` steps in a row were not finite.
+        FloatingPointError: `options.max_nonfinite` steps in a row were not finite.
     """
     first = int(state.step)
-    pending, stop, alone = None, False, not devices.is_multiprocess()
-    folder = watch.workdir / TRACES if watch.trace and devices.is_main() else None
-    told = _log(watch, first, plan)
-    with stop_requests() as asked, told as log, profiler_trace(folder) as at:
-        source = _rows(batches, first, asked)
-        rows = next(source) if first < plan.steps else None
-        for done in range(first + 1, plan.steps + 1):
-            at(done - first - 1)
+    pending, stop, single_process = None, False, not devices.is_multiprocess()
+    with stop_requests() as signals:
+        source = _sharded_batches(batches, first, signals)
+        batch = next(source) if first < options.steps else None
+        for done in range(first + 1, options.steps + 1):
+            before_step(done - first - 1)
             with jax.profiler.StepTraceAnnotation("train", step_num=done):
-                state, metrics = step(state, rows)
-            if done < plan.steps:
-                rows = next(source)
-            stop = pending is not None and _report(log, plan, *pending)
+                state, metrics = step(state, batch)
+            if done < options.steps:
+                batch = next(source)
+            stop = pending is not None and _report(log, options, *pending)
             pending = (done, metrics)
-            stop |= alone and bool(asked)  # read once: the next step has what is later
-            if done % plan.save_every == 0 or done == plan.steps or stop:
-                stop |= _report(log, plan, *pending)
+            stop |= single_process and bool(signals)  # a later signal: after the next step
+            if done % options.save_every == 0 or done == options.steps or stop:
+                stop |= _report(log, options, *pending)
                 pending = None
                 save(done, state)
             if stop:
                 break
-        if asked or stop:
-            exit_after_stop(asked, int(state.step), all_do=stop)
+        if signals or stop:
+            exit_after_stop(signals, int(state.step), all_stop=stop)
     return state
 
 
-def _rows(batches: Batches, first: int, asked: list[int]) -> Iterator[tuple]:
-    """What each step from `is_main` on is given, on its way to the devices."""
+def _sharded_batches(batches: Any, first: int, signals: list[int]) -> Iterator[tuple]:
+    """(batch, stop flags) for each step from `first` on, on their way to the devices."""
     for batch in batches.from_step(first):
-        yield devices.shard((batch, devices.per_device_flag(bool(asked))))
+        yield devices.shard((batch, devices.per_device_flag(bool(signals))))
 
 
-@contextlib.contextmanager
-def _log(
-    watch: LogOptions, first: int, plan: TrainOptions
-) -> Iterator[Callable[[int, dict], None]]:
-    """log(step, metrics), of which the first process alone keeps something."""
-    if not devices.is_main():
-        yield lambda step, metrics: None
-        return
-    with TrainingLog(watch, first, plan) as log:
-        yield log.add
-
-
-def _report(log: Callable[[int, dict], None], plan: TrainOptions, done: int, metrics: dict) -> bool:
-    """Whether a process was asked to stop before the step, whose metrics are logged."""
+def _report(
+    log: Callable[[int, dict], None], options: TrainOptions, done: int, metrics: dict
+) -> bool:
+    """Logs the metrics of step `done`; whether a process had a signal before it."""
     values = {name: float(value) for name, value in metrics.items()}
-    in_row, asked = int(values.pop("in_row")), values.pop("asked") > 0
-    if in_row >= plan.max_nonfinite:
+    in_row, stop = int(values.pop("in_row")), values.pop("stop") > 0
+    if in_row >= options.max_nonfinite:
         raise FloatingPointError(
             f"the loss or its gradient was not finite at step {done} and at the "
             f"{in_row - 1} steps before it: lower config.train.learning_rate, or for a "
@@ -92,4 +100,49 @@ def _report(log: Callable[[int, dict], None], plan: TrainOptions, done: int, met
             "nothing after the last checkpoint is kept."
         )
     log(done, values)
-    return asked
+    return stop
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that receives the first SIGTERM or SIGINT; a second one kills."""
+    signals: list[int] = []
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: Any) -> None:
+        signals.append(number)
+        signal.signal(number, before[number])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield signals
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+
+
+def with_stop_flag(step: Callable) -> Callable:
+    """`step` of (batch, stop flags) instead of a batch, with the metric `stop`: the
+    number of devices whose process received a signal."""
+
+    def flagged(key: jax.Array, state: Any, inputs: tuple[Batch, Array]) -> tuple:
+        batch, flags = inputs
+        state, metrics = step(key, state, batch)
+        return state, metrics | {"stop": devices.sum_over_devices(flags.sum())}
+
+    return flagged
+
+
+def exit_after_stop(signals: list[int], done: int, *, all_stop: bool) -> None:
+    """Raises Stopped if all processes stop, else SystemExit, with 128 + the signal's
+    number; SIGTERM's in a process that received none."""
+    name = signal.Signals(signals[0]).name if signals else "another process was asked"
+    print(
+        f"{name}: saved at step {done}; the same command continues.",
+        file=sys.stdout if devices.is_main() else sys.stderr,
+        flush=True,
+    )
+    kind = Stopped if all_stop else SystemExit
+    raise kind(128 + (signals[0] if signals else signal.SIGTERM))

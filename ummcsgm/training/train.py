@@ -1,5 +1,7 @@
-"""The command that trains: the mm-CSN, or another method of the study."""
+"""Training of one method in its folder: restore, run the loop, save checkpoints."""
 
+import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -9,143 +11,147 @@ import jax
 import numpy as np
 import optax
 
-from ummcsgm.config import build, build_data
-from ummcsgm.config.build_methods import MM_CSN, check_options, check_study, method_options
-from ummcsgm.config.courses import build_trainable, fixed_keys, method_config, method_folder
-from ummcsgm.config.preparation import normaliser, prepare
-from ummcsgm.config.schema import check_same
 from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices, processes
 from ummcsgm.training import checkpoint
-from ummcsgm.training.loop import run_training
-from ummcsgm.training.plans import LogOptions, TrainOptions
-from ummcsgm.training.stopping import with_stop_flag
-from ummcsgm.training.train_state import TrainState
-from ummcsgm.types import Config, InputError
-from ummcsgm.utils.compilation_cache import flops_of, peak_of
+from ummcsgm.training.dsm_step import TrainState
+from ummcsgm.training.logging import (
+    TRACES,
+    TrainingLog,
+    peak_flops,
+    profiler_trace,
+    program_flops,
+)
+from ummcsgm.training.loop import TrainOptions, run_training, with_stop_flag
+from ummcsgm.types import InputError
 from ummcsgm.utils.provenance import write_manifest
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainableMethod:
+    """How a method is trained.
+
+    `start(key)` is the state before the first step, `step(key, state, batch)` the step.
+    `counted` is the step without recomputation and optimizer: its FLOPs are the model's.
+    """
+
+    start: Callable[[jax.Array], TrainState]
+    step: Callable
+    counted: Callable
+
+
 def train(
-    config: Config, workdir: pathlib.Path, *, method: str = MM_CSN, trace: bool = False
+    method: TrainableMethod,
+    store: Store,
+    options: TrainOptions,
+    folder: pathlib.Path,
+    metadata: dict,
+    *,
+    split: dict[str, list[str]],
+    trace: bool = False,
 ) -> None:
-    """The place of `method` in the workdir holds a checkpoint of step
-    config.train.steps, continued from the newest one there; with `trace`, and a trace
-    of some steps.
+    """Trains to step `options.steps`, from the newest checkpoint of `folder` if any.
+
+    Each checkpoint carries `metadata`, whose "config" has the run's config as JSON
+    values and "method" the method's name. The manifest lists the subjects of `split`.
+    With `trace`, a profiler trace of some steps is written.
 
     Raises:
-        InputError: the config or the data is wrong, or the checkpoint there was made
-            with another network or from other slices.
+        InputError: the checkpoint was trained on other slices, or the processes of the
+            job do not see the same run.
+        FloatingPointError: too many steps in a row were not finite.
     """
-    build_data.check_data(config)
-    build.check_config(config, jax.device_count())
-    check_study(config)
-    config = method_config(build_data.with_absolute_folder(config), method)
-    place, fields = method_folder(workdir, method), build.config_to_json(config)
-    options = method_options(config, method)
-    _check_begun(place, method, fields, options)
-    cohort, stores = prepare(config, workdir)
-    store = stores["train"]
-    _check_slices(place, store)
-    plan, space = build.build_train_options(config), build.build_space(config)
-    course = build_trainable(config, method)
-    state = start_or_restore(place, course.start, plan.seed)
-    _check_shared(place, int(state.step), fields, store)
+    check_same_slices(folder, store)
+    state = start_or_restore(folder, method.start, options.seed)
+    first, config = int(state.step), metadata["config"]
+    devices.check_same_on_all(
+        (first, json.dumps(config, sort_keys=True), store.path.name),
+        f"the processes of this job do not see the same run in {folder}: they need "
+        "one folder, that all of them share, and the same flags.",
+    )
     if devices.is_main():
-        write_manifest(place, fields, cohort.split, int(state.step))
-    about = {"config": fields, "method": method, "options": options}
-    about |= {"data": store.digest, **normaliser(store, space.modalities)}
-    key = jax.random.fold_in(jax.random.key(plan.seed), 1)
-    batches, state = batches_of(store, plan), devices.replicate(state)
-    watch = LogOptions(place, _least_seconds(course.counted, state, batches), trace)
-    opened = checkpoint.open_checkpoints(place, keep=plan.keep_checkpoints)
-    with opened as checkpoints, processes.abort_if_peer_lost():
+        write_manifest(folder, config, split, first)
+    key = jax.random.fold_in(jax.random.key(options.seed), 1)
+    batches, state = training_batches(store, options), devices.replicate(state)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            checkpoint.open_checkpoints(folder, keep=options.keep_checkpoints)
+        )
+        stack.enter_context(processes.abort_if_peer_lost())
+        callbacks = {}
+        if devices.is_main():
+            seconds = _min_step_seconds(method.counted, state, batches)
+            log = stack.enter_context(TrainingLog(folder, options, first, seconds))
+            traces = folder / TRACES if trace else None
+            before_step = stack.enter_context(profiler_trace(traces))
+            callbacks = {"log": log.add, "before_step": before_step}
         run_training(
-            functools.partial(devices.pmap_step(with_stop_flag(course.step)), key),
+            functools.partial(devices.pmap_step(with_stop_flag(method.step)), key),
             state,
             batches,
-            plan,
-            watch,
+            options,
             lambda done, state: checkpoint.save(
-                checkpoints, done, state.replace(ema=None), state.ema, about
+                checkpoints, done, state.replace(ema=None), state.ema, metadata
             ),
+            **callbacks,
         )
-    devices.barrier(f"the checkpoint of {method}")
+    devices.barrier(f"the checkpoint of {metadata['method']}")
 
 
-def _check_begun(place: pathlib.Path, method: str, fields: dict, options: dict) -> None:
-    """Raises InputError if what was begun in `place` was another network, or from other
-    slices, or for another task, or a method with other options."""
-    if checkpoint.latest_step(place) is not None:
-        about = checkpoint.restore_metadata(place)
-        check_same(fields, about["config"], str(place), fixed_keys(method))
-        check_options(about.get("options", {}), options, str(place))
-
-
-def _check_slices(place: pathlib.Path, store: Store) -> None:
-    """Raises InputError if what was begun in `place` saw other slices than the store's:
-    a network of two data sets is none that a config and a split describe."""
-    if checkpoint.latest_step(place) is None:
+def check_same_slices(folder: pathlib.Path, store: Store) -> None:
+    """Raises InputError if the checkpoint of `folder` was trained on other slices than
+    the store's: no config and no split would describe such a network."""
+    if checkpoint.latest_step(folder) is None:
         return
-    if checkpoint.restore_metadata(place)["data"] != store.digest:
+    if checkpoint.restore_metadata(folder)["data"] != store.digest:
         raise InputError(
-            f"{place} was trained on other slices than those of {store.path}: a "
+            f"{folder} was trained on other slices than those of {store.path}: a "
             "training file has changed since; put it back, or use a new --workdir."
         )
 
 
-def _least_seconds(counted: Callable, state: TrainState, batches: Batches) -> float | None:
-    """How long one step would take at the peak of its devices; None where their kind
-    is not known.
+def start_or_restore(
+    folder: pathlib.Path, start: Callable[[jax.Array], TrainState], seed: int
+) -> TrainState:
+    """The newest checkpoint's state, or the state before the first step."""
 
-    Counted are the FLOPs of the gradient, each once, whatever is computed again.
+    def first_state() -> TrainState:
+        return start(jax.random.fold_in(jax.random.key(seed), 0))
+
+    if checkpoint.latest_step(folder) is None:
+        return first_state()
+    shapes = jax.eval_shape(first_state)
+    state, ema = checkpoint.restore(folder, shapes.replace(ema=None), shapes.ema)
+    return state.replace(ema=ema)
+
+
+def training_batches(store: Store, options: TrainOptions) -> Batches:
+    """The batches of a run: this process's examples of each."""
+    process, count = devices.process_index_and_count()
+    return make_batches(
+        store,
+        batch=options.batch,
+        seed=options.seed,
+        flip=options.flip,
+        process=process,
+        processes=count,
+    )
+
+
+def _min_step_seconds(counted: Callable, state: TrainState, batches: Batches) -> float | None:
+    """The time of a step at the peak of its devices; None if their kind is unknown.
+
+    It counts the FLOPs of the gradient once, without what is computed again.
     """
-    peak = peak_of(jax.local_devices()[0].device_kind)
+    peak = peak_flops(jax.local_devices()[0].device_kind)
     if peak is None:
         return None
     batch = batches.at(int(state.step))
     share = len(batch.valid) // jax.local_device_count()
-    rows = jax.tree.map(lambda leaf: leaf[None, :share], batch)
+    batch = jax.tree.map(lambda leaf: leaf[None, :share], batch)
     state = state.replace(opt_state=optax.identity().init(state.params))
-    # On the CPU that is always there: accelerators do not tell what a program costs.
-    host = jax.local_devices(backend="cpu")[:1]
-    known = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
-    mapped = devices.pmap_step(counted, host)
-    return flops_of(mapped, jax.random.key(0), known, rows) / peak
-
-
-def _check_shared(workdir: pathlib.Path, step: int, fields: dict, store: Store) -> None:
-    """Raises InputError unless all processes go on with the same run."""
-    devices.check_same_on_all(
-        (step, json.dumps(fields, sort_keys=True), store.path.name),
-        f"the processes of this job do not see the same run in {workdir}: they need "
-        "one folder, that all of them share, and the same flags.",
-    )
-
-
-def start_or_restore(
-    place: pathlib.Path, start: Callable[[jax.Array], TrainState], seed: int
-) -> TrainState:
-    """The newest checkpoint's state, or the state before the first step."""
-
-    def first() -> TrainState:
-        return start(jax.random.fold_in(jax.random.key(seed), 0))
-
-    if checkpoint.latest_step(place) is None:
-        return first()
-    shapes = jax.eval_shape(first)
-    rest, ema = checkpoint.restore(place, shapes.replace(ema=None), shapes.ema)
-    return rest.replace(ema=ema)
-
-
-def batches_of(store: Store, plan: TrainOptions) -> Batches:
-    """The batches of a run: this process's rows of each."""
-    return make_batches(
-        store,
-        batch=plan.batch,
-        seed=plan.seed,
-        flip=plan.flip,
-        process=devices.process_index_and_count()[0],
-        processes=devices.process_index_and_count()[1],
-    )
+    # On the CPU, which is always there: accelerators do not count a program's FLOPs.
+    cpu = jax.local_devices(backend="cpu")[:1]
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
+    return program_flops(devices.pmap_step(counted, cpu), jax.random.key(0), zeros, batch) / peak

@@ -15,7 +15,7 @@ from ummcsgm.config.courses import build_trainable
 from ummcsgm.data.store import open_store
 from ummcsgm.distributed import devices
 from ummcsgm.training import train
-from ummcsgm.utils import compilation_cache
+from ummcsgm.training.logging import peak_flops, program_flops
 
 pytest_plugins = ["tiny_study"]
 
@@ -23,7 +23,7 @@ DEVICES = """
 import sys, jax
 from ummcsgm.distributed import devices
 if "used" in sys.argv: jax.devices()
-devices.use_cores(eval(sys.argv[1]))
+devices.use_cpu_cores(eval(sys.argv[1]))
 print(jax.device_count())
 """
 
@@ -43,40 +43,40 @@ print(jax.device_count())
     ],
 )
 def test_the_peak_is_that_of_the_kind_and_of_no_other(kind, peak):
-    assert compilation_cache.peak_of(kind) == peak
+    assert peak_flops(kind) == peak
 
 
 def test_flops_are_those_of_one_device_and_of_the_products_in_the_program():
     a, b = jnp.ones((64, 96)), jnp.ones((96, 32))
-    count = compilation_cache.flops_of(jax.jit(jnp.dot), a, b)
+    count = program_flops(jax.jit(jnp.dot), a, b)
     assert count == 2 * 64 * 96 * 32
     mapped = jax.pmap(jnp.dot, in_axes=(0, None))
     halves = a.reshape(2, 32, 96)
-    assert compilation_cache.flops_of(mapped, halves, b) == pytest.approx(count / 2, rel=0.01)
+    assert program_flops(mapped, halves, b) == pytest.approx(count / 2, rel=0.01)
 
 
 def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(study, monkeypatch):
     """Neither accumulating nor computing again makes a model's step more."""
-    monkeypatch.setattr(train, "peak_of", lambda kind: 1e9)
+    monkeypatch.setattr(train, "peak_flops", lambda kind: 1e9)
     store = open_store(study / "run" / "prepared", "train")
     told = []
     for changes in ({}, {"train__remat": (True,)}, {"train__accumulate": 2}):
         config = tiny_config(study / "subjects", **changes)
         course = build_trainable(config, "mm-csn")
         state = course.start(jax.random.key(0))
-        batches = train.batches_of(store, build.build_train_options(config))
+        batches = train.training_batches(store, build.build_train_options(config))
         asked = (course.counted, devices.replicate(state), batches)
-        told.append(train._least_seconds(*asked))
+        told.append(train._min_step_seconds(*asked))
     assert told[0] == told[1] == told[2]
     # About three times the forward pass of the two rows of a device.
     network = build.build_model(config).network
     images = jnp.zeros((2, *config.data.grid, 4))
     forward = jax.jit(functools.partial(network.apply, state.params))
     asked = (images, jnp.zeros((2, 4), bool), jnp.zeros(2))
-    ratio = told[0] * 1e9 / compilation_cache.flops_of(forward, *asked)
+    ratio = told[0] * 1e9 / program_flops(forward, *asked)
     assert 2 < ratio < 4
-    monkeypatch.setattr(train, "peak_of", lambda kind: None)
-    assert train._least_seconds(course.counted, state, batches) is None
+    monkeypatch.setattr(train, "peak_flops", lambda kind: None)
+    assert train._min_step_seconds(course.counted, state, batches) is None
 
 
 def count_devices(*arguments, **environment):
@@ -109,7 +109,7 @@ import jax, jax.numpy as jnp
 from ummcsgm.utils import compilation_cache
 found = []
 jax.monitoring.register_event_listener(lambda name, **_: found.append(name))
-compilation_cache.keep_compiled()
+compilation_cache.enable_compilation_cache()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))))
 print(found.count("/jax/compilation_cache/cache_hits"))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ummcsgm.diffusion import correlated_noise
-from ummcsgm.diffusion.correlated_noise import ar1_noise, fit_rho
+from ummcsgm.diffusion.correlated_noise import ar1_noise
 from ummcsgm.diffusion.samplers import address_keys
-from ummcsgm.evaluation.through_plane import neighbour_sums
+from ummcsgm.evaluation.through_plane import fit_rho, neighbour_sums
 from ummcsgm.inference.predictor import run_in_microbatches
 from ummcsgm.types import InputError
 

@@ -13,9 +13,7 @@ from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilitie
 from ummcsgm.diffusion.preconditioning import ScoreModel
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.distributed import devices
-from ummcsgm.training.dsm_step import make_train_step
-from ummcsgm.training.plans import UpdateRule
-from ummcsgm.training.train_state import TrainState
+from ummcsgm.training.dsm_step import TrainState, UpdateRule, make_train_step
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -220,6 +218,6 @@ def test_several_questions_of_an_image_are_so_many_rows(network, new_state):
 
     once = batch_of(0)
     twice = jax.tree.map(lambda leaf: np.repeat(leaf, 2, axis=0), once)
-    both = step_of(dataclasses.replace(OBJECTIVE, each=2), once)
+    both = step_of(dataclasses.replace(OBJECTIVE, patterns_per_image=2), once)
     assert_same(both, step_of(OBJECTIVE, twice))
     assert largest(both[0], step_of(OBJECTIVE, once)[0]) > 1e-6

@@ -18,10 +18,9 @@ from ummcsgm.data import build_store
 from ummcsgm.data.store import Store, open_store
 from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint, dsm_step, loop, train
-from ummcsgm.training.plans import LogOptions
-from ummcsgm.training.stopping import with_stop_flag
+from ummcsgm.training.logging import TRACED_STEPS, TrainingLog, profiler_trace
+from ummcsgm.training.loop import with_stop_flag
 from ummcsgm.types import Batch
-from ummcsgm.utils.compilation_cache import TRACED
 
 pytest_plugins = ["tiny_study"]
 
@@ -64,7 +63,7 @@ def parts(study, quick_compile):
     return SimpleNamespace(
         step=functools.partial(devices.pmap_step(with_stop_flag(step)), key),
         start=jax.tree.map(np.asarray, dsm_step.init_state(jax.random.key(0), model, recipe, grid)),
-        batches=train.batches_of(
+        batches=train.training_batches(
             open_store(study / "run" / "prepared", "train"), build.build_train_options(config)
         ),
         config=config,
@@ -77,14 +76,21 @@ def run_fit(parts, workdir, source, state=None, trace=False, **changes):
     every = {"steps": 6, "save_every": 1, "log_every": 1, **changes}
     workdir.mkdir(exist_ok=True)
     try:
-        result = loop.run_training(
-            parts.step,
-            devices.replicate(parts.start if state is None else state),
-            source,
-            plan(parts.config, **every),
-            LogOptions(workdir, None, trace),
-            lambda done, state: saved.update({done: jax.tree.map(np.array, state)}),
-        )
+        state = devices.replicate(parts.start if state is None else state)
+        options, traces = plan(parts.config, **every), workdir / "profile" if trace else None
+        with (
+            TrainingLog(workdir, options, int(state.step)) as log,
+            profiler_trace(traces) as before_step,
+        ):
+            result = loop.run_training(
+                parts.step,
+                state,
+                source,
+                options,
+                lambda done, state: saved.update({done: jax.tree.map(np.array, state)}),
+                log=log.add,
+                before_step=before_step,
+            )
     except (FloatingPointError, SystemExit) as error:
         result = error
     assert [signal.getsignal(number) for number in STOPS] == handlers
@@ -135,7 +141,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(parts, tmp_pat
 
 def test_many_bad_steps_in_a_row_stop_the_run_and_name_the_step(parts, tmp_path):
     source = Source(parts.batches, spoil=(1, 3, 4, 5))
-    saved, error = run_fit(parts, tmp_path / "a", source, steps=9, max_bad=3)
+    saved, error = run_fit(parts, tmp_path / "a", source, steps=9, max_nonfinite=3)
     assert isinstance(error, FloatingPointError)
     assert "not finite at step 6 and at the 2 steps before it" in str(error)
     assert max(saved) == 5  # what is not to be kept is not saved
@@ -143,14 +149,14 @@ def test_many_bad_steps_in_a_row_stop_the_run_and_name_the_step(parts, tmp_path)
 
 def test_bad_steps_that_are_not_in_a_row_do_not_stop_the_run(parts, tmp_path):
     source = Source(parts.batches, spoil=(0, 2, 4))
-    saved, last = run_fit(parts, tmp_path / "a", source, max_bad=2)
+    saved, last = run_fit(parts, tmp_path / "a", source, max_nonfinite=2)
     assert last.bad.tolist() == [0, 3] and max(saved) == 6
 
 
 def test_a_run_in_a_row_is_still_one_after_a_restart(parts, tmp_path):
     source = Source(parts.batches, spoil=(2, 3, 4))
     saved, _ = run_fit(parts, tmp_path / "a", source)
-    _, error = run_fit(parts, tmp_path / "b", source, saved[4], max_bad=3)
+    _, error = run_fit(parts, tmp_path / "b", source, saved[4], max_nonfinite=3)
     assert "not finite at step 5 and at the 2 steps before it" in str(error)
 
 
@@ -237,7 +243,7 @@ def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(p
         done = state.step + 1
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch))
         events.append(f"dispatch {done}")
-        zeros = dict.fromkeys(("grad_norm", "in_row", "skipped", "asked"), 0.0)
+        zeros = dict.fromkeys(("grad_norm", "in_row", "skipped", "stop"), 0.0)
         return state.replace(step=done), {"loss": Metric(done, events), **zeros}
 
     def fetched(step):
@@ -248,8 +254,8 @@ def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(p
         parts.start.replace(step=0),
         Source(parts.batches, before=fetched),
         plan(parts.config, steps=4, save_every=9, log_every=1),
-        LogOptions(tmp_path, None, trace=False),
         lambda done, state: events.append(f"save {done}"),
+        log=lambda done, metrics: None,
     )
     assert events == [
         "fetch 1",
@@ -274,7 +280,7 @@ def test_a_trace_of_some_steps_is_written_where_it_was_asked_for(parts, tmp_path
     planes = jax.profiler.ProfileData.from_file(str(trace)).planes
     events = [event for p in planes for line in p.lines for event in line.events]
     steps = {dict(event.stats).get("step_num") for event in events}
-    first, last = TRACED
+    first, last = TRACED_STEPS
     assert steps - {None} == set(range(first + 1, last + 1))
     run_fit(parts, tmp_path / "b", parts.batches, steps=12, save_every=99)
     assert not (tmp_path / "b" / "profile").exists()

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ummcsgm.models import pixels
-from ummcsgm.models.mm_csn import CONDITIONINGS
-from ummcsgm.models.patches import STEMS, from_patches, haar_matrix, split_patches, to_patches
+from ummcsgm.models import mm_csn
+from ummcsgm.models.mm_csn import (
+    CONDITIONINGS,
+    from_patches,
+    split_patches,
+    to_patches,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -35,9 +39,9 @@ def parts(network, params, images, missing, level):
     return {name: value[0] for name, value in flat.items()}
 
 
-@pytest.mark.parametrize(("conditioning", "stem"), list(zip(CONDITIONINGS, STEMS, strict=True)))
-def test_the_output_is_an_image_of_zeros_at_initialisation(make_network, conditioning, stem):
-    network = make_network(conditioning=conditioning, stem=stem)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_the_output_is_an_image_of_zeros_at_initialisation(make_network, conditioning):
+    network = make_network(conditioning=conditioning)
     images, missing, level = inputs()
     answer, _ = jax.jit(network.init_with_output)(jax.random.key(0), images, missing, level)
     assert answer.dtype == jnp.float32
@@ -57,26 +61,12 @@ def test_the_grid_may_be_any_multiple_and_any_number_of_modalities(make_network)
     assert answer.shape == (2, 32, 48, 3)
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4, 8])
-def test_the_haar_matrix_is_orthonormal_and_begins_with_the_average(patch):
-    haar = haar_matrix(patch)
-    np.testing.assert_allclose(haar @ haar.T, np.eye(patch**2), atol=1e-12)
-    np.testing.assert_allclose(haar[0], np.full(patch**2, 1 / patch), atol=1e-12)
-    np.testing.assert_allclose(haar[1:].sum(axis=1), 0, atol=1e-12)
-
-
-def test_the_haar_matrix_separates_rows_columns_and_diagonals():
-    rows = {tuple(np.sign(row)) for row in haar_matrix(2)}
-    assert rows == {(1, 1, 1, 1), (1, -1, 1, -1), (1, 1, -1, -1), (1, -1, -1, 1)}
-
-
-@pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("patch", [1, 2, 4])
-def test_patches_are_an_orthonormal_view_of_the_images(stem, patch):
+def test_patches_are_an_orthonormal_view_of_the_images(patch):
     images = np.random.default_rng(1).normal(size=(2, 16, 8, 3)).astype(np.float32)
-    patches = to_patches(jnp.asarray(images), patch, stem)
+    patches = to_patches(jnp.asarray(images), patch)
     assert patches.shape == (2, 16 // patch, 8 // patch, 3 * patch**2)
-    np.testing.assert_allclose(from_patches(patches, patch, stem), images, atol=2e-6)
+    np.testing.assert_allclose(from_patches(patches, patch), images, atol=0)
     # An isometry patch by patch: the energy of each stays in its place.
     energy = np.square(images).reshape(2, 16 // patch, patch, 8 // patch, patch, 3)
     np.testing.assert_allclose(
@@ -87,8 +77,8 @@ def test_patches_are_an_orthonormal_view_of_the_images(stem, patch):
 def test_channels_of_a_patch_keep_modalities_apart():
     images = np.zeros((1, 4, 4, 3), np.float32)
     images[..., 1] = 5
-    patches = np.asarray(to_patches(jnp.asarray(images), 2, "haar"))[0, 0, 0]
-    np.testing.assert_allclose(patches, [0] * 4 + [10, 0, 0, 0] + [0] * 4, atol=1e-6)
+    patches = np.asarray(to_patches(jnp.asarray(images), 2))[0, 0, 0]
+    np.testing.assert_allclose(patches, [0] * 4 + [5] * 4 + [0] * 4)
 
 
 def encoder(outputs):
@@ -214,7 +204,7 @@ def test_products_are_each_two_modalities_multiplied_once():
     images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     a, b, c = np.moveaxis(images, -1, 0)
     expected = np.stack([a * a, a * b, a * c, b * b, b * c, c * c], axis=-1) / 4
-    np.testing.assert_allclose(pixels.pairwise_products(jnp.asarray(images)), expected, rtol=1e-6)
+    np.testing.assert_allclose(mm_csn.pairwise_products(jnp.asarray(images)), expected, rtol=1e-6)
 
 
 def test_in_patches_puts_each_pixel_with_its_own_patch():
@@ -227,13 +217,13 @@ def test_in_patches_puts_each_pixel_with_its_own_patch():
 
 def test_products_are_of_what_is_seen_alone(make_network, monkeypatch):
     """A product with noise is a noise of another kind, which no layer could undo."""
-    multiplied, products = [], pixels.pairwise_products
+    multiplied, products = [], mm_csn.pairwise_products
 
     def note(images):
         multiplied.append(np.asarray(images))
         return products(images)
 
-    monkeypatch.setattr(pixels, "pairwise_products", note)
+    monkeypatch.setattr(mm_csn, "pairwise_products", note)
     images = jax.random.normal(jax.random.key(0), (2, 16, 16, 4))
     missing = jnp.array([[True, False, False, True], [False, True, False, False]])
     make_network().init(jax.random.key(1), images, missing, jnp.zeros(2))
@@ -260,7 +250,7 @@ def kept_for_gradients(network, params):
 def test_a_rematerialised_level_leaves_less_and_has_the_same_gradient(
     make_network, random_params, quick_compile
 ):
-    changes = {"blocks": (2, 2), "attention_at": 0}
+    changes = {"blocks": (2, 2), "attention_max_grid": 0}
     params = random_params(make_network(**changes))
     expected, before = kept_for_gradients(make_network(**changes), params)
     for remat in ((True, False), (True, True)):
@@ -284,7 +274,7 @@ def test_what_is_computed_once_a_question_is_the_same_as_in_each_evaluation(
     images = rng.normal(size=(3, 16, 16, network.channels())).astype(np.float32)
     near = np.where(np.tile(missing, 2 * neighbours)[:, None, None], 0, images[..., 4:])
     asked = missing[:, None, None]
-    once = network.once(params, np.where(asked, 0, images[..., :4]), near, missing)
+    once = network.conditioning_cache(params, np.where(asked, 0, images[..., :4]), near, missing)
     for noise in (0.0, 1.0):
         noisy = np.where(asked, images[..., :4] + noise, images[..., :4])
         full = np.concatenate([noisy, near], axis=-1)

@@ -8,17 +8,16 @@ import pytest
 
 from ummcsgm.data.labels import REGIONS, UNKNOWN, region
 from ummcsgm.distributed import devices
-from ummcsgm.models.segmenter import (
+from ummcsgm.models.segmenter import Segmenter
+from ummcsgm.training.dsm_step import TrainState, UpdateRule
+from ummcsgm.training.segmenter_step import (
     CLASSES,
-    Segmenter,
     init_state,
     losses,
     make_segment,
     make_step,
     regions,
 )
-from ummcsgm.training.plans import UpdateRule
-from ummcsgm.training.train_state import TrainState
 from ummcsgm.types import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -28,7 +27,9 @@ MODEL = Segmenter(
     scale=0.25,
     widths=(32, 64),
     blocks=(1, 1),
-    stem="haar",
+    classes=len(CLASSES),
+    attention_max_grid=0,
+    remat=(False, False),
     patch=4,
     pixel_width=8,
     context=4,

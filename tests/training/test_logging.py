@@ -12,9 +12,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tiny_run import quickstart
 
 from ummcsgm.config import build
-from ummcsgm.training.plans import LogOptions
-from ummcsgm.utils import progress
-from ummcsgm.utils.progress import TrainingLog
+from ummcsgm.training import logging
+from ummcsgm.training.logging import TrainingLog
 
 
 def plan(steps=10, every=3, batch=4):
@@ -29,7 +28,7 @@ def metrics(step, skipped=0.0):
 
 
 def write_log(workdir, first, last, **changes):
-    with TrainingLog(LogOptions(workdir, None, trace=False), first, plan(**changes)) as log:
+    with TrainingLog(workdir, plan(**changes), first) as log:
         for step in range(first + 1, last + 1):
             log.add(step, metrics(step))
 
@@ -63,7 +62,7 @@ def test_a_record_is_the_mean_of_its_steps_and_the_last_step_has_one(tmp_path):
 
 
 def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
-    with TrainingLog(LogOptions(tmp_path, None, trace=False), 0, plan(steps=3)) as log:
+    with TrainingLog(tmp_path, plan(steps=3), 0) as log:
         for step, skipped in ((1, 0.0), (2, 1.0), (3, 2.0)):
             log.add(step, metrics(step, skipped))
     assert records(tmp_path)[0]["skipped"] == 2.0
@@ -72,7 +71,7 @@ def test_skipped_steps_are_counted_not_averaged(tmp_path, capsys):
 
 def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tmp_path):
     nan, inf = float("nan"), float("inf")
-    with TrainingLog(LogOptions(tmp_path, None, trace=False), 0, plan(steps=6)) as log:
+    with TrainingLog(tmp_path, plan(steps=6), 0) as log:
         for step, loss in enumerate((1.0, nan, 3.0, nan, inf, nan), 1):
             log.add(step, {**metrics(step), "loss": loss})
 
@@ -89,7 +88,7 @@ def test_a_step_that_is_not_finite_is_left_out_of_the_mean_and_log_stays_json(tm
 
 def test_the_rate_is_of_images_in_the_time_since_the_last_record(tmp_path, monkeypatch):
     clock = iter([100.0, 106.0, 107.0, 109.0, 110.0])  # writing takes a second
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.__next__))
+    monkeypatch.setattr(logging, "time", SimpleNamespace(monotonic=clock.__next__))
     write_log(tmp_path, 0, 6, steps=6, every=3, batch=8)
     rates = [record["images_per_second"] for record in records(tmp_path)]
     assert rates == [3 * 8 / 6.0, 3 * 8 / 2.0]
@@ -138,7 +137,7 @@ def test_not_on_a_terminal_there_is_a_plain_line_a_record(tmp_path, capsys):
 def test_on_a_terminal_there_is_one_bar_and_no_plain_line(tmp_path, monkeypatch, capsys):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(progress, "Console", lambda: console)
+    monkeypatch.setattr(logging, "Console", lambda: console)
     write_log(tmp_path, 0, 10)
     shown = screen.getvalue()
     assert "training" in shown and "10/10" in shown and "loss 10.0000" in shown
@@ -148,7 +147,7 @@ def test_on_a_terminal_there_is_one_bar_and_no_plain_line(tmp_path, monkeypatch,
 
 
 def test_on_a_device_whose_peak_is_known_its_share_is_told(tmp_path, capsys):
-    with TrainingLog(LogOptions(tmp_path, 1e-6, trace=False), 0, plan(steps=2)) as log:
+    with TrainingLog(tmp_path, plan(steps=2), 0, 1e-6) as log:
         for step in (1, 2):
             log.add(step, metrics(step))
     (record,) = records(tmp_path)
