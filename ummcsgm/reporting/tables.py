@@ -1,63 +1,162 @@
-"""The tables of a study, and of several beside one another.
+"""Tables of numbers as they are printed: scores, tests, costs, losses and facts.
 
-A method of a run is the pair (run's name, method's name), so that one table can hold
-several runs.
+A method in a table is the pair (study's name, method's name), so that one table can hold
+several studies.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ummcsgm.reporting.cells import NONE, SCALES, Cell, Table, distinct, number, shown
-from ummcsgm.reporting.runs import Rows, Run
+import numpy as np
 
-Key = tuple[str, str]
+from ummcsgm.reporting.study_results import Rows, StudyResults
+
+SCALES = {"psnr": 1, "ssim_global": 100, "ssim_wang": 100, "mae": 1, "crps": 1, "dice": 100}
 METRICS = {
     "psnr": "PSNR, dB (more is better)",
     "ssim_global": "SSIM with one window over the image, % (more is better)",
     "ssim_wang": "SSIM of Wang et al., % (more is better)",
     "mae": "MAE, grey levels of 0 to 255 (less is better)",
 }
-LOCAL = {"truth": "the truth", "zeros": "nothing (zeros)"}  # beside the methods
+LOWER_IS_BETTER = ("mae", "crps")
+SIGNIFICANT = "Paired over subjects; Holm's p values below 0.05 are marked."
+NEGATIVE_IS_BETTER = "Less is better: what is below 0 speaks for the first."
+NONE = "–"
+REFERENCES = {"truth": "the truth", "zeros": "nothing (zeros)"}  # no methods, so never the best
 MEAN = "mean"
+Key = tuple[str, str]
 
 
-def same_questions(runs: list[Run]) -> bool:
-    """Whether all runs were scored on the same subjects of the same data."""
-    if len(runs) == 1:
+@dataclass(frozen=True)
+class Cell:
+    """A printed number or word, whether it is the best of its column, and small print below
+    it."""
+
+    text: str
+    best: bool = False
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, column names, rows of cells, and notes below them.
+
+    The first `label_columns` hold words, the others numbers. A `folded` table is opened
+    by the reader.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    label_columns: int = 1
+    folded: bool = False
+
+
+def make_table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    notes: Sequence[str] = (),
+    label_columns: int = 1,
+    folded: bool = False,
+) -> Table:
+    """A Table of rows of Cells or of values to print as they are."""
+    cells = tuple(
+        tuple(value if isinstance(value, Cell) else Cell(str(value)) for value in row)
+        for row in rows
+    )
+    return Table(caption, tuple(columns), cells, tuple(notes), label_columns, folded)
+
+
+def format_number(value: Any, digits: int = 2) -> str:
+    """A number with so many digits and thousands apart; a dash for None, NaN or infinity."""
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return f"{value:,.{digits}f}" if known else NONE
+
+
+def format_p(p: float) -> str:
+    """A p value with three digits; a dash where there is none."""
+    if not math.isfinite(p):
+        return NONE
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Each value once, in the order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def span(counts: Iterable[int]) -> str:
+    """ "3" or "3 to 40": the lowest and the highest count."""
+    return " to ".join(distinct([str(min(counts)), str(max(counts))]))
+
+
+def score_cell(rows: Sequence[dict], method: Hashable, digits: int = 2) -> Cell:
+    """A method's mean ± sd among the `rows` of one metric in one column.
+
+    Of several rows of a method, their mean. The best is the best as printed, among the
+    methods whose rows have the most subjects and, where they are known, slices.
+    """
+    by_method: dict[Hashable, list[dict]] = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    if method not in by_method:
+        return Cell(NONE)
+    sizes = {
+        name: sorted((row["subjects"], row.get("slices") or 0) for row in group)
+        for name, group in by_method.items()
+    }
+    totals = {name: tuple(map(sum, zip(*size, strict=True))) for name, size in sizes.items()}
+    own, metric = by_method[method], by_method[method][0]["metric"]
+    scale = SCALES[metric]
+    # Rounded before they are compared: numbers printed alike are bold alike.
+    means = {
+        name: round(scale * float(np.mean([row["mean"] for row in group])), digits)
+        for name, group in by_method.items()
+        if sizes[name] == sizes[method]
+    }
+    text = format_number(means[method], digits)
+    if len(own) == 1 and math.isfinite(own[0]["sd"]):
+        text += f" ± {scale * own[0]['sd']:.{digits}f}"
+    best = (np.fmin if metric in LOWER_IS_BETTER else np.fmax).reduce(list(means.values()))
+    largest = totals[method] == max(totals.values())
+    return Cell(text, bool(means[method] == best and largest and len(means) > 1))
+
+
+def same_test_data(studies: list[StudyResults]) -> bool:
+    """Whether all studies were scored on the same subjects of the same data."""
+    if len(studies) == 1:
         return True
-    hashes = {tuple(run.facts.get(key) for key in ("split_sha256", "data_sha256")) for run in runs}
+    hashes = {
+        tuple(study.facts.get(key) for key in ("split_sha256", "data_sha256")) for study in studies
+    }
     return len(hashes) == 1 and None not in hashes.pop()
 
 
-def table1(runs: list[Run]) -> list[Table]:
-    """A table a profile and metric of the questions with one modality missing."""
-    rows = [row for row in _scores(runs) if _size(row) == 1]
-    tables = []
-    for profile in distinct(row["profile"] for row in rows):
-        for letter, (metric, title) in zip("abcd", METRICS.items(), strict=True):
-            own = [r for r in rows if (r["profile"], r["metric"]) == (profile, metric)]
-            if own:
-                caption = f"Table 1{letter}: {title}{_profile(rows, profile)}"
-                tables.append(_by_modality(runs, own, caption, _paper(runs, metric)))
-    return tables
+def single_missing_tables(studies: list[StudyResults]) -> list[Table]:
+    """Table 1: one table for each profile and metric, with one modality missing."""
+    return [
+        _table_by_modality(
+            studies, rows, f"Table 1{letter}: {caption}", _paper_scores(studies, metric)
+        )
+        for letter, metric, caption, rows in _metric_rows(studies, single=True)
+    ]
 
 
-def several(runs: list[Run]) -> list[Table]:
-    """A table a metric of the questions with more missing, by how many are."""
-    rows = [row for row in _scores(runs) if _size(row) > 1]
-    tables = []
-    for profile in distinct(row["profile"] for row in rows):
-        for metric, title in METRICS.items():
-            own = [r for r in rows if (r["profile"], r["metric"]) == (profile, metric)]
-            if own:
-                caption = f"{title}{_profile(rows, profile)}"
-                tables.append(_by_size(runs, own, caption, metric != "psnr"))
-    return tables
+def several_missing_tables(studies: list[StudyResults]) -> list[Table]:
+    """One table for each profile and metric with more missing, by how many are."""
+    return [
+        _table_by_size(studies, rows, caption, folded=metric != "psnr")
+        for _, metric, caption, rows in _metric_rows(studies, single=False)
+    ]
 
 
-def crps(runs: list[Run]) -> list[Table]:
-    """The table of how far each predicted law is from the truth."""
-    rows = [row | {"metric": "crps"} for run in runs for row in _keyed(run, run.crps)]
+def crps_tables(studies: list[StudyResults]) -> list[Table]:
+    """The table of the CRPS of each method."""
+    rows = [row | {"metric": "crps"} for study in studies for row in _keyed(study, study.crps)]
     if not rows:
         return []
     caption = "CRPS in the brain, grey levels of 0 to 255 (less is better)"
@@ -65,162 +164,267 @@ def crps(runs: list[Run]) -> list[Table]:
         "Of a method that gives one image it is the mean absolute error; of draws the "
         "fair CRPS, which does not depend on how many there are."
     )
-    return [_by_modality(runs, rows, caption, {}, (note,))]
+    return [_table_by_modality(studies, rows, caption, {}, (note,))]
 
 
-def downstream(runs: list[Run]) -> list[Table]:
-    """A table a region: how well a segmentation does with one modality replaced."""
+def dice_tables(studies: list[StudyResults]) -> list[Table]:
+    """A table for each region: the Dice of a segmentation with one modality replaced."""
     rows = [
         row | {"metric": "dice", "mean": row["dice"]}
-        for run in runs
-        if run.downstream
-        for row in _keyed(run, run.downstream["rows"])
+        for study in studies
+        if study.downstream
+        for row in _keyed(study, study.downstream["rows"])
     ]
     tables = []
     for region in distinct(row["region"] for row in rows):
-        own = [row for row in rows if row["region"] == region]
-        skipped = sorted({row.get("skipped", 0) for row in own})
-        note = f"Subjects without {region}, left out: {_span(skipped)}."
+        selected = [row for row in rows if row["region"] == region]
+        skipped = [row.get("skipped", 0) for row in selected]
+        note = f"Subjects without {region}, left out: {span(skipped)}."
         caption = f"Dice, %: {region}; in each column that modality is replaced"
-        notes = (note,) if skipped[-1] else ()
-        tables.append(_by_modality(runs, own, caption, {}, notes))
+        notes = (note,) if max(skipped) else ()
+        tables.append(_table_by_modality(studies, selected, caption, {}, notes))
     return tables
 
 
-def name_words(runs: list[Run], key: Key) -> tuple[str, ...]:
-    """The words of a method's line: its run's if there are several, and its title."""
-    run = next(run for run in runs if run.name == key[0])
-    title = (run.titles() | LOCAL).get(key[1], key[1])
-    return (key[0], title) if len(runs) > 1 else (title,)
+def significance_tables(study: StudyResults) -> list[Table]:
+    """A table for each metric: differences over subjects, with intervals and p values."""
+    titles, tables = study.titles(), []
+    for metric in distinct(row["metric"] for row in study.tests):
+        tests = [row for row in study.tests if row["metric"] == metric]
+        references = distinct(titles.get(r["reference"], r["reference"]) for r in tests)
+        title = METRICS.get(metric, metric.upper()).split(" (")[0]
+        caption = f"{title}: {' or '.join(references)} minus each method"
+        columns = ("method", "modality", "n", "difference", "95 % interval", "p", "Holm p")
+        notes = [NEGATIVE_IS_BETTER] * (metric in LOWER_IS_BETTER) + [SIGNIFICANT]
+        rows = [_test_row(row, titles) for row in tests]
+        tables.append(make_table(caption, columns, rows, notes, 2, metric != "psnr"))
+    return tables
 
 
-def name_heads(runs: list[Run]) -> tuple[str, ...]:
-    """What stands over those words."""
-    return ("run", "method") if len(runs) > 1 else ("method",)
-
-
-def _by_modality(
-    runs: list[Run],
-    rows: Rows,
-    caption: str,
-    paper: dict[tuple[str, str], str],
-    notes: tuple[str, ...] = (),
-) -> Table:
-    """A line a method, a column a modality, and their mean if there are several."""
-    columns = distinct(row["modality"] for row in rows)
-    head = (*name_heads(runs), *columns)
-    whole = _complete(rows, columns) if len(columns) > 1 else []
-    lines = []
-    for key in _order(runs, rows):
-        cells = []
-        for column in columns:
-            cell = _score(runs, rows, key, column)
-            said = paper.get((key[1], column), "")
-            cells.append(Cell(cell.text, cell.best, said and f"paper {said}"))
-        if whole:
-            cells.append(_score(runs, whole, key, MEAN))
-        lines.append((*map(Cell, name_words(runs, key)), *cells))
-    lines += _paper_alone(runs, lines and rows, columns, paper)
-    head = (*head, *([MEAN] if whole else []))
-    filled = tuple(line + (Cell(NONE),) * (len(head) - len(line)) for line in lines)
-    subjects = _span(sorted({row["subjects"] for row in rows}))
-    several = "" if subjects == "1" else "s"
-    note = f"Mean ± standard deviation over {subjects} subject{several}."
-    if paper:
-        notes = (*notes, "Below a number, the paper's, of its own data and networks.")
-    return Table(caption, head, filled, (note, *notes), len(name_heads(runs)))
-
-
-def _by_size(runs: list[Run], rows: Rows, caption: str, folded: bool) -> Table:
-    """A line for each number missing and method, a column a modality."""
-    columns, lines = distinct(row["modality"] for row in rows), []
-    for size in sorted({_size(row) for row in rows}):
-        rivals = [row for row in rows if _size(row) == size]
-        for key in _order(runs, rivals):
-            cells = [_score(runs, rivals, key, column) for column in columns]
-            lines.append((Cell(str(size)), *map(Cell, name_words(runs, key)), *cells))
-    head = ("missing", *name_heads(runs), *columns)
-    note = "Means over the configurations with so many missing."
-    words = 1 + len(name_heads(runs))
-    return Table(caption, head, tuple(lines), (note,), words, folded)
-
-
-def _paper(runs: list[Run], metric: str) -> dict[tuple[str, str], str]:
-    """The paper's numbers as printed, by method and modality."""
-    return {
-        (row["method"], row["modality"]): _plain(row)
-        for run in runs
-        for row in run.paper
-        if row["metric"] == metric
+def cost_tables(studies: list[StudyResults]) -> list[Table]:
+    """The table of what each method costs."""
+    columns = {  # the key in results.json and the digits printed
+        "parameters": ("parameters", 0),
+        "GFLOP": ("gflop", 2),
+        "training, s": ("train_seconds", 0),
+        "steps": ("steps", 0),
+        "images seen": ("images_seen", 0),
+        "s a slice": ("seconds_per_slice", 4),
     }
+    rows = []
+    for study in studies:
+        for method in study.methods:
+            if method.get("costs"):
+                numbers = [
+                    format_number(method["costs"].get(key), digits)
+                    for key, digits in columns.values()
+                ]
+                rows.append((*_label(studies, (study.name, method["name"])), *numbers))
+    if not rows:
+        return []
+    note = "GFLOP are of one forward pass of one slice as the method answers with it."
+    labels = _label_columns(studies)
+    return [make_table("Costs", (*labels, *columns), rows, (note,), len(labels))]
 
 
-def _plain(row: dict) -> str:
-    scale, sd = SCALES.get(row["metric"], 1), row.get("sd", math.nan)
-    end = f" ± {scale * sd:.2f}" if math.isfinite(sd) else ""
-    return shown(scale * row["mean"]) + end
-
-
-def _paper_alone(
-    runs: list[Run], rows: Rows, columns: list[str], paper: dict[tuple[str, str], str]
-) -> Iterator[tuple[Cell, ...]]:
-    """Lines of methods that only the paper has numbers of."""
-    ours = {row["method"][1] for row in rows}
-    for name in distinct(name for name, _ in paper):
-        if name not in ours:
-            title = next((run.titles().get(name, name) for run in runs), name)
-            blank = [Cell("")] * (len(name_heads(runs)) - 1)
-            numbers = (Cell(paper.get((name, column), NONE)) for column in columns)
-            yield (*blank, Cell(f"{title} (paper)"), *numbers)
-
-
-def _complete(rows: Rows, columns: list[str]) -> Rows:
-    """The rows of methods that have one in every column, as those of one more."""
-    asked = {(row["method"], row["modality"]) for row in rows}
-    return [
-        row | {"modality": MEAN, "subjects": 0}
+def tumour_map_tables(study: StudyResults) -> list[Table]:
+    """The tumour probability maps of the draws, beside those of the mean image."""
+    rows = study.downstream.get("maps", []) if study.downstream else []
+    if not rows:
+        return []
+    caption = "Where the tumour is: the mean over draws of its probability, or one image's"
+    columns = ("map", "replaced", "region", "n", "Dice, %", "Brier", "calibration error")
+    lines = [
+        (
+            *(row[key] for key in ("map", "modality", "region")),
+            format_number(row["subjects"], 0),
+            NONE if row["dice"] is None else format_number(100 * row["dice"], 1),
+            format_number(row["brier"], 4),
+            format_number(row["calibration"], 4),
+        )
         for row in rows
-        if all((row["method"], column) in asked for column in columns)
     ]
+    notes = [
+        "Of the probability of each voxel: Brier's score, and the mean distance of the "
+        "probability from the observed frequency. Of both less is better."
+    ]
+    skipped = max(row["skipped"] for row in rows)
+    if skipped:
+        notes.append(f"Dice is that of subjects with the region: up to {skipped} lack it.")
+    return [make_table(caption, columns, lines, notes, 3, True)]
 
 
-def _score(runs: list[Run], rows: Rows, key: Key, column: str) -> Cell:
-    """A method's number in a column, compared with all, or where data differ with its
-    own run's."""
-    rows = [row for row in rows if row["modality"] == column]
-    if key[1] in LOCAL:
-        return number([row for row in rows if row["method"] == key], key)
-    rows = [row for row in rows if row["method"][1] not in LOCAL]
-    if not same_questions(runs):
-        rows = [row for row in rows if row["method"][0] == key[0]]
-    return number(rows, key)
+def loss_tables(studies: list[StudyResults]) -> list[Table]:
+    """The table of training losses."""
+    rows = []
+    for study in studies:
+        for name, points in study.logs.items():
+            title = study.training_titles().get(name, name)
+            losses = points[0, 1], points[-1, 1], points[:, 1].min()
+            numbers = format_number(points[-1, 0], 0), *(f"{loss:.4g}" for loss in losses)
+            rows.append((*([study.name] if len(studies) > 1 else []), title, *numbers))
+    if not rows:
+        return []
+    labels = _label_columns(studies)
+    columns = (*labels, "step", "first loss", "last loss", "lowest")
+    note = "A loss compares a method with itself only: each has a loss of its own."
+    return [make_table("Training", columns, rows, (note,), len(labels))]
 
 
-def _scores(runs: list[Run]) -> Rows:
-    return [row for run in runs for row in _keyed(run, run.rows)]
+def facts_table(studies: list[StudyResults], facts: dict[str, list[Any]], caption: str) -> Table:
+    """A row for each fact, which has one value for each study."""
+    columns = ("", *(study.name for study in studies))
+    rows = (
+        (name, *(NONE if value is None else value for value in values))
+        for name, values in facts.items()
+    )
+    return make_table(caption, columns, rows, label_columns=len(columns))
 
 
-def _keyed(run: Run, rows: Rows) -> Rows:
-    """`rows` of a run with the method told from another run's."""
-    return [row | {"method": (run.name, row["method"])} for row in rows]
-
-
-def _order(runs: list[Run], rows: Rows) -> list[Key]:
-    """The methods that have rows: run by run, as their tables are ordered."""
-    listed = [(run.name, name) for run in runs for name in [*LOCAL, *run.titles()]]
-    found = distinct(row["method"] for row in rows)
-    return [k for k in distinct([*listed, *found]) if k in found]
-
-
-def _profile(rows: Rows, profile: str) -> str:
-    """The end of a caption where there are several profiles to tell apart."""
-    several = len({row["profile"] for row in rows}) > 1
-    return f"; profile {profile}" if several else ""
-
-
-def _size(row: dict) -> int:
+def number_missing(row: dict) -> int:
+    """How many modalities are missing in a row of scores."""
     return len(row["missing"].split("+"))
 
 
-def _span(counts: list[int]) -> str:
-    return " to ".join(distinct([str(counts[0]), str(counts[-1])]))
+def _metric_rows(
+    studies: list[StudyResults], single: bool
+) -> Iterator[tuple[str, str, str, Rows]]:
+    """(letter, metric, caption, rows) of each profile and metric that has rows, with one
+    modality missing (`single`) or more."""
+    rows = [row for study in studies for row in _keyed(study, study.rows)]
+    rows = [row for row in rows if (number_missing(row) == 1) == single]
+    profiles = distinct(row["profile"] for row in rows)
+    for profile in profiles:
+        for letter, (metric, caption) in zip("abcd", METRICS.items(), strict=True):
+            selected = [r for r in rows if (r["profile"], r["metric"]) == (profile, metric)]
+            if selected:
+                suffix = f"; profile {profile}" if len(profiles) > 1 else ""
+                yield letter, metric, caption + suffix, selected
+
+
+def _table_by_modality(
+    studies: list[StudyResults],
+    rows: Rows,
+    caption: str,
+    paper: dict[Key, str],
+    notes: tuple[str, ...] = (),
+) -> Table:
+    """A row for each method, a column for each modality, and their mean if there are several."""
+    modalities, labels = distinct(row["modality"] for row in rows), _label_columns(studies)
+    complete = _complete_rows(rows, modalities) if len(modalities) > 1 else []
+    lines = []
+    for key in _method_order(studies, rows):
+        line = [Cell(label) for label in _label(studies, key)]
+        for modality in modalities:
+            cell = _compared_cell(studies, rows, key, modality)
+            printed = paper.get((key[1], modality))
+            line.append(Cell(cell.text, cell.best, f"paper {printed}" if printed else ""))
+        if complete:
+            line.append(_compared_cell(studies, complete, key, MEAN))
+        lines.append(line)
+    lines += _paper_only_rows(studies, rows, modalities, paper)
+    columns = [*labels, *modalities, *([MEAN] if complete else [])]
+    lines = [[*line, *[NONE] * (len(columns) - len(line))] for line in lines]
+    subjects = span([row["subjects"] for row in rows])
+    note = f"Mean ± standard deviation over {subjects} subject{'s'[: subjects != '1']}."
+    if paper:
+        notes = (*notes, "Below a number, the paper's, of its own data and networks.")
+    return make_table(caption, columns, lines, (note, *notes), len(labels))
+
+
+def _table_by_size(studies: list[StudyResults], rows: Rows, caption: str, folded: bool) -> Table:
+    """A row for each number missing and method, a column for each modality."""
+    modalities, lines = distinct(row["modality"] for row in rows), []
+    for size in sorted({number_missing(row) for row in rows}):
+        same_size = [row for row in rows if number_missing(row) == size]
+        for key in _method_order(studies, same_size):
+            line = [Cell(label) for label in (str(size), *_label(studies, key))]
+            for modality in modalities:
+                cell = _compared_cell(studies, same_size, key, modality)
+                own = [r for r in same_size if (r["method"], r["modality"]) == (key, modality)]
+                count = f"n = {sum(row['subjects'] for row in own)}" if own else ""
+                line.append(Cell(cell.text, cell.best, count))
+            lines.append(line)
+    columns = ("missing", *_label_columns(studies), *modalities)
+    note = (
+        "Means over the configurations with so many missing that the column is among; n is the "
+        "number of answers in a mean."
+    )
+    return make_table(caption, columns, lines, (note,), 1 + len(_label_columns(studies)), folded)
+
+
+def _label(studies: list[StudyResults], key: Key) -> tuple[str, ...]:
+    """The first cells of a method's row: its study if there are several, and its title."""
+    study = next(study for study in studies if study.name == key[0])
+    title = (study.titles() | REFERENCES).get(key[1], key[1])
+    return (key[0], title) if len(studies) > 1 else (title,)
+
+
+def _label_columns(studies: list[StudyResults]) -> tuple[str, ...]:
+    return ("run", "method") if len(studies) > 1 else ("method",)
+
+
+def _paper_scores(studies: list[StudyResults], metric: str) -> dict[Key, str]:
+    """The paper's numbers as printed, by method and modality."""
+    printed = {}
+    for row in (row for study in studies for row in study.paper if row["metric"] == metric):
+        scale, sd = SCALES.get(metric, 1), row.get("sd", math.nan)
+        spread = f" ± {scale * sd:.2f}" if math.isfinite(sd) else ""
+        printed[row["method"], row["modality"]] = format_number(scale * row["mean"]) + spread
+    return printed
+
+
+def _paper_only_rows(
+    studies: list[StudyResults], rows: Rows, modalities: list[str], paper: dict[Key, str]
+) -> Iterator[list[str]]:
+    """Rows of methods that only the paper has numbers of."""
+    ours = {row["method"][1] for row in rows}
+    for name in distinct(name for name, _ in paper):
+        if name not in ours:
+            title = next((study.titles().get(name, name) for study in studies), name)
+            empty = [""] * (len(_label_columns(studies)) - 1)
+            yield [*empty, f"{title} (paper)", *(paper.get((name, m), NONE) for m in modalities)]
+
+
+def _complete_rows(rows: Rows, modalities: list[str]) -> Rows:
+    """The rows of methods that have every modality, as those of the column MEAN."""
+    known = {(row["method"], row["modality"]) for row in rows}
+    return [
+        row | {"modality": MEAN, "subjects": 0}
+        for row in rows
+        if all((row["method"], modality) in known for modality in modalities)
+    ]
+
+
+def _compared_cell(studies: list[StudyResults], rows: Rows, key: Key, modality: str) -> Cell:
+    """A method's number in a column, compared with all methods, or only with those of its own
+    study where the studies have different data."""
+    rows = [row for row in rows if row["modality"] == modality]
+    if key[1] in REFERENCES:
+        return score_cell([row for row in rows if row["method"] == key], key)
+    rows = [row for row in rows if row["method"][1] not in REFERENCES]
+    if not same_test_data(studies):
+        rows = [row for row in rows if row["method"][0] == key[0]]
+    return score_cell(rows, key)
+
+
+def _keyed(study: StudyResults, rows: Rows) -> Rows:
+    """`rows` of a study with (study, method) as their method."""
+    return [row | {"method": (study.name, row["method"])} for row in rows]
+
+
+def _method_order(studies: list[StudyResults], rows: Rows) -> list[Key]:
+    """The methods that have rows: study by study, in the order of their tables."""
+    listed = [(study.name, name) for study in studies for name in [*REFERENCES, *study.titles()]]
+    found = distinct(row["method"] for row in rows)
+    return [key for key in distinct([*listed, *found]) if key in found]
+
+
+def _test_row(row: dict, titles: dict[str, str]) -> tuple[Any, ...]:
+    scale = SCALES.get(row["metric"], 1)
+    difference, low, high = (scale * row[key] for key in ("difference", "low", "high"))
+    interval = f"{low:+.2f} to {high:+.2f}" if math.isfinite(low + high) else NONE
+    change = f"{difference:+.2f}" if math.isfinite(difference) else NONE
+    labels = titles.get(row["method"], row["method"]), row["modality"]
+    p_holm = Cell(format_p(row["p_holm"]), row["p_holm"] < 0.05)
+    return (*labels, row["subjects"], change, interval, format_p(row["p"]), p_holm)

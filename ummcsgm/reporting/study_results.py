@@ -1,6 +1,6 @@
-"""What a study left in its workdir, read for its report.
+"""Reads what a study left in its workdir.
 
-`study/results.json` must be there; whatever else is absent is simply not in the run.
+`study/results.json` must be there; anything else that is absent is left out of the report.
 """
 
 import json
@@ -16,7 +16,7 @@ from ummcsgm.utils.atomic_io import read_json
 
 Rows = list[dict[str, Any]]
 NETWORK = "mm-csn"  # the method whose log lies in the workdir itself
-JUDGE = "segmenter"  # no method, but it has a log, too
+SEGMENTER = "segmenter"  # not a method of completion, but it has a log
 NUMBERS = "mean sd dice difference low high p p_holm".split()
 PICTURES = {
     "reliability.png": "Reliability of draws: error over predicted spread",
@@ -30,39 +30,40 @@ PICTURES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyResults:
     """Everything a report shows of one workdir.
 
-    Rows are as results.json has them, numbers that JSON lacks as NaN. `galleries` has a
-    file a subject, `logs` points [n, 2] of step and loss a method, `pictures` the PNGs
-    of calibration with their words.
+    Rows are those of results.json, with NaN where a number is null. `galleries` has a
+    file for each subject, `logs` points [n, 2] of step and loss for each method,
+    `pictures` the calibration PNGs with their captions; `figure` is the Figure 2 of one
+    slice.
     """
 
     name: str
     methods: Rows
     rows: Rows
-    crps: Rows
-    tests: Rows
-    paper: Rows
-    downstream: dict[str, Any] | None
-    facts: dict[str, Any]
+    crps: Rows = field(default_factory=list)
+    tests: Rows = field(default_factory=list)
+    paper: Rows = field(default_factory=list)
+    downstream: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
     galleries: dict[str, Path] = field(default_factory=dict)
     logs: dict[str, Array] = field(default_factory=dict)
     pictures: dict[Path, str] = field(default_factory=dict)
     dial: Path | None = None
-    still: Path | None = None
+    figure: Path | None = None
 
     def titles(self) -> dict[str, str]:
-        """What a reader is shown for each method, in the order of tables."""
-        return {each["name"]: each.get("title", each["name"]) for each in self.methods}
+        """The printed name of each method, in the order of tables."""
+        return {method["name"]: method.get("title", method["name"]) for method in self.methods}
 
-    def trained(self) -> dict[str, str]:
-        """The same for what has a log: however the network answers, it is one."""
+    def training_titles(self) -> dict[str, str]:
+        """The printed name of each training: that of the network is "mm-CSN"."""
         return self.titles() | {NETWORK: "mm-CSN"}
 
 
-def read_runs(workdirs: list[Path]) -> list[Run]:
-    """The runs, under names that tell them apart.
+def read_studies(workdirs: list[Path]) -> list[StudyResults]:
+    """The studies, named by as many of their last folders as tell them apart.
 
     Raises:
         InputError: two are the same folder, or one holds no study.
@@ -71,15 +72,14 @@ def read_runs(workdirs: list[Path]) -> list[Run]:
         raise InputError("--mode compare is given one folder twice: name each once.")
     parts = [workdir.resolve().parts for workdir in workdirs]
     for depth in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(own[-depth:]) for own in parts]
+        names = ["/".join(folders[-depth:]) for folders in parts]
         if len(set(names)) == len(names):
             break
-    pairs = zip(workdirs, names, strict=True) if workdirs else ()
-    return [read_run(workdir, name) for workdir, name in pairs]
+    return [read_study(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
 
 
-def read_run(workdir: Path, name: str = "") -> Run:
-    """What the study in `workdir` left there, under the folder's name if no other.
+def read_study(workdir: Path, name: str = "") -> StudyResults:
+    """The results of the study in `workdir`; its name is the folder's by default.
 
     Raises:
         InputError: there is no study, or its results are damaged.
@@ -91,56 +91,48 @@ def read_run(workdir: Path, name: str = "") -> Run:
     if not isinstance(results, dict) or not isinstance(results.get("rows"), list):
         raise InputError(f"{path} is not what a study writes; run --mode study again.")
     methods = results.get("methods", [])
-    judge = [JUDGE] if results.get("downstream") else []
-    return Run(
+    trained = [method["name"] for method in methods]
+    downstream = results.get("downstream") or {}
+    if downstream:
+        trained.append(SEGMENTER)
+    if downstream.get("rows"):
+        downstream["rows"] = _with_nan(downstream["rows"])
+    pictures = {workdir / "evaluation" / file: words for file, words in PICTURES.items()}
+    figures = path.parent / "figure.png", workdir / "evaluation" / "figure.png"
+    dial = workdir / "dial" / "dial.png"
+    return StudyResults(
         name=name or workdir.resolve().name,
         methods=methods,
-        rows=_numbers(results["rows"]),
-        crps=_numbers(results.get("crps", [])),
-        tests=_numbers(results.get("tests", [])),
-        paper=_numbers(results.get("paper", [])),
-        downstream=_downstream(results.get("downstream")),
+        rows=_with_nan(results["rows"]),
+        crps=_with_nan(results.get("crps", [])),
+        tests=_with_nan(results.get("tests", [])),
+        paper=_with_nan(results.get("paper", [])),
+        downstream=downstream if downstream.get("rows") else None,
         facts=results.get("facts", {}),
         galleries={p.stem: p for p in sorted((path.parent / "gallery").glob("*.npz"))},
-        logs=_logs(workdir, [method["name"] for method in methods] + judge),
-        pictures=_pictures(workdir / "evaluation"),
-        dial=_file(workdir / "dial" / "dial.png"),
-        still=_file(path.parent / "figure.png") or _file(workdir / "evaluation" / "figure.png"),
+        logs=_logs(workdir, trained),
+        pictures={file: words for file, words in pictures.items() if file.is_file()},
+        dial=dial if dial.is_file() else None,
+        figure=next((file for file in figures if file.is_file()), None),
     )
 
 
-def _numbers(rows: Rows) -> Rows:
-    """`rows` with NaN where a number is not known."""
+def _with_nan(rows: Rows) -> Rows:
+    """`rows` with NaN where a number is null."""
     return [
         row | {key: math.nan for key in NUMBERS if key in row and row[key] is None} for row in rows
     ]
 
 
-def _downstream(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not found or not found.get("rows"):
-        return None
-    return found | {"rows": _numbers(found["rows"])}
-
-
-def _pictures(folder: Path) -> dict[Path, str]:
-    found = {folder / name: words for name, words in PICTURES.items()}
-    return {path: words for path, words in found.items() if path.is_file()}
-
-
-def _file(path: Path) -> Path | None:
-    return path if path.is_file() else None
-
-
 def _logs(workdir: Path, names: list[str]) -> dict[str, Array]:
-    """Step and loss of those of `names` that were trained, in their order."""
-    folders = {name: workdir / "methods" / name for name in names}
-    folders[NETWORK] = workdir
-    logs = {name: _points(folder / "log.jsonl") for name, folder in folders.items()}
+    """Steps and losses [n, 2] of those of `names` that have any, in their order."""
+    folders = {name: workdir / "methods" / name for name in names} | {NETWORK: workdir}
+    logs = {name: _read_log(folder / "log.jsonl") for name, folder in folders.items()}
     return {name: points for name, points in logs.items() if len(points)}
 
 
-def _points(path: Path) -> Array:
-    """[n, 2] steps and losses of a log; a line without is skipped."""
+def _read_log(path: Path) -> Array:
+    """[n, 2] steps and losses of a log; a line that has none is skipped."""
     points = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
