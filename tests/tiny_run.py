@@ -19,7 +19,7 @@ from ummcsgm.evaluation import evaluate  # noqa: F401
 
 # All of the program, though main alone is called: what it imports defines flags.
 from ummcsgm.inference import complete  # noqa: F401
-from ummcsgm.reporting import report  # noqa: F401
+from ummcsgm.reporting import page  # noqa: F401
 from ummcsgm.training import train  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parent.parent

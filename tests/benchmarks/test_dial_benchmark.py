@@ -16,8 +16,8 @@ from ummcsgm.inference.predictor import (
     make_sampler,
     slice_addresses,
 )
-from ummcsgm.reporting import plots
-from ummcsgm.reporting.figure import RESEARCH_ONLY
+from ummcsgm.reporting import figures as plotting
+from ummcsgm.reporting.figures import RESEARCH_ONLY
 from ummcsgm.types import Estimate, InputError
 
 pytest_plugins = ["tiny_study"]
@@ -57,7 +57,7 @@ def printed(study, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def saved(monkeypatch):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plotting, "_save", lambda figure, path: figures.append(figure))
     return figures
 
 
@@ -267,7 +267,7 @@ def test_one_draw_has_no_spread(printed, capsys):
 
 def test_the_plot_has_a_curve_a_sampler_and_the_mean_as_a_level(saved):
     curve = np.array([[1, 20.0, 21, 9], [10, 24, 26, 6], [100, 24.5, 26.5, 5.9]])
-    plots.write_dial("unused", {"mean": curve[:1], "warm": curve}, 8)
+    plotting.write_dial("unused", {"mean": curve[:1], "warm": curve}, 8)
     crps, draw, mean = saved[0].axes
     for axes, column in ((crps, 3), (draw, 1), (mean, 2)):
         level, line = axes.lines

@@ -22,7 +22,7 @@ from ummcsgm.data.store import open_store
 from ummcsgm.data.subjects import network_stacks, prepare_subject
 from ummcsgm.evaluation import evaluate
 from ummcsgm.inference import predictor
-from ummcsgm.reporting import report
+from ummcsgm.reporting.evaluation_report import write_evaluation
 from ummcsgm.types import Estimate, InputError
 from ummcsgm.utils import provenance
 
@@ -360,7 +360,7 @@ def test_what_is_written_is_whole_and_json_has_no_nan(world, tmp_path, monkeypat
     stand_in(monkeypatch, world, fill)
     result = evaluated(world, tmp_path)
     folder = tmp_path / "out"
-    report.write(result, folder)
+    write_evaluation(result, folder)
     with (folder / "table.csv").open() as file:
         table = list(csv.DictReader(file))
     columns = ["method", "missing", "modality", "profile", "profile_hash", "metric"]

@@ -7,6 +7,7 @@ TRUTH, and so do the draws about it, by what the stand-in makes of its rho.
 import csv
 import functools
 import json
+import re
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tiny_run import MODALITIES, SHAPE
 from ummcsgm.evaluation import ensemble, slabs
 from ummcsgm.evaluation.slabs import fit, measure, slab_of, spread, summaries
 from ummcsgm.evaluation.through_plane import coronal_ssim, lag_one
-from ummcsgm.reporting import coherence, report
+from ummcsgm.reporting import evaluation_report
 
 TRUTH = 0.6
 SLAB = {"evaluate__slab_slices": 5, "evaluate__slab_subjects": 0, "evaluate__draws": 4}
@@ -132,7 +133,7 @@ def test_a_sampler_that_passes_on_less_is_given_more_once(
     assert facts["rho"] == pytest.approx(expected, abs=1e-3)
     truth, _, together = (*rows_of(result, "all", "truth"), *rows_of(result, "all", "draw"))
     assert together["lag_one"] == pytest.approx(truth["lag_one"], abs=0.08)
-    coherence.write(result, tmp_path / "out")
+    evaluation_report.write_coherence(result, tmp_path / "out")
     assert "it was corrected once" in (tmp_path / "out" / "coherence.md").read_text()
 
 
@@ -181,26 +182,29 @@ def test_without_validation_slices_are_measured_as_they_are_drawn(
     assert "rho" not in result["facts"]["coherence"]
     (row,) = rows_of(result, "all", "draw")
     assert row["rho"] == 0 and abs(row["lag_one"]) < 0.1
-    coherence.write(result, tmp_path / "out")
+    evaluation_report.write_coherence(result, tmp_path / "out")
     page = (tmp_path / "out" / "coherence.md").read_text()
     assert "no validation subject to fit a rho on" in page
 
 
 def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noqa: F811
     drawn = []
-    draw = coherence.write_coronal
-    monkeypatch.setattr(coherence, "write_coronal", lambda *a: (drawn.append(a), draw(*a)))
+    draw = evaluation_report.write_coronal
+    monkeypatch.setattr(evaluation_report, "write_coronal", lambda *a: (drawn.append(a), draw(*a)))
     result = measured(world, tmp_path, monkeypatch, along())
     folder = tmp_path / "out"
-    report.write(result, folder)
+    evaluation_report.write_evaluation(result, folder)
     rows = result["facts"]["coherence"]["summaries"]
     with (folder / "coherence.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == len(rows) == 5 * 4 and list(lines[0]) == coherence.COLUMNS
+    assert len(lines) == len(rows) == 5 * 4
+    assert list(lines[0]) == evaluation_report.COHERENCE_COLUMNS
     for line, row in zip(lines, rows, strict=True):
         assert float(line["gradient"]) == row["gradient"]
         assert line["lag_one"] == ("" if row["lag_one"] is None else f"{row['lag_one']}")
-    page, table = ((folder / f"{n}.md").read_text() for n in ("coherence", "table"))
+    page, table = (
+        re.sub(" +", " ", (folder / f"{n}.md").read_text()) for n in ("coherence", "table")
+    )
     rho = result["facts"]["coherence"]["rho"]
     for modality in (*MODALITIES, "all"):
         row = rows_of(result, modality, "draw")[1]

@@ -18,8 +18,8 @@ from browser import BROWSER, opened
 from made_study import METHODS, gallery, study_results, write_study
 from tiny_run import ROOT, run_main
 
-from ummcsgm.reporting import page, sections
-from ummcsgm.reporting.runs import read_run, read_runs
+from ummcsgm.reporting import page
+from ummcsgm.reporting.study_results import read_studies, read_study
 from ummcsgm.types import InputError
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
@@ -52,7 +52,7 @@ class Reader(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.fetched, self.ids, self.images = [], [], [], []
+        self.open, self.fetched, self.ids, self.marks, self.images = [], [], [], [], []
         self.feed(text)
         assert not self.open, self.open
 
@@ -65,7 +65,7 @@ class Reader(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        pass
+        self.marks += [dict(attrs)["id"]] if "id" in dict(attrs) else []
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -79,6 +79,7 @@ def test_the_page_is_whole_and_fetches_nothing(study, both):
         assert outside == [] and "://" not in re.sub(r"base64,\S+|>[\w+/=]{99,}<", "", text)
         links = {link[1:] for link in reader.fetched if link.startswith("#")}
         assert links == set(reader.ids) and len(reader.ids) == len(links) == 12
+        assert len(set(reader.marks)) == len(reader.marks)  # ticks of the SVGs
         assert all(image.get("alt") or image.get("aria-label") for image in reader.images)
         assert re.search(r"(nan|None)\b", re.sub(r"<pre.*?</pre>", "", text)) is None
 
@@ -90,8 +91,7 @@ def test_a_title_is_text_and_never_a_tag(study):
 
 
 def test_every_section_is_in_both_files(study):
-    runs = read_runs([study])
-    titles = [section.title for section in sections.sections(runs)]
+    titles = [section.title for section in page.make_report(read_studies([study])).sections]
     page_titles = re.findall(r"<h2>(.*?)</h2>", text_of(study / "study"))
     assert page_titles == titles
     assert re.findall(r"^## (.*)", text_of(study / "study", "md"), re.M) == titles
@@ -135,9 +135,9 @@ def test_what_a_study_lacks_is_left_out(tmp_path):
 
 def test_several_runs_stand_in_one_report(both):
     text = text_of(both)
-    assert sections.DIFFER not in text
+    assert page.DIFFERENT_DATA not in text
     assert text.count('class="gallery"') == 2
-    assert len(re.findall(r"<polyline", text)) == 6 and text.count("<svg") == 3
+    assert len(re.findall(r"stroke: var\(--kind\d\)", text)) == 6 and text.count("<svg") == 3
     (table,) = re.findall(r"<h3>What differs.*?</table>", text, re.S)
     cells = re.findall(r"<t[hd] [^>]*>([^<]*)<", table)
     assert cells[:9] == ["", "first", "second", "seed", "7", "8", "train.rate"] + ["0.001", "0.002"]
@@ -148,36 +148,36 @@ def test_runs_of_other_data_are_not_compared(study, tmp_path):
     other = write_study(tmp_path / "other", split_sha256="6" * 64)
     page.write_report([study, other], tmp_path)
     for text in (text_of(tmp_path), text_of(tmp_path, "md")):
-        assert sections.DIFFER in text and "minus each method" not in text
+        assert page.DIFFERENT_DATA in text and "minus each method" not in text
 
 
 def test_differences_are_of_every_key_that_any_run_has(study, tmp_path):
     config = {"seed": 7, "data": {"folder": "elsewhere"}, "new": None}
-    runs = [read_run(study), read_run(write_study(tmp_path, config=config))]
-    found = sections.differences(runs)
+    studies = [read_study(study), read_study(write_study(tmp_path, config=config))]
+    found = page.config_differences(studies)
     assert found["data.folder"] == ["subjects", "elsewhere"]
     assert found["train.steps"] == [2000, None] and "seed" not in found
-    assert sections.flat({"a": {"b": {}, "c": 1}}) == {"a.b": {}, "a.c": 1}
+    assert page.flatten({"a": {"b": {}, "c": 1}}) == {"a.b": {}, "a.c": 1}
 
 
 def test_the_citation_is_that_of_the_repository():
     cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    paper, words = cff["preferred-citation"], " ".join(sections.BIBTEX.split())
+    paper, words = cff["preferred-citation"], " ".join(page.BIBTEX.split())
     authors = " and ".join(author["family-names"] for author in paper["authors"])
     for fact in (paper["title"], paper["journal"], str(paper["year"]), authors):
         assert f"{{{fact}}}" in words
     assert f"{{{cff['title']}}}" in words and f"{{{cff['license']}}}" in words
     assert f"{{{cff['version']}}}" in words
     assert f"{{{{{cff['authors'][0]['name']}}}}}" in words
-    assert cff["message"] == sections.CITE
+    assert cff["message"] == page.CITE
 
 
 def test_an_installed_package_has_the_pages_style_and_script(tmp_path):
     command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    for name in ("page.css", "page.js"):
-        built = tmp_path / "ummcsgm" / name
-        assert built.read_text() == (ROOT / "ummcsgm" / name).read_text()
+    for end in ("css", "js", "html.j2"):
+        path = f"ummcsgm/reporting/templates/report.{end}"
+        assert (tmp_path / path).read_text() == (ROOT / path).read_text()
 
 
 def test_compare_is_a_command(study, tmp_path, capsys):

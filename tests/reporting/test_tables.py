@@ -1,30 +1,30 @@
-"""The report's tables: the numbers in them, what is marked, several runs."""
+"""The report's tables: the numbers in them, what is marked, several studies."""
 
 import math
 
 from made_study import METHODS, study_results, write_study
 
-from ummcsgm.reporting import ledger, tables
-from ummcsgm.reporting.cells import Cell, number, shown
-from ummcsgm.reporting.runs import read_run, read_runs
+from ummcsgm.reporting import tables
+from ummcsgm.reporting.study_results import read_studies, read_study
+from ummcsgm.reporting.tables import Cell, format_number, score_cell
 
 
-def run_of(tmp_path, **changes):
-    return read_run(write_study(tmp_path, **changes))
+def study_of(tmp_path, **changes):
+    return read_study(write_study(tmp_path, **changes))
 
 
 def lines(table):
     """{words: {column: cell}} of a table."""
     return {
-        tuple(cell.text for cell in line[: table.names]): dict(
-            zip(table.head[table.names :], line[table.names :], strict=True)
+        tuple(cell.text for cell in line[: table.label_columns]): dict(
+            zip(table.columns[table.label_columns :], line[table.label_columns :], strict=True)
         )
-        for line in table.lines
+        for line in table.rows
     }
 
 
 def test_table_1_has_every_metric_of_one_missing_modality(tmp_path):
-    found = tables.table1([run_of(tmp_path)])
+    found = tables.single_missing_tables([study_of(tmp_path)])
     assert [table.caption.split(":")[0] for table in found] == [
         "Table 1a",
         "Table 1b",
@@ -44,7 +44,7 @@ def test_table_1_has_every_metric_of_one_missing_modality(tmp_path):
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
-    found = tables.table1([run_of(tmp_path)])
+    found = tables.single_missing_tables([study_of(tmp_path)])
     psnr, mae = lines(found[0]), lines(found[3])
     cell = psnr[(METHODS["mmgan"],)]["t1"]
     assert (cell.text, cell.below) == ("28.75 ± 0.40", "paper 27.50 ± 1.25")
@@ -59,16 +59,16 @@ def test_a_method_that_lacks_a_modality_has_no_mean_and_is_not_its_best(tmp_path
         for row in study_results()["rows"]
         if (row["method"], row["modality"]) != ("mm-csn", "t2")
     ]
-    psnr = lines(tables.table1([run_of(tmp_path, rows=rows)])[0])
+    psnr = lines(tables.single_missing_tables([study_of(tmp_path, rows=rows)])[0])
     assert psnr[(METHODS["mm-csn"],)]["mean"] == Cell("–")
     assert psnr[(METHODS["mm-csn"],)]["t2"] == Cell("–")
     assert psnr[(METHODS["mm-csn-draw"],)]["mean"] == Cell("29.62", True)
 
 
 def test_more_missing_are_told_apart_by_how_many(tmp_path):
-    psnr = lines(tables.several([run_of(tmp_path)])[0])
-    assert psnr["2", METHODS["mm-csn"]]["flair"] == Cell("29.00 ± 0.40", True)
-    assert psnr["3", METHODS["mm-csn"]]["flair"] == Cell("27.00 ± 0.40", True)
+    psnr = lines(tables.several_missing_tables([study_of(tmp_path)])[0])
+    assert psnr["2", METHODS["mm-csn"]]["flair"] == Cell("29.00 ± 0.40", True, "n = 6")
+    assert psnr["3", METHODS["mm-csn"]]["flair"] == Cell("27.00 ± 0.40", True, "n = 6")
     assert psnr["3", METHODS["mm-csn"]]["t1c"] == Cell("–")
 
 
@@ -80,15 +80,15 @@ def test_every_configuration_counts_and_only_equals_are_compared(tmp_path):
     other = [row | {"method": "b", "mean": row["mean"] + 1} for row in reversed(own)]
     fewer = [own[0] | {"method": name, "mean": 40.0} for name in "cd"]
     rows = own + other + fewer
-    assert number(rows, "a") == Cell("25.00", False)
-    assert number(rows, "b") == Cell("26.00", True)
-    assert number(rows, "c") == Cell("40.00 ± 1.00", False)
+    assert score_cell(rows, "a") == Cell("25.00", False)
+    assert score_cell(rows, "b") == Cell("26.00", True)
+    assert score_cell(rows, "c") == Cell("40.00 ± 1.00", False)
 
 
 def test_profiles_have_tables_of_their_own(tmp_path):
     rows = study_results()["rows"]
     rows += [row | {"profile": "other", "mean": row["mean"] - 20} for row in rows]
-    found = tables.table1([run_of(tmp_path, rows=rows)])
+    found = tables.single_missing_tables([study_of(tmp_path, rows=rows)])
     assert len(found) == 8 and found[4].caption.endswith("profile other")
     assert lines(found[4])[(METHODS["mm-csn"],)]["flair"].text == "11.00 ± 0.40"
     assert lines(found[0])[(METHODS["mm-csn"],)]["flair"].text == "31.00 ± 0.40"
@@ -97,19 +97,19 @@ def test_profiles_have_tables_of_their_own(tmp_path):
 def test_what_is_not_known_is_a_dash(tmp_path):
     rows = study_results()["rows"]
     rows[0] |= {"mean": None}
-    psnr = lines(tables.table1([run_of(tmp_path, rows=rows)])[0])
+    psnr = lines(tables.single_missing_tables([study_of(tmp_path, rows=rows)])[0])
     assert psnr[(METHODS["mm-csn"],)]["flair"].text.startswith("–")
     assert psnr[(METHODS["mm-csn-draw"],)]["flair"].best
-    assert [shown(value) for value in (None, math.nan, math.inf)] == ["–"] * 3
-    assert (shown(1234567, 0), shown(0.0123, 4)) == ("1,234,567", "0.0123")
+    assert [format_number(value) for value in (None, math.nan, math.inf)] == ["–"] * 3
+    assert (format_number(1234567, 0), format_number(0.0123, 4)) == ("1,234,567", "0.0123")
 
 
 def test_crps_and_costs(tmp_path):
-    run = run_of(tmp_path)
-    crps = lines(tables.crps([run])[0])
+    study = study_of(tmp_path)
+    crps = lines(tables.crps_tables([study])[0])
     assert crps[(METHODS["mm-csn"],)]["t1"] == Cell("4.00 ± 0.50", True)
     assert crps[(METHODS["ridge"],)]["mean"] == Cell("8.00")
-    costs = lines(ledger.costs([run])[0])
+    costs = lines(tables.cost_tables([study])[0])
     assert (METHODS["ridge"],) not in costs
     own = {head: cell.text for head, cell in costs[("pix2pix",)].items()}
     assert own == {
@@ -123,7 +123,7 @@ def test_crps_and_costs(tmp_path):
 
 
 def test_the_truth_is_no_rival_downstream(tmp_path):
-    whole, enhancing = tables.downstream([run_of(tmp_path)])
+    whole, enhancing = tables.dice_tables([study_of(tmp_path)])
     found = lines(whole)
     assert list(found)[:2] == [("the truth",), ("nothing (zeros)",)]
     assert found[("the truth",)]["t1"] == Cell("80.00 ± 5.00", False)
@@ -134,16 +134,16 @@ def test_the_truth_is_no_rival_downstream(tmp_path):
 
 
 def test_what_draws_say_of_the_tumour_stands_beside_the_mean(tmp_path):
-    (table,) = ledger.maps(run_of(tmp_path))
+    (table,) = tables.tumour_map_tables(study_of(tmp_path))
     found = lines(table)
     told = [cell.text for cell in found["draws", "t1c", "enhancing"].values()]
     assert told == ["6", "50.0", "0.0123", "0.0057"]
     assert found["mean", "t1c", "enhancing"]["Dice, %"].text == "–"
-    assert "up to 1 have it not" in table.notes[1]
+    assert "up to 1 lack it" in table.notes[1]
 
 
 def test_tests_have_their_interval_and_two_p_values(tmp_path):
-    psnr, mae = ledger.significance(run_of(tmp_path))
+    psnr, mae = tables.significance_tables(study_of(tmp_path))
     assert psnr.caption == f"PSNR, dB: {METHODS['mm-csn']} minus each method"
     found = lines(psnr)["pix2pix", "t2"]
     assert [cell.text for cell in found.values()] == [
@@ -155,8 +155,8 @@ def test_tests_have_their_interval_and_two_p_values(tmp_path):
     ]
     assert not found["Holm p"].best
     assert lines(psnr)["pix2pix", "t1"]["Holm p"] == Cell("0.004", True)
-    assert ledger.LESS_IS_BETTER in mae.notes and not psnr.folded
-    assert [ledger.chance(p) for p in (math.nan, 9e-4, 0.04999)] == ["–", "< 0.001", "0.050"]
+    assert tables.NEGATIVE_IS_BETTER in mae.notes and not psnr.folded
+    assert [tables.format_p(p) for p in (math.nan, 9e-4, 0.04999)] == ["–", "< 0.001", "0.050"]
 
 
 def better(amount):
@@ -167,7 +167,7 @@ def better(amount):
 def test_the_best_of_several_runs_is_one(tmp_path):
     folders = [write_study(tmp_path / "one"), tmp_path / "two"]
     write_study(folders[1], rows=better(0.5))
-    psnr = lines(tables.table1(read_runs(folders))[0])
+    psnr = lines(tables.single_missing_tables(read_studies(folders))[0])
     assert psnr["one", METHODS["mm-csn"]]["t1"] == Cell("30.75 ± 0.40", False)
     assert psnr["two", METHODS["mm-csn"]]["t1"] == Cell("31.25 ± 0.40", True)
 
@@ -175,9 +175,9 @@ def test_the_best_of_several_runs_is_one(tmp_path):
 def test_the_best_of_runs_on_other_data_is_one_a_run(tmp_path):
     folders = [write_study(tmp_path / "one"), tmp_path / "two"]
     write_study(folders[1], rows=better(0.5), data_sha256="e" * 64)
-    runs = read_runs(folders)
-    assert not tables.same_questions(runs) and tables.same_questions(runs[:1])
-    psnr = lines(tables.table1(runs)[0])
+    studies = read_studies(folders)
+    assert not tables.same_test_data(studies) and tables.same_test_data(studies[:1])
+    psnr = lines(tables.single_missing_tables(studies)[0])
     assert psnr["one", METHODS["mm-csn"]]["t1"].best
     assert psnr["two", METHODS["mm-csn"]]["t1"].best
 
@@ -186,7 +186,7 @@ def test_runs_without_hashes_are_not_known_to_be_comparable(tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         write_study(folder, split_sha256=None)
-    assert not tables.same_questions(read_runs(folders))
+    assert not tables.same_test_data(read_studies(folders))
 
 
 def test_what_is_printed_alike_is_marked_alike():
@@ -194,13 +194,13 @@ def test_what_is_printed_alike_is_marked_alike():
         {"method": name, "metric": "psnr", "mean": mean, "sd": 1.0, "subjects": 3}
         for name, mean in (("a", 30.001), ("b", 30.004), ("c", 29.99))
     ]
-    assert [number(rows, name).best for name in "abc"] == [True, True, False]
-    assert number(rows[:1], "a") == Cell("30.00 ± 1.00", False)
-    assert number(rows, "d") == Cell("–")
+    assert [score_cell(rows, name).best for name in "abc"] == [True, True, False]
+    assert score_cell(rows[:1], "a") == Cell("30.00 ± 1.00", False)
+    assert score_cell(rows, "d") == Cell("–")
 
 
 def test_losses_are_listed_by_what_was_trained(tmp_path):
-    found = lines(ledger.logs([run_of(tmp_path)]))
+    found = lines(tables.loss_tables([study_of(tmp_path)])[0])
     assert list(found) == [("mm-CSN",), (METHODS["mmgan"],), ("pix2pix",)]
     own = [cell.text for cell in found[("mm-CSN",)].values()]
     assert own[:3] == ["2,000", "1.2", "0.05"]

@@ -43,7 +43,7 @@ from ummcsgm.inference.predictor import (
     make_sampler,
     slice_addresses,
 )
-from ummcsgm.reporting.plots import write_dial
+from ummcsgm.reporting.figures import write_dial
 from ummcsgm.types import Array, Images, InputError, Missing
 from ummcsgm.utils.atomic_io import write_atomic
 

@@ -45,7 +45,7 @@ from ummcsgm.inference.results import (
     write_result,
 )
 from ummcsgm.inference.subject_posterior import Posterior, Question, answers, question_of
-from ummcsgm.reporting.figure import check_preview, write_preview
+from ummcsgm.reporting.figures import check_preview, write_preview
 from ummcsgm.types import Config, Images, InputError
 from ummcsgm.utils.atomic_io import write_atomic
 from ummcsgm.utils.console import print_table

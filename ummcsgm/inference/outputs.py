@@ -9,7 +9,7 @@ from ummcsgm.data.intensity import denormalise
 from ummcsgm.data.layouts.naming import Subject
 from ummcsgm.data.subjects import PreparedSubject, network_brain
 from ummcsgm.inference.predictor import TrainedModel
-from ummcsgm.reporting.figure import Preview
+from ummcsgm.reporting.figures import Preview
 from ummcsgm.types import Array, Images
 
 

@@ -357,7 +357,9 @@ def training_curves_svg(title: str, curves: dict[str, Array]) -> str:
     figure.text(0.01, 0.02, "loss", color=text, size=13)
     content = io.StringIO()
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": MARK}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": title}
+    ):  # ids of a page differ
         figure.savefig(content, format="svg", transparent=True, metadata=no_metadata)
     return _inline_svg(content.getvalue(), variables)
 
@@ -386,11 +388,12 @@ def brain_box(truth: Array) -> tuple[slice, slice]:
 
 
 def _inline_svg(svg: str, variables: dict[str, str]) -> str:
-    """matplotlib's SVG as HTML embeds it: no XML header, namespaces, global style or ids that
-    nothing refers to."""
+    """matplotlib's SVG as HTML embeds it: no XML header, namespaces, global style, clip paths
+    or ids that nothing refers to."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:xmlns(?::xlink)?|width|height|version)="[^"]*"', "", svg, count=5)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S)
+    svg = re.sub(r"<defs>\s*<clipPath.*?</defs>| clip-path=\"[^\"]*\"", "", svg, flags=re.S)
     svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for colour, variable in variables.items():

@@ -1,47 +1,59 @@
-"""One self-contained HTML file that opens offline, and the same content as Markdown."""
+"""The report of one study or several: report.html and report.md."""
 
-import base64
-import html
-import json
-import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ummcsgm.reporting.cells import (
+from ummcsgm.reporting import tables
+from ummcsgm.reporting.document import (
     Block,
-    Cell,
-    Curves,
+    Bullets,
+    Document,
     Listing,
+    Paragraph,
     Picture,
-    Points,
     Section,
-    Slices,
-    Table,
-    Words,
+    SliceViewer,
+    TrainingCurves,
+    write_html,
+    write_markdown,
 )
-from ummcsgm.reporting.curves import KINDS, svg
-from ummcsgm.reporting.gallery import SD, Shown, read_subject
-from ummcsgm.reporting.markdown import markdown
-from ummcsgm.reporting.runs import NETWORK, Run, read_runs
-from ummcsgm.reporting.sections import TITLE, opening, sections
+from ummcsgm.reporting.figures import RESEARCH_ONLY
+from ummcsgm.reporting.study_results import SEGMENTER, StudyResults, read_studies
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import write_atomic
 
-VIEWS = {"images": "images", "error": "absolute error", "sd": "predicted standard deviation"}
-# Nothing is ever fetched, and the browser is told to see to it.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-CONVENTION = (
-    "In each column that modality is missing and the others are given. Axial slices in "
-    "radiological convention: anterior is up, the patient's right (R) is on the left. "
-    "Numbers below a map are its means over the brain in this slice, in grey levels "
-    "of 0 to 255."
+TITLE = "Completion of missing MR contrasts"
+CITE = "If you use this software, please cite it and the paper whose method it implements."
+BIBTEX = """\
+@article{meng2022,
+  title = {A Novel Unified Conditional Score-based Generative Framework for Multi-modal
+           Medical Image Completion},
+  author = {Meng and Gu and Pan and Wang and Xue and Lu and He and Zhan and Shen},
+  journal = {arXiv:2207.03430},
+  year = {2022}
+}
+
+@software{ummcsgm,
+  title = {ummcsgm: completion of missing MR contrasts with one conditional score
+           network},
+  author = {{The ummcsgm authors}},
+  version = {0.1.0},
+  license = {Apache-2.0}
+}"""
+DIFFERENT_DATA = (
+    "These runs do not have the same split and the same data, as far as their hashes "
+    "tell: numbers of one are not comparable with numbers of another. The best is "
+    "marked within each run, and tests are not shown."
 )
+DIAL = "What more network evaluations buy: CRPS and PSNR of every sampler"
+UNKNOWN = "not recorded"
 
 
 def compare(workdirs: list[str], output: str | None) -> None:
-    """The folder `output` holds one report of several runs.
+    """Writes one report of several studies to the folder `output`.
 
     Raises:
-        InputError: no runs are named, or no folder, or one holds no study.
+        InputError: no studies are named, or no folder, or one holds no study.
     """
     if not workdirs:
         raise InputError("--mode compare wants workdirs: --mode compare RUN RUN ...")
@@ -53,203 +65,159 @@ def compare(workdirs: list[str], output: str | None) -> None:
 
 
 def write_report(workdirs: list[Path], folder: Path) -> None:
-    """`folder` holds report.html and report.md of the studies in `workdirs`.
+    """Writes report.html and report.md of the studies in `workdirs` to `folder`.
 
     Raises:
         InputError: one of them holds no study.
     """
-    runs = read_runs(workdirs)
-    write_page(folder / "report.html", runs)
-    text = markdown(TITLE, opening(runs), sections(runs), folder)
-    write_atomic(folder / "report.md", text)
+    report = make_report(read_studies(workdirs))
+    write_html(folder / "report.html", report)
+    write_markdown(folder / "report.md", report)
 
 
-def write_page(path: Path, runs: list[Run]) -> None:
-    """`path` holds one HTML file with everything in it, which fetches nothing."""
-    found = sections(runs)
-    style, script = (
-        (Path(__file__).parent / "templates" / f"report.{end}").read_text() for end in ("css", "js")
-    )
-    links = (f'<a href="#{_anchor(s.title)}">{_safe(s.title)}</a>' for s in found)
-    title = _safe(f"{TITLE}: {', '.join(run.name for run in runs)}")
-    parts = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-        '<meta name="color-scheme" content="light dark">',
-        f'<title>{title}</title>\n<link rel="icon" href="data:,">',
-        f"<style>\n{style}</style>\n</head>\n<body>\n<header>\n<h1>{_safe(TITLE)}</h1>",
-        *map(_block, opening(runs)),
-        f'<nav aria-label="Sections">{" ".join(links)}</nav>\n</header>\n<main>',
-        *map(_section, found),
-        f"</main>\n<script>\n{script}</script>\n</body>\n</html>\n",
-    ]
-    write_atomic(path, "\n".join(parts))
-
-
-def _section(section: Section) -> str:
-    parts, plots = [], []
-    for block in (*section.blocks, None):
-        if isinstance(block, Curves):
-            plots.append(_block(block))
-            continue
-        if plots:  # side by side, as far as there is room
-            parts.append(f'<div class="plots">{"".join(plots)}</div>')
-            plots = []
-        if block is not None:
-            parts.append(_block(block))
-    anchor, title = _anchor(section.title), _safe(section.title)
-    inner = "\n".join(parts)
-    return f'<section id="{anchor}">\n<h2>{title}</h2>\n{inner}\n</section>'
-
-
-def _block(block: Block) -> str:
-    match block:
-        case Table():
-            return _table(block)
-        case Words(text, kind):
-            return f'<p class="{kind}">{_safe(text)}</p>'
-        case Points(lines):
-            items = "".join(f"<li>{_safe(line)}</li>" for line in lines)
-            return f"<ul>{items}</ul>"
-        case Listing(title, text, opened):
-            inner = f'<pre tabindex="0">{_safe(text)}</pre>'
-            head = f"<details{' open' if opened else ''}><summary>{_safe(title)}"
-            return f"{head}</summary>{inner}</details>"
-        case Picture():
-            return _picture(block)
-        case Curves():
-            return _plot(block)
-        case Slices():
-            return _slices(block)
-    raise TypeError(f"no HTML for a {type(block).__name__}")
-
-
-def _table(table: Table) -> str:
-    """A table that scrolls within its own frame where the window is narrow."""
-    kinds = [_kind(*each, table.names) for each in enumerate(table.head)]
-    head = "".join(
-        f'<th scope="col" class="{kind}">{_safe(name)}</th>'
-        for name, kind in zip(table.head, kinds, strict=True)
-    )
-    lines = "".join(f"<tr>{_line(line, kinds)}</tr>\n" for line in table.lines)
-    caption = _safe(table.caption)
-    notes = "".join(f'<p class="note">{_safe(note)}</p>' for note in table.notes)
-    pinned = " pinned" if table.names == 1 else ""
-    frame = (
-        f'<div class="frame{pinned}" tabindex="0" role="region" aria-label="{caption}">'
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}</tbody></table>"
-        f"</div>{notes}"
-    )
-    if table.folded:
-        return f"<details><summary>{caption}</summary>{frame}</details>"
-    return f"<h3>{caption}</h3>\n{frame}"
-
-
-def _kind(place: int, name: str, names: int) -> str:
-    if place >= names:
-        return "number"
-    return "word method" if name in ("method", "") else "word"
-
-
-def _line(line: tuple[Cell, ...], kinds: list[str]) -> str:
-    cells = []
-    for place, (cell, kind) in enumerate(zip(line, kinds, strict=True)):
-        text = _safe(cell.text)
-        text = f"<b>{text}</b>" if cell.best else text
-        if cell.below:
-            text += f"<small>{_safe(cell.below)}</small>"
-        tag, scope = ("td", "") if place else ("th", ' scope="row"')
-        cells.append(f'<{tag}{scope} class="{kind}">{text}</{tag}>')
-    return "".join(cells)
-
-
-def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode()
-    words = _safe(picture.words)
-    image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{words}</figcaption></figure>"
-
-
-def _plot(curves: Curves) -> str:
-    title = _safe(curves.title)
-    names = ""
-    if len(curves.lines) > 1:
-        keys = (
-            f'<span class="key kind{place % KINDS}">{_safe(name)}</span>'
-            for place, name in enumerate(curves.lines)
-        )
-        names = f'<div class="keys">{" ".join(keys)}</div>'
-    return f"<figure><figcaption>{title}</figcaption>{svg(curves)}{names}</figure>"
-
-
-def _slices(slices: Slices) -> str:
-    """The controls, a row of tiles for each method, and every sprite as text."""
-    methods = tuple(slices.methods)
-    shown = {name: read_subject(p, methods, NETWORK) for name, p in slices.paths.items()}
-    rows = [r for r in ("truth", *methods, SD) if any(r in s.rows for s in shown.values())]
-    titles = {"truth": "truth", **slices.methods, SD: VIEWS[SD]}
-    about = {
-        "modalities": slices.modalities,
-        "network": NETWORK,
-        "subjects": [
-            {"slices": s.slices, "rows": s.rows, "size": s.size, "limits": s.limits}
-            for s in shown.values()
+def make_report(studies: list[StudyResults]) -> Document:
+    """Every section that the studies have something for."""
+    comparable = tables.same_test_data(studies)
+    blocks = {
+        "Table 1": [*tables.single_missing_tables(studies), *_method_notes(studies)],
+        "More modalities missing": tables.several_missing_tables(studies),
+        "Calibration of the predicted laws": tables.crps_tables(studies),
+        "Significance": _by_study(studies if comparable else [], tables.significance_tables),
+        "Costs": tables.cost_tables(studies),
+        "Downstream segmentation": [
+            *tables.dice_tables(studies),
+            *_by_study(studies, tables.tumour_map_tables),
+            *_downstream_notes(studies),
         ],
+        "Figure 2": _by_study(studies, _slice_viewer),
+        "Calibration plots": _by_study(
+            studies, lambda study: [Picture(*item) for item in study.pictures.items()]
+        ),
+        "The dial": _by_study(
+            studies, lambda study: [Picture(study.dial, DIAL)] if study.dial else []
+        ),
+        "Training": [*_training_curves(studies), *tables.loss_tables(studies)],
+        "How it was made": _origin(studies),
+        "How to cite": [Paragraph(CITE), Listing("BibTeX", BIBTEX, opened=True)],
     }
-    head = "".join(f"<span>{_safe(name)}</span>" for name in slices.modalities)
-    tiles = "".join(_row(row, titles[row]) for row in rows)
-    return (
-        f'<div class="gallery" data-about="{_safe(json.dumps(about))}"'
-        f' style="--columns:{max(1, len(slices.modalities))}">'
-        f"{_controls(slices.title, shown, SD in rows)}"
-        f'<div class="row"><div></div><div class="names">{head}</div></div>{tiles}'
-        f'<p class="note">{_safe(CONVENTION)}</p>'
-        "<noscript><p>The slices are drawn by JavaScript, which is off.</p></noscript>"
-        f"{''.join(map(_sprites, range(len(shown)), shown.values()))}</div>"
-    )
+    sections = tuple(Section(title, tuple(b)) for title, b in blocks.items() if b)
+    names = ", ".join(study.name for study in studies)
+    return Document(TITLE, _opening(studies, comparable), sections, names)
 
 
-def _row(name: str, title: str) -> str:
-    return (
-        f'<div class="row" data-row="{_safe(name)}"><div class="label">{_safe(title)}'
-        '<i class="what"></i></div><div class="tiles"><canvas role="img"></canvas>'
-        '<div class="means"></div></div></div>'
-    )
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by their dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict) and value
+        values |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return values
 
 
-def _controls(title: str, shown: dict[str, Shown], any_sd: bool) -> str:
-    """Subject, slice and what is shown of it, with the scale of greys or colours."""
-    name = _safe(title)
-    options = "".join(
-        f'<option value="{place}">{_safe(subject)}</option>' for place, subject in enumerate(shown)
-    )
-    radios = "".join(
-        f'<label><input type="radio" name="view {name}" value="{view}"'
-        f"{' checked' if view == 'images' else ''}> {words}</label>"
-        for view, words in VIEWS.items()
-        if any_sd or view != SD
-    )
-    return (
-        f'<div class="controls"><label>subject <select>{options}</select></label>'
-        '<label class="slider">slice <input type="range" min="0" value="0" step="1">'
-        '<output aria-live="polite"></output></label>'
-        f'<fieldset><legend class="hidden">shown</legend>{radios}</fieldset>'
-        '<div class="scale"><span class="low">0</span><i></i><span class="high"></span>'
-        "</div></div>"
-    )
+def config_differences(studies: list[StudyResults]) -> dict[str, list[Any]]:
+    """The config's keys whose values differ, with the value of each study."""
+    configs = [flatten(study.facts.get("config", {})) for study in studies]
+    values = {key: [c.get(key) for c in configs] for key in sorted(set().union(*configs))}
+    return {key: row for key, row in values.items() if any(value != row[0] for value in row)}
 
 
-def _sprites(subject: int, shown: Shown) -> str:
-    return "".join(
-        f'<script type="text/plain" data-sprite="{subject}-{place}">{sprite}</script>'
-        for place, sprite in enumerate(shown.sprites)
-    )
+def _opening(studies: list[StudyResults], comparable: bool) -> tuple[Block, ...]:
+    """For research only, what was run, what to know."""
+    items = []
+    for study in studies:
+        items.append(_summary(study))
+        profiles = tables.distinct(f"{r['profile']} ({r['profile_hash']})" for r in study.rows)
+        items.append(_named(studies, study, f"Metrics of profile {', '.join(profiles)}."))
+        items += [_named(studies, study, str(note)) for note in study.facts.get("notes", [])]
+    warnings = [RESEARCH_ONLY] + [DIFFERENT_DATA] * (not comparable)
+    return (*(Paragraph(text, "warning") for text in warnings), Bullets(tuple(items)))
 
 
-def _anchor(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower())
+def _summary(study: StudyResults) -> str:
+    split = study.facts.get("split", {})
+    counts = ", ".join(f"{count} for {part}" for part, count in split.items())
+    seed, budget = (study.facts.get(key, UNKNOWN) for key in ("seed", "budget"))
+    return f"Run {study.name}: seed {seed}; subjects: {counts or UNKNOWN}. {budget}"
 
 
-def _safe(text: str) -> str:
-    return html.escape(str(text), quote=True)
+def _by_study(
+    studies: list[StudyResults], make_blocks: Callable[[StudyResults], list[Block]]
+) -> list[Block]:
+    """The blocks of every study, below its name where there are several."""
+    found: list[Block] = []
+    for study in studies:
+        blocks = make_blocks(study)
+        if blocks and len(studies) > 1:
+            found.append(Paragraph(f"Run {study.name}", style="run"))
+        found += blocks
+    return found
+
+
+def _named(studies: list[StudyResults], study: StudyResults, text: str) -> str:
+    return f"{study.name}: {text}" if len(studies) > 1 else text
+
+
+def _method_notes(studies: list[StudyResults]) -> list[Block]:
+    items = [
+        _named(studies, study, f"{method.get('title', method['name'])}: {method['note']}")
+        for study in studies
+        for method in study.methods
+        if method.get("note")
+    ]
+    return [Bullets(tuple(items))] if items else []
+
+
+def _downstream_notes(studies: list[StudyResults]) -> list[Block]:
+    items = [
+        _named(studies, study, study.downstream["note"])
+        for study in studies
+        if study.downstream and study.downstream.get("note")
+    ]
+    return [Bullets(tuple(items))] if items else []
+
+
+def _slice_viewer(study: StudyResults) -> list[Block]:
+    modalities = tuple(study.facts.get("modalities", ()))
+    viewer = SliceViewer(study.name, study.galleries, modalities, study.titles(), study.figure)
+    return [viewer] if study.galleries else []
+
+
+def _training_curves(studies: list[StudyResults]) -> list[Block]:
+    """A plot for each method, with a curve for each study."""
+    plots: dict[str, dict[str, Any]] = {}
+    titles = {SEGMENTER: "segmentation network, for what follows downstream"}
+    for study in studies:
+        titles |= study.training_titles()
+        for name, points in study.logs.items():
+            plots.setdefault(name, {})[study.name] = points
+    return [TrainingCurves(titles.get(name, name), curves) for name, curves in plots.items()]
+
+
+def _origin(studies: list[StudyResults]) -> list[Block]:
+    """Seeds, hashes, the commit, versions and the configuration of every study."""
+    keys = {
+        "seed": "seed",
+        "budget": "budget",
+        "commit": "commit",
+        "SHA-256 of the split": "split_sha256",
+        "SHA-256 of the data": "data_sha256",
+    }
+    facts = {title: [s.facts.get(key, UNKNOWN) for s in studies] for title, key in keys.items()}
+    for part in ("train", "validation", "test"):
+        facts[f"subjects for {part}"] = [s.facts.get("split", {}).get(part) for s in studies]
+    versions = [study.facts.get("versions", {}) for study in studies]
+    captions = {
+        "Facts": facts,
+        "Versions": {k: [v.get(k) for v in versions] for k in sorted(set().union(*versions))},
+        "What differs between the configurations": config_differences(studies),
+    }
+    blocks: list[Block] = [
+        tables.facts_table(studies, values, caption)
+        for caption, values in captions.items()
+        if values
+    ]
+    for study in studies:
+        values = flatten(study.facts.get("config", {}))
+        text = "\n".join(f"{key} = {value!r}" for key, value in values.items())
+        blocks.append(Listing(_named(studies, study, "Configuration"), text or UNKNOWN))
+    return blocks

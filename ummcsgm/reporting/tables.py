@@ -4,14 +4,18 @@ A method in a table is the pair (study's name, method's name), so that one table
 several studies.
 """
 
+import csv
+import io
 import math
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ummcsgm.reporting.study_results import Rows, StudyResults
+from ummcsgm.utils.atomic_io import write_atomic
 
 SCALES = {"psnr": 1, "ssim_global": 100, "ssim_wang": 100, "mae": 1, "crps": 1, "dice": 100}
 METRICS = {
@@ -69,6 +73,15 @@ def make_table(
         for row in rows
     )
     return Table(caption, tuple(columns), cells, tuple(notes), label_columns, folded)
+
+
+def write_csv(path: Path, rows: Sequence[dict], columns: Sequence[str]) -> None:
+    """Writes these columns of the rows, in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row[column] for column in columns] for row in rows)
+    write_atomic(path, text.getvalue())
 
 
 def format_number(value: Any, digits: int = 2) -> str:
@@ -286,9 +299,7 @@ def number_missing(row: dict) -> int:
     return len(row["missing"].split("+"))
 
 
-def _metric_rows(
-    studies: list[StudyResults], single: bool
-) -> Iterator[tuple[str, str, str, Rows]]:
+def _metric_rows(studies: list[StudyResults], single: bool) -> Iterator[tuple[str, str, str, Rows]]:
     """(letter, metric, caption, rows) of each profile and metric that has rows, with one
     modality missing (`single`) or more."""
     rows = [row for study in studies for row in _keyed(study, study.rows)]

@@ -20,8 +20,10 @@ from ummcsgm.distributed import devices
 from ummcsgm.evaluation.contest import Contest, enter, exhibit
 from ummcsgm.evaluation.evaluate import evaluate, interleaved
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model
-from ummcsgm.reporting import page, report
-from ummcsgm.reporting.figure import Panels, write_figure
+from ummcsgm.reporting import page
+from ummcsgm.reporting.evaluation_report import SCORE_COLUMNS, SUBJECT_COLUMNS, write_evaluation
+from ummcsgm.reporting.figures import Panels, write_figure
+from ummcsgm.reporting.tables import write_csv
 from ummcsgm.study.costs import costs_of, measure
 from ummcsgm.study.findings import Findings, facts_of, own_findings, results_of
 from ummcsgm.study.rivals import load_rival, mm_csn_mean
@@ -32,15 +34,15 @@ from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
 
 TESTED = ("difference", "low", "high", "p", "p_holm")
 TABLES = {  # in WORKDIR/study: the results they hold, and their columns
-    "table": ("rows", report.COLUMNS),
-    "subjects": ("subjects", [*report.SUBJECT_COLUMNS, "crps"]),
+    "table": ("rows", SCORE_COLUMNS),
+    "subjects": ("subjects", [*SUBJECT_COLUMNS, "crps"]),
     "crps": ("crps", ("method", "modality", "mean", "sd", "subjects")),
     "significance": ("tests", (*"metric modality method reference subjects".split(), *TESTED)),
 }
 
 
 def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: bool) -> None:
-    """WORKDIR/evaluation holds what `report.write` writes of the mm-CSN's evaluation,
+    """WORKDIR/evaluation holds what `write_evaluation` writes of the mm-CSN's evaluation,
     WORKDIR/study results.json, its tables and galleries, of all methods that have been
     trained there.
 
@@ -55,7 +57,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
         _check_fellow(method_folder(workdir, name), name, trained)
     measured, cohort = evaluate(workdir, config, all_configurations)
     if devices.is_main():
-        report.write(measured, workdir / "evaluation")
+        write_evaluation(measured, workdir / "evaluation")
     contest = _contest(config, cohort, all_configurations)
     mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
     if devices.is_main():
@@ -148,7 +150,7 @@ def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
         np.savez_compressed(content, **gallery)
         write_atomic(folder / "gallery" / f"{name}.npz", content.getvalue())
     for name, (key, columns) in TABLES.items():
-        report.write_csv(folder / f"{name}.csv", results[key], columns)
+        write_csv(folder / f"{name}.csv", results[key], columns)
     shown = _panels(results, galleries)
     if shown is None:
         (folder / "figure.png").unlink(missing_ok=True)
