@@ -329,7 +329,7 @@ def test_parts_are_computed_again_where_code_of_their_numbers_has_changed(
     calls = stand_in(monkeypatch, world, darker)
     for name, file in (
         ("as it is", None),
-        ("a page is written in another way", "reporting/report.py"),
+        ("a page is written in another way", "reporting/evaluation_report.py"),
         ("a solver is mended", "diffusion/solvers.py"),
     ):
         copy = shutil.copytree(package, tmp_path / name, ignore=shutil.ignore_patterns("__py*"))
