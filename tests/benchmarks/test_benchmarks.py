@@ -13,7 +13,8 @@ from tiny_slices import look, made, write_three
 from ummcsgm.benchmarks import data, dial, doctor, launch, memory, sampling, scaling
 from ummcsgm.benchmarks import input as input_benchmark
 from ummcsgm.distributed import devices
-from ummcsgm.inference.subject_posterior import Posterior, Question
+from ummcsgm.inference.inputs import SubjectInputs
+from ummcsgm.inference.subject_posterior import SubjectPosterior
 from ummcsgm.types import Estimate
 
 
@@ -111,8 +112,8 @@ def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
         return (images for _ in addresses)
 
     images = np.zeros((10, 2, 2, 4), np.float32)
-    question = Question("P", np.arange(10), images, np.ones(4, bool))
-    posterior = Posterior(mean, draws, np.ones(4))
+    question = SubjectInputs("P", np.arange(10), images, np.ones(4, bool))
+    posterior = SubjectPosterior(mean, draws, np.ones(4))
     for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
         timer, description = sampling.make_timer(posterior, question, 2, count, timed)
         total = 5 * max(count, 1)

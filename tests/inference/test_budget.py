@@ -10,15 +10,20 @@ from tiny_run import files_under, run_main, tiny_config, write_subjects
 from ummcsgm.config.build_data import find_anywhere
 from ummcsgm.data.crop import SliceView
 from ummcsgm.inference import budget
-from ummcsgm.inference.budget import MOST, affordable, evaluations_a_second, within_budget
-from ummcsgm.inference.results import CompletionOptions
-from ummcsgm.inference.subject_posterior import Question
+from ummcsgm.inference.budget import (
+    MAX_DRAWS,
+    affordable_draws,
+    evaluations_per_second,
+    within_budget,
+)
+from ummcsgm.inference.inputs import SubjectInputs
+from ummcsgm.inference.outputs import CompletionOptions
 from ummcsgm.types import InputError
 
 pytest_plugins = ["tiny_study"]
 
-ORDER = CompletionOptions(("t1c",), (), 1, (0.5,), "mean", False, seconds=10.0)
-SCORING = types.SimpleNamespace(few=12, microbatch=8)
+ORDER = CompletionOptions(("t1c",), budget_seconds=10.0)
+SCORING = types.SimpleNamespace(sampler_steps=12, microbatch=8)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +35,12 @@ SCORING = types.SimpleNamespace(few=12, microbatch=8)
         (25.0, 2),
         (36.99, 2),
         (37.0, 3),
-        (1 + 12 * MOST, MOST),
-        (1e6, MOST),
+        (1 + 12 * MAX_DRAWS, MAX_DRAWS),
+        (1e6, MAX_DRAWS),
     ],
 )
 def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
-    assert affordable(seconds, 100, 100.0, 12) == draws
+    assert affordable_draws(seconds, 100, 100.0, 12) == draws
 
 
 def trained():
@@ -57,10 +62,10 @@ def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
     tmp_path, monkeypatch, capsys, seconds, sampler, draws
 ):
     """5 slices of brain are a microbatch of 8: 10 evaluations of each a second."""
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
-    order = CompletionOptions(("t1c",), (), 1, (0.5,), "mean", False, seconds=seconds)
+    monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 80.0)
+    order = CompletionOptions(("t1c",), budget_seconds=seconds)
     if sampler is None:
-        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 7.9)
+        monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 7.9)
         with pytest.raises(InputError, match=r"budget-seconds is 1, .* takes 1.01 s"):
             within_budget(order, trained(), SCORING, subjects_in(tmp_path), tmp_path)
         return
@@ -71,30 +76,30 @@ def test_the_order_is_what_the_rate_allows_or_says_what_it_needs(
 
 
 def test_a_subject_that_cannot_be_read_is_passed_over_for_the_rate(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 1000.0)
+    monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 1000.0)
     (good,) = subjects_in(tmp_path / "good")
     (bad,) = subjects_in(tmp_path / "bad")
     next(iter(bad.files.values())).write_bytes(b"damaged")
     both = [bad, good]
-    assert within_budget(ORDER, trained(), SCORING, both, tmp_path).draws == MOST
+    assert within_budget(ORDER, trained(), SCORING, both, tmp_path).draws == MAX_DRAWS
     with pytest.raises(InputError, match="bad"):
         within_budget(ORDER, trained(), SCORING, [bad], tmp_path / "other")
 
 
 def test_what_was_chosen_for_a_folder_is_chosen_again(tmp_path, monkeypatch):
     """A cohort that was stopped goes on, though the machine is slower now."""
-    some, order = subjects_in(tmp_path / "in"), dataclasses.replace(ORDER, seconds=5.0)
+    some, order = subjects_in(tmp_path / "in"), dataclasses.replace(ORDER, budget_seconds=5.0)
 
     def draws(rate, **changes):
-        monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: rate)
+        monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: rate)
         own = dataclasses.replace(order, **changes)
         return within_budget(own, trained(), SCORING, some, tmp_path / "out").draws
 
     assert draws(80.0) == 4  # 8 slices, the last microbatch filled: 50 evaluations
     assert draws(40.0) == 4
     assert draws(40.0, overwrite=True) == 2
-    assert draws(80.0, seconds=6.0) == 4
-    assert draws(80.0, seconds=5.0) == 4
+    assert draws(80.0, budget_seconds=6.0) == 4
+    assert draws(80.0, budget_seconds=5.0) == 4
 
 
 @pytest.mark.parametrize(
@@ -107,10 +112,10 @@ def test_a_budget_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
-    order = dataclasses.replace(ORDER, seconds=1.0, spread=True)
+    monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 80.0)
+    order = dataclasses.replace(ORDER, budget_seconds=1.0, quantiles_requested=True)
     some = subjects_in(tmp_path)
-    without = dataclasses.replace(order, spread=False)
+    without = dataclasses.replace(order, quantiles_requested=False)
     assert within_budget(without, trained(), SCORING, some, tmp_path).sampler == "mean"
     # Nor for one that was chosen before, for the same seconds.
     with pytest.raises(InputError, match=r"--quantiles wants 2 draws .* take 2.5 s"):
@@ -120,36 +125,36 @@ def test_quantiles_are_not_dropped_for_a_budget_of_the_mean_alone(tmp_path, monk
 def test_the_rate_is_that_of_slices_in_full_microbatches(monkeypatch):
     clock, calls = [0.0], []
 
-    def answer(images, missing, addresses):
+    def mean(images, missing):
         clock[0] += 0.25 if calls else 60  # the first call compiles
-        calls.append((images.shape, missing.shape, addresses.shape))
+        calls.append((images.shape, missing.shape))
 
-    monkeypatch.setattr(budget, "make_answer", lambda *which: answer)
+    monkeypatch.setattr(budget, "make_mean_predictor", lambda *which: mean)
     monkeypatch.setattr(budget.time, "perf_counter", lambda: clock[0])
     images = np.zeros((3, 4, 4, 2), np.float32)
-    question = Question("P1", np.arange(3), images, np.array([True, False]))
-    assert evaluations_a_second(None, SCORING, question) == 8 / 0.25
-    assert set(calls) == {((8, 4, 4, 2), (8, 2), (8, 3))}
+    question = SubjectInputs("P1", np.arange(3), images, np.array([True, False]))
+    assert evaluations_per_second(None, SCORING, question) == 8 / 0.25
+    assert set(calls) == {((8, 4, 4, 2), (8, 2))}
 
 
 def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(monkeypatch, tmp_path):
     """As many rows as are computed: 12 where 12 devices share a microbatch of 8."""
     sizes = []
 
-    def answer(images, missing, addresses):
+    def mean(images, missing):
         sizes.append(len(images))
 
     monkeypatch.setattr(budget.devices, "round_up_to_devices", lambda size: size + 4)
-    monkeypatch.setattr(budget, "make_answer", lambda *which: answer)
-    monkeypatch.setattr(budget, "MEASURED", 0.0)
+    monkeypatch.setattr(budget, "make_mean_predictor", lambda *which: mean)
+    monkeypatch.setattr(budget, "TIMED_SECONDS", 0.0)
     images = np.zeros((3, 4, 4, 2), np.float32)
-    question = Question("P1", np.arange(3), images, np.array([True, False]))
-    evaluations_a_second(None, SCORING, question)
+    question = SubjectInputs("P1", np.arange(3), images, np.array([True, False]))
+    evaluations_per_second(None, SCORING, question)
     assert set(sizes) == {12}
     # 5 slices of brain are 16 rows: 25 evaluations of each in 5 s, 1 + 2 x 12.
     monkeypatch.setattr(budget.devices, "round_up_to_devices", lambda size: 2 * size)
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 80.0)
-    order = dataclasses.replace(ORDER, seconds=5.0)
+    monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 80.0)
+    order = dataclasses.replace(ORDER, budget_seconds=5.0)
     known = (trained(), SCORING, subjects_in(tmp_path / "in"), tmp_path / "out")
     assert within_budget(order, *known).draws == 2
 
@@ -157,7 +162,7 @@ def test_a_microbatch_of_many_devices_is_counted_with_all_of_its_rows(monkeypatc
 def test_by_the_command_line_a_budget_and_then_the_same_draws_again(
     study, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(budget, "evaluations_a_second", lambda *which: 56.0)
+    monkeypatch.setattr(budget, "evaluations_per_second", lambda *which: 56.0)
     order = ("--workdir", study / "run", "--mode", "complete", "--missing", "t2,t1c")
     order += ("--input", study / "subjects/HGG/P1")
     assert run_main(*order, "--output", tmp_path / "a", "--budget-seconds", "1") == 0

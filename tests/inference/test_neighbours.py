@@ -29,8 +29,8 @@ from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import ScoreModel, make_denoise
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.inference import acquisition_value
+from ummcsgm.inference.inputs import SubjectInputs
 from ummcsgm.inference.predictor import load_trained_model, make_mean_predictor
-from ummcsgm.inference.subject_posterior import Question
 from ummcsgm.models.mm_csn import CONDITIONINGS
 from ummcsgm.study.findings import notes
 from ummcsgm.types import Estimate
@@ -227,7 +227,7 @@ def test_without_neighbours_no_parameter_is_another(make_network):
 def test_a_scan_that_would_be_acquired_has_the_neighbours_it_would_have():
     asked = []
 
-    def mean(images, missing, addresses):
+    def mean(images, missing):
         asked.append((images, missing))
         return Estimate(images[..., :4], None)
 
@@ -235,7 +235,7 @@ def test_a_scan_that_would_be_acquired_has_the_neighbours_it_would_have():
     images = np.where(np.tile(missing, 3), 0, stacks_of(0))
     drawn = stacks_of(1)[..., :4]
     posterior = SimpleNamespace(mean=mean)
-    acquisition_value._mean_given(posterior, Question("P1", z, images, missing), drawn, 2)
+    acquisition_value._mean_given(posterior, SubjectInputs("P1", z, images, missing), drawn, 2)
     ((given, absent),) = asked
     assert np.array_equal(absent, [[True, False, False, False]] * 3)
     blank = 0 * drawn[0]

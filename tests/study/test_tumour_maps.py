@@ -10,7 +10,7 @@ from tiny_slices import AFFINE, MODALITIES, SETTINGS, SHAPE, look, write_three
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
 from ummcsgm.data.subjects import prepare_subject
-from ummcsgm.inference.results import RESEARCH, sidecar
+from ummcsgm.inference.outputs import RESEARCH, sidecar
 from ummcsgm.study.downstream import patient_of
 from ummcsgm.study.tumour_maps import (
     BINS,

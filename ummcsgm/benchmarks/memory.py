@@ -50,7 +50,7 @@ from ummcsgm.data.phantom.make import FIELD_OF_VIEW
 from ummcsgm.diffusion.loss import draw_dsm_inputs, dsm_and_variance_losses
 from ummcsgm.distributed import devices
 from ummcsgm.inference.complete import complete
-from ummcsgm.inference.results import CompletionOptions
+from ummcsgm.inference.outputs import CompletionOptions
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Batch, Config, InputError, Params
 
@@ -174,11 +174,12 @@ def prepare_run(folder: Path, flags: argparse.Namespace) -> str:
 
 def completing_mib(folder: Path, missing: str, draws: int) -> float | None:
     """The peak of this process after completing the subject with so many draws."""
-    levels, target = (0.05, 0.5, 0.95), folder / f"{draws}"
-    order = CompletionOptions((missing,), (), draws, levels, "warm", overwrite=True, keep=False)
-    folders = (str(folder / "subjects"), str(target))
+    options = CompletionOptions(
+        (missing,), draws=draws, sampler="warm", overwrite=True, keep_draws=False
+    )
+    folders = (str(folder / "subjects"), str(folder / f"{draws}"))
     with contextlib.redirect_stdout(sys.stderr):
-        if not complete(folder / "run", None, folders, order, (0, 1)):
+        if not complete(folder / "run", None, folders, options, (0, 1)):
             raise InputError("the phantom subject could not be completed.")
     return peak_mib()
 

@@ -44,14 +44,9 @@ from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
 from ummcsgm.diffusion.preconditioning import make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1
 from ummcsgm.distributed import devices
+from ummcsgm.inference.inputs import SubjectInputs, subject_inputs
 from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor, make_sampler
-from ummcsgm.inference.subject_posterior import (
-    Posterior,
-    Question,
-    draws_of,
-    estimate_of,
-    question_of,
-)
+from ummcsgm.inference.subject_posterior import SubjectPosterior, predict_mean, sample_draws
 from ummcsgm.types import Array, Config, Estimate
 
 STEPS = 1000
@@ -102,43 +97,47 @@ def measure_overhead(flags: argparse.Namespace, batch: int) -> dict:
     }
 
 
-def first_slices(question: Question, slices: int) -> Question:
-    """`question` with its first `slices` alone."""
-    return question._replace(z=question.z[:slices], images=question.images[:slices])
+def first_slices(inputs: SubjectInputs, slices: int) -> SubjectInputs:
+    """`inputs` with its first `slices` alone."""
+    return inputs._replace(z=inputs.z[:slices], images=inputs.images[:slices])
 
 
-def make_posterior(trained: TrainedModel, sampler: str, scoring: EvaluationOptions) -> Posterior:
+def make_posterior(
+    trained: TrainedModel, sampler: str, scoring: EvaluationOptions
+) -> SubjectPosterior:
     """The mean predictor and the sampler, as in `complete`."""
     mean = make_mean_predictor(trained, scoring)
     draws = make_sampler(trained, sampler, scoring)
-    return Posterior(mean, draws, np.ones(len(trained.space.modalities)))
+    return SubjectPosterior(mean, draws, np.ones(len(trained.space.modalities)))
 
 
-def draw_all(posterior: Posterior, question: Question, estimate: Estimate, draws: int) -> None:
+def draw_all(
+    posterior: SubjectPosterior, inputs: SubjectInputs, estimate: Estimate, draws: int
+) -> None:
     """Draws as `complete` makes them, one after another; keeps none."""
-    for _ in draws_of(posterior, question, estimate, draws):
+    for _ in sample_draws(posterior, inputs, estimate, draws):
         pass
 
 
 def make_timer(
-    posterior: Posterior, question: Question, size: int, draws: int, timed: int
+    posterior: SubjectPosterior, inputs: SubjectInputs, size: int, draws: int, timed: int
 ) -> tuple[Callable[[], float], str]:
     """(seconds() of `draws` draws, or of the mean for 0 draws; "n of N" microbatches).
 
     All is compiled before it returns. `timed` microbatches are timed, 0: all.
     """
-    total = -(-max(draws, 1) * len(question.z) // size)
+    total = -(-max(draws, 1) * len(inputs.z) // size)
     whole = not 0 < timed < total
-    count = total if whole else min(timed, max(1, len(question.z) // size))
-    part = question if whole else first_slices(question, count * size)
-    estimate = estimate_of(posterior, part)
+    count = total if whole else min(timed, max(1, len(inputs.z) // size))
+    part = inputs if whole else first_slices(inputs, count * size)
+    estimate = predict_mean(posterior, part)
 
-    def work(part: Question, number: int) -> None:
+    def work(part: SubjectInputs, number: int) -> None:
         if draws:
             first = estimate.map(lambda array: array[: len(part.z)])
             draw_all(posterior, part, first, number)
         else:
-            estimate_of(posterior, part)
+            predict_mean(posterior, part)
 
     work(first_slices(part, 1), 1)
     number = draws if whole else 1
@@ -147,7 +146,10 @@ def make_timer(
 
 
 def measure_volume(
-    trained: TrainedModel, scoring: EvaluationOptions, question: Question, flags: argparse.Namespace
+    trained: TrainedModel,
+    scoring: EvaluationOptions,
+    inputs: SubjectInputs,
+    flags: argparse.Namespace,
 ) -> dict:
     """Seconds a volume of every way to sample it, in turn."""
     warm = make_posterior(trained, "warm", scoring)
@@ -159,15 +161,15 @@ def measure_volume(
         "warm_draws": (warm, size, flags.draws, flags.timed),
         "algorithm1": (slow, size, 1, flags.timed_algorithm1),
     }
-    made = {name: make_timer(posterior, question, *how) for name, (posterior, *how) in ways.items()}
+    made = {name: make_timer(posterior, inputs, *how) for name, (posterior, *how) in ways.items()}
     turns = [{name: timer() for name, (timer, _) in made.items()} for _ in range(flags.repeats)]
     for turn in turns:
         turn["warm"] = turn["mean"] + turn.pop("warm_draw")
         turn["mean_and_draws"] = turn["mean"] + turn.pop("warm_draws")
     ratios = [turn["mean_and_draws"] / turn["algorithm1"] for turn in turns]
     return {
-        "slices": len(question.z),
-        "computed_share": round(_share(trained, question, flags.shape), 3),
+        "slices": len(inputs.z),
+        "computed_share": round(_share(trained, inputs, flags.shape), 3),
         "steps": {"warm": scoring.sampler_steps, "algorithm1": scoring.algorithm1_steps},
         "draws": flags.draws,
         **{f"{name}_s": [round(turn[name], 3) for turn in turns] for name in turns[0]},
@@ -176,9 +178,9 @@ def measure_volume(
     }
 
 
-def _share(trained: TrainedModel, question: Question, shape: tuple[int, ...]) -> float:
+def _share(trained: TrainedModel, inputs: SubjectInputs, shape: tuple[int, ...]) -> float:
     """The share of the volume's voxels that the network computes."""
-    return len(question.z) * np.prod(trained.space.grid) / np.prod(shape)
+    return len(inputs.z) * np.prod(trained.space.grid) / np.prod(shape)
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:
@@ -187,7 +189,7 @@ def exponent(sizes: list[int], times: list[float]) -> float:
 
 
 def measure_growth(
-    trained: TrainedModel, scoring: EvaluationOptions, question: Question, repeats: int
+    trained: TrainedModel, scoring: EvaluationOptions, inputs: SubjectInputs, repeats: int
 ) -> dict:
     """How seconds grow with the batch, with draws of one step, and with slices."""
     size = scoring.microbatch
@@ -195,11 +197,9 @@ def measure_growth(
     single_step = make_posterior(trained, "warm", replace(scoring, sampler_steps=1))
     for n in SIZES:
         batched = make_posterior(trained, "warm", replace(scoring, microbatch=n))
-        works["batch", n] = make_timer(batched, first_slices(question, n), n, 0, 0)[0]
-        works["draws", n] = make_timer(single_step, first_slices(question, size), size, n, 0)[0]
-        works["slices", n] = make_timer(single_step, first_slices(question, n * size), size, 0, 0)[
-            0
-        ]
+        works["batch", n] = make_timer(batched, first_slices(inputs, n), n, 0, 0)[0]
+        works["draws", n] = make_timer(single_step, first_slices(inputs, size), size, n, 0)[0]
+        works["slices", n] = make_timer(single_step, first_slices(inputs, n * size), size, 0, 0)[0]
     turns = [{key: work() for key, work in works.items()} for _ in range(repeats)]
     report: dict[str, dict] = {}
     for kind in ("batch", "draws", "slices"):
@@ -229,11 +229,11 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict:
         names, view = trained.space.modalities, trained.space.view
         subject = write_subject(folder, names, tuple(flags.shape))
         prepared = prepare_subject(subject, names[1:], view)  # the first is missing
-        question = question_of(subject.name, prepared, names)
+        inputs = subject_inputs(subject.name, prepared, names)
         if "volume" in parts:
-            report["volume"] = measure_volume(trained, scoring, question, flags)
+            report["volume"] = measure_volume(trained, scoring, inputs, flags)
         if "growth" in parts:
-            report["growth"] = measure_growth(trained, scoring, question, flags.repeats)
+            report["growth"] = measure_growth(trained, scoring, inputs, flags.repeats)
     return report | {"load": system_load()}
 
 

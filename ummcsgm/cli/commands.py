@@ -122,7 +122,7 @@ def _describe_resume() -> str:
 
 
 def _completion_options() -> Any:
-    from ummcsgm.inference.results import CompletionOptions
+    from ummcsgm.inference.outputs import CompletionOptions
 
     draws, sampler, seconds = FLAGS.draws, FLAGS.sampler, FLAGS["budget-seconds"].value
     if seconds is not None and (draws is not None or sampler or FLAGS.advise):
@@ -142,13 +142,13 @@ def _completion_options() -> Any:
         missing=tuple(FLAGS.missing),
         ignored=tuple(FLAGS.ignore),
         draws=draws,
-        levels=_quantile_levels(FLAGS.quantiles or ["0.05", "0.5", "0.95"]),
+        quantiles=_quantile_levels(FLAGS.quantiles or ["0.05", "0.5", "0.95"]),
         sampler=sampler or ("warm" if draws > 1 else "mean"),
         overwrite=FLAGS.overwrite,
-        keep=FLAGS.keep_draws,
-        spread=FLAGS.quantiles is not None,
-        seconds=seconds,
-        advise=FLAGS.advise,
+        keep_draws=FLAGS.keep_draws,
+        quantiles_requested=FLAGS.quantiles is not None,
+        budget_seconds=seconds,
+        rank_acquisitions=FLAGS.advise,
     )
 
 

@@ -122,16 +122,57 @@ def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
     are rounded, by at most 1/1000 of the largest or as finely as the integer type
     allows, in a new scaling if need be. Nothing is clipped, and 0 reads back as 0.
     """
-    back = ornt_transform(RAS, geometry.orientation)
-    there = apply_orientation(np.asarray(volume, np.float32).transpose(2, 1, 0), back)
     dtype, scaling = geometry.header.get_data_dtype(), _scaling(geometry.header)
-    stored, *scaling = stored_as(dtype, scaling, there.reshape(geometry.shape))
+    stored, *scaling = stored_as(dtype, scaling, _to_stored_axes(volume, geometry))
+    image = _synthetic_image(stored, geometry)
+    image.header.set_slope_inter(*scaling)
+    _write_bytes(Path(path), image.to_bytes())
+
+
+def image_like(volume: np.ndarray, geometry: Geometry) -> nib.Nifti1Image:
+    """Returns `volume` [Z, Y, X] as a float32 nibabel image on the grid of `geometry`."""
+    return _synthetic_image(_to_stored_axes(volume, geometry), geometry)
+
+
+def _to_stored_axes(volume: np.ndarray, geometry: Geometry) -> np.ndarray:
+    back = ornt_transform(RAS, geometry.orientation)
+    array = apply_orientation(np.asarray(volume, np.float32).transpose(2, 1, 0), back)
+    return array.reshape(geometry.shape)
+
+
+def _synthetic_image(stored: np.ndarray, geometry: Geometry) -> nib.Nifti1Image:
     second = isinstance(geometry.header, nib.Nifti2Header)
     kind = nib.Nifti2Image if second else nib.Nifti1Image
     image = kind(stored, geometry.affine, geometry.header, dtype=stored.dtype)
     image.header["cal_min"], image.header["cal_max"] = 0, 0
     image.header["descrip"] = DESCRIPTION
-    image.header.set_slope_inter(*scaling)
+    return image
+
+
+def is_image(value: object) -> bool:
+    """Returns whether `value` is a nibabel image."""
+    return isinstance(value, nib.spatialimages.SpatialImage)
+
+
+def write_image(path: Path, volume: object, spacing: tuple[float, float, float]) -> None:
+    """Writes a nibabel NIfTI image, or an array [X, Y, Z] in RAS+ orientation whose voxels
+    have the (x, y, z) `spacing` in mm, as float32.
+
+    Raises:
+        InputError: it is another kind of image, or the array is not 3-D.
+    """
+    if not is_image(volume):
+        values = np.asarray(volume)
+        if values.ndim != 3:
+            raise InputError(
+                f"{Path(path).stem} is an array of shape {values.shape}; wanted [X, Y, Z]"
+            )
+        return write_new(path, values.astype(np.float32), np.diag([*spacing, 1.0]))
+    if not isinstance(volume, nib.Nifti1Pair):
+        raise InputError(f"{Path(path).stem} is a {type(volume).__name__}; wanted a NIfTI image")
+    values = np.asarray(volume.dataobj, np.float32)
+    kind = nib.Nifti2Image if isinstance(volume, nib.Nifti2Pair) else nib.Nifti1Image
+    image = kind(values, volume.affine, volume.header, dtype=np.float32)
     _write_bytes(Path(path), image.to_bytes())
 
 

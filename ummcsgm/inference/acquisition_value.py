@@ -1,9 +1,9 @@
-"""Which scan would help most: what acquiring each missing one is expected to tell.
+"""Which scan would help most: the variance that acquiring a missing modality removes.
 
 With a and c missing and b seen, Var(a|b) = E[Var(a|b, c)] + Var(E[a|b, c]) over c given
 b: acquiring c is expected to lower the variance of a by the variance of the mean of a
 once c is known, whatever c turns out to be. So c is drawn, taken for seen, and the mean
-of the rest asked for, again and again. No head is needed that predicts variances.
+of the rest predicted, again and again. No head is needed that predicts variances.
 """
 
 from collections.abc import Sequence
@@ -11,76 +11,78 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ummcsgm.data.subjects import PreparedSubject, network_brain, stack_neighbours
-from ummcsgm.inference.subject_posterior import Posterior, Question, draws_of, estimate_of
+from ummcsgm.data.subjects import stack_neighbours
+from ummcsgm.inference.inputs import SubjectInputs
+from ummcsgm.inference.subject_posterior import SubjectPosterior, predict_mean, sample_draws
 from ummcsgm.types import Array, InputError
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What acquiring one modality is expected to do to the variances of all missing.
+    """What acquiring one modality is expected to do to the variances of all missing ones.
 
     Mean variances of the brain's voxels, in squares of a modality's scale.
     """
 
     acquired: str
     before: dict[str, float]  # by missing modality
-    drop: dict[str, float]  # of the one that is acquired: all of it
+    drop: dict[str, float]  # of the acquired modality: all of it
 
     @property
     def share(self) -> float:
-        """Of the variance of all that is missing, what is expected to go away."""
+        """Of the variance of all missing modalities, the part that is expected to go."""
         return sum(self.drop.values()) / sum(self.before.values())
 
 
 def expected_gains(
-    posterior: Posterior,
-    question: Question,
-    prepared: PreparedSubject,
+    posterior: SubjectPosterior,
+    inputs: SubjectInputs,
+    brain: Array,
     modalities: tuple[str, ...],
     draws: int,
 ) -> list[Gain]:
-    """What each missing modality would tell, the most helpful one first.
+    """Returns the gain of each missing modality, the largest first.
 
-    Estimated from `draws` draws, at least 2, of all that is missing together.
+    Estimated from `draws` draws, at least 2, of all missing modalities together, in the
+    `brain` [S, H, W].
 
     Raises:
-        InputError: the draws of one are all alike, so that nothing can go away.
+        InputError: the draws of a modality are all alike, so that no variance can go.
     """
-    missing = np.flatnonzero(question.missing)
-    brain = network_brain(prepared, question.z)
-    estimate = estimate_of(posterior, question)
+    missing = np.flatnonzero(inputs.missing)
+    estimate = predict_mean(posterior, inputs)
     drawn, informed = _Variance(), {channel: _Variance() for channel in missing}
-    for one in draws_of(posterior, question, estimate, draws):
-        drawn.add(one[brain])
-        for channel, told in informed.items():
-            told.add(_mean_given(posterior, question, one, channel)[brain])
+    for draw in sample_draws(posterior, inputs, estimate, draws):
+        drawn.add(draw[brain])
+        for channel, variance in informed.items():
+            variance.add(_mean_given(posterior, inputs, draw, channel)[brain])
     before = drawn.mean()
     for channel in missing:
         if not before[channel] > 0:
             raise InputError(
-                f"subject {question.name}: all draws of {modalities[channel]} are "
+                f"subject {inputs.name}: all draws of {modalities[channel]} are "
                 "alike, so there is no variance that a scan could lower."
             )
     gains = []
-    for channel, told in informed.items():
-        # The acquired one is its own draw there: all of its variance goes.
-        named = [
-            {modalities[c]: float(values[c]) for c in missing} for values in (before, told.mean())
-        ]
-        gains.append(Gain(modalities[channel], *named))
+    for channel, variance in informed.items():
+        # The acquired modality is its own draw there: all of its variance goes.
+        means = before, variance.mean()
+        by_name = [{modalities[c]: float(values[c]) for c in missing} for values in means]
+        gains.append(Gain(modalities[channel], *by_name))
     return sorted(gains, key=lambda gain: -gain.share)
 
 
-def _mean_given(posterior: Posterior, question: Question, drawn: Array, channel: int) -> Array:
-    """The mean of what is missing, as if `channel` had been seen as it was `drawn`."""
-    images, missing = question.images.copy(), question.missing.copy()
-    modalities, own = len(missing), drawn[..., channel : channel + 1]
+def _mean_given(
+    posterior: SubjectPosterior, inputs: SubjectInputs, draw: Array, channel: int
+) -> Array:
+    """The mean of what is missing, as if `channel` had been seen as it was drawn."""
+    images, missing = inputs.images.copy(), inputs.missing.copy()
+    modalities = len(missing)
     neighbours = (images.shape[-1] // modalities - 1) // 2
-    images[..., channel::modalities] = stack_neighbours(own, question.z, question.z, neighbours)
+    seen = draw[..., channel : channel + 1]
+    images[..., channel::modalities] = stack_neighbours(seen, inputs.z, inputs.z, neighbours)
     missing[channel] = False
-    other = question._replace(images=images, missing=missing)
-    return estimate_of(posterior, other).mean
+    return predict_mean(posterior, inputs._replace(images=images, missing=missing)).mean
 
 
 class _Variance:
@@ -100,12 +102,12 @@ class _Variance:
         return np.mean(self.squares / (self.count - 1), axis=0)
 
 
-def told(gains: Sequence[Gain]) -> list[tuple]:
-    """A row of titles, then one a modality that could be acquired: the share of all
-    variance that is expected to go, then of each missing modality's own."""
+def gains_table(gains: Sequence[Gain]) -> list[tuple]:
+    """Returns the header, then a row for each modality that could be acquired: the share of
+    all variance that is expected to go, then that of each missing modality."""
     names = list(gains[0].before)
-    rows = [("acquire", "all", *names)]
+    table = [("acquire", "all", *names)]
     for gain in gains:
-        own = (gain.drop[name] / gain.before[name] for name in names)
-        rows.append((gain.acquired, *(f"{share:.3f}" for share in (gain.share, *own))))
-    return rows
+        shares = (gain.share, *(gain.drop[name] / gain.before[name] for name in names))
+        table.append((gain.acquired, *(f"{share:.3f}" for share in shares)))
+    return table

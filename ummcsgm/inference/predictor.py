@@ -1,6 +1,7 @@
-"""A trained network that answers questions: what evaluation and completion share.
+"""A trained network: loaded from a workdir, predicting means, sampling draws.
 
-Everything needed lies in the workdir: the config travels in the checkpoint.
+Evaluation, completion and the Python interface share it. The workdir has all it needs: the
+config is in the checkpoint, the calibration of draws beside it.
 """
 
 import dataclasses
@@ -50,58 +51,46 @@ DRAW_KEYS = ("sampler_steps", "sigma_min", "warm_start_sigma")  # decide what is
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """The averaged parameters of a workdir's newest checkpoint and what they are for.
-
-    `scales` has each modality's median intensity scale over the training subjects,
-    `ranges` where their scaled values lie, all but 0.1 % on either side,
-    `spacing` the median size of their voxels in the plane, y and x in mm; `digest` is
-    that of the parameters, `data` that of the slices they were trained on.
-    """
+    """The averaged parameters of a workdir's newest checkpoint, and their training data."""
 
     config: Config
     space: ImageSpace
     model: ScoreModel
     params: Params
     step: int
-    scales: dict[str, float]
-    ranges: dict[str, tuple[float, float]]
-    spacing: tuple[float, float]
-    digest: str
-    data: str
+    scales: dict[str, float]  # each modality's median intensity scale over the subjects
+    ranges: dict[str, tuple[float, float]]  # of the scaled values but 0.1 % at either end
+    spacing: tuple[float, float]  # median (y, x) size of a voxel in mm
+    digest: str  # of the parameters
+    data: str  # digest of the slices they were trained on
 
 
 def load_trained_model(workdir: pathlib.Path) -> TrainedModel:
-    """The network of a workdir. Raises InputError if it holds no checkpoint."""
-    about = checkpoint.restore_metadata(workdir)
-    config = build.config_from_json(about["config"])
+    """Returns the network of a workdir. Raises InputError if there is no checkpoint."""
+    metadata = checkpoint.restore_metadata(workdir)
+    config = build.config_from_json(metadata["config"])
     check_fields(config.to_dict())
-    model = build.build_model(config)
-    space = build.build_space(config)
-    params = checkpoint.restore_ema(workdir, abstract_params(model, space.grid))
-    step = checkpoint.latest_step(workdir)
-    return TrainedModel(
-        config,
-        space,
-        model,
-        devices.replicate(params),  # once, for all that will answer with them
-        step,
-        about["scales"],
-        {name: tuple(own) for name, own in about["ranges"].items()},
-        tuple(about["spacing"]),
-        checkpoint.params_digest(params),
-        about["data"],
-    )
-
-
-def abstract_params(model: ScoreModel, grid: tuple[int, int]) -> Params:
-    """The shapes of the network's parameters, none of them computed."""
-    modalities = model.network.modalities
-    return jax.eval_shape(
+    model, space = build.build_model(config), build.build_space(config)
+    channels, modalities = model.network.channels(), model.network.modalities
+    shapes = jax.eval_shape(
         model.network.init,
         jax.random.key(0),
-        jnp.zeros((1, *grid, model.network.channels())),
+        jnp.zeros((1, *space.grid, channels)),
         jnp.zeros((1, modalities), bool),
         jnp.zeros(1),
+    )
+    params = checkpoint.restore_ema(workdir, shapes)
+    return TrainedModel(
+        config=config,
+        space=space,
+        model=model,
+        params=devices.replicate(params),  # once, for all predictors and samplers
+        step=checkpoint.latest_step(workdir),
+        scales=metadata["scales"],
+        ranges={name: tuple(bounds) for name, bounds in metadata["ranges"].items()},
+        spacing=tuple(metadata["spacing"]),
+        digest=checkpoint.params_digest(params),
+        data=metadata["data"],
     )
 
 
@@ -242,29 +231,33 @@ def regroup(batches: Iterable[Any], size: int) -> Iterator[Any]:
 
 
 def sampler_facts(
-    sampler: str, trained: TrainedModel, scoring: EvaluationOptions, rho: float
+    sampler: str, trained: TrainedModel, options: EvaluationOptions, rho: float
 ) -> dict:
-    """How a sampler was run: its steps and their noise levels, how often it evaluated
-    the network, and how its noise correlates along z, if it drew any."""
+    """Returns how a sampler runs: its steps, network evaluations and noise levels, and the
+    correlation of its noise along z; for files and tables."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
-    steps = len(sampler_time_grid(trained.model.sde, sampler, scoring)) - 1
+    steps = len(sampler_time_grid(trained.model.sde, sampler, options)) - 1
     facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
     if find_sampler(sampler).grid != "uniform":
-        facts["sigma_min"] = scoring.sigma_min
+        facts["sigma_min"] = options.sigma_min
     if find_sampler(sampler).from_mean:
-        facts["warm_start_sigma"] = scoring.warm_start_sigma
+        facts["warm_start_sigma"] = options.warm_start_sigma
     return facts
 
 
-def sampler_time_grid(sde: SDE, sampler: str, scoring: EvaluationOptions) -> Array:
-    """The grid of a sampler: of scoring.algorithm1_steps if it is a uniform one, as Algorithm 1's,
-    which wants many, else of scoring.sampler_steps."""
-    uniform = find_sampler(sampler).grid == "uniform"
-    steps = scoring.algorithm1_steps if uniform else scoring.sampler_steps
-    lowest = max(scoring.sigma_min, 1.05 * noise_level_at(sde, 0))
-    start = min(scoring.warm_start_sigma, noise_level_at(sde, 1))
+def sampler_time_grid(sde: SDE, sampler: str, options: EvaluationOptions) -> Array:
+    """Returns the decreasing times of a sampler's steps."""
+    steps = getattr(options, steps_key(sampler))
+    lowest = max(options.sigma_min, 1.05 * noise_level_at(sde, 0))
+    start = min(options.warm_start_sigma, noise_level_at(sde, 1))
     return sampler_times(sampler, sde, steps, lowest=lowest, start=start)
+
+
+def steps_key(sampler: str) -> str:
+    """Returns the option with a sampler's number of steps: on a uniform grid, as that of
+    Algorithm 1, many are needed."""
+    return "algorithm1_steps" if find_sampler(sampler).grid == "uniform" else "sampler_steps"
 
 
 class Calibration(NamedTuple):
@@ -317,6 +310,6 @@ def _warn_not_recalibrated(path: pathlib.Path, sampler: str, fitted_for: str) ->
 
 
 def slice_addresses(name: str, z: Array, *, draw: int) -> Array:
-    """[S, 3] addresses of draws: (subject by its name, slice, draw)."""
+    """Returns the addresses [S, 3] of a draw's slices: (hash of the name, slice, draw)."""
     subject = zlib.crc32(name.encode())
-    return np.array([[subject, slice_z, draw] for slice_z in z], np.uint32)
+    return np.array([[subject, index, draw] for index in z], np.uint32)

@@ -1,152 +1,153 @@
-"""One subject's question and the posterior that answers it: mean, draws, their spread.
+"""The posterior of one subject's missing modalities: mean, draws, sd and quantiles.
 
 Memory does not grow with the number of draws: one is in memory at a time, all of them
-lie in a file that has no name, and their spread is taken some slices at a time.
+are in a temporary file, and their sd and quantiles are computed some slices at a time.
 """
 
+import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import numpy as np
 
-from ummcsgm.data.subjects import PreparedSubject, network_stacks
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.inference.draw_statistics import quantile
-from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.inference.results import CompletionOptions, draw_kinds, quantile_kind
-from ummcsgm.types import Array, Estimate, Images, Stacks
+from ummcsgm.inference.inputs import SubjectInputs
+from ummcsgm.inference.outputs import CompletionOptions, draw_kinds, quantile_kind
+from ummcsgm.inference.predictor import (
+    TrainedModel,
+    make_mean_predictor,
+    make_sampler,
+    read_calibration,
+    slice_addresses,
+)
+from ummcsgm.types import Array, Estimate, Images
 
-DRAWN = 64  # slices of draws that are summarised at a time, in double precision
-
-
-class Question(NamedTuple):
-    """What is seen of one subject, and what of it is missing."""
-
-    name: str
-    z: Array  # [S] the slices with brain
-    images: Stacks  # 0 where missing
-    missing: Array  # [M] bool
+SLICES = 64  # of draws that are summarised at a time, in double precision
 
 
 @dataclass(frozen=True)
-class Posterior:
-    """Who answers: `answer`s of the network's mean, and of draws about it."""
+class SubjectPosterior:
+    """The network's mean predictor and sampler, with their calibration."""
 
-    mean: Callable
-    draws: Callable | None  # of the order's sampler: `make_sampler`
+    mean: Callable  # `make_mean_predictor`
+    sample: Callable | None  # `make_sampler`; None where only the mean is wanted
     factors: Array  # [M]: a draw's difference from the mean is multiplied with it
+    fits: dict[str, dict] = field(default_factory=dict)  # of the factors, by modality
+    rho: float = 0.0  # correlation of the draws' noise from slice to slice
 
 
-def question_of(name: str, prepared: PreparedSubject, modalities: tuple[str, ...]) -> Question:
-    """All that is missing of a subject, asked in each slice that has brain."""
-    z = np.flatnonzero(prepared.brain.any(axis=(1, 2)))
-    absent = np.array([name not in prepared.scales for name in modalities])
-    return Question(name, z, network_stacks(prepared, modalities, z), absent)
+def load_posterior(
+    workdir: pathlib.Path, trained: TrainedModel, sampler: str, options: EvaluationOptions
+) -> SubjectPosterior:
+    """Returns the mean predictor and the calibrated sampler of a workdir's network."""
+    fits, rho = read_calibration(workdir, trained, sampler, options)
+    factors = [fits[name]["factor"] if name in fits else 1.0 for name in trained.space.modalities]
+    mean, sample = make_mean_predictor(trained, options), None
+    if sampler != "mean":
+        sample = make_sampler(trained, sampler, options, rho=rho)
+    return SubjectPosterior(mean, sample, np.array(factors), fits, rho)
 
 
-def estimate_of(posterior: Posterior, question: Question) -> Estimate:
-    """[S, H, W, M]: the network's mean and its variance, one evaluation a slice.
+def predict_mean(posterior: SubjectPosterior, inputs: SubjectInputs) -> Estimate:
+    """Returns the network's mean [S, H, W, M] and its variance: one evaluation a slice.
 
     Raises:
         FloatingPointError: they are not finite.
     """
-    name, z, images, missing = question
-    return posterior.mean(images, np.tile(missing, (len(z), 1))).map(lambda own: _finite(name, own))
+    missing = np.tile(inputs.missing, (len(inputs.z), 1))
+    estimate = posterior.mean(inputs.images, missing)
+    return estimate.map(lambda images: _check_finite(inputs.name, images))
 
 
-def draws_of(
-    posterior: Posterior, question: Question, estimate: Estimate, count: int
+def sample_draws(
+    posterior: SubjectPosterior, inputs: SubjectInputs, estimate: Estimate, count: int
 ) -> Iterator[Images]:
-    """[S, H, W, M] each: draws number 0, 1, .. of all that is missing, respread about
-    the mean of the `estimate` that all of them share.
+    """Yields draws number 0, 1, ... [S, H, W, M] of all missing modalities together.
+
+    Their spread about the mean of the `estimate`, which all share, is calibrated.
 
     Raises:
-        FloatingPointError: (when it comes) one is not finite.
+        FloatingPointError: a draw is not finite.
     """
-    name, z, images, missing = question
+    name, z, images, missing = inputs
     addresses = np.stack([slice_addresses(name, z, draw=k) for k in range(count)])
-    rows = (images, np.tile(missing, (len(z), 1)), addresses)
     factors = posterior.factors.astype(np.float32)
-    for drawn in posterior.draws(*rows, estimate):
-        _finite(name, drawn)
-        if (factors == 1).all():
-            yield drawn
-        else:
-            yield estimate.mean + factors * (drawn - estimate.mean)
+    missing = np.tile(missing, (len(z), 1))
+    for draw in posterior.sample(images, missing, addresses, estimate):
+        _check_finite(name, draw)
+        if not (factors == 1).all():
+            draw = estimate.mean + factors * (draw - estimate.mean)
+        yield draw
 
 
-def answers(
-    posterior: Posterior, question: Question, order: CompletionOptions
+def posterior_outputs(
+    posterior: SubjectPosterior, inputs: SubjectInputs, options: CompletionOptions
 ) -> Iterator[tuple[str, Images]]:
-    """Each kind of result [S, H, W, M] that `order` wants: what is shown comes first.
-
-    Several modalities that are missing are drawn together.
-    """
-    estimate = estimate_of(posterior, question)
+    """Yields (kind, images [S, H, W, M]) for each of `output_kinds`; the first is what a
+    preview shows."""
+    estimate = predict_mean(posterior, inputs)
     mean, variance = estimate
-    if order.sampler == "mean":
+    if options.sampler == "mean":
         yield "", mean
         if variance is not None:
             yield "sd", np.sqrt(variance)
         return
-    if order.draws > 1:
-        yield "mean", mean
-    missing = question.missing
-    kept = (order.draws, *mean.shape[:-1], int(missing.sum()))
+    draws = sample_draws(posterior, inputs, estimate, options.draws)
+    if options.draws == 1:
+        yield "", next(draws)
+        return
+    yield "mean", mean
+    missing = inputs.missing
+    shape = (options.draws, *mean.shape[:-1], int(missing.sum()))
     with tempfile.TemporaryFile() as file:
-        several = draws_of(posterior, question, estimate, order.draws)
-        for kind, drawn in zip(draw_kinds(order), several, strict=True):
-            if order.draws > 1:
-                file.write(np.ascontiguousarray(drawn[..., missing], np.float32))
-            if order.draws == 1 or order.keep:
-                yield kind, drawn
-        if order.draws == 1:
-            return
+        for kind, draw in zip(draw_kinds(options), draws, strict=True):
+            file.write(np.ascontiguousarray(draw[..., missing], np.float32))
+            if options.keep_draws:
+                yield kind, draw
         file.flush()
-        spread = _spread(file, kept, order.levels)
-    for kind, values in spread.items():
-        summary = np.zeros_like(mean)
-        summary[..., missing] = values
-        yield kind, summary
+        summaries = _summarise_file(file, shape, options.quantiles)
+    for kind, values in zip(["sd", *map(quantile_kind, options.quantiles)], summaries, strict=True):
+        images = np.zeros_like(mean)
+        images[..., missing] = values
+        yield kind, images
 
 
-def _spread(file: BinaryIO, shape: tuple[int, ...], levels: tuple[float, ...]) -> dict[str, Array]:
-    """Standard deviation and quantiles of the draws [K, S, ...] that `file` holds, each
-    [S, ...], by kind.
+def summarise(draws: Array, levels: Sequence[float]) -> Array:
+    """Returns [1 + Q, ...] float32: the sd of draws [K, ...], then their quantiles.
 
     A quantile that so few draws do not reach is that of Student's prediction interval.
     """
-    kinds = ["sd", *map(quantile_kind, levels)]
-    slabs, slab = [], max(1, DRAWN // shape[0])
-    for z in range(0, shape[1], slab):
-        slabs.append(_of_slab(_read(file, shape, slice(z, z + slab)), levels))
-    return dict(zip(kinds, np.concatenate(slabs, axis=1), strict=True))
-
-
-def _read(file: BinaryIO, shape: tuple[int, ...], slices: slice) -> Array:
-    """[K, S, ...]: some slices of all draws that `file` holds.
-
-    Read and not mapped: mapped pages of a file are memory of the process.
-    """
-    first, last, _ = slices.indices(shape[1])
-    found = np.empty((shape[0], last - first, *shape[2:]), np.float32)
-    for draw, own in enumerate(found):
-        file.seek((draw * shape[1] + first) * own[0].nbytes)
-        file.readinto(own.data)
-    return found
-
-
-def _of_slab(draws: Array, levels: tuple[float, ...]) -> Array:
     sd = np.std(draws, axis=0, ddof=1, dtype=np.float64)
-    found = [sd, *(quantile(draws, level) for level in levels)]
-    return np.stack(found).astype(np.float32)
+    return np.stack([sd, *(quantile(draws, level) for level in levels)]).astype(np.float32)
 
 
-def _finite(name: str, images: Images) -> Images:
+def _summarise_file(file: BinaryIO, shape: tuple[int, ...], levels: Sequence[float]) -> Array:
+    """`summarise` of the draws [K, S, ...] in `file`, some slices at a time."""
+    step = max(1, SLICES // shape[0])
+    parts = [
+        summarise(_read_slices(file, shape, z, min(z + step, shape[1])), levels)
+        for z in range(0, shape[1], step)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _read_slices(file: BinaryIO, shape: tuple[int, ...], first: int, last: int) -> Array:
+    """[K, S, ...]: some slices of all draws. Read and not mapped: mapped pages of a file
+    count as memory of the process."""
+    draws = np.empty((shape[0], last - first, *shape[2:]), np.float32)
+    for index, draw in enumerate(draws):
+        file.seek((index * shape[1] + first) * draw[0].nbytes)
+        file.readinto(draw.data)
+    return draws
+
+
+def _check_finite(name: str, images: Images) -> Images:
     if not np.isfinite(images).all():
         raise FloatingPointError(
-            f"subject {name}: the network's answer is not finite, so it is not "
-            "written; its checkpoint is of no use."
+            f"subject {name}: the network's output is not finite, so it is not "
+            "written; train again, its checkpoint cannot be used."
         )
     return images

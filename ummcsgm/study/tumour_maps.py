@@ -13,7 +13,7 @@ import numpy as np
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, region
 from ummcsgm.data.subjects import PreparedSubject
-from ummcsgm.inference.results import write_result
+from ummcsgm.inference.outputs import write_output
 from ummcsgm.study.downstream import Patient, overlaps
 from ummcsgm.training.segmenter_step import regions
 from ummcsgm.types import Array, Images
@@ -141,7 +141,7 @@ def write_maps(
         }
         volume = _volume(prepared, patient, maps[..., place])
         folder.mkdir(parents=True, exist_ok=True)
-        write_result(folder / file, volume, prepared.case.geometry, facts | about)
+        write_output(folder / file, volume, prepared.case.geometry, facts | about)
         paths.append(folder / file)
     return paths
 

@@ -1,12 +1,11 @@
 """Which scan would help most, where every conditional of four modalities is known."""
 
-import types
-
 import numpy as np
 import pytest
 
-from ummcsgm.inference.acquisition_value import expected_gains, told
-from ummcsgm.inference.subject_posterior import Posterior, Question
+from ummcsgm.inference.acquisition_value import expected_gains, gains_table
+from ummcsgm.inference.inputs import SubjectInputs
+from ummcsgm.inference.subject_posterior import SubjectPosterior
 from ummcsgm.types import Estimate, InputError
 
 NAMES = ("flair", "t1", "t1c", "t2")
@@ -26,7 +25,7 @@ def conditional(missing):
     return weights, COVARIANCE[np.ix_(a, a)] - weights @ COVARIANCE[np.ix_(b, a)]
 
 
-def mean_answer(images, missing, addresses, mean=None):
+def mean_answer(images, missing):
     (absent,) = np.unique(missing, axis=0)
     weights, _ = conditional(absent)
     answer = images.astype(np.float64).copy()
@@ -53,23 +52,17 @@ def asked(missing):
     generator = np.random.default_rng(1)
     images = generator.multivariate_normal(MEAN, COVARIANCE, size=(3, 40, 40))
     images[..., missing] = 0
-    return Question("P1", np.arange(3), images, missing)
+    return SubjectInputs("P1", np.arange(3), images, missing)
 
 
-def prepared_all_brain(monkeypatch):
-    monkeypatch.setattr(
-        "ummcsgm.inference.acquisition_value.network_brain",
-        lambda prepared, z: np.ones((len(z), 40, 40), bool),
-    )
-    return types.SimpleNamespace()
+BRAIN = np.ones((3, 40, 40), bool)
 
 
 @pytest.mark.parametrize("seen", NAMES)
-def test_the_expected_drop_is_that_of_the_joint_law(monkeypatch, seen):
+def test_the_expected_drop_is_that_of_the_joint_law(seen):
     missing = np.array([name != seen for name in NAMES])
-    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
-    prepared = prepared_all_brain(monkeypatch)
-    gains = expected_gains(posterior, asked(missing), prepared, NAMES, 24)
+    posterior = SubjectPosterior(mean_answer, draw_answers, np.ones(4))
+    gains = expected_gains(posterior, asked(missing), BRAIN, NAMES, 24)
     _, covariance = conditional(missing)
     absent = np.flatnonzero(missing)
     exact = {}
@@ -91,23 +84,21 @@ def test_the_expected_drop_is_that_of_the_joint_law(monkeypatch, seen):
     assert order == sorted(exact, key=exact.get, reverse=True)
 
 
-def test_a_scan_tells_all_of_itself_and_its_row_says_of_whom(monkeypatch):
+def test_a_scan_tells_all_of_itself_and_its_row_says_of_whom():
     missing = np.array([True, False, False, True])
-    posterior = Posterior(mean_answer, draw_answers, np.ones(4))
-    prepared = prepared_all_brain(monkeypatch)
-    gains = expected_gains(posterior, asked(missing), prepared, NAMES, 2)
-    titles, *rows = told(gains)
+    posterior = SubjectPosterior(mean_answer, draw_answers, np.ones(4))
+    gains = expected_gains(posterior, asked(missing), BRAIN, NAMES, 2)
+    titles, *rows = gains_table(gains)
     assert titles == ("acquire", "all", "flair", "t2")
     for name, _, *shares in rows:
         assert shares[("flair", "t2").index(name)] == "1.000"
 
 
-def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
+def test_the_factors_on_the_spread_are_in_the_draws():
     missing = np.array([True, False, False, True])
-    prepared = prepared_all_brain(monkeypatch)
     plain, wide = (
         expected_gains(
-            Posterior(mean_answer, draw_answers, factors), asked(missing), prepared,
+            SubjectPosterior(mean_answer, draw_answers, factors), asked(missing), BRAIN,
             NAMES, 4,
         )
         for factors in (np.ones(4), np.array([2.0, 1, 1, 1]))
@@ -117,10 +108,9 @@ def test_the_factors_on_the_spread_are_in_the_draws(monkeypatch):
     assert wide[0].before["t2"] == pytest.approx(plain[0].before["t2"], rel=1e-4)
 
 
-def test_without_any_variance_there_is_no_advice(monkeypatch):
+def test_without_any_variance_there_is_no_advice():
     missing = np.array([True, False, False, True])
     factors = np.array([0.0, 1, 1, 1])
-    posterior = Posterior(mean_answer, draw_answers, factors)
-    prepared = prepared_all_brain(monkeypatch)
+    posterior = SubjectPosterior(mean_answer, draw_answers, factors)
     with pytest.raises(InputError, match="draws of flair are alike"):
-        expected_gains(posterior, asked(missing), prepared, NAMES, 3)
+        expected_gains(posterior, asked(missing), BRAIN, NAMES, 3)
