@@ -59,8 +59,7 @@ def test_a_study_leaves_all_that_it_promises(study):
     assert lines[0].startswith("preparing: 5/5")
     assert lines[1].startswith("prepared: 15 train slices of 3 subjects, 10 test")
     assert lines[2].startswith("step 25/150: loss ")
-    assert lines[-2].startswith("evaluated 2/2: P")
-    assert lines[-1].startswith("slab 1/1, rho 0: P")
+    assert lines[-1].startswith("evaluated 2/2: P") and lines[-1].endswith("ridge2")
     assert not [p for p in files_under(run) if "tmp" in p or "/." in f"/{p}"]
 
 
@@ -88,7 +87,7 @@ def test_a_second_study_retrains_nothing_and_writes_the_same_tables(own_study, m
     def refuse(*_):
         raise AssertionError("a finished study asked the network again")
 
-    monkeypatch.setattr(evaluate, "examine", refuse)
+    monkeypatch.setattr(evaluate, "read_subject", refuse)
     assert run_main("--config", own_study / "tiny.py", "--workdir", run) == 0
     assert files_under(run / "evaluation") == tables
     assert files_under(run / "checkpoints") == checkpoints

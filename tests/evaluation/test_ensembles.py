@@ -12,26 +12,24 @@ import zlib
 
 import numpy as np
 import pytest
-from test_evaluate import (
-    FRACTION,
-    PEAK,
-    PNG,
-    evaluated,
-    perfect,
-    pick,
-    stand_in,
-    world,  # noqa: F401
-)
+from fake_network import FRACTION, PEAK, FakeNetwork, pick, split_of
 from tiny_run import MODALITIES, files_under
 
-from ummcsgm.evaluation import evaluate
 from ummcsgm.evaluation.calibration import rank_histogram
 from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, fit_factors, summaries
-from ummcsgm.reporting import evaluation_report
+from ummcsgm.reporting.evaluation_report import write_evaluation
 
+pytest_plugins = ["fake_network"]
+PNG = b"\x89PNG\r\n\x1a\n"
 ERROR = 0.04  # of the peak
 GREY = 255 * ERROR
 ALL = {"evaluate__draws": 16, "evaluate__draw_subjects": 0, "evaluate__draw_slices": 0}
+
+ONE_OF_TWO = {
+    "evaluate__draw_subjects": 1,
+    "evaluate__draw_slices": 2,
+    "evaluate__slab_slices": 1,
+}
 
 
 def noise(images, missing, kind, addresses):
@@ -63,11 +61,12 @@ def calibrated(address):
     return 1
 
 
-def split_of(world):  # noqa: F811
-    """The world's split with one of its training subjects in validation."""
-    split = json.loads((world / "run" / "split.json").read_text())
-    first, *rest = split["train"]
-    return {"train": rest, "validation": [first], "test": split["test"]}
+@pytest.fixture(scope="module")
+def right(world, tmp_path_factory):
+    """(`evaluation_results`, workdir) of calibrated draws, with a validation subject."""
+    folder = tmp_path_factory.mktemp("right")
+    network = FakeNetwork(world, posterior(calibrated), **ALL)
+    return network.evaluate(folder, split=split_of(world)), folder / "run"
 
 
 def check_numbers(result, version, ratio, factor=1.0):
@@ -91,9 +90,8 @@ def check_numbers(result, version, ratio, factor=1.0):
         assert [count for count, *_ in row["law"]] == [1, 2, 4, 8, 16]
 
 
-def test_calibrated_draws_are_found_calibrated(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    result = evaluated(world, tmp_path, split=split_of(world))
+def test_calibrated_draws_are_found_calibrated(right):
+    result, _ = right
     check_numbers(result, "raw", 1)
     factors = result["facts"]["calibration"]["factors"]
     assert set(factors) == set(MODALITIES)
@@ -113,9 +111,9 @@ def test_calibrated_draws_are_found_calibrated(world, tmp_path, monkeypatch):  #
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2])
-def test_the_factor_undoes_a_wrong_spread(world, tmp_path, monkeypatch, ratio):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(lambda address: ratio), **ALL)
-    result = evaluated(world, tmp_path, split=split_of(world))
+def test_the_factor_undoes_a_wrong_spread(world, tmp_path, ratio):
+    network = FakeNetwork(world, posterior(lambda address: ratio), **ALL)
+    result = network.evaluate(tmp_path, split=split_of(world))
     check_numbers(result, "raw", ratio)
     for name in MODALITIES:
         factor = result["facts"]["calibration"]["factors"][name]
@@ -126,21 +124,17 @@ def test_the_factor_undoes_a_wrong_spread(world, tmp_path, monkeypatch, ratio): 
         assert row["coverage"] == pytest.approx(0.9, abs=0.025)
 
 
-def test_the_factors_are_those_of_validation_subjects_alone(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
+def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
     split = split_of(world)
     (inside,) = [zlib.crc32(name.encode()) for name in split["validation"]]
     asked = posterior(lambda address: 0.5 if address == inside else 1)
-    calls = stand_in(monkeypatch, world, asked, **ALL)
-    result = evaluated(world, tmp_path, split=split)
+    network = FakeNetwork(world, asked, **ALL)
+    result = network.evaluate(tmp_path, split=split)
     for factor in result["facts"]["calibration"]["factors"].values():
         assert factor == pytest.approx(2, rel=0.05)
     check_numbers(result, "raw", 1)
     check_numbers(result, "recalibrated", 1, factor=2)
-    subjects = {address[0] for _, _, addresses in calls for address in addresses}
+    subjects = {address[0] for _, _, addresses in network.calls for address in addresses}
     names = split["test"] + split["validation"]
     assert subjects == {zlib.crc32(name.encode()) for name in names}
     told = json.loads((tmp_path / "run" / "calibration.json").read_text())
@@ -150,32 +144,27 @@ def test_the_factors_are_those_of_validation_subjects_alone(
     assert (told["draws"], told["sampler_steps"]) == (16, 2)
 
 
-def test_without_validation_there_is_no_factor(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated))
+def test_without_validation_there_is_no_factor(world, tmp_path):
+    network = FakeNetwork(world, posterior(calibrated))
     earlier = tmp_path / "run" / "calibration.json"  # of another split
     earlier.parent.mkdir()
     earlier.write_text("{}")
-    result = evaluated(world, tmp_path)
+    result = network.evaluate(tmp_path)
     assert not earlier.exists()
     assert result["facts"]["calibration"]["factors"] == {}
     assert all(r["recalibrated"] is None and r["raw"] for r in result["records"])
-    evaluation_report.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     assert "no validation subject" in (tmp_path / "out" / "calibration.md").read_text()
 
 
-def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    calls = stand_in(
-        monkeypatch,
+def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(world, tmp_path):
+    network = FakeNetwork(
         world,
         posterior(calibrated),
-        **ALL | {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2},
+        **ALL
+        | {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2, "evaluate__slab_slices": 1},
     )
-    monkeypatch.setattr(evaluate, "examine_slabs", lambda *others: {})
-    result = evaluated(world, tmp_path)
+    result = network.evaluate(tmp_path)
     rows = {}
     for method in ("warm", "warm_mean", "mean_of_draw_slices"):
         own = [row for row in result["subjects"] if row["method"] == method]
@@ -189,7 +178,7 @@ def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
     assert len(result["records"]) == 4 and {r["slices"] for r in result["records"]} == {2}
     asked = {
         tuple(address)
-        for sampler, _, addresses in calls
+        for sampler, _, addresses in network.calls
         if sampler == "warm"
         for address in addresses.tolist()
     }
@@ -199,13 +188,9 @@ def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
     assert (warm["subjects"], warm["slices"]) == (1, 2)
 
 
-def test_several_missing_have_an_energy_score_of_them_together(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    result = evaluated(world, tmp_path, every=True, split=split_of(world))
+def test_several_missing_have_an_energy_score_of_them_together(world, tmp_path):
+    network = FakeNetwork(world, posterior(calibrated), **ALL)
+    result = network.evaluate(tmp_path, every=True, split=split_of(world))
     rows = result["facts"]["calibration"]["summaries"]
     assert len({row["missing"] for row in rows}) == 14
     for row in rows:
@@ -213,82 +198,54 @@ def test_several_missing_have_an_energy_score_of_them_together(
             expected = GREY * np.sqrt(np.pi) / 2
             assert row["energy"] == pytest.approx(expected, rel=0.05)
         assert (row["energy"] is None) == (row["missing"] == row["modality"])
-    evaluation_report.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     assert "energy score" in (tmp_path / "out" / "calibration.md").read_text()
 
 
-def test_kept_numbers_of_other_factors_are_not_taken(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    evaluated(world, tmp_path, split=split_of(world))
+def test_kept_numbers_of_other_factors_are_not_taken(world, tmp_path):
+    network = FakeNetwork(world, posterior(calibrated), **ALL)
+    network.evaluate(tmp_path, split=split_of(world))
     shutil.rmtree(tmp_path / "run" / "evaluation" / "parts" / "validation")
     (inside,) = [zlib.crc32(name.encode()) for name in split_of(world)["validation"]]
     changed = posterior(lambda address: 0.5 if address == inside else 1)
-    stand_in(monkeypatch, world, changed, **ALL)
-    check_numbers(evaluated(world, tmp_path), "recalibrated", 1, factor=2)
+    network = FakeNetwork(world, changed, **ALL)
+    check_numbers(network.evaluate(tmp_path), "recalibrated", 1, factor=2)
 
 
-def test_the_curves_are_of_single_questions(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    result = evaluated(world, tmp_path, every=True)
-    drawn = {}
-    monkeypatch.setattr(
-        evaluation_report,
-        "write_rank_histograms",
-        lambda path, curves: drawn.update({path.name: curves}),
-    )
-    evaluation_report.write_calibration(result, tmp_path)
-    assert list(drawn) == ["ranks.png"] and list(drawn["ranks.png"]) == [*MODALITIES]
-    for name, curve in drawn["ranks.png"].items():
-        own = [r for r in result["records"] if r["missing"] == r["modality"] == name]
-        counts = np.sum([r["raw"]["ranks"] for r in own], axis=0)
-        np.testing.assert_allclose(curve.measured, counts / counts.sum())
-        assert np.all(curve.low <= curve.high)
-
-
-def test_what_was_measured_is_kept_and_a_stopped_evaluation_goes_on(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    calls = stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    split = split_of(world)
-    whole = evaluated(world, tmp_path, split=split)
-    asked = len(calls)
-    again = evaluated(world, tmp_path)
-    assert len(calls) == asked
-    for kept in ("rows", "records", "facts", "pictures", "panels"):
-        np.testing.assert_equal(again[kept], whole[kept])
-    parts = tmp_path / "run" / "evaluation" / "parts"
-    (parts / "validation" / f"{split['validation'][0]}.npz").unlink()
-    (parts / f"{split['test'][0]}.npz").unlink()
-    np.testing.assert_equal(evaluated(world, tmp_path)["records"], whole["records"])
-    assert 0 < len(calls) - asked < asked
+def test_curves_are_of_patterns_with_one_modality_missing(right):
+    result, _ = right
+    curves = result["curves"]["ranks"]["raw"]
+    assert list(curves) == [*MODALITIES]
+    for name, curve in curves.items():
+        records = [r for r in result["records"] if r["missing"] == r["modality"] == name]
+        counts = np.sum([r["raw"]["ranks"] for r in records], axis=0)
+        np.testing.assert_allclose(curve["measured"], counts / counts.sum())
+        assert np.all(curve["low"] <= curve["high"])
+    for name, curve in result["curves"]["reliability"]["recalibrated"].items():
+        assert name in MODALITIES and len(curve["expected"]) == len(curve["measured"]) > 0
+    assert result["curves"]["reliability"]["predicted"] == {}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"draws": 8},
         {"sampler_steps": 3},
-        {"warm_start_sigma": 2.0},
-        {"sigma_min": 0.02},
         {"draw_slices": 3},
     ],
 )
-def test_kept_draws_of_another_exam_are_not_taken(world, tmp_path, monkeypatch, change):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    evaluated(world, tmp_path, split=split_of(world))
+def test_draws_with_other_options_are_computed_again(world, tmp_path, change):
+    network = FakeNetwork(world, posterior(calibrated), **ALL)
+    network.evaluate(tmp_path, split=split_of(world))
     changes = ALL | {f"evaluate__{key}": value for key, value in change.items()}
-    stand_in(monkeypatch, world, perfect, **changes)
-    records = evaluated(world, tmp_path)["records"]
+    network = FakeNetwork(world, lambda sampler, images, *rest: images, **changes)
+    records = network.evaluate(tmp_path)["records"]
     assert records and all(record["raw"]["variance"] == 0 for record in records)
 
 
-def test_files_hold_the_numbers_and_the_pictures(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    result = evaluated(world, tmp_path, split=split_of(world))
+def test_files_hold_the_numbers_and_the_pictures(right, tmp_path):
+    result, _ = right
     folder = tmp_path / "out"
-    evaluation_report.write_evaluation(result, folder)
+    write_evaluation(result, folder)
     with (folder / "calibration.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * 2 * 4
@@ -318,19 +275,15 @@ def test_files_hold_the_numbers_and_the_pictures(world, tmp_path, monkeypatch): 
     assert files["uncertainty.png"].startswith(PNG)
 
 
-def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
+def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(world, tmp_path):
     """Four times the error where x is even, a quarter of it where odd."""
 
     def variance(mean):
         known = np.where(np.arange(mean.shape[2]) % 2, 0.25, 4)[:, None]
         return np.float32(known * (PEAK * ERROR) ** 2) * np.ones_like(mean)
 
-    stand_in(monkeypatch, world, posterior(calibrated), variance=variance, **ALL)
-    result = evaluated(world, tmp_path, split=split_of(world))
+    network = FakeNetwork(world, posterior(calibrated), variance=variance, **ALL)
+    result = network.evaluate(tmp_path, split=split_of(world))
     whole = np.sqrt((4 + 0.25) / 2)
     rows = result["facts"]["calibration"]["predicted"]
     assert [(r["missing"], r["modality"]) for r in rows] == [(m, m) for m in MODALITIES]
@@ -343,7 +296,7 @@ def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
     bins = sums[sums[:, 0] > 0]
     bins = bins[:, 1:] / bins[:, :1] / GREY**2
     np.testing.assert_allclose(bins, [[0.25, 1], [4, 1]], rtol=0.06)
-    evaluation_report.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     page = re.sub(" +", " ", (tmp_path / "out" / "calibration.md").read_text())
     for row in rows:
         name, sd, error = row["modality"], row["variance"] ** 0.5, row["error"] ** 0.5
@@ -355,19 +308,18 @@ def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(
     assert files["reliability_predicted.png"].startswith(PNG)
 
 
-def test_without_a_head_nothing_is_said_of_its_variance(world, tmp_path, monkeypatch):  # noqa: F811
-    stand_in(monkeypatch, world, posterior(calibrated), **ALL)
-    result = evaluated(world, tmp_path)
+def test_without_a_head_nothing_is_said_of_its_variance(right, tmp_path):
+    result, _ = right
     assert result["facts"]["calibration"]["predicted"] == []
-    evaluation_report.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     assert "redicted variance" not in (tmp_path / "out" / "calibration.md").read_text()
     assert "reliability_predicted.png" not in files_under(tmp_path / "out")
 
 
-def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path, monkeypatch):  # noqa: F811
+def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path):
     changes = ALL | {"evaluate__draws": 4}
-    stand_in(monkeypatch, world, posterior(calibrated), **changes)
-    result = evaluated(world, tmp_path)
+    network = FakeNetwork(world, posterior(calibrated), **changes)
+    result = network.evaluate(tmp_path)
     assert list(result["pictures"]) == list(result["panels"])
     for kinds in result["pictures"].values():
         assert kinds["draws"].shape == (4, 3, 16, 16)

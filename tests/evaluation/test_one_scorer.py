@@ -10,7 +10,7 @@ from ummcsgm.data.layouts.search import find_subjects
 from ummcsgm.data.nifti import write_new
 from ummcsgm.evaluation.metrics import NO_ERROR
 from ummcsgm.evaluation.pairs import Prediction
-from ummcsgm.evaluation.sitting import grade, sit
+from ummcsgm.evaluation.subject import read_subject, score_prediction
 from ummcsgm.evaluation.subject_scores import score_subject
 
 
@@ -25,13 +25,13 @@ def test_evaluate_and_score_agree_where_slices_have_no_error(gain, tmp_path):
     (subject,) = find_subjects(folder, build_data.named_layouts()).subjects
     space = ImageSpace(MODALITIES, SliceView((20, 16), 0.0, False, 0))
     channel = MODALITIES.index("t2")
-    sitting = sit(subject, space, np.eye(4, dtype=bool))
-    images = sitting.slices(sitting.z) * np.float32(gain)
-    evaluated = grade(sitting, sitting.z, sitting.asked.missing[channel], channel, images)
-    prepared = sitting.prepared
+    read = read_subject(subject, space, np.eye(4, dtype=bool))
+    images = read.truth(read.z) * np.float32(gain)
+    evaluated = score_prediction(read, read.z, read.missing[channel], channel, images)
+    prepared = read.prepared
     estimate = np.full(prepared.brain.shape, 1e-3, np.float32)  # 0 outside the brain
-    slices = uncrop(prepared.window, images[..., channel] * sitting.brain(sitting.z))
-    estimate[sitting.z] = slices * prepared.scales["t2"]
+    slices = uncrop(prepared.window, images[..., channel] * read.brain(read.z))
+    estimate[read.z] = slices * prepared.scales["t2"]
     path = tmp_path / "P1_t2.nii"
     write_new(path, estimate[:, ::-1, ::-1].transpose(2, 1, 0), AFFINE)
     outcome = score_subject(False, (subject, (Prediction(path, "P1", "t2", ""),)))

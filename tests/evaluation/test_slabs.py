@@ -11,21 +11,24 @@ import re
 
 import numpy as np
 import pytest
-from test_ensembles import ERROR, GREY, split_of
-from test_evaluate import (
-    PEAK,
-    PNG,
-    evaluated,
-    stand_in,
-    world,  # noqa: F401
-)
+from fake_network import PEAK, FakeNetwork, split_of
+from test_ensembles import ERROR, GREY, PNG
 from tiny_run import MODALITIES, SHAPE
 
-from ummcsgm.evaluation import ensemble, slabs
-from ummcsgm.evaluation.slabs import fit, measure, slab_of, spread, summaries
-from ummcsgm.evaluation.through_plane import coronal_ssim, lag_one
-from ummcsgm.reporting import evaluation_report
+from ummcsgm.evaluation import through_plane
+from ummcsgm.evaluation.subject import SubjectSlices
+from ummcsgm.evaluation.through_plane import (
+    compare_slab,
+    coronal_ssim,
+    fit,
+    lag_one,
+    middle_slab,
+    pooled_sd,
+    summaries,
+)
+from ummcsgm.reporting.evaluation_report import write_evaluation
 
+pytest_plugins = ["fake_network"]
 TRUTH = 0.6
 SLAB = {"evaluate__slab_slices": 5, "evaluate__slab_subjects": 0, "evaluate__draws": 4}
 
@@ -55,9 +58,9 @@ def along(passed=lambda rho: rho):
     return fill
 
 
-def measured(world, tmp_path, monkeypatch, fill, **changes):  # noqa: F811
-    stand_in(monkeypatch, world, fill, **SLAB | changes)
-    return evaluated(world, tmp_path, split=split_of(world))
+def measured(world, tmp_path, fill, **changes):
+    network = FakeNetwork(world, fill, **SLAB | changes)
+    return network.evaluate(tmp_path, split=split_of(world))
 
 
 def rows_of(result, modality, image):
@@ -69,12 +72,8 @@ def told(tmp_path):
     return json.loads((tmp_path / "run" / "calibration.json").read_text())
 
 
-def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    result = measured(world, tmp_path, monkeypatch, along())
+def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(world, tmp_path):
+    result = measured(world, tmp_path, along())
     facts = result["facts"]["coherence"]
     assert facts["rho"] == pytest.approx(TRUTH, abs=0.06)
     assert facts["lag_one"] == pytest.approx(facts["rho"], abs=1e-3)
@@ -98,34 +97,30 @@ def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(
         assert truth["subjects"] == 2 and truth["coronal_ssim"] is None  # 5 slices
 
 
-def test_rho_is_fitted_on_validation_alone_and_kept(world, tmp_path, monkeypatch):  # noqa: F811
-    calls = stand_in(monkeypatch, world, along(), **SLAB)
-    result = evaluated(world, tmp_path, split=split_of(world))
+def test_rho_is_fitted_on_validation_alone_and_kept(world, tmp_path):
+    network = FakeNetwork(world, along(), **SLAB)
+    result = network.evaluate(tmp_path, split=split_of(world))
     kept = told(tmp_path)
     assert kept["rho"] == result["facts"]["coherence"]["rho"] > 0.4
     assert kept["coherence"] == json.loads(
         json.dumps({k: result["facts"]["coherence"][k] for k in kept["coherence"]})
     )
-    asked = len(calls)
-    again = evaluated(world, tmp_path)
-    assert len(calls) == asked
+    asked = len(network.calls)
+    again = network.evaluate(tmp_path)
+    assert len(network.calls) == asked
     np.testing.assert_equal(again["facts"], result["facts"])
     for name, marks in again["slabs"].items():
         assert marks["records"] == result["slabs"][name]["records"]
     only = along(lambda rho: 0.0)
     changed = SLAB | {"evaluate__slab_slices": 4}
-    stand_in(monkeypatch, world, only, **changed)
-    rows = rows_of(evaluated(world, tmp_path), "all", "draw")
+    network = FakeNetwork(world, only, **changed)
+    rows = rows_of(network.evaluate(tmp_path), "all", "draw")
     assert {len(marks["records"]) for marks in again["slabs"].values()} == {16}
     assert all(abs(row["lag_one"]) < 0.1 for row in rows)
 
 
-def test_a_sampler_that_passes_on_less_is_given_more_once(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    result = measured(world, tmp_path, monkeypatch, along(lambda rho: 0.8 * rho))
+def test_a_sampler_that_passes_on_less_is_given_more_once(world, tmp_path):
+    result = measured(world, tmp_path, along(lambda rho: 0.8 * rho))
     facts = result["facts"]["coherence"]
     (_, low), (first, high) = facts["draws"]
     assert high < facts["lag_one"] - 0.05
@@ -133,7 +128,7 @@ def test_a_sampler_that_passes_on_less_is_given_more_once(
     assert facts["rho"] == pytest.approx(expected, abs=1e-3)
     truth, _, together = (*rows_of(result, "all", "truth"), *rows_of(result, "all", "draw"))
     assert together["lag_one"] == pytest.approx(truth["lag_one"], abs=0.08)
-    evaluation_report.write_coherence(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     assert "it was corrected once" in (tmp_path / "out" / "coherence.md").read_text()
 
 
@@ -161,44 +156,36 @@ def test_the_secant_step_by_hand(lags, expected):
         asked.append(rho)
         return records(0.6, lags[rho])
 
-    found = fit(measured)
-    assert found["rho"] == pytest.approx(expected) and asked == [0.0, 0.6]
+    found = fit(records(0.6, lags[0.0]), measured)
+    assert found["rho"] == pytest.approx(expected) and asked == [0.6]
     assert found["draws"] == [*lags.items()] and found["lag_one"] == 0.6
 
 
 def test_nothing_is_fitted_without_records_or_coherence():
-    assert fit(lambda rho: []) == {}
-    assert fit(lambda rho: records(-0.2, 0.0))["rho"] == 0
-    assert fit(lambda rho: records(1.0, rho))["rho"] == 0.99
+    assert fit([], None) == {}
+    assert fit(records(-0.2, 0.0), None)["rho"] == 0
+    assert fit(records(1.0, 0.0), lambda rho: records(1.0, rho))["rho"] == 0.99
 
 
-def test_without_validation_slices_are_measured_as_they_are_drawn(
-    world,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    stand_in(monkeypatch, world, along(), **SLAB)
-    result = evaluated(world, tmp_path)
+def test_without_validation_slices_are_measured_as_they_are_drawn(world, tmp_path):
+    network = FakeNetwork(world, along(), **SLAB)
+    result = network.evaluate(tmp_path)
     assert "rho" not in result["facts"]["coherence"]
     (row,) = rows_of(result, "all", "draw")
     assert row["rho"] == 0 and abs(row["lag_one"]) < 0.1
-    evaluation_report.write_coherence(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     page = (tmp_path / "out" / "coherence.md").read_text()
     assert "no validation subject to fit a rho on" in page
 
 
-def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noqa: F811
-    drawn = []
-    draw = evaluation_report.write_coronal
-    monkeypatch.setattr(evaluation_report, "write_coronal", lambda *a: (drawn.append(a), draw(*a)))
-    result = measured(world, tmp_path, monkeypatch, along())
+def test_files_hold_the_numbers_and_a_view(world, tmp_path):
+    result = measured(world, tmp_path, along())
     folder = tmp_path / "out"
-    evaluation_report.write_evaluation(result, folder)
+    write_evaluation(result, folder)
     rows = result["facts"]["coherence"]["summaries"]
     with (folder / "coherence.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(rows) == 5 * 4
-    assert list(lines[0]) == evaluation_report.COHERENCE_COLUMNS
     for line, row in zip(lines, rows, strict=True):
         assert float(line["gradient"]) == row["gradient"]
         assert line["lag_one"] == ("" if row["lag_one"] is None else f"{row['lag_one']}")
@@ -216,29 +203,26 @@ def test_files_hold_the_numbers_and_a_view(world, tmp_path, monkeypatch):  # noq
     assert content["facts"]["rho"] == rho
     assert len(content["records"]) == 2 * 4 * 4
     assert (folder / "coherence.png").read_bytes().startswith(PNG)
-    ((_, images, heads, flatness),) = drawn
-    assert heads == ["truth", "mean", "draw, rho 0", f"draw, rho {rho:g}"]
-    assert list(images) == [*MODALITIES] and flatness == 4 / 2
-    name = next(iter(result["slabs"]))
-    for m, modality in enumerate(MODALITIES):
-        shown, kinds = images[modality], result["slabs"][name]["pictures"]
-        assert shown.shape[:2] == (4, 5) and shown[0].any(axis=0).all()
-        assert shown[2].sum() == pytest.approx(kinds["draws"][m, 0].sum())
-        inside = shown[0] > 0
-        for estimate in shown[1:]:
-            off = (estimate - shown[0])[inside]
+    records, pictures = next(iter(result["slabs"].values())).values()
+    assert records[0]["flatness"] == 4 / 2
+    for m in range(len(MODALITIES)):
+        truth, drawn = pictures["truth"][m], pictures["draws"][m]
+        assert truth.shape == (5, 16) and len(drawn) == 2  # rhos
+        inside = truth > 0
+        for estimate in (pictures["mean"][m], *drawn):
+            off = (estimate - truth)[inside]
             assert 0.4 * GREY < np.sqrt(np.mean(off**2)) < 2.5 * GREY
 
 
 def test_a_slab_is_the_middle_of_the_brain():
     brain = np.zeros((20, 2, 2), bool)
     brain[4:17] = True
-    assert slab_of(brain, 5).tolist() == [8, 9, 10, 11, 12]
-    assert slab_of(brain, 4).tolist() == [8, 9, 10, 11]
-    assert slab_of(brain, 40).tolist() == list(range(4, 17))
+    assert middle_slab(brain, 5).tolist() == [8, 9, 10, 11, 12]
+    assert middle_slab(brain, 4).tolist() == [8, 9, 10, 11]
+    assert middle_slab(brain, 40).tolist() == list(range(4, 17))
     brain[:] = False
     brain[7] = True
-    assert slab_of(brain, 5).tolist() == [7]
+    assert middle_slab(brain, 5).tolist() == [7]
 
 
 def test_a_spread_is_pooled_over_neighbours_in_the_brain_and_has_a_floor():
@@ -247,12 +231,12 @@ def test_a_spread_is_pooled_over_neighbours_in_the_brain_and_has_a_floor():
     brain[:, :, 15:] = False
     wide = np.where(np.arange(20) < 8, 2.0, 0.001)
     draws = wide * rng.normal(size=(4, 6, 20, 20)) + 100 * ~brain
-    sd = spread(draws, brain)
+    sd = pooled_sd(draws, brain)
     assert np.abs(sd[:, :, :6] / 2 - 1).max() < 0.5  # of 4 draws alone: 0.4 to 1.7
     assert sd[:, :, :6].std() < 0.2 * 2
     rms = 2 * np.sqrt(8 / 15)
     np.testing.assert_allclose(sd[:, :, 10:15], 0.1 * rms, rtol=0.1)
-    assert not spread(np.repeat(draws[:1], 4, axis=0), brain).any()
+    assert not pooled_sd(np.repeat(draws[:1], 4, axis=0), brain).any()
 
 
 def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
@@ -272,9 +256,9 @@ def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
 
     mean = np.full(shape, 100.0)
     images = np.where(brain[..., None], mean + noise(np.where(narrow, 0.8, 0.4)), 0)
-    slices = ensemble.Slices("P", np.arange(12), images, brain, np.ones(2))
+    slices = SubjectSlices("P", np.arange(12), images, brain, np.ones(2))
     draws = {rho: mean + np.stack([noise(rho) for _ in range(4)]) for rho in (0.0, 0.5)}
-    told = measure(slices, 1, mean, draws)
+    told = compare_slab(slices, 1, mean, draws)
     assert [(one["image"], one["rho"]) for one in told] == [
         ("truth", None), ("mean", None), ("draw", 0.0), ("draw", 0.5)
     ]  # fmt: skip
@@ -287,8 +271,8 @@ def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
     by_hand = [coronal_ssim(images[..., 1], v, brain, 255.0) for v in draws[0.5][..., 1]]
     assert told[3]["coronal_ssim"] == pytest.approx(np.mean(by_hand))
     still = {0.0: np.repeat(draws[0.0][:1], 4, axis=0)}
-    assert measure(slices, 1, mean, still) == []
-    assert measure(slices._replace(images=mean), 1, mean, draws) == []
+    assert compare_slab(slices, 1, mean, still) == []
+    assert compare_slab(slices._replace(images=mean), 1, mean, draws) == []
 
 
 def test_a_summary_pools_sums_and_means_scores():
@@ -309,4 +293,4 @@ def test_a_summary_pools_sums_and_means_scores():
     assert truth["lag_one"] == pytest.approx(0.5) and truth["sd_ratio"] is None
     assert mean["gradient"] == pytest.approx(1.5) and mean["lag_one"] is None
     assert still["sd_ratio"] == 1 and together["sd_ratio"] == pytest.approx(2.5**0.5)
-    assert {row["modality"] for row in rows[4:]} == {slabs.EVERY}
+    assert {row["modality"] for row in rows[4:]} == {through_plane.ALL}

@@ -10,7 +10,7 @@ from tiny_run import MODALITIES, NAMES, path_of, run_main, tiny_config, write_co
 
 from ummcsgm.data.store import open_store
 from ummcsgm.diffusion.missingness import missing_patterns
-from ummcsgm.evaluation.sitting import asked_of
+from ummcsgm.evaluation.subject import possible_patterns
 
 LACKS = dict(zip(NAMES, ("flair", "t1", "t1c", "t2", "t1"), strict=True))
 
@@ -115,12 +115,12 @@ def test_what_a_subject_can_be_asked(present, singles, every):
     has = np.array([flag == "1" for flag in present])
     table = missing_patterns(4, proper=True)
     for questions, count in ((table[table.sum(axis=1) == 1], singles), (table, every)):
-        asked = asked_of(questions, has)
-        assert len(asked.missing) == len(asked.scored) == count
-        assert not (asked.scored & ~has).any()  # there is a truth
-        assert (asked.missing >= ~has).all()  # what is not there is missing
-        assert ((has & ~asked.missing).sum(axis=1) > 0).all()  # something is seen
-        assert np.array_equal(asked.missing, asked.scored | ~has)
+        missing, scored = possible_patterns(questions, has)
+        assert len(missing) == len(scored) == count
+        assert not (scored & ~has).any()  # there is a truth
+        assert (missing >= ~has).all()  # what is not there is missing
+        assert ((has & ~missing).sum(axis=1) > 0).all()  # something is seen
+        assert np.array_equal(missing, scored | ~has)
 
 
 def test_what_was_never_scanned_is_nothing_at_any_time():

@@ -32,7 +32,7 @@ from ummcsgm.inference import acquisition_value
 from ummcsgm.inference.inputs import SubjectInputs
 from ummcsgm.inference.predictor import load_trained_model, make_mean_predictor
 from ummcsgm.models.mm_csn import CONDITIONINGS
-from ummcsgm.study.findings import notes
+from ummcsgm.study.compare import study_notes
 from ummcsgm.types import Estimate
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -296,5 +296,5 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
 
 def test_a_study_says_who_sees_neighbours():
     facts = {"few": 12, "test_subjects": 5}
-    assert "up to 2 away; the published methods, that slice" in notes(facts, 2)[0]
-    assert notes(facts, 0) == notes(facts, 2)[1:]
+    assert "up to 2 away; the published methods, that slice" in study_notes(facts, 2)[0]
+    assert study_notes(facts, 0) == study_notes(facts, 2)[1:]

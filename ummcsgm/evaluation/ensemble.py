@@ -1,17 +1,16 @@
-"""K draws of each question, and whether they are what they claim to be, in numbers.
+"""K draws of a missing modality: are they calibrated, and what recalibrates them.
 
 All numbers are of the brain's voxels on the network's grid, in grey levels as those of
-the table but not clipped: laws of means and variances hold as they are.
+the table but not clipped: the laws of means and variances hold as they are.
 """
 
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from ummcsgm.data.subjects import PreparedSubject, network_brain, network_stacks
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.evaluation.calibration import (
     coverage,
     coverage_of_ranks,
@@ -22,7 +21,6 @@ from ummcsgm.evaluation.calibration import (
     uniformity,
     within,
 )
-from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit
 from ummcsgm.evaluation.spread import (
     law_of_draws,
     recalibration_factor,
@@ -32,68 +30,80 @@ from ummcsgm.evaluation.spread import (
     spread_and_error,
     spread_skill,
 )
+from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.predictor import slice_addresses
-from ummcsgm.types import Array, Estimate, InputError, Stacks
+from ummcsgm.types import Array, Estimate, InputError, Missing
 
 SAMPLER = "warm"
 LEVEL = 0.9  # of the intervals whose coverage is counted
 EDGES = np.geomspace(0.5, 32, 13) ** 2  # variances: one for all, so that sums add up
 VERSIONS = ("raw", "recalibrated")
 SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
+SHOWN_DRAWS = 3  # in a picture
 RESAMPLES = 1000  # of a bootstrap over subjects
 CURVE = ("expected", "measured", "low", "high")
 MIN_BIN_SHARE = 0.002  # of all voxels: a reliability curve leaves out smaller bins
 
 
-class Slices(NamedTuple):
-    """Some slices of one subject, in the network's scale and on its grid."""
+def measure_draws(
+    evaluated: EvaluatedSubject,
+    z: Array,
+    estimate: Estimate,
+    sample: Callable,
+    options: EvaluationOptions,
+    factors: dict[str, float],
+) -> tuple[Array, Array, list[dict], dict[str, Array]]:
+    """(first draw, mean of the draws, each [Q, S, H, W, M], records, pictures [M, ...]).
 
-    name: str
-    z: Array  # [S]
-    images: Stacks
-    brain: Array  # [S, H, W] bool
-    grey: Array  # [M] grey levels of 1 in the network's scale; 0 where there is no scan
-
-
-def slices_of(
-    name: str, prepared: PreparedSubject, modalities: tuple[str, ...], z: Array
-) -> Slices:
-    """The slices `z` of a subject, with what makes grey levels of them."""
-    grey = np.zeros(len(modalities))
-    for channel, modality in enumerate(modalities):
-        if modality in prepared.scales:
-            volume = prepared.case.volumes[modality]
-            levels = grey_levels_per_unit(volume, prepared.brain, TABLE1)
-            grey[channel] = levels * prepared.scales[modality]
-    images = network_stacks(prepared, modalities, z)
-    return Slices(name, z, images, network_brain(prepared, z), grey)
-
-
-def draw(sample: Callable, slices: Slices, missing: Array, shared: Estimate, count: int) -> Array:
-    """[K, S, H, W, M] `count` draws of one question [M] that share what one evaluation
-    told, [S, ...].
-
-    Draw k of a slice has the address (subject, slice, k), however many there are.
+    options.draws draws of the slices `z` for every missing pattern, about the `estimate`
+    [Q, S, H, W, M] of these slices. A record, of a pattern and a modality, has the
+    numbers of `score_draws`; pictures are of the patterns with one modality scored.
     """
-    each = [slice_addresses(slices.name, slices.z, draw=k) for k in range(count)]
+    modalities, slices = evaluated.modalities, evaluated.slices(z)
+    by_channel = {modalities.index(name): factor for name, factor in factors.items()}
+    first, average = estimate.mean.copy(), estimate.mean.copy()
+    records, pictures = [], {}
+    labels = evaluated.labels | {"slices": len(z), "method": SAMPLER, "draws": options.draws}
+    for pattern, missing in enumerate(evaluated.missing):
+        known = estimate.select_row(pattern)
+        draws = draw(sample, slices, missing, known, options.draws)
+        first[pattern], average[pattern] = draws[0], np.mean(draws, axis=0)
+        scored = evaluated.scored[pattern]
+        scores = score_draws(slices, scored, known, draws, by_channel, options.seed)
+        for channel, numbers in scores.items():
+            names = {"missing": evaluated.pattern_name(missing), "modality": modalities[channel]}
+            records.append(labels | names | numbers)
+            if len(scores) == 1:
+                pictures[channel] = draws_picture(slices, channel, draws)
+    return first, average, records, stack_pictures(pictures, len(modalities))
+
+
+def draw(
+    sample: Callable, slices: SubjectSlices, missing: Array, estimate: Estimate, count: int
+) -> Array:
+    """[K, S, H, W, M] `count` draws for one missing pattern [M]; all start from the one
+    `estimate` [S, H, W, M].
+
+    Draw k of a slice has the address (subject, slice, k), whatever `count` is.
+    """
+    addresses = [slice_addresses(slices.name, slices.z, draw=k) for k in range(count)]
     missing = np.tile(missing, (len(slices.z), 1))
-    return np.stack([*sample(slices.images, missing, np.stack(each), shared)])
+    return np.stack([*sample(slices.images, missing, np.stack(addresses), estimate)])
 
 
-def judge(
-    slices: Slices,
-    scored: Array,
-    told: Estimate,
+def score_draws(
+    slices: SubjectSlices,
+    scored: Missing,
+    estimate: Estimate,
     draws: Array,
     factors: dict[int, float],
     seed: int,
 ) -> dict[int, dict]:
-    """By channel of `scored` [M], what one question's draws are worth.
+    """By channel of `scored` [M], the numbers of the draws [K, S, H, W, M] of one pattern.
 
-    `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the mean that
-    the network `told` [S, H, W, M]; under `predicted` is what the variance is worth
-    that it told with it, or None; the rest is told under `raw`, of the `draws`, and
-    under `recalibrated`, of the draws respread about that mean with the channel's
+    `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the network's
+    `estimate` [S, H, W, M]; `predicted` is of its variance, or None; `raw` is of the
+    draws, and `recalibrated` of the draws respread about the estimate with the channel's
     factor, or None where it has none. `energy` is of all scored channels together.
     """
     channels = np.flatnonzero(scored)
@@ -101,7 +111,7 @@ def judge(
     brain = np.repeat(slices.brain[..., None], len(channels), axis=-1)
     truth = slices.images[..., channels] * grey
     draws, voxels = within(brain, draws[..., channels] * grey, truth)
-    means = (told.mean[..., channels] * grey)[brain].astype(np.float64)
+    means = (estimate.mean[..., channels] * grey)[brain].astype(np.float64)
     draws = draws.reshape(len(draws), -1, len(channels))
     truth, means = (v.reshape(-1, len(channels)) for v in (voxels, means))
     versions = {"raw": draws}
@@ -111,37 +121,39 @@ def judge(
     energy = dict.fromkeys(versions)
     if len(channels) > 1:
         energy = {k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()}
-    answers = {}
-    for place, channel in enumerate(channels):
+    scores = {}
+    for column, channel in enumerate(channels):
         address = [seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
-        error = means[:, place] - truth[:, place]
-        answers[int(channel)] = {
+        error = means[:, column] - truth[:, column]
+        scores[int(channel)] = {
             "voxels": len(error),
             "mae_of_mean": float(np.mean(np.abs(error))),
             "mse_of_mean": float(np.mean(np.square(error))),
-            "predicted": _predicted(slices, told, int(channel), error),
+            "predicted": _predicted(slices, estimate, int(channel), error),
         } | dict.fromkeys(VERSIONS)
         for version, values in versions.items():
             generator = np.random.default_rng(address)
-            one = values[..., place], means[:, place], truth[:, place]
-            numbers = _numbers(generator, *one) | {"energy": energy[version]}
-            answers[int(channel)][version] = numbers
-    return answers
+            arrays = values[..., column], means[:, column], truth[:, column]
+            numbers = _numbers(generator, *arrays) | {"energy": energy[version]}
+            scores[int(channel)][version] = numbers
+    return scores
 
 
-def _predicted(slices: Slices, told: Estimate, channel: int, error: Array) -> dict | None:
-    """What the predicted variance of one modality is worth, if there is one: its mean,
-    and the sums of `reliability_of` in the bins of EDGES. `error` [N] is the mean's."""
-    if told.variance is None:
+def _predicted(
+    slices: SubjectSlices, estimate: Estimate, channel: int, error: Array
+) -> dict | None:
+    """Of the predicted variance of one modality, if there is one: its mean, and the sums
+    of `reliability_of` in the bins of EDGES. `error` [N] is that of the mean."""
+    if estimate.variance is None:
         return None
-    variance = told.variance[..., channel][slices.brain].astype(np.float64)
+    variance = estimate.variance[..., channel][slices.brain].astype(np.float64)
     variance *= slices.grey[channel] ** 2
     sums = reliability_of(variance, np.square(error), EDGES)
     return {"variance": float(np.mean(variance)), "reliability": sums.tolist()}
 
 
 def _numbers(generator: np.random.Generator, draws: Array, mean: Array, truth: Array) -> dict:
-    """Of one modality's voxels [N], [K, N]: plain values that JSON has."""
+    """Of one modality's draws [K, N] of N voxels: values that JSON has."""
     variance, error = spread_and_error(draws, truth).tolist()
     ranks = rank_histogram(generator, draws, truth)
     enough = len(draws) >= 4
@@ -157,56 +169,57 @@ def _numbers(generator: np.random.Generator, draws: Array, mean: Array, truth: A
     }
 
 
-def picture(slices: Slices, channel: int, draws: Array, shown: int) -> dict:
-    """The middle slice as it is shown, in grey levels: truth, mean of the draws, the
-    first `shown` draws, and their sd, to be compared with that mean's error."""
-    place = len(slices.z) // 2
-    scale = slices.brain[place] * slices.grey[channel]
-    images = draws[:, place, ..., channel] * scale
+def draws_picture(slices: SubjectSlices, channel: int, draws: Array) -> dict[str, Array]:
+    """The middle slice in grey levels: truth, mean of the draws, the first SHOWN_DRAWS
+    draws, and their sd, to be compared with that mean's error."""
+    middle = len(slices.z) // 2
+    scale = slices.brain[middle] * slices.grey[channel]
+    images = draws[:, middle, ..., channel] * scale
     wide = np.sqrt(1 + 1 / len(draws))
     return {
-        "truth": slices.images[place, ..., channel] * scale,
+        "truth": slices.images[middle, ..., channel] * scale,
         "mean": np.mean(images, axis=0),
-        "draws": images[:shown],
+        "draws": images[:SHOWN_DRAWS],
         "sd": wide * np.std(images, axis=0, ddof=1),
     }
 
 
-def stacked(pictures: dict[int, dict], modalities: int) -> dict[str, Array]:
-    """The pictures by channel as [M, ...] float32 by kind; 0 where there is none."""
-    kinds = next(iter(pictures.values()), {})
-    images = {kind: np.zeros((modalities, *like.shape), np.float32) for kind, like in kinds.items()}
-    for channel, own in pictures.items():
-        for kind, image in own.items():
-            images[kind][channel] = image
-    return images
+def stack_pictures(pictures: dict[int, dict], modalities: int) -> dict[str, Array]:
+    """The pictures by channel as arrays [M, ...] float32 by name; 0 where there is none."""
+    first = next(iter(pictures.values()), {})
+    stacked = {
+        name: np.zeros((modalities, *like.shape), np.float32) for name, like in first.items()
+    }
+    for channel, images in pictures.items():
+        for name, image in images.items():
+            stacked[name][channel] = image
+    return stacked
 
 
 def fit_factors(records: list[dict]) -> dict[str, dict]:
-    """By modality, the factor on the spread of draws that makes it what it claims.
+    """By modality, the factor on the spread of draws that calibrates it.
 
-    Of `records` of single questions, each a subject's and modality's `judge`: factor,
-    subjects, and low and high of a bootstrap over these, the central 90 %, or None for
-    one subject. None has a factor whose draws are all alike.
+    From the records in which that modality alone is missing: `factor`, number of
+    `subjects`, and `low` and `high`, the central LEVEL of a bootstrap over subjects, None
+    for one subject. No factor where a subject's draws are all alike.
     """
-    fitted = {}
-    for (missing, modality), those in groups_of(records).items():
-        pairs = [(r["raw"]["variance"], r["mse_of_mean"]) for r in those]
+    fits = {}
+    for (missing, modality), group in groups_of(records).items():
+        pairs = [(r["raw"]["variance"], r["mse_of_mean"]) for r in group]
         if missing == modality and min(pairs)[0] > 0:
-            fitted[modality] = _factor(np.array(pairs))
-    return fitted
+            fits[modality] = _fit_factor(np.array(pairs))
+    return fits
 
 
-def _factor(pairs: Array) -> dict:
-    def fit(rows: Array) -> float:
-        return recalibration_factor(rows[:, 0], rows[:, 1])
+def _fit_factor(pairs: Array) -> dict:
+    def factor(pairs: Array) -> float:
+        return recalibration_factor(pairs[:, 0], pairs[:, 1])
 
-    told = {"factor": fit(pairs), "subjects": len(pairs), "low": None, "high": None}
+    fit = {"factor": factor(pairs), "subjects": len(pairs), "low": None, "high": None}
     if len(pairs) > 1:
-        generator = np.random.default_rng(0)
-        ends = subject_interval(generator, fit, pairs, level=LEVEL, resamples=1000)
-        told |= {"low": float(ends[0]), "high": float(ends[1])}
-    return told
+        low, high = bootstrap_interval(factor, pairs)
+        fit |= {"low": float(low), "high": float(high)}
+    return fit
 
 
 def groups_of(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
@@ -267,27 +280,15 @@ def predictions(records: list[dict]) -> list[dict]:
     rows = []
     for (missing, modality), group in groups_of(records).items():
         pairs = np.array(
-            [
-                (r["predicted"]["variance"], r["mse_of_mean"])
-                for r in group
-                if r["predicted"] is not None
-            ]
+            [[r["predicted"]["variance"], r["mse_of_mean"]] for r in group if r["predicted"]]
         )
         if len(pairs):
             variance, error = np.mean(pairs, axis=0).tolist()
             low, high = bootstrap_interval(_root_of_ratio, pairs)
-            rows.append(
-                {
-                    "missing": missing,
-                    "modality": modality,
-                    "subjects": len(pairs),
-                    "variance": variance,
-                    "error": error,
-                    "ratio": math.sqrt(variance / error) if error else float("nan"),
-                    "ratio_low": float(low),
-                    "ratio_high": float(high),
-                }
-            )
+            row = {"missing": missing, "modality": modality, "subjects": len(pairs)}
+            row |= {"variance": variance, "error": error}
+            row["ratio"] = math.sqrt(variance / error) if error else float("nan")
+            rows.append(row | {"ratio_low": float(low), "ratio_high": float(high)})
     return rows
 
 

@@ -1,4 +1,10 @@
-"""Checkpoint and split -> all numbers of an evaluation, as one plain dict.
+"""Every number of an evaluation: one cached map over subjects and methods.
+
+`evaluate_subjects` reads a subject at most once and hands it to all parts that are not
+on disk yet: a method's predictions and scores, the slabs, or what a study adds. A part
+lies beside its method, under a key of all that it depends on, so that an evaluation that
+was stopped continues, and a method that is trained later, or copied in from another
+workdir, adds only its own.
 
 `evaluation_results`, which `reporting` writes, has only plain values and arrays:
 
@@ -24,239 +30,596 @@ slabs       by subject: {"records": dicts of subject, group, slices, draws, flat
             "draws": [M, n, S, W]}, or {} where there are none}
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
+import json
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from ummcsgm.baselines.ridge import fit_normal_equations
-from ummcsgm.config import build, build_data
+import numpy as np
+
+from ummcsgm.config import build
 from ummcsgm.config.build import EvaluationOptions
-from ummcsgm.config.preparation import prepare
+from ummcsgm.config.build_methods import MM_CSN, build_gallery
 from ummcsgm.data.cohort import Cohort
+from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.store import Store
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
-from ummcsgm.evaluation import slabs
-from ummcsgm.evaluation.ensemble import SAMPLER, calibration_curves, predictions, summaries
-from ummcsgm.evaluation.exam import METHODS, Exam, Share, examine
-from ummcsgm.evaluation.marks import Marks, by_name, digest_of, kept
+from ummcsgm.evaluation import ensemble, through_plane
+from ummcsgm.evaluation.ensemble import SAMPLER
+from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
-from ummcsgm.evaluation.rehearsal import calibrated, examine_slabs
-from ummcsgm.inference.predictor import (
-    TrainedModel,
-    load_trained_model,
-    make_mean_predictor,
-    make_sampler,
+from ummcsgm.evaluation.subject import (
+    EvaluatedSubject,
+    absolute_error,
+    choose_evenly,
+    grey_images,
+    predict_patterns,
+    read_subject,
+    sample_patterns,
+    score_prediction,
+    true_grey_images,
 )
-from ummcsgm.types import Array, Config, InputError
+from ummcsgm.inference.predictor import CALIBRATION, DRAW_KEYS
+from ummcsgm.types import Array, Config, Estimate, Missing
+from ummcsgm.utils.atomic_io import UNREADABLE, write_atomic
+from ummcsgm.utils.provenance import code_digest
 
+ALGORITHM1 = "algorithm1"
+FLOORS = ("ridge", "ridge2")
+MEAN = "mean"  # the mm-CSN's mean in `evaluation_results`
+TABLE_METHODS = (*FLOORS, MEAN, ALGORITHM1, SAMPLER)
 METRICS = ("psnr", "ssim_global", "ssim_wang", "mae")
-SAMPLERS = ("euler_maruyama", SAMPLER)
+SHOWN = 2  # subjects in figures and gallery
+
+
+class Share(NamedTuple):
+    """What is measured of one subject, besides the scores of every prediction."""
+
+    algorithm1: bool
+    draws: bool
+    shown: bool  # in figures and gallery
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """What every method is evaluated on: missing patterns [Q, M] of `subjects`."""
+
+    space: ImageSpace
+    options: EvaluationOptions
+    patterns: Missing
+    gallery_slices: int  # of each shown subject
+    subjects: tuple[Subject, ...]
+
+    def share(self, name: str) -> Share:
+        """What is measured of the subject of this name: the first ones have more."""
+        index = [subject.name for subject in self.subjects].index(name)
+        counts = self.options.algorithm1_subjects, self.options.draw_subjects
+        algorithm1, draws = (index < (count or len(self.subjects)) for count in counts)
+        return Share(algorithm1, draws, index < SHOWN)
+
+    def key(self, method: TrainedMethod) -> list:
+        """What the numbers of a method depend on besides the subject, as JSON values."""
+        return [
+            dataclasses.asdict(self.options),
+            self.patterns.tolist(),
+            self.space.modalities,
+            dataclasses.asdict(self.space.view),
+            profile_hash(TABLE1),
+            method.name,
+            method.digest,
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class SubjectResult:
+    """A part of one subject's numbers.
+
+    Rows have subject, group, method, missing, modality, slices, the metrics and crps;
+    records are those of draws, slabs or segmentations; arrays are by purpose ("panels",
+    "pictures", "gallery", "maps"), then by name.
+    """
+
+    rows: list[dict] = dataclasses.field(default_factory=list)
+    records: list[dict] = dataclasses.field(default_factory=list)
+    arrays: dict[str, dict[str, Array]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What is computed of each subject that has a key, and kept as folder/SUBJECT.npz.
+
+    `keys` has, by subject, what the result depends on besides the subject's scans and the
+    code: values that JSON has.
+    """
+
+    folder: pathlib.Path
+    keys: dict[str, list]
+    compute: Callable[[EvaluatedSubject], SubjectResult]
+
+
+def build_specs(
+    config: Config, cohort: Cohort, all_configurations: bool
+) -> tuple[EvaluationSpec, EvaluationSpec]:
+    """(test, validation): what is evaluated of the cohort's subjects of either split.
+
+    Patterns with one modality missing, or in the test all that leave something seen.
+    Groups take turns, so that the first few subjects hold each group.
+    """
+    space, options = build.build_space(config), build.build_evaluation_options(config)
+    every = missing_patterns(len(space.modalities), proper=True)
+    single = every[every.sum(axis=1) == 1]
+    gallery = build_gallery(config)
+    test = interleaved_subjects(cohort, "test")
+    validation = interleaved_subjects(cohort, "validation")[: options.draw_subjects or None]
+    patterns = every if all_configurations else single
+    return (
+        EvaluationSpec(space, options, patterns, gallery, test),
+        EvaluationSpec(space, options, single, gallery, validation),
+    )
+
+
+def interleaved_subjects(cohort: Cohort, split: str) -> tuple[Subject, ...]:
+    """The split's subjects, one of each group in turn."""
+    groups: dict[str, list[Subject]] = {}
+    for name in cohort.split[split]:
+        groups.setdefault(cohort.subjects[name].group, []).append(cohort.subjects[name])
+    queues = [groups[group] for group in sorted(groups)]
+    longest = max(map(len, queues), default=0)
+    return tuple(q[i] for i in range(longest) for q in queues if i < len(q))
 
 
 def evaluate(
-    workdir: pathlib.Path, config: Config | None, all_configurations: bool
-) -> tuple[dict, Cohort]:
-    """(`evaluation_results`, cohort): the newest checkpoint of `workdir` on the split's
-    test subjects.
+    workdir: pathlib.Path,
+    specs: tuple[EvaluationSpec, EvaluationSpec],
+    methods: Sequence[TrainedMethod],
+    more: dict[str, Part],
+) -> tuple[dict, dict[str, dict[str, SubjectResult]]]:
+    """(`evaluation_results`, the results by part and subject) of the test subjects.
 
-    Where the data lies and how much is asked is told by `config`, if it is given, else
-    by the config in the checkpoint.
-
-    Under profile `umm-csgm-table1`; every question with one of a subject's modalities
-    left out, or every configuration that leaves something seen. What a subject was
-    never scanned with is missing too, and has no truth to be scored. `mean` and the
-    floors answer for all scored slices; Algorithm 1, and the draws that measure the
-    posterior, for config.evaluate's shares of subjects and slices. On validation
-    subjects alone, if there are any, factors are fitted that recalibrate the spread of
-    draws, and how their noise is to correlate along z: workdir/calibration.json. The
-    processes of a job share the subjects, and all return the same.
-
-    Raises:
-        InputError: there is no checkpoint or no test subject.
+    `specs` are those of test and validation, see `build_specs`; `methods` are the mm-CSN,
+    the two ridge floors, and others. Factors and rho are fitted on the validation
+    subjects, see `calibrate`. A method's part has its name, the slabs' is "slab"; `more`
+    are other parts, by name, that are computed of the subjects as they are read.
     """
-    trained = load_trained_model(workdir)
-    config = build_data.compatible_config(config, trained.config, workdir)
-    scoring = build.build_evaluation_options(config)
-    cohort, stores = prepare(config, workdir)
-    names = interleaved(cohort, "test")
-    if not names:
-        raise InputError(
-            f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
-            "subjects, or --mode train."
+    spec, validation = specs
+    mm_csn, parts = methods[0], workdir / "evaluation" / "parts"
+    fit = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
+    own = {method.name: method_part(spec, method, fit.factors) for method in methods}
+    own["slab"] = slab_part(parts / "slabs", spec, mm_csn, [*dict.fromkeys((0.0, fit.rho))])
+    results = evaluate_subjects(spec, own | more)
+    return evaluation_results(spec, mm_csn, fit, results), results
+
+
+# The cached map.
+
+
+def evaluate_subjects(
+    spec: EvaluationSpec, parts: dict[str, Part]
+) -> dict[str, dict[str, SubjectResult]]:
+    """The results by part and subject: those on disk, and the others computed.
+
+    A subject is read when the first part is not on disk, once. The processes of a job
+    share the subjects, and all return the same.
+    """
+
+    def evaluate_one(index: int) -> dict[str, SubjectResult]:
+        subject = spec.subjects[index]
+        read = functools.cache(lambda: read_subject(subject, spec.space, spec.patterns))
+        results, count = {}, f"{index + 1}/{len(spec.subjects)}"
+        for name, part in parts.items():
+            if subject.name not in part.keys:
+                continue
+            path = part.folder / f"{subject.name}.npz"
+            key = _part_key(part.keys[subject.name], subject)
+            results[name] = _load(path, key)
+            if results[name] is None:
+                results[name] = part.compute(read())
+                _save(path, key, results[name])
+                print(f"evaluated {count}: {subject.name}, {name}", flush=True)
+        return results
+
+    every = devices.map_across_processes(evaluate_one, len(spec.subjects))
+    return {
+        name: {
+            subject.name: results[name]
+            for subject, results in zip(spec.subjects, every, strict=True)
+            if name in results
+        }
+        for name in parts
+    }
+
+
+def _part_key(key: list, subject: Subject) -> str:
+    files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
+    times = [file.stat().st_mtime_ns for file in files]
+    return json.dumps([code_digest(), *key, subject.name, times])
+
+
+def _load(path: pathlib.Path, key: str) -> SubjectResult | None:
+    """The result at `path` if it has this key."""
+    # A file may be cut short, as where it was copied in part.
+    with contextlib.suppress(*UNREADABLE, KeyError), np.load(path) as saved:
+        if str(saved["key"]) != key:
+            return None
+        arrays: dict[str, dict[str, Array]] = {}
+        for entry in saved.files:
+            purpose, _, name = entry.partition("/")
+            if name:
+                arrays.setdefault(purpose, {})[name] = saved[entry]
+        numbers = (json.loads(str(saved[name])) for name in ("rows", "records"))
+        return SubjectResult(*numbers, arrays)
+    return None
+
+
+def _save(path: pathlib.Path, key: str, result: SubjectResult) -> None:
+    content = io.BytesIO()
+    arrays = {
+        f"{purpose}/{name}": array
+        for purpose, group in result.arrays.items()
+        for name, array in group.items()
+    }
+    texts = {"rows": json.dumps(result.rows), "records": json.dumps(result.records)}
+    np.savez_compressed(content, key=key, **texts, **arrays)
+    write_atomic(path, content.getvalue())
+
+
+# One subject, one method.
+
+
+def method_part(spec: EvaluationSpec, method: TrainedMethod, factors: dict[str, float]) -> Part:
+    """The scores of a method; of one that draws, those of its draws, which `factors` by
+    modality recalibrate."""
+    key = spec.key(method) + ([factors] if method.make_sampler else [])
+    keys = {}
+    for subject in spec.subjects:
+        share = spec.share(subject.name)
+        keys[subject.name] = [*key, share, spec.gallery_slices if share.shown else 0]
+    return Part(method.folder, keys, functools.partial(evaluate_method, spec, method, factors))
+
+
+def evaluate_method(
+    spec: EvaluationSpec,
+    method: TrainedMethod,
+    factors: dict[str, float],
+    evaluated: EvaluatedSubject,
+) -> SubjectResult:
+    """One method's scores, records and images of one subject.
+
+    `crps` is of the brain's voxels on the slices of the K draws, in grey levels: the
+    absolute error of what is not a draw. It is None where no draws are measured.
+    """
+    share, z = spec.share(evaluated.subject.name), evaluated.z
+    estimate = predict_patterns(evaluated, z, method.predict)
+    predictions = {method.name: (z, estimate.mean)}
+    crps, records, pictures = {}, [], {}
+    if share.draws:
+        drawn = choose_evenly(z, spec.options.draw_slices)
+        images = estimate.mean[:, np.isin(z, drawn)]
+        for pattern, channel in np.argwhere(evaluated.scored):
+            error = absolute_error(evaluated, drawn, channel, images[pattern])
+            crps[method.name, pattern, channel] = error
+    if method.make_sampler:
+        more, records, pictures = _evaluate_draws(spec, method, factors, evaluated, estimate)
+        predictions |= more
+        crps |= _crps_of_draws(evaluated, records)
+    rows = [
+        evaluated.labels
+        | {"method": name}
+        | score_prediction(evaluated, slices, evaluated.missing[pattern], channel, images[pattern])
+        | {"crps": crps.get((name, pattern, channel))}
+        for name, (slices, images) in predictions.items()
+        for pattern, channel in np.argwhere(evaluated.scored)
+        if method.name not in FLOORS or np.isfinite(images[pattern, ..., channel]).all()
+    ]
+    if not share.shown:
+        return SubjectResult(rows, records)
+    arrays = {"pictures": pictures, "gallery": _gallery(spec, method, evaluated, estimate)}
+    arrays["panels"] = _panels(spec, method, evaluated, estimate, predictions)
+    return SubjectResult(rows, records, arrays)
+
+
+def _evaluate_draws(
+    spec: EvaluationSpec,
+    method: TrainedMethod,
+    factors: dict[str, float],
+    evaluated: EvaluatedSubject,
+    estimate: Estimate,
+) -> tuple[dict[str, tuple], list[dict], dict[str, Array]]:
+    """Predictions (z, images [Q, S, H, W, M]) by name, the records of K draws, pictures.
+
+    `mean_same_slices` is the mean on the slices of Algorithm 1, `mean_of_draw_slices` on
+    those of the K draws; SAMPLER is the first of these draws, `warm_mean` their mean.
+    """
+    share, options, z = spec.share(evaluated.subject.name), spec.options, evaluated.z
+    predictions, records, pictures = {}, [], {}
+    if share.algorithm1:
+        slices = choose_evenly(z, options.algorithm1_slices)
+        images = sample_patterns(evaluated, slices, method.make_sampler("euler_maruyama"))
+        predictions["mean_same_slices"] = slices, estimate.mean[:, np.isin(z, slices)]
+        predictions[ALGORITHM1] = slices, images
+    if share.draws:
+        slices = choose_evenly(z, options.draw_slices)
+        known = estimate.map(lambda images: images[:, np.isin(z, slices)])
+        sample = method.make_sampler(SAMPLER)
+        first, average, records, pictures = ensemble.measure_draws(
+            evaluated, slices, known, sample, options, factors
         )
-    table = missing_patterns(len(trained.space.modalities), proper=True)
-    single = table[table.sum(axis=1) == 1]
-    exam = _set_exam(trained, scoring, single, stores["train"])
-    parts = workdir / "evaluation" / "parts"
-    drawing = _make_drawing(trained, exam)
-    inside = [cohort.subjects[name] for name in interleaved(cohort, "validation")]
-    inside = inside[: scoring.draw_subjects or None]
-    exam = calibrated(workdir, exam, inside, trained, drawing)
-    exam = _asking(exam, table if all_configurations else single)
-    subjects = [cohort.subjects[name] for name in names]
-    marks = _examine_all(parts, exam, subjects)
-    answers = {rho: drawing(rho) for rho in (0.0, exam.coherence.get("rho", 0.0))}
-    some = subjects[: scoring.slab_subjects or None]
-    coherence = examine_slabs(parts / "slabs", exam, some, answers)
-    return _gather(exam, trained.step, marks, coherence), cohort
+        predictions["mean_of_draw_slices"] = slices, known.mean
+        predictions |= {SAMPLER: (slices, first), "warm_mean": (slices, average)}
+    return predictions, records, pictures
 
 
-def _examine_all(folder: pathlib.Path, exam: Exam, subjects: list[Subject]) -> dict[str, Marks]:
-    drawn = exam.scoring.algorithm1_subjects or len(subjects)
-    measured = exam.scoring.draw_subjects or len(subjects)
-
-    def one(place: int) -> Marks:
-        subject = subjects[place]
-        share = Share(place < drawn, place < measured, place < 2)
-        key = [exam.key, dataclasses.astuple(share)]
-        ask = functools.partial(examine, exam, subject, share)
-        marks = kept(folder / f"{subject.name}.npz", key, subject, ask)
-        print(f"evaluated {place + 1}/{len(subjects)}: {subject.name}", flush=True)
-        return marks
-
-    return by_name(subjects, devices.map_across_processes(one, len(subjects)))
-
-
-def _set_exam(
-    trained: TrainedModel, scoring: EvaluationOptions, questions: Array, store: Store
-) -> Exam:
-    moments = fit_normal_equations(
-        (entry.present, store.subject_slices(entry.name)) for entry in store.subjects
-    )
-    mean = make_mean_predictor(trained, scoring)
-    samplers = {name: make_sampler(trained, name, scoring) for name in SAMPLERS}
-    key = digest_of(
-        trained.digest,
-        dataclasses.asdict(scoring),
-        questions.tolist(),
-        [[entry.name, entry.crc] for entry in store.subjects],
-        profile_hash(TABLE1),
-    )
-    return Exam(trained.space, scoring, questions, moments, mean, samplers, {}, {}, key)
+def _crps_of_draws(evaluated: EvaluatedSubject, records: list[dict]) -> dict[tuple, float]:
+    raw = {(r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
+    return {
+        (SAMPLER, pattern, channel): raw[name]
+        for pattern, channel in np.argwhere(evaluated.scored)
+        if (
+            name := (
+                evaluated.pattern_name(evaluated.missing[pattern]),
+                evaluated.modalities[channel],
+            )
+        )
+        in raw
+    }
 
 
-def _make_drawing(trained: TrainedModel, exam: Exam) -> Callable[[float], Callable]:
-    """drawing(rho): SAMPLER with noise of this rho, compiled once for each."""
-
-    @functools.cache
-    def drawing(rho: float) -> Callable:
-        if rho == 0:
-            return exam.samplers[SAMPLER]
-        return make_sampler(trained, SAMPLER, exam.scoring, rho=rho)
-
-    return drawing
-
-
-def _asking(exam: Exam, questions: Array) -> Exam:
-    key = digest_of(exam.key, questions.tolist())
-    return dataclasses.replace(exam, questions=questions, key=key)
-
-
-def interleaved(cohort: Cohort, split: str) -> list[str]:
-    """The split's subjects, groups in turn, so that the first few hold each group."""
-    groups: dict[str, list[str]] = {}
-    for name in cohort.split[split]:
-        groups.setdefault(cohort.subjects[name].group, []).append(name)
-    queues = [groups[group] for group in sorted(groups)]
-    longest = max(map(len, queues), default=0)
-    return [q[i] for i in range(longest) for q in queues if i < len(q)]
+def _panels(
+    spec: EvaluationSpec,
+    method: TrainedMethod,
+    evaluated: EvaluatedSubject,
+    estimate: Estimate,
+    predictions: dict[str, tuple],
+) -> dict[str, Array]:
+    """[M, H, W] grey levels of one slice: the truth, and each prediction by name."""
+    share, z = spec.share(evaluated.subject.name), evaluated.z
+    few = choose_evenly(z, spec.options.algorithm1_slices) if share.algorithm1 else z
+    shown = choose_evenly(few, 1)[:1]
+    images = {
+        name: predicted[:, np.flatnonzero(slices == shown)[:1]]
+        for name, (slices, predicted) in predictions.items()
+        if name in (method.name, ALGORITHM1)
+    }
+    if method.make_sampler and share.draws:
+        images[SAMPLER] = _first_draw(method, evaluated, shown, estimate)
+    panels = {name: grey_images(evaluated, shown, array)[:, 0] for name, array in images.items()}
+    return {"truth": true_grey_images(evaluated, shown)[:, 0]} | panels
 
 
-def _gather(exam: Exam, step: int, marks: dict[str, Marks], coherence: dict[str, Marks]) -> dict:
-    subjects = [row for one in marks.values() for row in one.rows]
-    records = [record for one in marks.values() for record in one.records]
-    along = [record for one in coherence.values() for record in one.records]
-    scoring = exam.scoring
+def _gallery(
+    spec: EvaluationSpec, method: TrainedMethod, evaluated: EvaluatedSubject, estimate: Estimate
+) -> dict[str, Array]:
+    """`z` [S] and [M, S, H, W] uint8: the truth and the prediction; of a method that
+    draws a draw, and `sd`, the predicted one of its mean's error, if there is one."""
+    if not len(evaluated.missing):
+        return {}
+    z = choose_evenly(evaluated.z, spec.gallery_slices)
+    known = estimate.map(lambda images: images[:, np.isin(evaluated.z, z)])
+    images = {method.name: known.mean}
+    if method.make_sampler:
+        images[SAMPLER] = _first_draw(method, evaluated, z, estimate)
+        if known.variance is not None:
+            images["sd"] = np.sqrt(known.variance)
+    grey = {name: grey_images(evaluated, z, array) for name, array in images.items()}
+    grey["truth"] = true_grey_images(evaluated, z)
+    return {"z": z} | {name: np.round(array).astype(np.uint8) for name, array in grey.items()}
+
+
+def _first_draw(
+    method: TrainedMethod, evaluated: EvaluatedSubject, z: Array, estimate: Estimate
+) -> Array:
+    """[Q, S, H, W, M] draw 0 of the slices `z` by SAMPLER; `estimate` is of all slices."""
+    slices, sample = evaluated.slices(z), method.make_sampler(SAMPLER)
+    known = estimate.map(lambda images: images[:, np.isin(evaluated.z, z)])
+    images = known.mean.copy()
+    for pattern, missing in enumerate(evaluated.missing):
+        row = known.select_row(pattern)
+        images[pattern] = ensemble.draw(sample, slices, missing, row, 1)[0]
+    return images
+
+
+def slab_part(
+    folder: pathlib.Path, spec: EvaluationSpec, method: TrainedMethod, rhos: Sequence[float]
+) -> Part:
+    """The records of `through_plane.measure_slab` of some subjects, for each rho."""
+    some = spec.subjects[: spec.options.slab_subjects or None]
+    keys = {subject.name: [*spec.key(method), *rhos] for subject in some}
+
+    def compute(evaluated: EvaluatedSubject) -> SubjectResult:
+        count = spec.options.slab_slices
+        records, pictures = through_plane.measure_slab(evaluated, method, rhos, count)
+        return SubjectResult(records=records, arrays={"pictures": pictures})
+
+    return Part(folder, keys, compute)
+
+
+# What is fitted on validation subjects.
+
+
+class CalibrationFit(NamedTuple):
+    """Fitted on validation subjects: `fits` of the factors on the spread of draws, by
+    modality, and `coherence`, the rho of their noise; both are empty without subjects."""
+
+    fits: dict[str, dict]
+    coherence: dict
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """By modality."""
+        return {modality: fit["factor"] for modality, fit in self.fits.items()}
+
+    @property
+    def rho(self) -> float:
+        """How the noise of draws correlates along z; 0 where nothing was fitted."""
+        return self.coherence.get("rho", 0.0)
+
+
+def calibrate(
+    folder: pathlib.Path, path: pathlib.Path, spec: EvaluationSpec, method: TrainedMethod
+) -> CalibrationFit:
+    """The factors and rho that are right on the validation subjects of `spec`.
+
+    `path` holds them as JSON, for `complete`; it is removed where nothing can be fitted.
+    `folder` keeps the parts.
+    """
+    options = spec.options
+
+    def measure(evaluated: EvaluatedSubject) -> SubjectResult:
+        z = choose_evenly(evaluated.z, options.draw_slices)
+        estimate = predict_patterns(evaluated, z, method.predict)
+        sample = method.make_sampler(SAMPLER)
+        _, _, records, _ = ensemble.measure_draws(evaluated, z, estimate, sample, options, {})
+        return SubjectResult(records=records)
+
+    def measure_slabs(rho: float) -> list[dict]:
+        part = slab_part(folder / f"slabs_{rho:g}", spec, method, [rho])
+        return _records(evaluate_subjects(spec, {"slab": part})["slab"])
+
+    keys = {subject.name: spec.key(method) for subject in spec.subjects}
+    parts = {"draws": Part(folder, keys, measure)}
+    parts["slab"] = slab_part(folder / "slabs_0", spec, method, [0.0])
+    results = evaluate_subjects(spec, parts)
+    fits = ensemble.fit_factors(_records(results["draws"]))
+    if not fits:  # a file of an earlier evaluation is of other subjects
+        if devices.is_main():
+            path.unlink(missing_ok=True)
+        return CalibrationFit({}, {})
+    coherence = through_plane.fit(_records(results["slab"]), measure_slabs)
+    fit = CalibrationFit(fits, coherence)
+    content = {
+        "step": method.costs.steps,
+        "parameters_sha256": method.digest,
+        "sampler": SAMPLER,
+        **{key: getattr(options, key) for key in (*DRAW_KEYS, "draws", "draw_slices", "seed")},
+        "factors": fit.factors,
+        "fits": fits,
+        "subjects": [subject.name for subject in spec.subjects],
+        "rho": fit.rho,
+        "coherence": coherence,
+    }
+    if devices.is_main():
+        write_atomic(path, json.dumps(content, indent=1))
+    return fit
+
+
+def _records(results: dict[str, SubjectResult]) -> list[dict]:
+    return [record for result in results.values() for record in result.records]
+
+
+# Tables.
+
+
+def evaluation_results(
+    spec: EvaluationSpec,
+    mm_csn: TrainedMethod,
+    fit: CalibrationFit,
+    results: dict[str, dict[str, SubjectResult]],
+) -> dict:
+    """The plain dict of the mm-CSN and the floors that this module's docstring lists, from
+    the parts "ridge", "ridge2", MM_CSN and "slab" of `results`."""
+    names = [subject.name for subject in spec.subjects]
+    own = results[MM_CSN]
+    rows = [
+        row | {"method": MEAN if row["method"] == MM_CSN else row["method"]}
+        for name in names
+        for part in (*FLOORS, MM_CSN)
+        for row in results[part][name].rows
+    ]
+    records, slabs = _records(own), results["slab"]
+    table = summary(rows, TABLE_METHODS)
+    table.sort(key=lambda row: spec.space.modalities.index(row["modality"]))
+    panels = {name: {} for name in names if own[name].arrays}
+    for name, images in panels.items():
+        for part in (*FLOORS, MM_CSN):
+            images |= results[part][name].arrays["panels"]
+        images[MEAN] = images.pop(MM_CSN)
+    pictures = {name: own[name].arrays.get("pictures") for name in panels}
     facts = {
-        "step": step,
+        "step": mm_csn.costs.steps,
         "profile": TABLE1.name,
         "profile_hash": profile_hash(TABLE1),
-        "test_subjects": len(marks),
-        "evaluations": scoring.algorithm1_steps,
-        "few": scoring.sampler_steps,
-        "algorithm1": _same_slices(subjects, "algorithm1", "mean_same_slices"),
-        SAMPLER: _same_slices(subjects, SAMPLER, "mean_of_draw_slices")
-        | {"psnr_of_mean_of_draws": _by_modality(_single(subjects, "warm_mean"))},
+        "test_subjects": len(names),
+        "evaluations": spec.options.algorithm1_steps,
+        "few": spec.options.sampler_steps,
+        ALGORITHM1: _same_slices(rows, ALGORITHM1, "mean_same_slices"),
+        SAMPLER: _same_slices(rows, SAMPLER, "mean_of_draw_slices")
+        | {"psnr_of_mean_of_draws": _psnr_by_modality(_single(rows, "warm_mean"))},
         "calibration": {
-            "draws": scoring.draws,
-            "factors": {name: own["factor"] for name, own in exam.factors.items()},
-            "fits": exam.factors,
-            "summaries": summaries(records),
-            "predicted": predictions(records),
+            "draws": spec.options.draws,
+            "factors": fit.factors,
+            "fits": fit.fits,
+            "summaries": ensemble.summaries(records),
+            "predicted": ensemble.predictions(records),
         },
-        "coherence": exam.coherence | {"summaries": slabs.summaries(along)},
-        **_asked(exam, len(marks), subjects),
+        "coherence": fit.coherence | {"summaries": through_plane.summaries(_records(slabs))},
+        "questions": len(spec.patterns) * len(names),
+        "scored": len({(r["subject"], r["missing"]) for r in rows if r["method"] == MEAN}),
     }
-    rows = summary(subjects, METHODS)
-    rows.sort(key=lambda row: exam.modalities.index(row["modality"]))
     return {
-        "rows": rows,
-        "subjects": subjects,
+        "rows": table,
+        "subjects": rows,
         "records": records,
-        "curves": calibration_curves(records, exam.modalities),
+        "curves": ensemble.calibration_curves(records, spec.space.modalities),
         "facts": facts,
-        "modalities": exam.modalities,
-        "panels": {name: one.panels for name, one in marks.items() if one.panels},
-        "pictures": {name: one.pictures for name, one in marks.items() if one.pictures},
+        "modalities": spec.space.modalities,
+        "panels": panels,
+        "pictures": {name: images for name, images in pictures.items() if images},
         "slabs": {
-            name: {"records": one.records, "pictures": one.pictures}
-            for name, one in coherence.items()
+            name: {"records": slab.records, "pictures": slab.arrays.get("pictures", {})}
+            for name, slab in slabs.items()
         },
     }
 
 
-def _asked(exam: Exam, number: int, subjects: list[dict]) -> dict[str, int]:
-    """How many of the questions could be scored: the others have no truth."""
-    rows = {(row["subject"], row["missing"]) for row in subjects if row["method"] == "mean"}
-    return {"questions": len(exam.questions) * number, "scored": len(rows)}
-
-
-def summary(subjects: list[dict], methods: Sequence[str]) -> list[dict]:
-    """Mean and standard deviation over subjects, a row a metric, of these methods."""
+def summary(rows: list[dict], methods: Sequence[str]) -> list[dict]:
+    """Mean and standard deviation over subjects of these methods' rows, a row for each
+    method, missing pattern, modality and metric."""
     groups: dict[tuple, list[dict]] = {}
-    for row in subjects:
+    for row in rows:
         if row["method"] in methods:
-            asked = (row["method"], row["missing"], row["modality"])
-            groups.setdefault(asked, []).append(row)
+            group = (row["method"], row["missing"], row["modality"])
+            groups.setdefault(group, []).append(row)
     names = ("method", "missing", "modality")
-    ruler = {"profile": TABLE1.name, "profile_hash": profile_hash(TABLE1)}
+    profile = {"profile": TABLE1.name, "profile_hash": profile_hash(TABLE1)}
     return [
-        dict(zip(names, asked, strict=True))
-        | ruler
+        dict(zip(names, group, strict=True))
+        | profile
         | {"metric": metric}
-        | mean_and_sd([row[metric] for row in rows])
-        | {"slices": sum(row["slices"] for row in rows)}
-        for asked, rows in groups.items()
+        | mean_and_sd([row[metric] for row in members])
+        | {"slices": sum(row["slices"] for row in members)}
+        for group, members in groups.items()
         for metric in METRICS
     ]
 
 
-def _same_slices(subjects: list[dict], method: str, same: str) -> dict:
-    """A method and the mean on the very slices that the method answered for.
+def _same_slices(rows: list[dict], method: str, same: str) -> dict:
+    """A method and the mean (named `same`) on the very slices that the method predicted.
 
     Their PSNRs by modality, averaged over subjects, with that one modality missing.
     """
-    drawn = _single(subjects, method)
+    drawn = _single(rows, method)
     slices = {row["subject"]: row["slices"] for row in drawn}
     return {
         "subjects": len(slices),
         "slices": sum(slices.values()),
-        "psnr": _by_modality(drawn),
-        "psnr_of_mean": _by_modality(_single(subjects, same)),
+        "psnr": _psnr_by_modality(drawn),
+        "psnr_of_mean": _psnr_by_modality(_single(rows, same)),
     }
 
 
-def _single(subjects: list[dict], method: str) -> list[dict]:
-    """The rows of a method where one modality is missing."""
-    own = [row for row in subjects if row["method"] == method]
-    return [row for row in own if row["missing"] == row["modality"]]
+def _single(rows: list[dict], method: str) -> list[dict]:
+    """The method's rows with one modality missing."""
+    rows = [row for row in rows if row["method"] == method]
+    return [row for row in rows if row["missing"] == row["modality"]]
 
 
-def _by_modality(rows: list[dict]) -> dict[str, float]:
+def _psnr_by_modality(rows: list[dict]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["modality"], []).append(row["psnr"])

@@ -1,37 +1,54 @@
-"""The study's end: every method that was trained, asked the same, set beside others.
+"""The end of a study: every method that was trained, evaluated alike and compared.
 
 Methods whose folders were copied into the workdir count as those trained there.
-WORKDIR/study holds what comes of it.
 """
 
+import functools
 import io
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.build_methods import MM_CSN, build_gallery, build_method_names, build_paper
+from ummcsgm.config.build_methods import MM_CSN, build_method_names, build_paper
 from ummcsgm.config.courses import SEGMENTER, fixed_keys, method_config, method_folder
+from ummcsgm.config.preparation import prepare
 from ummcsgm.config.schema import check_same
-from ummcsgm.data.cohort import Cohort
-from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
-from ummcsgm.evaluation.contest import Contest, enter, exhibit
-from ummcsgm.evaluation.evaluate import evaluate, interleaved
+from ummcsgm.evaluation.ensemble import SAMPLER
+from ummcsgm.evaluation.evaluate import (
+    ALGORITHM1,
+    EvaluationSpec,
+    SubjectResult,
+    build_specs,
+    evaluate,
+    summary,
+)
+from ummcsgm.evaluation.methods import TrainedMethod, load_method, mm_csn_method, ridge_methods
+from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.subject import read_subject
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model
 from ummcsgm.reporting import page
 from ummcsgm.reporting.evaluation_report import SCORE_COLUMNS, SUBJECT_COLUMNS, write_evaluation
 from ummcsgm.reporting.figures import Panels, write_figure
 from ummcsgm.reporting.tables import write_csv
-from ummcsgm.study.costs import costs_of, measure
-from ummcsgm.study.findings import Findings, facts_of, own_findings, results_of
-from ummcsgm.study.rivals import load_rival, mm_csn_mean
-from ummcsgm.study.usefulness import downstream_of
+from ummcsgm.study.costs import method_costs
+from ummcsgm.study.downstream import (
+    MAPS,
+    downstream_results,
+    load_segmenter,
+    segmentation_parts,
+    write_first_maps,
+)
+from ummcsgm.study.significance import compare, correct
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, InputError
-from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
+from ummcsgm.utils.atomic_io import digest, json_without_nan, write_atomic
+from ummcsgm.utils.provenance import commit, versions
 
+DRAWS = (SAMPLER, ALGORITHM1)
 TESTED = ("difference", "low", "high", "p", "p_holm")
 TABLES = {  # in WORKDIR/study: the results they hold, and their columns
     "table": ("rows", SCORE_COLUMNS),
@@ -39,121 +56,298 @@ TABLES = {  # in WORKDIR/study: the results they hold, and their columns
     "crps": ("crps", ("method", "modality", "mean", "sd", "subjects")),
     "significance": ("tests", (*"metric modality method reference subjects".split(), *TESTED)),
 }
+Results = dict[str, dict[str, SubjectResult]]  # by part and subject
 
 
 def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: bool) -> None:
-    """WORKDIR/evaluation holds what `write_evaluation` writes of the mm-CSN's evaluation,
-    WORKDIR/study results.json, its tables and galleries, of all methods that have been
-    trained there.
+    """Writes WORKDIR/evaluation, of the mm-CSN and the floors, and WORKDIR/study, of all
+    methods that were trained in the workdir.
+
+    The config is that of the checkpoint if it is None. Patterns with one modality missing
+    are evaluated, or all that leave something seen.
 
     Raises:
-        InputError: as `evaluate`; or a method was trained on other slices than the
-            mm-CSN.
+        InputError: there is no checkpoint or no test subject; the config does not fit the
+            checkpoint; or a method was trained on other slices than the mm-CSN.
     """
     trained = load_trained_model(workdir)
     config = build_data.compatible_config(config, trained.config, workdir)
-    judge = (SEGMENTER,) if build.build_downstream(config) else ()
-    for name in (*build_method_names(config), *judge):
-        _check_fellow(method_folder(workdir, name), name, trained)
-    measured, cohort = evaluate(workdir, config, all_configurations)
-    if devices.is_main():
-        write_evaluation(measured, workdir / "evaluation")
-    contest = _contest(config, cohort, all_configurations)
-    mean = mm_csn_mean(trained, MM_CSN, "mm-CSN mean, 1 evaluation", "")
-    if devices.is_main():
-        measure(workdir, mean, contest)
-    findings = own_findings(measured, costs_of(workdir, mean))
-    folder = workdir / "evaluation" / "parts" / "gallery"
-    galleries = exhibit(folder, contest, trained)
-    for name in build_method_names(config):
-        place = method_folder(workdir, name)
-        if checkpoint.latest_step(place) is None:
-            print(f"study: {name} is not in {place} yet", flush=True)
-            continue
-        findings.append(_entered(place, contest, trained, galleries))
-    useful = downstream_of(workdir, config, contest, trained)
-    if devices.is_main():
-        facts = facts_of(config, trained, measured, cohort.split, findings)
-        results = results_of(findings, trained.space.modalities, facts)
-        results |= {"paper": build_paper(config), "downstream": useful}
-        _write(workdir / "study", results, galleries)
-        page.write_report([workdir], workdir / "study")
-
-
-def _contest(config: Config, cohort: Cohort, all_configurations: bool) -> Contest:
-    """What every method is asked: the questions of the mm-CSN's evaluation."""
-    space, scoring = build.build_space(config), build.build_evaluation_options(config)
-    table = missing_patterns(len(space.modalities), proper=True)
-    asked = table if all_configurations else table[table.sum(axis=1) == 1]
-    subjects = [cohort.subjects[name] for name in interleaved(cohort, "test")]
-    return Contest(space, scoring, asked, subjects, build_gallery(config))
-
-
-def _check_fellow(place: pathlib.Path, name: str, trained: TrainedModel) -> None:
-    """Raises InputError if the method that was trained in `place` was not given what
-    the mm-CSN was."""
-    if checkpoint.latest_step(place) is None:
-        return
-    about = checkpoint.restore_metadata(place)
-    asked = trained.config if name == SEGMENTER else method_config(trained.config, name)
-    own = build.config_to_json(asked)
-    check_same(own, about["config"], str(place), fixed_keys(name))
-    if about["data"] != trained.data:
+    names = [*build_method_names(config), *[SEGMENTER][: bool(build.build_downstream(config))]]
+    for name in names:
+        _check_same_training(method_folder(workdir, name), name, trained)
+    there = [name for name in names if _is_trained(workdir, name)]
+    cohort, stores = prepare(config, workdir)
+    spec, validation = build_specs(config, cohort, all_configurations)
+    if not spec.subjects:
         raise InputError(
-            f"{place} was trained on other slices than the mm-CSN: remove it, and "
+            f"{workdir / 'split.json'} has no test subject to evaluate on: use more "
+            "subjects, or --mode train."
+        )
+    parts = workdir / "evaluation" / "parts"
+    mm_csn = mm_csn_method(
+        trained, spec.options, parts / MM_CSN, name=MM_CSN, title="mm-CSN mean, 1 evaluation"
+    )
+    floors = ridge_methods(stores["train"], spec.options.ridge_penalty, parts)
+    methods = [
+        load_method(method_folder(workdir, name), spec.options)
+        for name in there
+        if name != SEGMENTER
+    ]
+    segmenter, more = None, {}
+    if SEGMENTER in there:
+        segmenter = load_segmenter(workdir, config)
+        more = segmentation_parts(workdir, spec, segmenter, [mm_csn, *methods])
+    evaluation, results = evaluate(workdir, (spec, validation), [mm_csn, *floors, *methods], more)
+    if not devices.is_main():
+        return
+    write_evaluation(evaluation, workdir / "evaluation")
+    entries = _method_entries(workdir, spec, mm_csn, floors, methods, results)
+    study = study_results(entries, results, spec.space.modalities)
+    study["facts"] = _facts(config, trained, evaluation["facts"], cohort.split, entries)
+    study["paper"] = build_paper(config)
+    if segmenter:
+        study["downstream"] = downstream_results(results, [m.name for m in (mm_csn, *methods)])
+        folder = workdir / "study" / "segmentation"
+        write_first_maps(folder, spec, segmenter, mm_csn, results[MAPS])
+    _write(workdir / "study", study, _galleries(spec, mm_csn, methods, results))
+    page.write_report([workdir], workdir / "study")
+
+
+def _check_same_training(folder: pathlib.Path, name: str, trained: TrainedModel) -> None:
+    """Raises InputError if the method in `folder` was not trained on what the mm-CSN was."""
+    if checkpoint.latest_step(folder) is None:
+        return
+    metadata = checkpoint.restore_metadata(folder)
+    config = trained.config if name == SEGMENTER else method_config(trained.config, name)
+    check_same(build.config_to_json(config), metadata["config"], str(folder), fixed_keys(name))
+    if metadata["data"] != trained.data:
+        raise InputError(
+            f"{folder} was trained on other slices than the mm-CSN: remove it, and "
             "train it again with this workdir's config."
         )
 
 
-def _entered(
-    place: pathlib.Path, contest: Contest, trained: TrainedModel, galleries: dict
-) -> Findings:
-    """What the method of this place did, whose answers are put in the galleries."""
-    rival = load_rival(place)
-    marks = enter(place / "parts", contest, rival)
-    if devices.is_main():
-        measure(place, rival, contest)
-    for subject, gallery in galleries.items():
-        own = marks[subject].panels
-        if own and np.array_equal(own["z"], gallery["z"]):
-            gallery[rival.name] = own["answers"]
-    rows = [row for own in marks.values() for row in own.rows]
-    costs = costs_of(place, rival)
-    return Findings(rival.name, rival.title, rival.note, costs, rows)
+def _is_trained(workdir: pathlib.Path, name: str) -> bool:
+    folder = method_folder(workdir, name)
+    if checkpoint.latest_step(folder) is not None:
+        return True
+    print(f"study: {name} is not in {folder} yet", flush=True)
+    return False
 
 
-def _panels(results: dict, galleries: dict[str, dict[str, Array]]) -> Panels | None:
-    """Figure 2: the middle slice of each shown subject, and each method's answer; None
-    where the subjects' slices differ in what there is to show."""
+def _method_entries(
+    workdir: pathlib.Path,
+    spec: EvaluationSpec,
+    mm_csn: TrainedMethod,
+    floors: Sequence[TrainedMethod],
+    methods: Sequence[TrainedMethod],
+    results: Results,
+) -> list[dict]:
+    """The study's `methods` in the order of the table: name, title, note and costs of each
+    that has rows, and these `rows`."""
+    options = spec.options
+    read = functools.cache(lambda: read_subject(spec.subjects[0], spec.space, spec.patterns))
+
+    def costs(method: TrainedMethod) -> dict | None:
+        if method.costs is None:
+            return None
+        folder = method_folder(workdir, method.name)
+        return method_costs(folder, method, read, options.microbatch)
+
+    draw = f"mm-CSN draw, 1 + {options.sampler_steps} evaluations"
+    algorithm1 = f"mm-CSN Algorithm 1, {options.algorithm1_steps} evaluations"
+    entries = [
+        (mm_csn.name, mm_csn.title, "", mm_csn),
+        (SAMPLER, draw, "One draw of each.", None),
+        (ALGORITHM1, algorithm1, "One draw.", None),
+        *((m.name, m.title, m.note, m) for m in (*reversed(floors), *methods)),
+    ]
+    found = []
+    for name, title, note, method in entries:
+        part = results[mm_csn.name if method is None else name]
+        rows = [row for result in part.values() for row in result.rows if row["method"] == name]
+        if rows:
+            entry = {"name": name, "title": title, "note": note}
+            entry |= {"costs": method and costs(method), "rows": rows}
+            found.append(entry)
+    counts = {entry["name"]: sum(row["slices"] for row in entry["rows"]) for entry in found}
+    for entry in found:
+        if entry["name"] in (*DRAWS, *(floor.name for floor in floors)):
+            few = _fewer_slices(counts[entry["name"]], counts[MM_CSN])
+            entry["note"] = f"{entry['note']} {few}".strip()
+    return found
+
+
+def _fewer_slices(count: int, others: int) -> str:
+    if count == others:
+        return ""
+    return (
+        f"On {count} answers of the other rows' {others}: its numbers, "
+        "but for the CRPS, are not to be compared with theirs."
+    )
+
+
+def study_results(entries: Sequence[dict], results: Results, modalities: Sequence[str]) -> dict:
+    """results.json of a study, but for its facts, paper and downstream.
+
+    Tests compare the mm-CSN's mean with every method that is not a draw.
+    """
+    subjects = [row for entry in entries for row in entry["rows"]]
+    names = [entry["name"] for entry in entries]
+    others = [name for name in names if name not in (MM_CSN, *DRAWS)]
+    tests = [row for m in modalities for row in compare(subjects, MM_CSN, others, m)]
+    return {
+        "methods": [
+            {key: entry[key] for key in ("name", "title", "note", "costs")} for entry in entries
+        ],
+        "rows": summary(subjects, names),
+        "subjects": subjects,
+        "crps": _crps_summary(subjects, names, modalities),
+        "tests": correct(tests),
+        "downstream": None,
+    }
+
+
+def _crps_summary(
+    subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[str]
+) -> list[dict]:
+    """Means over subjects, a row for each method and modality that alone is missing."""
+    rows = []
+    for name in names:
+        for modality in modalities:
+            values = [
+                row["crps"]
+                for row in subjects
+                if row["method"] == name and row["crps"] is not None
+                if row["missing"] == row["modality"] == modality
+            ]
+            if values:
+                labels = {"method": name, "modality": modality}
+                rows.append(labels | json_without_nan(mean_and_sd(values)))
+    return rows
+
+
+def _facts(
+    config: Config,
+    trained: TrainedModel,
+    evaluation_facts: dict,
+    split: dict[str, list[str]],
+    entries: Sequence[dict],
+) -> dict:
+    """What a reader needs to know of a study, and to repeat it."""
+    asked = build.config_to_json(config)
+    # The config of the training, whatever is asked now, but for evaluate and study.
+    fields = build.config_to_json(trained.config)
+    fields |= {section: asked[section] for section in ("evaluate", "study")}
+    return {
+        "budget": _budget(entries, fields["missingness"]["patterns_per_image"]),
+        "profile": evaluation_facts["profile"],
+        "profile_hash": evaluation_facts["profile_hash"],
+        "seed": fields["seed"],
+        "modalities": list(trained.space.modalities),
+        "split": {name: len(members) for name, members in split.items()},
+        "split_sha256": digest(split),
+        "data_sha256": trained.data,
+        "parameters_sha256": trained.digest,
+        "config": fields,
+        "versions": versions(),
+        "commit": commit(),
+        "notes": study_notes(evaluation_facts, fields["network"]["neighbour_slices"]),
+    }
+
+
+def _budget(entries: Sequence[dict], patterns_per_image: int) -> str:
+    """What each method was trained with, in one sentence."""
+    costs = {entry["title"]: entry["costs"] for entry in entries if entry["costs"] is not None}
+    seen = {cost["images_seen"] for cost in costs.values()}
+    if len(seen) == 1:
+        several = "s"[: patterns_per_image > 1]
+        return (
+            f"Every trained method saw the same number of images, {seen.pop()}, the "
+            f"mm-CSN and regression {patterns_per_image} question{several} of each."
+        )
+    parts = [
+        f"{title} {cost['images_seen']} images in {_seconds(cost['train_seconds'])}"
+        for title, cost in costs.items()
+    ]
+    return "Methods saw different numbers of images: " + ", ".join(parts) + "."
+
+
+def _seconds(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else f"{seconds:.0f} s"
+
+
+def study_notes(evaluation_facts: dict, neighbours: int) -> list[str]:
+    """What a reader needs to know of the study's table, a note each."""
+    notes = []
+    if neighbours:
+        notes.append(
+            "The mm-CSN and regression see the neighbours of the slice that they answer "
+            f"for, up to {neighbours} away; the published methods, that slice alone."
+        )
+    return [
+        *notes,
+        f"Test subjects: {evaluation_facts['test_subjects']}. Every method is given the "
+        "truth's own intensity scale and brain mask.",
+        "mm-CSN draws are of the network whose mean is the row above them, after "
+        f"{evaluation_facts['few']} further evaluations; a draw that is right has 3 dB less PSNR "
+        "than the mean. Their CRPS is the fair one of all draws of a question: that of "
+        "as many draws as one likes.",
+        "Differences are the mm-CSN mean minus the method, p of Wilcoxon's signed-rank "
+        "test over subjects, corrected by Holm for all methods and modalities of a "
+        "metric.",
+    ]
+
+
+def _galleries(
+    spec: EvaluationSpec,
+    mm_csn: TrainedMethod,
+    methods: Sequence[TrainedMethod],
+    results: Results,
+) -> dict[str, dict[str, Array]]:
+    """By shown subject: the slices `z` and [M, S, H, W] uint8 grey levels of the truth and
+    of the trained methods, a draw and the sd of the mm-CSN."""
+    galleries = {}
+    for subject in spec.subjects:
+        gallery = dict(results[mm_csn.name][subject.name].arrays.get("gallery", {}))
+        for method in methods:
+            images = results[method.name][subject.name].arrays.get("gallery", {})
+            gallery |= {name: images[name] for name in images if name == method.name}
+        if gallery:
+            galleries[subject.name] = gallery
+    return galleries
+
+
+def _panels(study: dict, galleries: dict[str, dict[str, Array]]) -> Panels | None:
+    """Figure 2: the middle slice of each shown subject, and each method's prediction; None
+    where there is nothing that all of them have."""
 
     def middles(name: str) -> Array:
         stacks = [gallery[name] for gallery in galleries.values()]
-        return np.stack([own[:, own.shape[1] // 2] for own in stacks]).astype(float)
+        return np.stack([stack[:, stack.shape[1] // 2] for stack in stacks]).astype(float)
 
-    titles = {one["name"]: one["title"] for one in results["methods"]}
-    titles = {
-        name: title
-        for name, title in titles.items()
-        if galleries and all(name in gallery for gallery in galleries.values())
+    estimates = {
+        method["title"]: middles(method["name"])
+        for method in study["methods"]
+        if galleries and all(method["name"] in gallery for gallery in galleries.values())
     }
-    if not titles:
+    if not estimates:
         return None
-    estimates = {title: middles(name) for name, title in titles.items()}
-    modalities = tuple(results["facts"]["modalities"])
+    modalities = tuple(study["facts"]["modalities"])
     return Panels(tuple(galleries), modalities, middles("truth"), estimates)
 
 
-def _write(folder: pathlib.Path, results: dict, galleries: dict) -> None:
-    """The tables are the same for the same seed; results.json tells of times, too."""
+def _write(folder: pathlib.Path, study: dict, galleries: dict) -> None:
+    """The tables are the same for the same seed; results.json has times too."""
     for name, gallery in galleries.items():
         content = io.BytesIO()
         np.savez_compressed(content, **gallery)
         write_atomic(folder / "gallery" / f"{name}.npz", content.getvalue())
     for name, (key, columns) in TABLES.items():
-        write_csv(folder / f"{name}.csv", results[key], columns)
-    shown = _panels(results, galleries)
-    if shown is None:
+        write_csv(folder / f"{name}.csv", study[key], columns)
+    panels = _panels(study, galleries)
+    if panels is None:
         (folder / "figure.png").unlink(missing_ok=True)
     else:
-        write_figure(folder / "figure.png", shown)
-    write_atomic(folder / "results.json", json.dumps(json_without_nan(results), indent=1))
+        write_figure(folder / "figure.png", panels)
+    write_atomic(folder / "results.json", json.dumps(json_without_nan(study), indent=1))

@@ -1,46 +1,65 @@
-"""What a method costs: parameters, operations, and seconds of training and answers."""
+"""What a method costs: parameters, operations, seconds of training and of a prediction."""
 
 import json
 import pathlib
+import statistics
+import time
+from collections.abc import Callable
 
 import numpy as np
 
 from ummcsgm.data.subjects import network_stacks
-from ummcsgm.evaluation.contest import Contest
-from ummcsgm.evaluation.sitting import sit
-from ummcsgm.study.rivals import Rival, seconds_per_slice
+from ummcsgm.evaluation.methods import TrainedMethod
+from ummcsgm.evaluation.subject import EvaluatedSubject
 from ummcsgm.training.logging import training_seconds
+from ummcsgm.types import Missing, Stacks
 from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 FILE = "costs.json"
+REPEATS = 5  # of a timed prediction
 
 
-def measure(place: pathlib.Path, rival: Rival, contest: Contest) -> None:
-    """costs.json in `place` tells how long an answer takes here, unless it does so
-    already of these parameters."""
-    path = place / FILE
-    if path.is_file() and read_json(path)["digest"] == rival.digest:
-        return
-    sitting = sit(contest.subjects[0], contest.space, contest.questions)
-    rows = np.resize(sitting.z, 2 * contest.scoring.microbatch)
-    images = network_stacks(sitting.prepared, sitting.modalities, np.unique(rows))
-    images = np.resize(images, (len(rows), *images.shape[1:]))
-    missing = np.arange(len(sitting.modalities))[None] == 0
-    seconds = seconds_per_slice(rival.answer, images, np.repeat(missing, len(rows), 0))
-    told = {"digest": rival.digest, "seconds_per_slice": seconds}
-    write_atomic(path, json.dumps(told))
+def method_costs(
+    folder: pathlib.Path,
+    method: TrainedMethod,
+    read: Callable[[], EvaluatedSubject],
+    microbatch: int,
+) -> dict:
+    """The costs of the method that was trained in `folder`; None for what is unknown.
 
-
-def costs_of(place: pathlib.Path, rival: Rival) -> dict:
-    """What the study tells of a method's costs: those of the place it was trained in,
-    and None for what is not known there."""
-    path = place / FILE
-    seconds = read_json(path)["seconds_per_slice"] if path.is_file() else None
+    GFLOP and seconds of a slice are measured once, on the slices of the subject that
+    `read` gives, and kept in folder/costs.json until the parameters change.
+    """
+    path, keys = folder / FILE, ("gflop", "seconds_per_slice")
+    measured = read_json(path) if path.is_file() else {}
+    if measured.get("digest") != method.digest or not all(key in measured for key in keys):
+        seconds = _seconds_per_slice(method, read(), microbatch)
+        measured = {"digest": method.digest, "gflop": method.costs.count_gflop()}
+        measured["seconds_per_slice"] = seconds
+        write_atomic(path, json.dumps(measured))
     return {
-        "parameters": rival.parameters,
-        "gflop": rival.gflop,
-        "train_seconds": training_seconds(place),
-        "images_seen": rival.images,
-        "steps": rival.step,
-        "seconds_per_slice": seconds,
+        "parameters": method.costs.parameters,
+        "gflop": measured["gflop"],
+        "train_seconds": training_seconds(folder),
+        "images_seen": method.costs.images_seen,
+        "steps": method.costs.steps,
+        "seconds_per_slice": measured["seconds_per_slice"],
     }
+
+
+def _seconds_per_slice(
+    method: TrainedMethod, evaluated: EvaluatedSubject, microbatch: int
+) -> float:
+    """The time of one slice in two microbatches, compiled; the median of a few turns."""
+    z = np.resize(evaluated.z, 2 * microbatch)
+    images = network_stacks(evaluated.prepared, evaluated.modalities, np.unique(z))
+    images: Stacks = np.resize(images, (len(z), *images.shape[1:]))
+    first = np.arange(len(evaluated.modalities))[None] == 0
+    missing: Missing = np.repeat(first, len(z), axis=0)
+    method.predict(images, missing)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        method.predict(images, missing)
+        seconds.append((time.perf_counter() - start) / len(z))
+    return statistics.median(seconds)

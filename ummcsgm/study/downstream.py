@@ -1,12 +1,15 @@
-"""What a synthetic modality is worth to a segmentation network of real ones.
+"""How useful a synthetic modality is to a segmentation network of real ones.
 
-The network of `segmenter`, trained on real images, is given a test subject's real
-modalities, one of them replaced: by a method's answer, by zeros, or by the truth again.
+The network of `models.segmenter`, trained on real images, is given a test subject's real
+modalities, one of them replaced: by a method's prediction, by zeros, or by the truth
+again. Of the mm-CSN also the draws are segmented: their mean is the probability of a
+tumour, which the segmentation of the mean image does not know.
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +17,41 @@ import numpy as np
 
 from ummcsgm.config import build
 from ummcsgm.config.courses import SEGMENTER, method_folder
+from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
 from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.subjects import PreparedSubject, network_brain, network_slices
-from ummcsgm.evaluation.marks import Marks, kept
+from ummcsgm.data.subjects import (
+    PreparedSubject,
+    network_brain,
+    network_slices,
+    network_stacks,
+    prepare_subject,
+)
+from ummcsgm.evaluation.ensemble import SAMPLER
+from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
+from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import mean_and_sd
-from ummcsgm.inference.predictor import in_microbatches
+from ummcsgm.evaluation.subject import EvaluatedSubject, choose_evenly
+from ummcsgm.inference.outputs import write_output
+from ummcsgm.inference.predictor import in_microbatches, slice_addresses
 from ummcsgm.training import checkpoint
 from ummcsgm.training.segmenter_step import CLASSES, make_segment, regions
-from ummcsgm.types import Array, Config, Images, InputError
+from ummcsgm.types import Array, Config, Images, InputError, Missing
 from ummcsgm.utils.atomic_io import json_without_nan
 
-Fill = Callable[[int], Array | None]
-"""fill(m) is a method's answer [S, H, W, M] to a patient's slices, the modality at
-place m alone being missing; None where it has none. Only its channel m is read."""
+BINS = 10  # of equal width, of probability
+MAPS = "segmentation of draws"  # the part
+REFERENCES = ("zeros", "truth")  # in place of a prediction
+NOTE = (
+    "A segmentation network that was trained on real images of all modalities, with "
+    "one of them replaced; in all slices with brain, on the network's grid. Dice is "
+    "that of subjects who have the region."
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
-    """trained(images [R, H, W, M]): the probabilities [R, H, W, 4] of CLASSES, R >= 0.
+class Segmenter:
+    """segmenter(images [R, H, W, M]): the probabilities [R, H, W, 4] of CLASSES, R >= 0.
 
     `digest` is that of the parameters.
     """
@@ -46,32 +65,30 @@ class Trained:
         return self._segment(images)
 
 
-def load_segmenter(workdir: pathlib.Path, config: Config) -> Trained:
+def load_segmenter(workdir: pathlib.Path, config: Config) -> Segmenter:
     """The segmentation network that was trained in `workdir`, its averaged parameters.
-
-    Compiled once, for config.evaluate.microbatch rows over the local devices.
 
     Raises:
         InputError: there is none.
     """
-    place = method_folder(workdir, SEGMENTER)
-    saved = build.config_from_json(checkpoint.restore_metadata(place)["config"])
+    folder = method_folder(workdir, SEGMENTER)
+    saved = build.config_from_json(checkpoint.restore_metadata(folder)["config"])
     model, space = build.build_segmenter(saved), build.build_space(saved)
     images = jnp.zeros((1, *space.grid, len(space.modalities)))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    params = checkpoint.restore_ema(place, shapes)
+    params = checkpoint.restore_ema(folder, shapes)
     microbatch = build.build_evaluation_options(config).microbatch
     segment = in_microbatches(make_segment(model), params, microbatch)
-    return Trained(checkpoint.params_digest(params), segment)
+    return Segmenter(checkpoint.params_digest(params), segment)
 
 
-@dataclasses.dataclass(frozen=True)
-class Patient:
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentedSubject:
     """A subject with a segmentation: its S slices that have brain on the grid.
 
-    `images` [S, H, W, M] are the real ones, 0 where the subject was never so scanned
-    (`present` [M] tells) and off the `brain` [S, H, W]; `labels` [S, H, W] as
-    `data.labels` has them.
+    `images` [S, H, W, M] are the real ones, 0 off the `brain` [S, H, W] and where the
+    subject was never so scanned (`present` [M] is False); `labels` [S, H, W] are those of
+    `data.labels`.
     """
 
     name: str
@@ -83,40 +100,33 @@ class Patient:
     brain: Array
     labels: Array
 
-    def asked(self) -> list[int]:
-        """The places of the modalities that can be left out: something stays seen."""
-        there = np.flatnonzero(self.present)
-        return there.tolist() if len(there) > 1 else []
+    def replaceable(self) -> list[int]:
+        """The channels that can be replaced: something else stays seen."""
+        channels = np.flatnonzero(self.present)
+        return channels.tolist() if len(channels) > 1 else []
 
-    def at(self, z: Array) -> "Patient":
-        """The same, of those of its slices that are among `z`."""
-        rows = np.isin(self.z, z)
-        return dataclasses.replace(
-            self,
-            z=self.z[rows],
-            images=self.images[rows],
-            brain=self.brain[rows],
-            labels=self.labels[rows],
-        )
+    def missing(self, channel: int) -> Missing:
+        """[S, M] what is missing in each slice if one modality is left out."""
+        missing = ~self.present
+        missing[channel] = True
+        return np.tile(missing, (len(self.z), 1))
 
-    def given(self, channel: int, answer: Images) -> Images:
-        """The real images [S, H, W, M], with `answer`'s in the place of one modality,
-        0 off the brain."""
-        images = self.images.copy()
-        images[..., channel] = answer[..., channel] * self.brain
-        return images
+    def at(self, z: Array) -> "SegmentedSubject":
+        """The same subject with those of its slices that are among `z`."""
+        chosen = np.isin(self.z, z)
+        arrays = {name: getattr(self, name)[chosen] for name in ("z", "images", "brain", "labels")}
+        return dataclasses.replace(self, **arrays)
 
-    def references(self) -> dict[str, Fill]:
-        """What every method is compared with: nothing, and the truth."""
-        return {
-            "zeros": lambda channel: np.zeros_like(self.images),
-            "truth": lambda channel: self.images,
-        }
+    def replaced(self, channel: int, images: Images) -> Images:
+        """The real images [S, H, W, M], with one modality of `images`, 0 off the brain."""
+        replaced = self.images.copy()
+        replaced[..., channel] = images[..., channel] * self.brain
+        return replaced
 
 
-def patient_of(
+def segmented_subject(
     subject: Subject, prepared: PreparedSubject, modalities: Sequence[str]
-) -> Patient | None:
+) -> SegmentedSubject | None:
     """The subject as the segmentation network sees it; None without a segmentation.
 
     Raises:
@@ -130,7 +140,7 @@ def patient_of(
     z = every[brain.any(axis=(1, 2))]
     if not len(z):
         raise InputError(f"subject {subject.name} has no brain on config.data.grid")
-    return Patient(
+    return SegmentedSubject(
         subject.name,
         subject.group,
         tuple(modalities),
@@ -142,23 +152,29 @@ def patient_of(
     )
 
 
-def examine(
-    segment: Callable[[Images], Array], patient: Patient, method: str, fill: Fill
-) -> list[dict]:
-    """The records of one method's answers to one patient, over all its slices.
+# Segmentations of predictions.
 
-    One for each modality that the method fills and each of REGIONS, plain values:
-    subject, group, method, modality (the one replaced), and those of `overlaps`.
+
+def segment_replaced(
+    segment: Callable[[Images], Array],
+    subject: SegmentedSubject,
+    method: str,
+    predict: Callable[[int], Images],
+) -> list[dict]:
+    """A record for each replaced modality and each of REGIONS, over all slices.
+
+    predict(channel) gives [S, H, W, M], of which that channel is read; where it is not
+    finite the method has no prediction, and no record. A record has subject, group,
+    method, modality (the one replaced) and the numbers of `overlaps`.
     """
-    facts = {"subject": patient.name, "group": patient.group, "method": method}
+    labels = {"subject": subject.name, "group": subject.group, "method": method}
     records = []
-    for channel in patient.asked():
-        answer = fill(channel)
-        if answer is None or not np.isfinite(answer[..., channel]).all():
-            continue
-        found = regions(segment(patient.given(channel, answer)))
-        about = facts | {"modality": patient.modalities[channel]}
-        records += [about | one for one in overlaps(found, patient.labels)]
+    for channel in subject.replaceable():
+        images = predict(channel)
+        if np.isfinite(images[..., channel]).all():
+            found = regions(segment(subject.replaced(channel, images)))
+            names = labels | {"modality": subject.modalities[channel]}
+            records += [names | numbers for numbers in overlaps(found, subject.labels)]
     return records
 
 
@@ -166,55 +182,304 @@ def overlaps(found: Array, labels: Array) -> list[dict]:
     """How `found`, probabilities [S, H, W, 3] of REGIONS, agree with `labels`.
 
     For each region its Dice, 2 |A and B| / (|A| + |B|), None where the labels have
-    nothing of it, and how many `voxels` they have and were `predicted`: those of a
+    nothing of it, and its number of `voxels` in the labels and `predicted`: those of a
     probability above a half.
     """
     records = []
-    for place, name in enumerate(REGIONS):
-        true, predicted = region(labels, name), found[..., place] > 0.5
-        voxels, here = int(true.sum()), int(predicted.sum())
-        dice = 2 * int((true & predicted).sum()) / (voxels + here) if voxels else None
-        counts = {"voxels": voxels, "predicted": here}
-        records.append({"region": name, "dice": dice} | counts)
+    for index, name in enumerate(REGIONS):
+        true, predicted = region(labels, name), found[..., index] > 0.5
+        voxels, count = int(true.sum()), int(predicted.sum())
+        dice = 2 * int((true & predicted).sum()) / (voxels + count) if voxels else None
+        records.append({"region": name, "dice": dice, "voxels": voxels, "predicted": count})
     return records
 
 
-def keep(
-    path: pathlib.Path, key: list, subject: Subject, ask: Callable[[], list[dict]]
-) -> list[dict]:
-    """The subject's records: those at `path` if they answer the same, else what `ask`
-    gives, which is then kept there.
+def dice_summary(records: Sequence[dict]) -> list[dict]:
+    """Means over subjects, a row for each method, replaced modality and region.
 
-    `key` has what they depend on beside the subject's files: the digest of the
-    segmentation network, the method and its digest.
+    Subjects that have nothing of the region are `skipped` and have no Dice; the mean
+    number of voxels that were predicted in them is `false_voxels`. None where there are
+    too few subjects.
     """
-    seg = subject.segmentation
-    key = [*key, None if seg is None else seg.stat().st_mtime_ns]
-    return kept(path, key, subject, lambda: Marks([], ask(), {}, {})).records
+    rows = []
+    for names, group in _grouped(records, ("method", "modality", "region")):
+        dice = mean_and_sd([record["dice"] for record in group])
+        false = [record["predicted"] for record in group if record["dice"] is None]
+        row = names | {"dice": dice["mean"], "sd": dice["sd"], "subjects": dice["subjects"]}
+        row |= {"skipped": len(false), "false_voxels": mean_and_sd(false)["mean"]}
+        rows.append(json_without_nan(row))
+    return rows
 
 
-def summary(records: Sequence[dict]) -> list[dict]:
-    """Means over subjects, a row a method, replaced modality and region.
-
-    Subjects that have nothing of the region are `skipped` and have no Dice; how many
-    voxels were predicted there, in the mean of them, are `false_voxels`. What cannot be
-    told of so few subjects is None.
-    """
-    names = ("method", "modality", "region")
+def _grouped(records: Sequence[dict], names: tuple[str, ...]) -> list[tuple[dict, list[dict]]]:
     groups: dict[tuple, list[dict]] = {}
     for record in records:
         groups.setdefault(tuple(record[name] for name in names), []).append(record)
-    return [dict(zip(names, group, strict=True)) | _moments(own) for group, own in groups.items()]
+    return [(dict(zip(names, group, strict=True)), members) for group, members in groups.items()]
 
 
-def _moments(records: list[dict]) -> dict:
-    values = [one["dice"] for one in records if one["dice"] is not None]
-    false = [one["predicted"] for one in records if one["dice"] is None]
-    dice = json_without_nan(mean_and_sd(values))
+# Probability maps of draws.
+
+
+def probability_map(segment: Callable[[Images], Array], draws: Iterable[Images]) -> Array:
+    """[S, H, W, 3]: the probability of each of REGIONS, over draws [K, S, H, W, M].
+
+    The mean over draws of the probability that `segment` gives; one draw is in memory at
+    a time.
+    """
+    total, count = 0.0, 0
+    for images in draws:
+        total, count = total + regions(segment(images)), count + 1
+    return total / count
+
+
+def compare_maps(
+    segment: Callable[[Images], Array],
+    subject: SegmentedSubject,
+    channel: int,
+    draws: Iterable[Images],
+    mean: Images,
+) -> tuple[list[dict], Array]:
+    """(records, the map of the draws), of one modality left out of a subject's slices.
+
+    `draws` [K, S, H, W, M] and `mean`, the network's, are of the subject's slices; only
+    the given channel is read. A record has subject, group, modality, `map` ("draws", or
+    the segmentation of "mean" or "truth") and the numbers of `score_map`.
+    """
+    sources = {"draws": draws, "mean": [mean], "truth": [subject.images]}
+    labels = {"subject": subject.name, "group": subject.group}
+    labels["modality"] = subject.modalities[channel]
+    records, maps = [], {}
+    for name, volumes in sources.items():
+        maps[name] = probability_map(segment, (subject.replaced(channel, v) for v in volumes))
+        scores = score_map(maps[name], subject.labels, subject.brain)
+        records += [labels | {"map": name} | numbers for numbers in scores]
+    return records, maps["draws"]
+
+
+def score_map(maps: Array, labels: Array, brain: Array) -> list[dict]:
+    """A record for each region of `maps` [S, H, W, 3].
+
+    The numbers of `overlaps`, the Brier score (the mean squared error of the probability,
+    over the brain), and the counts of a reliability table: of each of BINS of probability
+    the brain's voxels in it, the sum of their probabilities (`said`), and how many of
+    them are of the region (`true`).
+    """
+    records = overlaps(maps, labels)
+    for index, record in enumerate(records):
+        said = maps[..., index][brain].astype(np.float64)
+        true = region(labels, record["region"])[brain]
+        bins = np.minimum((said * BINS).astype(int), BINS - 1)
+        sums = (np.bincount(bins, w, BINS).tolist() for w in (None, said, true))
+        record["brier"] = float(np.mean((said - true) ** 2))
+        record["bins"] = dict(zip(("voxels", "said", "true"), sums, strict=True))
+    return records
+
+
+def map_summary(records: Sequence[dict]) -> list[dict]:
+    """A row for each kind of map, modality and region: means over subjects of Dice and
+    Brier score, and the reliability of all their voxels together.
+
+    `calibration` is the expected calibration error: over the bins of `table` the mean
+    distance between probability and frequency, weighted by voxels. Subjects without the
+    region are `skipped` in the Dice alone.
+    """
+    names = ("map", "modality", "region")
+    return [group | _reliability(members) for group, members in _grouped(records, names)]
+
+
+def _reliability(records: list[dict]) -> dict:
+    dices = [record["dice"] for record in records if record["dice"] is not None]
+    voxels, said, true = (
+        np.sum([record["bins"][name] for record in records], axis=0)
+        for name in ("voxels", "said", "true")
+    )
+    table = [
+        {
+            "low": index / BINS,
+            "high": (index + 1) / BINS,
+            "voxels": int(voxels[index]),
+            "probability": float(said[index] / voxels[index]),
+            "frequency": float(true[index] / voxels[index]),
+        }
+        for index in np.flatnonzero(voxels).tolist()
+    ]
     return {
-        "dice": dice["mean"],
-        "sd": dice["sd"],
-        "subjects": dice["subjects"],
-        "skipped": len(false),
-        "false_voxels": float(np.mean(false)) if false else None,
+        "dice": float(np.mean(dices)) if dices else None,
+        "brier": float(np.mean([record["brier"] for record in records])),
+        "calibration": float(np.abs(said - true).sum() / voxels.sum()),
+        "subjects": len(records),
+        "skipped": len(records) - len(dices),
+        "table": table,
     }
+
+
+def write_maps(
+    folder: pathlib.Path,
+    prepared: PreparedSubject,
+    subject: SegmentedSubject,
+    maps: Array,
+    metadata: dict,
+) -> list[pathlib.Path]:
+    """Writes a NIfTI file for each region of `maps` [S, H, W, 3] on the scanner's grid,
+    and a JSON file beside each; returns the volumes' paths.
+
+    They are 0 off the brain, and in slices that are not the subject's. `metadata` has the
+    `missing` modality, which is in the names, the number of draws, their sampler, and
+    digests of the networks.
+    """
+    paths = []
+    for index, name in enumerate(REGIONS):
+        file = f"{subject.name}_without-{metadata['missing']}_{name}-probability.nii.gz"
+        facts = {
+            "subject": subject.name,
+            "what": "the probability of a tumour region, of BraTS, over draws of the "
+            "missing modality",
+            "region": name,
+            "slices": subject.z.tolist(),
+        }
+        volume = np.zeros(prepared.brain.shape, np.float32)
+        volume[subject.z] = uncrop(prepared.window, maps[..., index] * subject.brain)
+        volume = np.where(prepared.brain, volume.clip(0, 1), 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_output(folder / file, volume, prepared.case.geometry, facts | metadata)
+        paths.append(folder / file)
+    return paths
+
+
+# Parts of an evaluation.
+
+
+def segmentation_parts(
+    workdir: pathlib.Path,
+    spec: EvaluationSpec,
+    segmenter: Segmenter,
+    methods: Sequence[TrainedMethod],
+) -> dict[str, Part]:
+    """The parts "segmentation of NAME" of the methods and REFERENCES, whose records are
+    those of `segment_replaced`; and MAPS, of the first method, which draws.
+
+    Of the subjects that have a segmentation; MAPS of as many of them, slices and draws as
+    its draws are measured with, and of the first one in all slices.
+    """
+    folder = method_folder(workdir, SEGMENTER) / "parts"
+    known = [s for s in spec.subjects if s.segmentation is not None]
+    times = {s.name: s.segmentation.stat().st_mtime_ns for s in known}
+    view = [spec.space.modalities, dataclasses.asdict(spec.space.view)]
+    parts = {}
+    for name, method in ({m.name: m for m in methods} | dict.fromkeys(REFERENCES)).items():
+        key = [segmenter.digest, name, method.digest if method else "", *view]
+        compute = functools.partial(_segment_method, segmenter, name, method)
+        keys = {subject: [*key, time] for subject, time in times.items()}
+        parts[segmentation_name(name)] = Part(folder / name, keys, compute)
+    key = [segmenter.digest, methods[0].digest, dataclasses.asdict(spec.options), *view]
+    names = [*times][: spec.options.draw_subjects or None]
+    keys = {name: [*key, name == names[0], times[name]] for name in names}
+    compute = functools.partial(_map_draws, segmenter, spec, methods[0], names[:1])
+    parts[MAPS] = Part(folder / "draws", keys, compute)
+    return parts
+
+
+def segmentation_name(method: str) -> str:
+    """The name of the part of a method's segmentations."""
+    return f"segmentation of {method}"
+
+
+@functools.lru_cache(maxsize=1)  # for all parts of a subject
+def _segmented(evaluated: EvaluatedSubject) -> SegmentedSubject:
+    return segmented_subject(evaluated.subject, evaluated.prepared, evaluated.modalities)
+
+
+def _segment_method(
+    segmenter: Segmenter, name: str, method: TrainedMethod | None, evaluated: EvaluatedSubject
+) -> SubjectResult:
+    subject = _segmented(evaluated)
+    if method is None:
+        images = {"zeros": np.zeros_like(subject.images), "truth": subject.images}[name]
+        return SubjectResult(
+            records=segment_replaced(segmenter, subject, name, lambda channel: images)
+        )
+    stacks = network_stacks(evaluated.prepared, subject.modalities, subject.z)
+
+    def predict(channel: int) -> Images:
+        return method.predict(stacks, subject.missing(channel)).mean
+
+    return SubjectResult(records=segment_replaced(segmenter, subject, name, predict))
+
+
+def _map_draws(
+    segmenter: Segmenter,
+    spec: EvaluationSpec,
+    method: TrainedMethod,
+    whole: Sequence[str],
+    evaluated: EvaluatedSubject,
+) -> SubjectResult:
+    """The records of some slices; of a subject that is among `whole`, maps of all."""
+    subject = _segmented(evaluated)
+    some = subject.at(choose_evenly(evaluated.z, spec.options.draw_slices))
+    records, _ = _maps(segmenter, spec, method, evaluated, some)
+    if subject.name not in whole:
+        return SubjectResult(records=records)
+    _, maps = _maps(segmenter, spec, method, evaluated, subject)
+    return SubjectResult(records=records, arrays={"maps": maps})
+
+
+def _maps(
+    segmenter: Segmenter,
+    spec: EvaluationSpec,
+    method: TrainedMethod,
+    evaluated: EvaluatedSubject,
+    subject: SegmentedSubject,
+) -> tuple[list[dict], dict[str, Array]]:
+    """(records, maps by the modality that is replaced) of the subject's slices."""
+    stacks = network_stacks(evaluated.prepared, subject.modalities, subject.z)
+    draws = range(spec.options.draws)
+    addresses = np.stack([slice_addresses(subject.name, subject.z, draw=k) for k in draws])
+    records, maps = [], {}
+    for channel in subject.replaceable():
+        missing = subject.missing(channel)
+        estimate = method.predict(stacks, missing)
+        drawn = method.make_sampler(SAMPLER)(stacks, missing, addresses, estimate)
+        more, probability = compare_maps(segmenter, subject, channel, drawn, estimate.mean)
+        records += more
+        maps[subject.modalities[channel]] = probability.astype(np.float16)
+    return records, maps
+
+
+def downstream_results(results: dict[str, dict[str, SubjectResult]], names: Sequence[str]) -> dict:
+    """The study's `downstream`: rows of `dice_summary` of the methods of these names and
+    REFERENCES, a note, the `records` they are means of, and the `maps` of `map_summary`."""
+    records = [
+        record
+        for name in (*names, *REFERENCES)
+        for result in results[segmentation_name(name)].values()
+        for record in result.records
+    ]
+    maps = [record for result in results[MAPS].values() for record in result.records]
+    rows = {"rows": dice_summary(records), "note": NOTE}
+    return rows | {"records": records, "maps": map_summary(maps)}
+
+
+def write_first_maps(
+    folder: pathlib.Path,
+    spec: EvaluationSpec,
+    segmenter: Segmenter,
+    method: TrainedMethod,
+    results: dict[str, SubjectResult],
+) -> None:
+    """Writes the maps of the subject that has them among the `results` of MAPS."""
+    for subject in spec.subjects:
+        maps = results[subject.name].arrays.get("maps") if subject.name in results else None
+        if not maps:
+            continue
+        prepared = prepare_subject(subject, spec.space.modalities, spec.space.view)
+        segmented = segmented_subject(subject, prepared, spec.space.modalities)
+        metadata = {
+            "sampler": SAMPLER,
+            "draws": spec.options.draws,
+            "seed": spec.options.seed,
+            "parameters_sha256": method.digest,
+            "segmenter_sha256": segmenter.digest,
+        }
+        for missing, probability in maps.items():
+            write_maps(folder, prepared, segmented, probability, {"missing": missing} | metadata)

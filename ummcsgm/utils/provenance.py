@@ -28,6 +28,7 @@ NUMERIC_CODE = (  # of the package: what can change a number of an evaluation
     "inference",
     "models",
     "study/downstream.py",
+    "training/segmenter_step.py",
 )
 NUMERIC_PACKAGES = "jax jaxlib flax numpy scipy".split()
 
