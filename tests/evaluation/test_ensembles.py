@@ -15,6 +15,7 @@ import pytest
 from fake_network import FRACTION, PEAK, FakeNetwork, pick, split_of
 from tiny_run import MODALITIES, files_under
 
+from ummcsgm.evaluation import through_plane
 from ummcsgm.evaluation.calibration import rank_histogram
 from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, fit_factors, summaries
 from ummcsgm.reporting.evaluation_report import write_evaluation
@@ -157,12 +158,14 @@ def test_without_validation_there_is_no_factor(world, tmp_path):
     assert "no validation subject" in (tmp_path / "out" / "calibration.md").read_text()
 
 
-def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(world, tmp_path):
+def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
+    world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(through_plane, "measure_slab", lambda *arguments: ([], {}))
     network = FakeNetwork(
         world,
         posterior(calibrated),
-        **ALL
-        | {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2, "evaluate__slab_slices": 1},
+        **ALL | {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2},
     )
     result = network.evaluate(tmp_path)
     rows = {}
