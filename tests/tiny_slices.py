@@ -5,17 +5,17 @@ import pathlib
 
 import numpy as np
 
-from ummcsgm.data.build_store import prepare
+from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.crop import SliceView
-from ummcsgm.data.layouts.naming import flat
-from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.store import Settings
+from ummcsgm.data.store import StoreSettings
 
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (9, 11, 7)  # X, Y, Z on disk
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])  # left-handed: x is turned on reading
-SETTINGS = Settings(MODALITIES, SliceView((8, 16), 0.0, False, 0), min_brain=0.1)
+SETTINGS = StoreSettings(MODALITIES, SliceView((8, 16), 0.0, False, 0), min_brain=0.1)
 PATTERN = "{subject}/{subject}-{modality}.nii.gz"
 
 
@@ -51,7 +51,7 @@ def look(folder: pathlib.Path, mask: str = "") -> list:
 def made(folder, splits, settings=SETTINGS, processes=1):
     """The stores, and the (done, of how many) that were reported on the way."""
     reports = []
-    stores = prepare(
+    stores = build_stores(
         folder,
         splits,
         settings,

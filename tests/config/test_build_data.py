@@ -7,7 +7,6 @@ from tiny_run import quickstart
 
 from ummcsgm.config.build import config_from_json, config_to_json
 from ummcsgm.config.build_data import (
-    LAYOUTS,
     build_layouts,
     build_processes,
     check_data,
@@ -16,8 +15,8 @@ from ummcsgm.config.build_data import (
     named_layouts,
     with_absolute_folder,
 )
-from ummcsgm.data.layouts.naming import KNOWN
-from ummcsgm.data.layouts.search import NoSubjectError, file_name
+from ummcsgm.data.layouts.find import NoSubjectError, file_name
+from ummcsgm.data.layouts.known import KNOWN_SUFFIXES
 from ummcsgm.types import InputError
 
 FOUR = ("flair", "t1", "t1c", "t2")
@@ -42,7 +41,7 @@ LACKING = {
 def find(config, folder):
     """The layout and the subjects, of which none is ambiguous."""
     found = find_anywhere(config, folder)
-    assert not found.refused
+    assert not found.problems
     return found.layout, found.subjects
 
 
@@ -65,7 +64,7 @@ TRAINED = {
     "auto_of_four": {"modalities": FOUR},
     "flat": {"layout": "flat", "pattern": OWN, "modalities": ("t1", "t2")},
     "pattern": {"pattern": OWN, "modalities": ("t2", "adc", "t1")},
-    **{name: {"layout": name, "modalities": ("t1", "t2")} for name in KNOWN},
+    **{name: {"layout": name, "modalities": ("t1", "t2")} for name in KNOWN_SUFFIXES},
 }
 
 
@@ -99,7 +98,7 @@ def test_a_decathlon_tells_of_all_its_channels(tmp_path, trained):
     touch(tmp_path, "imagesTr/BRATS_001.nii.gz")
     (tmp_path / "dataset.json").write_text('{"modality": {"0": "T1w", "1": "FLAIR"}}')
     layout, (subject,) = find(config_of(**TRAINED[trained]), tmp_path)
-    assert layout.name == "msd" and subject.volumes == {"flair": 1, "t1": 0}
+    assert layout.name == "msd" and subject.volume_indices == {"flair": 1, "t1": 0}
     assert set(subject.files) == {"flair", "t1"}
     name = file_name(layout, subject, "t2")
     assert name == pathlib.Path("BRATS_001_t2.nii.gz")
@@ -114,7 +113,7 @@ def test_contrasts_have_the_names_that_the_network_has_for_them(tmp_path):
         "t2f": "sub-A_ses-1_FLAIR.nii.gz",
         "t2": "sub-A_ses-1_T2w.nii.gz",
     }
-    assert not {"flair", "t1c"} & set(layout.words)
+    assert not {"flair", "t1c"} & set(layout.suffixes)
 
 
 def test_a_modality_that_a_layout_does_not_know_has_its_own_name(tmp_path):
@@ -157,7 +156,7 @@ def test_nothing_found_names_every_layout_once(tmp_path, trained):
         find_anywhere(config_of(**TRAINED[trained]), tmp_path)
     told = str(error.value).split("looked for the layouts ")[1].split(" (or set")[0]
     own = ["flat"] if "pattern" in TRAINED[trained] else []
-    assert sorted(told.split(", ")) == sorted([*own, *KNOWN])
+    assert sorted(told.split(", ")) == sorted([*own, *KNOWN_SUFFIXES])
 
 
 def test_a_mask_is_looked_for_in_the_other_layout_too(tmp_path):
@@ -188,11 +187,10 @@ def names(config):
 
 
 def test_auto_means_every_layout_that_knows_the_modalities():
-    assert names(config_of(modalities=("t1", "t2"))) == list(KNOWN)
+    assert names(config_of(modalities=("t1", "t2"))) == list(KNOWN_SUFFIXES)
     assert names(config_of(modalities=FOUR)) == ["brats", "brats23", "msd", "bids"]
     assert names(config_of(modalities=("t1", "pd"))) == ["ixi", "bids"]
     assert names(config_of(modalities=("flair", "pd"))) == ["bids"]
-    assert set(LAYOUTS) == set(KNOWN)
 
 
 def test_a_pattern_is_the_layout_unless_another_is_named():
@@ -230,14 +228,14 @@ def test_a_config_that_can_be_looked_for_is_taken():
 
 def test_every_layout_is_told_also_where_one_is_named():
     own = config_of(layout="brats", modalities=("t1", "t2"), pattern=OWN)
-    assert [layout.name for layout in every_layout(own)] == list(KNOWN)
+    assert [layout.name for layout in every_layout(own)] == list(KNOWN_SUFFIXES)
 
 
 def test_the_named_layouts_know_all_their_contrasts_without_a_config():
     named = {layout.name: layout for layout in named_layouts()}
-    assert list(named) == list(KNOWN)
+    assert list(named) == list(KNOWN_SUFFIXES)
     for name, layout in named.items():
-        assert list(layout.words) == list(KNOWN[name])
+        assert list(layout.suffixes) == list(KNOWN_SUFFIXES[name])
         assert layout.mask == "" and layout.entities == ()
 
 
@@ -250,8 +248,8 @@ def test_an_ambiguous_subject_of_the_own_layout_is_told_and_no_other_searched(tm
     config = config_of(pattern=OWN, modalities=("t1", "t2"))
     touch(tmp_path, "scans/S.t1.nii")
     found = find_anywhere(config, tmp_path)
-    assert found.layout.name == "flat" and list(found.refused) == ["S"]
-    assert found.subjects == [] and len(found.leftover) == 3
+    assert found.layout.name == "flat" and list(found.problems) == ["S"]
+    assert found.subjects == [] and len(found.unused_files) == 3
 
 
 def test_a_folder_in_a_checkpoint_is_found_from_anywhere(tmp_path, monkeypatch):

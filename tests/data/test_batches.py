@@ -10,7 +10,7 @@ import pytest
 from ummcsgm.data import loader as module
 from ummcsgm.data.crop import CropWindow, SliceView
 from ummcsgm.data.loader import make_batches
-from ummcsgm.data.store import Entry, Settings, Store
+from ummcsgm.data.store import Store, StoredSubject, StoreSettings
 from ummcsgm.types import Batch, InputError
 
 GRID = (4, 6)
@@ -21,7 +21,7 @@ SINGLE = {"process": 0, "processes": 1}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Slice i holds the value i + 1 in its left half and -(i + 1) in its right."""
-    settings = Settings(("t1", "t2"), SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
+    settings = StoreSettings(("t1", "t2"), SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
     entries = tuple(entry(name, count) for name, count in COUNTS.items())
     path = tmp_path_factory.mktemp("store") / "train.npy"
     store = Store(path, settings, entries)
@@ -35,7 +35,7 @@ def store(tmp_path_factory):
 
 
 def entry(name, count):
-    return Entry(
+    return StoredSubject(
         name=name,
         group="",
         patient=name,
@@ -172,7 +172,7 @@ def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
     """Any number of modalities, each value of its own: none goes astray."""
     for modalities in (1, 2, 3, 4, 5):
         names = tuple(f"m{k}" for k in range(modalities))
-        settings = Settings(names, SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
+        settings = StoreSettings(names, SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
         one = replace(entry("a", 1), present=(True,) * modalities)
         store = Store(tmp_path / f"{modalities}.npy", settings, (one,))
         image = np.arange(1, 1 + 24 * modalities, dtype=np.float16)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ummcsgm.data.cohort import open_cohort
-from ummcsgm.data.layouts.naming import bids, brats, brats23, flat
+from ummcsgm.data.layouts.known import bids, brats, brats23
+from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.types import InputError
 
 WORDS = ("t1", "t2")
@@ -86,13 +87,13 @@ def test_an_ambiguous_subject_is_refused_with_both_files(folder):
 
 
 def test_files_that_are_nobodys_are_kept_by_path(folder):
-    assert start(folder).unread == ()
+    assert start(folder).unused_files == ()
     touch(folder, "Q1", ("seg",))
     touch(folder, "P03", ("seg", "t1gd"))
     (folder / "scan.nii").touch()
     own = ("P03/P03_t1gd.nii.gz", "Q1/Q1_seg.nii.gz", "scan.nii")
     cohort = start(folder)
-    assert cohort.unread == tuple(folder / name for name in own)
+    assert cohort.unused_files == tuple(folder / name for name in own)
     assert len(cohort.subjects) == 12 and cohort.left_out == ()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ummcsgm.data.crop import brain_mask, crop, crop_around, crop_mask, uncrop
 from ummcsgm.data.intensity import denormalise, fit_scale, normalise
-from ummcsgm.data.nifti import read_case, read_volume, spacing_in_plane, write_like, write_new
+from ummcsgm.data.nifti import read_volume, read_volumes, spacing_in_plane, write_like, write_new
 from ummcsgm.data.phantom.make import make_subject
 
 VOXELS = np.array([0.9, 1.1, 2.5])  # mm, along the axes as they are stored
@@ -72,15 +72,15 @@ def there_and_back(path, grid, step=None, scale=None):
 
     This is the way of a completed modality, but for the network.
     """
-    case = read_case({"t1": path}, {})
-    brain = brain_mask(case.volumes.values())
-    volume = case.volumes["t1"]
+    volumes, geometry = read_volumes({"t1": path}, {})
+    brain = brain_mask(volumes.values())
+    volume = volumes["t1"]
     scale = fit_scale(volume) if scale is None else scale
     window = crop_around(brain, grid, (1.0, 1.0) if step is None else step)
     slices = crop(window, normalise(volume, scale))
     slices = np.where(crop_mask(window, brain), slices, 0)
     pasted = denormalise(uncrop(window, slices), scale)
-    return np.where(brain, pasted, 0), case.geometry, (window, slices * scale)
+    return np.where(brain, pasted, 0), geometry, (window, slices * scale)
 
 
 def content(path):

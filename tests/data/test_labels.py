@@ -8,8 +8,8 @@ import pytest
 from tiny_slices import AFFINE, MODALITIES, SETTINGS, SHAPE, look, made, volume, write_three
 
 from ummcsgm.data.labels import UNKNOWN, network_labels, read_labels, region
-from ummcsgm.data.layouts import naming
-from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.known import brats, brats23
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.subjects import network_slices, prepare_subject
@@ -107,7 +107,7 @@ def test_a_changed_segmentation_is_read_again(folder):
     assert set(np.unique(labels)) == {0, 1, 4}
 
 
-@pytest.mark.parametrize("make, values", [(naming.brats, (1, 2, 4)), (naming.brats23, (1, 2, 3))])
+@pytest.mark.parametrize("make, values", [(brats, (1, 2, 4)), (brats23, (1, 2, 3))])
 def test_each_layouts_values_become_one_code(tmp_path, make, values):
     layout = make(("t1", "t2"), "")
     for name in ("t1", "t2"):
@@ -124,7 +124,7 @@ def test_each_layouts_values_become_one_code(tmp_path, make, values):
 
 
 def test_where_a_tumour_was_resected_is_none(tmp_path):
-    layout = naming.brats23(("t1", "t2"), "")
+    layout = brats23(("t1", "t2"), "")
     for name in ("t1", "t2"):
         write_new(_path(layout, tmp_path, name), volume(3), AFFINE)
     values = tumour((1, 2, 3))
@@ -133,13 +133,13 @@ def test_where_a_tumour_was_resected_is_none(tmp_path):
     (subject,) = find_subjects(tmp_path, [layout]).subjects
     labels = read_labels(subject, prepare_subject(subject, ("t1", "t2"), SETTINGS.view))
     assert region(labels, "WT").sum() == 32 and region(labels, "ET").sum() == 4
-    _, _, scored = _read(subject, False)
+    *_, scored = _read(subject, False)
     assert scored.sum() == 32
 
 
 def _path(layout, folder, word) -> pathlib.Path:
     joint = "_" if layout.name == "brats" else "-"
-    token = layout.words.get(word, word)
+    token = layout.suffixes.get(word, word)
     return folder / "S-00001-000" / f"S-00001-000{joint}{token}.nii.gz"
 
 

@@ -2,19 +2,9 @@
 
 import pytest
 
-from ummcsgm.data.layouts.naming import (
-    CONTRASTS,
-    KNOWN,
-    bids,
-    brats,
-    brats23,
-    check_entities,
-    contrast_of,
-    flat,
-    ixi,
-    msd,
-)
-from ummcsgm.data.layouts.patterns import fields_of
+from ummcsgm.data.layouts.known import KNOWN_SUFFIXES, bids, brats, brats23, ixi, msd
+from ummcsgm.data.layouts.layout import CONTRASTS, check_entities, contrast_of
+from ummcsgm.data.layouts.pattern import fields_of, flat
 from ummcsgm.types import InputError
 
 FLAT = "{subject}/{subject}-{modality}.nii.gz"
@@ -53,39 +43,39 @@ def test_other_names_are_no_contrast(name):
 
 @each_named
 def test_a_named_layout_has_its_own_words_in_the_users_order(name):
-    known = KNOWN[name]
+    known = KNOWN_SUFFIXES[name]
     layout = NAMED[name](tuple(known)[::-1])
     assert layout.name == name
-    if layout.volumes:
+    if layout.volume_indices:
         places = {contrast: int(place) for contrast, place in known.items()}
-        assert layout.volumes == places
-        assert list(layout.volumes) == list(known)[::-1]
-        assert layout.words == {contrast: contrast for contrast in known}
+        assert layout.volume_indices == places
+        assert list(layout.volume_indices) == list(known)[::-1]
+        assert layout.suffixes == {contrast: contrast for contrast in known}
     else:
-        assert layout.words == known
-    assert list(layout.words) == list(known)[::-1]
+        assert layout.suffixes == known
+    assert list(layout.suffixes) == list(known)[::-1]
 
 
 def test_the_words_are_those_that_the_data_sets_document():
     four = ("flair", "t1", "t1c", "t2")
-    assert list(brats(four, "").words.values()) == ["flair", "t1", "t1ce", "t2"]
-    assert list(brats23(four, "").words.values()) == ["t2f", "t1n", "t1c", "t2w"]
-    assert list(msd(four, "").volumes.values()) == [0, 1, 2, 3]
-    assert list(ixi(("t1", "t2", "pd"), "").words.values()) == ["T1", "T2", "PD"]
-    words = bids((*four, "pd"), "", ()).words
+    assert list(brats(four, "").suffixes.values()) == ["flair", "t1", "t1ce", "t2"]
+    assert list(brats23(four, "").suffixes.values()) == ["t2f", "t1n", "t1c", "t2w"]
+    assert list(msd(four, "").volume_indices.values()) == [0, 1, 2, 3]
+    assert list(ixi(("t1", "t2", "pd"), "").suffixes.values()) == ["T1", "T2", "PD"]
+    words = bids((*four, "pd"), "", ()).suffixes
     assert list(words.values()) == ["FLAIR", "T1w", "ce-gadolinium_T1w", "T2w", "PDw"]
 
 
 @each_named
 def test_a_synonym_is_kept_as_the_users_name_and_has_the_contrasts_word(name):
-    for contrast, word in KNOWN[name].items():
+    for contrast, word in KNOWN_SUFFIXES[name].items():
         for synonym in SYNONYMS[contrast]:
             layout = NAMED[name]((synonym,))
-            if layout.volumes:
-                assert layout.volumes == {synonym: int(word)}
-                assert layout.words == {synonym: synonym}
+            if layout.volume_indices:
+                assert layout.volume_indices == {synonym: int(word)}
+                assert layout.suffixes == {synonym: synonym}
             else:
-                assert layout.words == {synonym: word}
+                assert layout.suffixes == {synonym: word}
 
 
 @each_named
@@ -100,27 +90,27 @@ def test_two_names_of_one_contrast_are_refused(name):
 def test_a_named_layout_refuses_what_it_does_not_know_and_says_what_it_knows(name, strange):
     with pytest.raises(InputError) as error:
         NAMED[name](("t1", strange))
-    told = f"has {strange!r}; the layout {name} knows {', '.join(KNOWN[name])}"
+    told = f"has {strange!r}; the layout {name} knows {', '.join(KNOWN_SUFFIXES[name])}"
     assert told in str(error.value)
 
 
 def test_each_layout_knows_its_contrasts_and_no_others():
     for name in ("brats", "brats23", "msd"):
-        assert set(KNOWN[name]) == {"flair", "t1", "t1c", "t2"}
+        assert set(KNOWN_SUFFIXES[name]) == {"flair", "t1", "t1c", "t2"}
         with pytest.raises(InputError, match=f"'pd'; the layout {name} knows"):
             NAMED[name](("t1", "pd"))
-    assert set(KNOWN["ixi"]) == {"t1", "t2", "pd"}
+    assert set(KNOWN_SUFFIXES["ixi"]) == {"t1", "t2", "pd"}
     for contrast in ("flair", "t1c"):
         with pytest.raises(InputError, match=f"{contrast!r}; the layout ixi knows"):
             ixi(("t1", contrast), "")
-    assert set(KNOWN["bids"]) == set(CONTRASTS)
+    assert set(KNOWN_SUFFIXES["bids"]) == set(CONTRASTS)
 
 
 def test_two_to_eight_modalities_of_ones_own_have_their_own_names():
     names = ("adc", "dwi-b1000", "T1", "t1", "swi.mag", "cbv(x)", "mtt", "pd")
     for count in range(2, 9):
         own = names[:count]
-        assert flat(own, FLAT, "").words == {name: name for name in own}
+        assert flat(own, FLAT, "").suffixes == {name: name for name in own}
 
 
 @each_layout
@@ -175,7 +165,7 @@ def test_a_pattern_that_cannot_work_is_refused(pattern, word):
 )
 def test_patterns_of_all_fields_and_both_endings_are_taken(pattern):
     layout = flat(["t1", "t2"], pattern, "")
-    assert layout.patterns[0] == (pattern, "") and layout.written == layout.patterns
+    assert layout.patterns[0] == (pattern, "")
 
 
 def test_a_group_may_be_left_out_and_a_session_not():
@@ -190,7 +180,7 @@ def test_a_group_may_be_left_out_and_a_session_not():
 def test_each_modality_may_have_a_pattern_of_its_own():
     layout = flat(["pd", "t1"], EACH, "")
     own = (("anat/{subject}_T1.nii.gz", "t1"), ("pd/{subject}.nii.gz", "pd"))
-    assert layout.patterns == own and list(layout.words) == ["pd", "t1"]
+    assert layout.patterns == own and list(layout.suffixes) == ["pd", "t1"]
 
 
 def test_segmentation_and_mask_may_have_patterns_beside_the_modalities():

@@ -12,8 +12,8 @@ import pytest
 from ummcsgm.data import nifti
 from ummcsgm.data.nifti import (
     is_synthetic,
-    read_case,
     read_volume,
+    read_volumes,
     spacing,
     spacing_in_plane,
     write_like,
@@ -286,21 +286,21 @@ def test_a_4d_file_that_serves_several_modalities_is_read_once(tmp_path, monkeyp
     path, other = tmp_path / "4.nii.gz", tmp_path / "t2.nii"
     levels, reads = four(path, dtype="f4"), []
     write_new(other, noise(), oblique())
-    read_all = nifti.read_all
+    read_all = nifti._read_file
 
     def read_and_note(path, count):
         reads.append(path)
         return read_all(path, count)
 
-    monkeypatch.setattr(nifti, "read_all", read_and_note)
+    monkeypatch.setattr(nifti, "_read_file", read_and_note)
     files = {"t1": path, "t2": other, "flair": path}
-    case = read_case(files, {"t1": 2, "flair": 0})
+    volumes, geometry = read_volumes(files, {"t1": 2, "flair": 0})
     assert reads == [path, other]
-    assert list(case.volumes) == ["t1", "t2", "flair"] and case.geometry.path == path
-    assert case.geometry.shape == (4, 5, 6)
+    assert list(volumes) == ["t1", "t2", "flair"] and geometry.path == path
+    assert geometry.shape == (4, 5, 6)
     for modality, index in (("t1", 2), ("flair", 0)):
-        assert np.array_equal(case.volumes[modality], read_volume(path, index)[0])
-        assert set(case.volumes[modality].ravel()) == set(levels[..., index].ravel())
+        assert np.array_equal(volumes[modality], read_volume(path, index)[0])
+        assert set(volumes[modality].ravel()) == set(levels[..., index].ravel())
 
 
 @pytest.mark.parametrize("axes, signs", ORIENTATIONS)
@@ -458,17 +458,17 @@ def test_a_case_has_its_volumes_by_name_and_the_first_geometry(tmp_path):
     files = {name: tmp_path / f"{name}.nii" for name in ("t2", "t1")}
     for number, path in enumerate(files.values()):
         write_new(path, noise() + number, oblique())
-    case = read_case(files, {})
-    assert list(case.volumes) == ["t2", "t1"] and case.geometry.path == files["t2"]
-    assert np.array_equal(case.volumes["t1"], read_volume(files["t1"])[0])
-    assert not np.array_equal(case.volumes["t1"], case.volumes["t2"])
+    volumes, geometry = read_volumes(files, {})
+    assert list(volumes) == ["t2", "t1"] and geometry.path == files["t2"]
+    assert np.array_equal(volumes["t1"], read_volume(files["t1"])[0])
+    assert not np.array_equal(volumes["t1"], volumes["t2"])
 
 
 def test_two_shapes_in_a_case_are_refused_by_both_names(tmp_path):
     write_new(tmp_path / "a.nii", noise(), np.eye(4))
     write_new(tmp_path / "b.nii", noise((4, 5, 7)), np.eye(4))
     with pytest.raises(InputError, match=r"a\.nii is \(4, 5, 6\).*b\.nii is \(4, 5, 7"):
-        read_case({"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"}, {})
+        read_volumes({"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"}, {})
 
 
 @pytest.mark.parametrize("shift, fits", [(1e-4, True), (2e-3, False)])
@@ -479,10 +479,10 @@ def test_affines_in_a_case_may_differ_by_less_than_a_part_of_a_voxel(tmp_path, s
     write_new(tmp_path / "b.nii", noise(), moved)
     files = {"t1": tmp_path / "a.nii", "t2": tmp_path / "b.nii"}
     if fits:
-        assert set(read_case(files, {}).volumes) == {"t1", "t2"}
+        assert set(read_volumes(files, {})[0]) == {"t1", "t2"}
     else:
         with pytest.raises(InputError, match=r"a\.nii.*b\.nii.*0\.002"):
-            read_case(files, {})
+            read_volumes(files, {})
 
 
 @pytest.mark.skipif(not OPEN_MS.is_dir(), reason="shared/data/open_ms is absent")

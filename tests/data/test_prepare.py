@@ -33,13 +33,13 @@ from ummcsgm.data import build_store as module
 from ummcsgm.data import subjects as subjects_module
 from ummcsgm.data.crop import SliceView
 from ummcsgm.data.intensity import fit_scale
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.store import damaged_entries, open_store, read_index
 from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.types import InputError
 from ummcsgm.utils import pool
-from ummcsgm.utils.atomic_io import atomic_writer
+from ummcsgm.utils.atomic_io import atomic_writer, sha256_of_file
 
 
 @pytest.fixture(scope="session")
@@ -61,10 +61,10 @@ def read(monkeypatch):
 
     def read_and_note(files, volumes):
         names.append(next(iter(files.values())).parent.name)
-        return read_case(files, volumes)
+        return read_volumes(files, volumes)
 
-    read_case = subjects_module.read_case
-    monkeypatch.setattr(subjects_module, "read_case", read_and_note)
+    read_volumes = subjects_module.read_volumes
+    monkeypatch.setattr(subjects_module, "read_volumes", read_and_note)
     return names
 
 
@@ -246,8 +246,10 @@ def test_a_touched_file_is_read_once_for_its_new_date(tmp_path, raw, monkeypatch
     later = path.stat().st_mtime_ns + 10**9
     os.utime(path, ns=(later, later))
     hashed = []
-    digest = module.sha256
-    monkeypatch.setattr("ummcsgm.data.store.sha256", lambda p: hashed.append(p) or digest(p))
+    digest = sha256_of_file
+    monkeypatch.setattr(
+        "ummcsgm.data.store.sha256_of_file", lambda p: hashed.append(p) or digest(p)
+    )
     for _ in range(2):
         assert made(tmp_path / "s", in_two(raw))[1] == []
         assert hashed == [path]
@@ -268,7 +270,7 @@ def test_another_content_is_made_anew_also_of_the_same_size(tmp_path, raw, read)
     os.utime(path, ns=(date, date))
     stores, _ = made(tmp_path / "s", in_two(raw))
     assert read[3:] == ["c", "c"]
-    assert stores["train"].subjects[0].sources["t1:"].sha256 == module.sha256(path)
+    assert stores["train"].subjects[0].sources["t1:"].sha256 == sha256_of_file(path)
 
 
 def test_another_place_in_space_alone_is_a_change(tmp_path, raw):
@@ -420,7 +422,7 @@ def stop_after(folder, splits, count):
             raise StopError
 
     with pytest.raises(StopError):
-        module.prepare(folder, splits, SETTINGS, processes=1, report=report)
+        module.build_stores(folder, splits, SETTINGS, processes=1, report=report)
 
 
 def test_a_stopped_run_is_continued(tmp_path, raw, read):
@@ -538,7 +540,7 @@ def end_this_process(_):
 
 def test_a_process_that_is_killed_is_one_sentence():
     with pytest.raises(InputError, match="config.data.processes"):
-        list(pool.each_done(end_this_process, [1, 2], 2))
+        list(pool.map_in_processes(end_this_process, [1, 2], 2))
 
 
 # Kills at any moment

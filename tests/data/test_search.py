@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ummcsgm.data.layouts.naming import Subject, bids, brats, brats23, flat, ixi, msd
-from ummcsgm.data.layouts.search import NoSubjectError, file_name, find_subjects
+from ummcsgm.data.layouts.find import NoSubjectError, file_name, find_subjects
+from ummcsgm.data.layouts.known import bids, brats, brats23, ixi, msd
+from ummcsgm.data.layouts.layout import Subject
+from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.data.nifti import read_volume, write_like, write_new
 from ummcsgm.types import InputError
 
@@ -36,23 +38,23 @@ def touch_brats(folder, name, words=OLD, ending="nii.gz", divider="_"):
 def find(folder, layout):
     """The subjects, of which none is ambiguous."""
     found = find_subjects(folder, [layout])
-    assert found.layout.name == layout.name and not found.refused
+    assert found.layout.name == layout.name and not found.problems
     return found.subjects
 
 
 def left(folder, *layouts):
     """What is nobody's, relative to the folder."""
-    leftover = find_subjects(folder, layouts).leftover
-    assert list(leftover) == sorted(leftover)
-    return [str(path.relative_to(folder)) for path in leftover]
+    unused_files = find_subjects(folder, layouts).unused_files
+    assert list(unused_files) == sorted(unused_files)
+    return [str(path.relative_to(folder)) for path in unused_files]
 
 
 def refuse(folder, layout, *refused):
     """The sentence on the names that are refused, and on no others."""
     found = find_subjects(folder, [layout])
-    assert list(found.refused) == list(refused)
+    assert list(found.problems) == list(refused)
     assert not {one.name for one in found.subjects} & set(refused)
-    (sentence,) = set(found.refused.values())
+    (sentence,) = set(found.problems.values())
     return sentence
 
 
@@ -71,7 +73,7 @@ def check_round_trip(folder, layout, subjects):
     for subject in subjects:
         for modality, path in subject.files.items():
             assert folder / file_name(layout, subject, modality) == path
-        for modality in layout.words:
+        for modality in layout.suffixes:
             assert file_name(layout, subject, modality).name.endswith(".nii.gz")
 
 
@@ -253,11 +255,11 @@ def test_the_decathlon_has_one_file_a_subject_and_labels(decathlon):
 
 def test_the_decathlons_channels_are_flair_t1_t1gd_t2_also_undescribed(decathlon):
     own = msd(("t2", "T1gd", "t1"), "")
-    assert find(decathlon, own)[0].volumes == {"t2": 3, "T1gd": 2, "t1": 1}
+    assert find(decathlon, own)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
     (decathlon / "dataset.json").unlink()
-    assert find(decathlon, own)[0].volumes == {"t2": 3, "T1gd": 2, "t1": 1}
+    assert find(decathlon, own)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
     describe(decathlon, "FLAIR", "T1w", "t1gd", "T2w")
-    assert find(decathlon, msd(FOUR, ""))[0].volumes == VOLUMES
+    assert find(decathlon, msd(FOUR, ""))[0].volume_indices == VOLUMES
 
 
 @pytest.mark.parametrize("below", ["", "imagesTr", "imagesTs"])
@@ -265,14 +267,14 @@ def test_another_order_of_the_channels_is_read_from_the_description(decathlon, b
     describe(decathlon, "T1w", "T2w", "FLAIR", "T1gd")
     found = find_subjects(decathlon / below, [msd(FOUR, "")])
     swapped = {"flair": 2, "t1": 0, "t1c": 3, "t2": 1}
-    assert found.layout.volumes == swapped
-    assert all(subject.volumes == swapped for subject in found.subjects)
+    assert found.layout.volume_indices == swapped
+    assert all(subject.volume_indices == swapped for subject in found.subjects)
 
 
 def test_a_channel_that_is_described_as_absent_is_absent(decathlon):
     describe(decathlon, "T1w", "FLAIR", "T2w")
     subject = find(decathlon, msd(FOUR, ""))[0]
-    assert subject.volumes == {"flair": 1, "t1": 0, "t2": 2}
+    assert subject.volume_indices == {"flair": 1, "t1": 0, "t2": 2}
     assert list(subject.files) == ["flair", "t1", "t2"]
 
 
@@ -293,7 +295,7 @@ def test_channels_that_nobody_knows_are_refused(decathlon, channels, lacking):
 )
 def test_a_description_of_something_else_says_nothing(decathlon, content):
     (decathlon / "dataset.json").write_text(content)
-    assert find(decathlon, msd(FOUR, ""))[0].volumes == VOLUMES
+    assert find(decathlon, msd(FOUR, ""))[0].volume_indices == VOLUMES
 
 
 def test_a_description_beside_data_of_another_layout_is_not_looked_at(grouped):
@@ -559,7 +561,7 @@ def test_segmentation_and_mask_of_bids(tmp_path):
     "layout, divider", [(brats(("t1",), "brain"), "_"), (brats23(("t1",), "b"), "-")]
 )
 def test_a_mask_is_the_file_of_its_word(tmp_path, layout, divider):
-    words = (*layout.words.values(), layout.mask)
+    words = (*layout.suffixes.values(), layout.mask)
     touch_brats(tmp_path, "A", words, divider=divider)
     touch_brats(tmp_path, "B", words[:1], divider=divider)
     first, second = find(tmp_path, layout)
@@ -679,7 +681,7 @@ def test_a_file_that_two_patterns_claim_is_refused(tmp_path, pattern):
     found = find_subjects(tmp_path, [layout])
     assert names(found.subjects) == ([("", "Q")] if both else [])
     left_over = [] if both else [tmp_path / "Q.nii.gz", tmp_path / "S.nii.gz"]
-    assert list(found.leftover) == left_over
+    assert list(found.unused_files) == left_over
 
 
 # Whichever folder one points at, and whatever else lies there.
@@ -777,8 +779,8 @@ def test_a_patient_whose_name_differs_in_case_only_is_one_patient_twice(tmp_path
     touch(tmp_path, own.format("B", 1))
     found = find_subjects(tmp_path, [bids(["t1"], "", ())])
     assert names(found.subjects) == [("", "sub-B_ses-1")]
-    assert list(found.refused) == ["sub-A_ses-1", "sub-a_ses-2"]
-    for sentence in found.refused.values():
+    assert list(found.problems) == ["sub-A_ses-1", "sub-a_ses-2"]
+    for sentence in found.problems.values():
         assert re.search(r"sub-A_ses-1_.*sub-a_ses-2_", sentence)
 
 
@@ -865,20 +867,20 @@ def test_an_ambiguous_subject_leaves_the_others_and_its_files_are_not_nobodys(gr
     for layouts in ([layout], every_layout()):
         found = find_subjects(grouped, layouts)
         assert [one.name for one in found.subjects] == [one.name for one in before]
-        assert list(found.refused) == ["BraTS19_C_1", "BraTS19_D_1"]
+        assert list(found.problems) == ["BraTS19_C_1", "BraTS19_D_1"]
         assert found.layout.name == "brats"
     found = find_subjects(grouped, [layout])
-    assert found.subjects == before and found.leftover == ()
+    assert found.subjects == before and found.unused_files == ()
     own = "BraTS19_C_1_flair.nii"
-    assert f"/{own} and " in found.refused["BraTS19_C_1"]
-    assert f"/{own}.gz are one image" in found.refused["BraTS19_C_1"]
+    assert f"/{own} and " in found.problems["BraTS19_C_1"]
+    assert f"/{own}.gz are one image" in found.problems["BraTS19_C_1"]
 
 
 def test_a_folder_of_ambiguous_subjects_only_has_none_and_says_why(tmp_path):
     touch(tmp_path, "S/S_t1.nii", "S/S_t1.nii.gz")
     found = find_subjects(tmp_path, every_layout())
     assert found.layout.name == "brats" and found.subjects == []
-    assert list(found.refused) == ["S"] and found.leftover == ()
+    assert list(found.problems) == ["S"] and found.unused_files == ()
 
 
 def test_a_layout_of_ambiguous_subjects_is_one_of_two_layouts(tmp_path):
@@ -894,15 +896,15 @@ def test_a_folder_that_cannot_be_read_is_passed_over_and_told(grouped, unreadabl
     found = find_subjects(grouped, [layout])
     assert found.subjects == [before[0], before[2]]
     closed = str(grouped / "HGG/BraTS19_B_1")
-    assert found.refused == {closed: f"{closed} cannot be read (Permission denied)"}
+    assert found.problems == {closed: f"{closed} cannot be read (Permission denied)"}
 
 
 def test_where_nothing_could_be_read_that_is_what_is_told(tmp_path, unreadable):
     touch(tmp_path, "A/A_t1.nii.gz", "scan.nii.gz")
     unreadable(tmp_path / "A")
     found = find_subjects(tmp_path, every_layout())
-    assert found.subjects == [] and list(found.refused) == [str(tmp_path / "A")]
-    assert found.leftover == (tmp_path / "scan.nii.gz",)
+    assert found.subjects == [] and list(found.problems) == [str(tmp_path / "A")]
+    assert found.unused_files == (tmp_path / "scan.nii.gz",)
     unreadable(tmp_path)
     with pytest.raises(InputError, match="cannot be read .Permission denied") as error:
         find_subjects(tmp_path, every_layout())

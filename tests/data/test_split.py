@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ummcsgm.data.split import split_subjects
+from ummcsgm.data.cohort import split_subjects
 from ummcsgm.types import InputError
 
 PAPER = (20, 1, 8)

@@ -15,7 +15,7 @@ from ummcsgm.data import store as module
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import read_volume
-from ummcsgm.data.store import Source, damaged_entries, entry_from_json, open_store, read_index
+from ummcsgm.data.store import SourceFile, damaged_entries, entry_from_json, open_store, read_index
 from ummcsgm.types import InputError
 
 
@@ -221,10 +221,10 @@ def test_a_source_is_known_by_its_content_and_read_when_its_date_differs(tmp_pat
     path = tmp_path / "file"
     path.write_bytes(b"content")
     facts = path.stat()
-    source = Source("file", 7, facts.st_mtime_ns, module.sha256(path))
+    source = SourceFile("file", 7, facts.st_mtime_ns, module.sha256_of_file(path))
     read = []
-    digest = module.sha256
-    monkeypatch.setattr(module, "sha256", lambda p: read.append(p) or digest(p))
+    digest = module.sha256_of_file
+    monkeypatch.setattr(module, "sha256_of_file", lambda p: read.append(p) or digest(p))
     assert source.renewed(path) == source and not read
 
     later = facts.st_mtime_ns + 10**9

@@ -6,7 +6,7 @@ from tiny_run import AFFINE, MODALITIES, brain, image, path_of, write_subjects
 
 from ummcsgm.config import build_data
 from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
-from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.nifti import write_new
 from ummcsgm.evaluation.metrics import NO_ERROR
 from ummcsgm.evaluation.pairs import Prediction

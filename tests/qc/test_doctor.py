@@ -9,13 +9,15 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from ummcsgm.data.build_store import prepare
+from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.crop import SliceView
-from ummcsgm.data.layouts.naming import Subject, brats
+from ummcsgm.data.layouts.find import SearchResult
+from ummcsgm.data.layouts.known import brats
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import read_volume, write_new
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
-from ummcsgm.data.store import Settings
-from ummcsgm.qc.cohort import of_search
+from ummcsgm.data.store import StoreSettings
+from ummcsgm.qc.cohort import check_search
 from ummcsgm.qc.examine import SEVERITIES, examine_cohort, examine_subject
 from ummcsgm.types import InputError
 
@@ -573,9 +575,9 @@ def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
         assert f"from {ends[0]} to {ends[1]}" in findings[0].sentence
         assert "config.data.spacing" in findings[0].sentence
     # The run resamples all of them to one size.
-    settings = Settings(("t1", "t2"), SliceView((64, 64), 6.0, False, 0), 0.0)
+    settings = StoreSettings(("t1", "t2"), SliceView((64, 64), 6.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == []
-    settings = Settings(("t1", "t2"), SliceView((64, 64), 0.0, False, 0), 0.0)
+    settings = StoreSettings(("t1", "t2"), SliceView((64, 64), 0.0, False, 0), 0.0)
     assert examined(subjects, ("t1", "t2"), settings=settings) == findings
 
 
@@ -590,14 +592,15 @@ def test_oblong_pixels_that_all_subjects_share_are_passed_in_silence(tmp_path, o
 
 def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_path):
     layout = brats(MODALITIES, "")
-    refused = {"a": "a.nii and A.nii are one", str(tmp_path): f"{tmp_path} is shut"}
+    twice, closed = {"a": "a.nii and A.nii are one"}, {str(tmp_path): f"{tmp_path} is shut"}
     paths = tuple(tmp_path / f"{k}.nii" for k in range(8))
     for count, codes in ((0, 0), (4, 4), (5, 5), (6, 6), (8, 6)):
-        ambiguous, shut, *unknown = of_search(layout, refused, paths[:count])
+        found = SearchResult(layout, [], twice, closed, paths[:count])
+        ambiguous, shut, *unknown = check_search(found)
         assert told([ambiguous]) == {("a", "", "ambiguous", "stop")}
-        assert ambiguous.sentence == refused["a"]
+        assert ambiguous.sentence == twice["a"]
         assert told([shut]) == {("", "", "unreadable", "stop")}
-        assert (shut.path, shut.sentence) == (tmp_path, refused[str(tmp_path)])
+        assert (shut.path, shut.sentence) == (tmp_path, closed[str(tmp_path)])
         assert len(unknown) == codes
         assert {f.severity for f in unknown} | {"warn"} == {"warn"}
         for finding, path in zip(unknown[:5], paths, strict=False):
@@ -610,14 +613,14 @@ def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_pa
 
 
 def settings_of(grid, *, spacing=0.0, masked=False, min_brain=0.0):
-    return Settings(("t1", "t2"), SliceView(grid, spacing, masked, 0), min_brain)
+    return StoreSettings(("t1", "t2"), SliceView(grid, spacing, masked, 0), min_brain)
 
 
 def agreed(folder, subject, settings, *words):
-    """The doctor passes what `prepare` does and stops what it refuses, as it says."""
+    """The doctor passes what `build_stores` does and stops what it refuses, as it says."""
     findings = examine_subject(subject, ("t1", "t2"), settings)
     try:
-        prepare(
+        build_stores(
             folder / "prepared",
             {"train": [subject]},
             settings,

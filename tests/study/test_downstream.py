@@ -479,7 +479,7 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
     of_region = truth > 0, np.isin(truth, (CORE, ENHANCING)), truth == ENHANCING
     for path, true in zip(paths, of_region, strict=True):
         volume, geometry = read_volume(path)
-        assert np.array_equal(geometry.affine, prepared.case.geometry.affine)
+        assert np.array_equal(geometry.affine, prepared.geometry.affine)
         expected = np.zeros(volume.shape)
         expected[3] = 0.75 * true[3]
         assert expected.any()

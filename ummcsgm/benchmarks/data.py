@@ -26,13 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
-from ummcsgm.data.build_store import prepare
+from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.crop import SliceView
-from ummcsgm.data.layouts.naming import Subject, brats
-from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.known import brats
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.loader import Batches, make_batches
 from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.data.store import Settings, Store
+from ummcsgm.data.store import Store, StoreSettings
 from ummcsgm.data.subjects import network_slices, prepare_subject
 
 MODALITIES = ("flair", "t1", "t1c", "t2")
@@ -149,10 +150,10 @@ def measure(folder: Path, flags: argparse.Namespace) -> dict[str, object]:
     )
     written = time.perf_counter()
     view = SliceView(tuple(flags.grid), 0.0, masked=False, neighbours=0)
-    store = prepare(
+    store = build_stores(
         folder / "prepared",
         {"train": subjects},
-        Settings(MODALITIES, view, min_brain=0.05),
+        StoreSettings(MODALITIES, view, min_brain=0.05),
         processes=flags.processes,
         report=lambda done, total: None,
     )["train"]

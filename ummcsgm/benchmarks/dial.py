@@ -28,7 +28,7 @@ import numpy as np
 from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.config import build, build_data
 from ummcsgm.config.build import EvaluationOptions
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
 from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
 from ummcsgm.evaluation.calibration import crps_fair, within
@@ -104,7 +104,7 @@ def make_cases(trained: TrainedModel, subject: Subject, slices: int) -> list[Tes
     for channel in np.flatnonzero(~absent):
         name, missing = modalities[channel], absent.copy()
         missing[channel] = True
-        grey_levels = grey_levels_per_unit(prepared.case.volumes[name], prepared.brain, TABLE1)
+        grey_levels = grey_levels_per_unit(prepared.volumes[name], prepared.brain, TABLE1)
         grey_levels *= prepared.scales[name]
         case = TestCase(subject.name, z, images, brain, missing, int(channel), grey_levels)
         cases.append(case)

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from ummcsgm.benchmarks.report import make_parser, print_report, system_load
-from ummcsgm.data.layouts.naming import brats
-from ummcsgm.data.layouts.search import find_subjects
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.known import brats
 from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.qc.examine import examine_subject
 

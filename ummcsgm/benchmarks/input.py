@@ -31,7 +31,7 @@ from ummcsgm.benchmarks.data import make_training_batches, write_subjects
 from ummcsgm.benchmarks.networks import read_config, start_training
 from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
 from ummcsgm.config import build, build_data
-from ummcsgm.data.build_store import prepare
+from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.loader import Batches
 from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices
@@ -87,7 +87,7 @@ def prepare_phantom(folder: Path, config: Config, flags: argparse.Namespace) -> 
     subjects = write_subjects(
         folder / "phantom", space.modalities, tuple(shape), flags.subjects, flags.processes
     )
-    return prepare(
+    return build_stores(
         folder / "prepared",
         {"train": subjects},
         build_data.build_settings(config),

@@ -14,7 +14,7 @@ import numpy as np
 
 from ummcsgm.benchmarks.data import write_subjects
 from ummcsgm.config import build
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.diffusion.preconditioning import ScoreModel
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import TrainedModel

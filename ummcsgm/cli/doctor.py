@@ -8,9 +8,9 @@ import os
 import pathlib
 
 from ummcsgm.config import build_data
-from ummcsgm.data.layouts.naming import Layout
-from ummcsgm.data.layouts.search import find_subjects
-from ummcsgm.qc.cohort import of_search
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.layout import Layout
+from ummcsgm.qc.cohort import check_search
 from ummcsgm.qc.examine import Finding, examine_cohort
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.console import print_table
@@ -32,11 +32,11 @@ def run_doctor(config: Config | None, source: str | None, as_json: bool) -> bool
     possible = build_data.build_layouts(config) if known else build_data.named_layouts()
     found = find_subjects(pathlib.Path(source), possible)
     layout, subjects = found.layout, found.subjects
-    modalities = tuple(layout.words)
+    modalities = tuple(layout.suffixes)
     if not known:
         scanned = {name for subject in subjects for name in subject.files}
         modalities = tuple(name for name in modalities if name in scanned)
-    findings = list(of_search(layout, found.refused, found.leftover))
+    findings = list(check_search(found))
     quiet = contextlib.nullcontext(lambda done, total: None)
     with quiet if as_json else progress_bar("examining") as report:
         findings += examine_cohort(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -10,9 +10,10 @@ from ummcsgm.config.build import build_space, check_config, config_to_json
 from ummcsgm.config.schema import NETWORK_KEYS, check_fields, check_same
 from ummcsgm.data import build_store, store
 from ummcsgm.data.cohort import SPLITS, Cohort, open_cohort
-from ummcsgm.data.layouts import naming
-from ummcsgm.data.layouts.naming import Layout
-from ummcsgm.data.layouts.search import Found, find_subjects
+from ummcsgm.data.layouts.find import SearchResult, find_subjects
+from ummcsgm.data.layouts.known import KNOWN_SUFFIXES, named_layout
+from ummcsgm.data.layouts.layout import Layout, check_entities, contrast_of
+from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.data.phantom.make import write_phantom
 from ummcsgm.types import InputError
 
@@ -27,16 +28,16 @@ def build_layouts(config: ConfigDict) -> list[Layout]:
     """The layouts that the data may have: the one of config.data.layout, or all that
     know its modalities."""
     fields = config.data
-    if fields.layout not in ("auto", *LAYOUTS, "flat"):
+    if fields.layout not in ("auto", *KNOWN_SUFFIXES, "flat"):
         raise InputError(
             f"config.data.layout is {fields.layout!r}; wanted one of auto, "
-            f"{', '.join(LAYOUTS)}, flat."
+            f"{', '.join(KNOWN_SUFFIXES)}, flat."
         )
-    naming.check_entities(fields.entities)
-    if fields.layout in LAYOUTS:
+    check_entities(fields.entities)
+    if fields.layout in KNOWN_SUFFIXES:
         return [_named(config, fields.layout, fields.modalities)]
     if fields.layout == "flat" or fields.pattern:
-        return [naming.flat(fields.modalities, fields.pattern, fields.mask)]
+        return [flat(fields.modalities, fields.pattern, fields.mask)]
     return every_layout(config)
 
 
@@ -47,7 +48,7 @@ def every_layout(config: ConfigDict) -> list[Layout]:
         InputError: there is none.
     """
     possible, reasons = [], []
-    for name in LAYOUTS:
+    for name in KNOWN_SUFFIXES:
         try:
             possible.append(_named(config, name, config.data.modalities))
         except InputError as error:
@@ -59,10 +60,10 @@ def every_layout(config: ConfigDict) -> list[Layout]:
 
 def named_layouts() -> list[Layout]:
     """Every layout that has a name, with all contrasts that it knows and no mask."""
-    return [make(tuple(naming.KNOWN[name]), "", ()) for name, make in LAYOUTS.items()]
+    return [named_layout(name, tuple(contrasts), "") for name, contrasts in KNOWN_SUFFIXES.items()]
 
 
-def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> Found:
+def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> SearchResult:
     """The subjects in `folder`, in the layout of the config or else in any named one.
 
     In a named layout they have all contrasts that it knows, also those that are none of
@@ -71,7 +72,7 @@ def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> Found:
     Raises:
         InputError: as `find_subjects`.
     """
-    named = {name: _widened(config, name) for name in LAYOUTS}
+    named = {name: _widened(config, name) for name in KNOWN_SUFFIXES}
     own = [named.get(layout.name, layout) for layout in build_layouts(config)]
     others = [layout for layout in named.values() if layout not in own]
     return find_subjects(folder, own, others)
@@ -79,7 +80,7 @@ def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> Found:
 
 def _named(config: ConfigDict, name: str, modalities: Sequence[str]) -> Layout:
     """The named layout of these modalities, with the config's mask and entities."""
-    return LAYOUTS[name](modalities, config.data.mask, config.data.entities)
+    return named_layout(name, modalities, config.data.mask, config.data.entities)
 
 
 def _widened(config: ConfigDict, name: str) -> Layout:
@@ -87,11 +88,11 @@ def _widened(config: ConfigDict, name: str) -> Layout:
 
     Those that it does not know are written under their own names.
     """
-    contrasts = {naming.contrast_of(one): one for one in config.data.modalities}
-    known = [contrasts.get(contrast, contrast) for contrast in naming.KNOWN[name]]
-    layout = _named(config, name, known)
-    own = {one: layout.words.get(one, one) for one in config.data.modalities}
-    return dataclasses.replace(layout, words=own | layout.words)
+    contrasts = {contrast_of(one): one for one in config.data.modalities}
+    modalities = [contrasts.get(contrast, contrast) for contrast in KNOWN_SUFFIXES[name]]
+    layout = _named(config, name, modalities)
+    own = {one: layout.suffixes.get(one, one) for one in config.data.modalities}
+    return dataclasses.replace(layout, suffixes=own | layout.suffixes)
 
 
 def build_processes(config: ConfigDict) -> int:
@@ -127,11 +128,11 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
     return open_cohort(folder, possible, path, tuple(fields.split), config.seed)
 
 
-def build_settings(config: ConfigDict) -> store.Settings:
+def build_settings(config: ConfigDict) -> store.StoreSettings:
     """What the prepared slices depend on, beside the images."""
     space = build_space(config)
     own = config.data.min_brain_fraction, config.data.labels
-    return store.Settings(space.modalities, space.view, *own)
+    return store.StoreSettings(space.modalities, space.view, *own)
 
 
 def build_stores(
@@ -142,7 +143,7 @@ def build_stores(
     `report(done, of)` is called for each subject that is made.
     """
     members = {split: cohort.members(split) for split in SPLITS}
-    return build_store.prepare(
+    return build_store.build_stores(
         workdir / "prepared",
         members,
         build_settings(config),
@@ -170,13 +171,3 @@ def with_absolute_folder(config: ConfigDict) -> ConfigDict:
     if config.data.folder:
         config.data.folder = str(pathlib.Path(config.data.folder).absolute())
     return config
-
-
-# Of modalities, mask and entities, of which only BIDS has some; `flat` has a pattern.
-LAYOUTS: dict[str, Callable[[Sequence[str], str, Sequence[str]], Layout]] = {
-    "brats": lambda modalities, mask, _: naming.brats(modalities, mask),
-    "brats23": lambda modalities, mask, _: naming.brats23(modalities, mask),
-    "msd": lambda modalities, mask, _: naming.msd(modalities, mask),
-    "ixi": lambda modalities, mask, _: naming.ixi(modalities, mask),
-    "bids": naming.bids,
-}

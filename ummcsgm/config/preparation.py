@@ -30,10 +30,10 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, S
     cohort = build_data.build_cohort(config, workdir)
     if cohort.left_out:
         print(f"left out, with fewer than two modalities: {', '.join(cohort.left_out)}", flush=True)
-    if cohort.unread:
+    if cohort.unused_files:
         print(
-            f"not read: {len(cohort.unread)} files that are no scan of the layout, "
-            f"such as {cohort.unread[0]}",
+            f"not read: {len(cohort.unused_files)} files that are no scan of the layout, "
+            f"such as {cohort.unused_files[0]}",
             flush=True,
         )
     with progress_bar("preparing") as report:

@@ -18,37 +18,42 @@ import numpy as np
 
 from ummcsgm.data.crop import slices_with_brain
 from ummcsgm.data.labels import network_labels, read_labels
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import spacing_in_plane
 from ummcsgm.data.store import (
     FORMAT,
     INDEX,
     STORED,
-    Entry,
-    Settings,
-    Source,
+    SourceFile,
     Store,
+    StoredSubject,
+    StoreSettings,
     crc_of,
     damaged_entries,
     entry_from_json,
     index_content,
     read_index,
-    sha256,
 )
 from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subject
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import atomic_writer, read_checksummed, with_checksum, write_atomic
-from ummcsgm.utils.pool import each_done
+from ummcsgm.utils.atomic_io import (
+    atomic_writer,
+    read_checksummed,
+    sha256_of_file,
+    with_checksum,
+    write_atomic,
+)
+from ummcsgm.utils.pool import map_in_processes
 
 RANGE = (0.1, 99.9)  # percentiles
 LARGEST = float(np.finfo(STORED).max)  # a hot voxel beyond it would become infinite
 Report = Callable[[int, int], None]  # (done, of how many)
 
 
-def prepare(
+def build_stores(
     folder: Path,
     splits: dict[str, Sequence[Subject]],
-    settings: Settings,
+    settings: StoreSettings,
     *,
     processes: int,
     report: Report,
@@ -70,7 +75,9 @@ def prepare(
         subjects = [subject for split in splits.values() for subject in split]
         found = {s.name: _finished(folder, s, settings, stored) for s in subjects}
         todo = [subject for subject in subjects if found[subject.name] is None]
-        for entry in each_done(partial(_make, folder, settings), todo, processes):
+        for entry in map_in_processes(
+            partial(_make, folder, settings), todo, processes, ordered=False
+        ):
             found[entry.name] = entry
             done = sum(entry is not None for entry in found.values())
             report(done, len(found))
@@ -83,7 +90,7 @@ def prepare(
     return stores
 
 
-def _stored(folder: Path, settings: Settings) -> dict[str, tuple[Store, Entry]]:
+def _stored(folder: Path, settings: StoreSettings) -> dict[str, tuple[Store, StoredSubject]]:
     """The sound entries of the present index, if it was made with these settings."""
     known = read_index(folder)
     if known is None or known[0] != settings:
@@ -97,7 +104,9 @@ def _stored(folder: Path, settings: Settings) -> dict[str, tuple[Store, Entry]]:
     }
 
 
-def _finished(folder: Path, subject: Subject, settings: Settings, stored: dict) -> Entry | None:
+def _finished(
+    folder: Path, subject: Subject, settings: StoreSettings, stored: dict
+) -> StoredSubject | None:
     """The entry of `subject` where its slices are there and whole, else None."""
     if subject.name in stored:
         entry = _renewed(stored[subject.name][1], subject, settings)
@@ -112,7 +121,9 @@ def _finished(folder: Path, subject: Subject, settings: Settings, stored: dict) 
     return entry
 
 
-def _renewed(entry: Entry, subject: Subject, settings: Settings) -> Entry | None:
+def _renewed(
+    entry: StoredSubject, subject: Subject, settings: StoreSettings
+) -> StoredSubject | None:
     """`entry`, with today's dates, if it was made of what `subject` has; else None."""
     files = _files(subject, settings)
     about = (entry.name, entry.group, entry.patient)
@@ -124,7 +135,7 @@ def _renewed(entry: Entry, subject: Subject, settings: Settings) -> Entry | None
     return None if None in sources.values() else replace(entry, sources=sources)
 
 
-def _files(subject: Subject, settings: Settings) -> dict[str, Path]:
+def _files(subject: Subject, settings: StoreSettings) -> dict[str, Path]:
     """All files that the slices of `subject` depend on."""
     files = {
         f"{name}:{subject.volumes.get(name, '')}": subject.files[name]
@@ -137,17 +148,17 @@ def _files(subject: Subject, settings: Settings) -> dict[str, Path]:
     return files | ({"labels": subject.segmentation} if labelled else {})
 
 
-def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
+def _make(folder: Path, settings: StoreSettings, subject: Subject) -> StoredSubject:
     """The entry of `subject`, whose slices and record are now a part in `folder`."""
     # Before they are read: a file that changes meanwhile is then made again.
     files = _files(subject, settings)
     once = {path: _source(path) for path in set(files.values())}
     prepared = prepare_subject(subject, settings.modalities, settings.view)
     images, slices = _slices(subject, prepared, settings)
-    geometry = prepared.case.geometry
+    geometry = prepared.geometry
     record, array = _part(folder, subject.name, settings)
     write_atomic(array, np.ascontiguousarray(images).data)
-    entry = Entry(
+    entry = StoredSubject(
         name=subject.name,
         group=subject.group,
         patient=subject.patient,
@@ -168,24 +179,24 @@ def _make(folder: Path, settings: Settings, subject: Subject) -> Entry:
 
 def _ranges_of(prepared: PreparedSubject, modalities: Sequence[str]) -> dict:
     """Where all but 0.1 % of the brain's scaled values lie, on either side."""
-    brain, case = prepared.brain, prepared.case
+    brain = prepared.brain
     return {
-        name: tuple((np.percentile(case.volumes[name][brain], RANGE) / scale).tolist())
+        name: tuple((np.percentile(prepared.volumes[name][brain], RANGE) / scale).tolist())
         if (scale := prepared.scales.get(name)) is not None
         else None
         for name in modalities
     }
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> SourceFile:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     facts = path.stat()
-    return Source(path.name, facts.st_size, facts.st_mtime_ns, sha256(path))
+    return SourceFile(path.name, facts.st_size, facts.st_mtime_ns, sha256_of_file(path))
 
 
 def _slices(
-    subject: Subject, prepared: PreparedSubject, settings: Settings
+    subject: Subject, prepared: PreparedSubject, settings: StoreSettings
 ) -> tuple[np.ndarray, list[int]]:
     """The slices with enough of the brain as they are stored, and their z."""
     try:
@@ -199,13 +210,13 @@ def _slices(
     return np.clip(images, -LARGEST, LARGEST).astype(STORED), z.tolist()
 
 
-def _part(folder: Path, name: str, settings: Settings) -> tuple[Path, Path]:
+def _part(folder: Path, name: str, settings: StoreSettings) -> tuple[Path, Path]:
     """Where a subject's record and slices lie until its split is gathered."""
     key = _digest([asdict(settings), name])
     return folder / "parts" / f"{key}.json", folder / "parts" / f"{key}.slices"
 
 
-def _part_images(folder: Path, entry: Entry, settings: Settings) -> np.ndarray | None:
+def _part_images(folder: Path, entry: StoredSubject, settings: StoreSettings) -> np.ndarray | None:
     """The slices in the part of `entry`; None if they are not there, or damaged."""
     try:
         images = np.fromfile(_part(folder, entry.name, settings)[1], STORED)
@@ -217,7 +228,7 @@ def _part_images(folder: Path, entry: Entry, settings: Settings) -> np.ndarray |
 
 
 def _gather(
-    folder: Path, settings: Settings, split: str, entries: list[Entry], stored: dict
+    folder: Path, settings: StoreSettings, split: str, entries: list[StoredSubject], stored: dict
 ) -> Store:
     """The array of `split`, of `entries` in their order, whole in `folder`."""
     digest = _digest([asdict(settings), [[e.name, e.crc, e.slices] for e in entries]])
@@ -232,7 +243,9 @@ def _gather(
     return store
 
 
-def _images(folder: Path, entry: Entry, settings: Settings, stored: dict) -> np.ndarray:
+def _images(
+    folder: Path, entry: StoredSubject, settings: StoreSettings, stored: dict
+) -> np.ndarray:
     """The slices of `entry`, from the array that had them before or from its part."""
     if entry.name in stored and stored[entry.name][1].crc == entry.crc:
         store = stored[entry.name][0]
@@ -244,7 +257,7 @@ def _images(folder: Path, entry: Entry, settings: Settings, stored: dict) -> np.
     return images
 
 
-def _publish(folder: Path, settings: Settings, stores: dict[str, Store]) -> None:
+def _publish(folder: Path, settings: StoreSettings, stores: dict[str, Store]) -> None:
     """index.json tells of `stores`, and nothing else is left in `folder`."""
     content = index_content(settings, stores).encode()
     index = folder / INDEX

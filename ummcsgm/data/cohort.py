@@ -1,15 +1,16 @@
-"""The subjects of a run, and which of them train, validate and test."""
+"""The subjects of a run, and their split into train, validation and test."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ummcsgm.data.layouts.naming import Layout, Subject
-from ummcsgm.data.layouts.search import find_subjects
-from ummcsgm.data.split import split_subjects
+import numpy as np
+
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.layout import Layout, Subject
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
 
@@ -20,14 +21,14 @@ SPLITS = ("train", "validation", "test")
 class Cohort:
     """The subjects of a run by name, and the names in train, validation and test.
 
-    Each has two modalities or more; `left_out` names those that have fewer. `unread`
-    are the NIfTI files of the folder that are nobody's (see `data.search.Found`).
+    Each has two modalities or more; `left_out` names those that have fewer.
+    `unused_files` are the NIfTI files of the folder that belong to no subject.
     """
 
     subjects: dict[str, Subject]
     split: dict[str, list[str]]
     left_out: tuple[str, ...]
-    unread: tuple[Path, ...]
+    unused_files: tuple[Path, ...]
 
     def members(self, split: str) -> list[Subject]:
         """The subjects of a split, in its order."""
@@ -37,11 +38,11 @@ class Cohort:
 def open_cohort(
     folder: Path, layouts: Sequence[Layout], split: Path, fractions: tuple[int, ...], seed: int
 ) -> Cohort:
-    """The subjects in `folder` with two modalities or more, divided as `split` says.
+    """The subjects in `folder` with two modalities or more, in the split of the file `split`.
 
-    The division is drawn by `seed` in proportion to `fractions` the first time, and
-    kept in that file: a run's test subjects never become training subjects, and neither
-    do other scans of the same patients.
+    If there is no such file, the split is drawn by `seed` in proportion to `fractions` and
+    written to it: a run's test subjects never become training subjects, and neither do
+    other scans of the same patients.
 
     Raises:
         InputError: a subject of `folder` is ambiguous, or a folder in it cannot be
@@ -49,44 +50,85 @@ def open_cohort(
             none of the training subjects.
     """
     found = find_subjects(folder, layouts)
-    for sentence in found.refused.values():
+    for sentence in found.problems.values():
         raise InputError(sentence)
-    subjects = {one.name: one for one in found.subjects if len(one.files) > 1}
-    left_out = tuple(one.name for one in found.subjects if len(one.files) < 2)
+    subjects = {subject.name: subject for subject in found.subjects if len(subject.files) > 1}
+    left_out = tuple(s.name for s in found.subjects if s.name not in subjects)
     if not subjects:
         raise InputError(
-            f"{folder}: no subject has two of {', '.join(found.layout.words)}; "
+            f"{folder}: no subject has two of {', '.join(found.layout.modalities)}; "
             "training needs some to be seen and some to be missing"
         )
     if not split.is_file():
-        patients = {name: one.patient for name, one in subjects.items()}
-        drawn = split_subjects(patients, fractions, seed)
-        write_atomic(split, json.dumps(drawn, indent=1))
-    cohort = Cohort(subjects, _read_split(split), left_out, found.leftover)
+        patients = {name: subject.patient for name, subject in subjects.items()}
+        write_atomic(split, json.dumps(split_subjects(patients, fractions, seed), indent=1))
+    cohort = Cohort(subjects, _read_split(split), left_out, found.unused_files)
     _check(cohort, found.layout, split, folder)
     return cohort
 
 
+def split_subjects(
+    patients: Mapping[str, str], fractions: Sequence[int], seed: int
+) -> dict[str, list[str]]:
+    """The names of `patients`, {subject name: patient}, in train, validation and test.
+
+    All scans of a patient go the same way. Of n patients, n f / sum(f) by rounding
+    train and validate, and the rest is the test: (20, 1, 8) makes 231, 12 and 92 of the
+    paper's 335. Train has one patient at least. Lists are sorted; the order of
+    `patients` does not matter.
+
+    Raises:
+        InputError: there is no subject, or the fractions are not three whole numbers
+            of which the first is above 0.
+    """
+    if not patients:
+        raise InputError("there are no subjects to split")
+    whole = all(isinstance(part, int) and part >= 0 for part in fractions)
+    if len(fractions) != 3 or not whole or fractions[0] == 0:
+        raise InputError(
+            f"config.data.split is {tuple(fractions)}; wanted three whole numbers for "
+            "train, validation and test, the first above 0"
+        )
+    names = sorted(set(patients.values()))
+    order = np.random.default_rng(seed).permutation(len(names))
+    shuffled = [names[index] for index in order]
+    num_train = max(1, _round_share(len(names), fractions[0], sum(fractions)))
+    validation_end = num_train + _round_share(len(names), fractions[1], sum(fractions))
+    parts = {
+        "train": set(shuffled[:num_train]),
+        "validation": set(shuffled[num_train:validation_end]),
+        "test": set(shuffled[validation_end:]),
+    }
+    return {
+        split: sorted(name for name, patient in patients.items() if patient in part)
+        for split, part in parts.items()
+    }
+
+
+def _round_share(count: int, part: int, total: int) -> int:
+    """`count * part / total` to the nearest whole number, a half upwards."""
+    return (2 * count * part + total) // (2 * total)
+
+
 def _read_split(path: Path) -> dict[str, list[str]]:
-    """The names of each split, as they were written."""
-    division = read_json(path)
-    whole = isinstance(division, dict) and set(division) == set(SPLITS)
-    if not whole or not all(isinstance(names, list) for names in division.values()):
+    split = read_json(path)
+    complete = isinstance(split, dict) and set(split) == set(SPLITS)
+    if not complete or not all(isinstance(names, list) for names in split.values()):
         raise InputError(f"{path} is damaged: wanted lists of subjects for {', '.join(SPLITS)}")
-    return division
+    return split
 
 
 def _check(cohort: Cohort, layout: Layout, split: Path, folder: Path) -> None:
     names = {name for names in cohort.split.values() for name in names}
-    strangers = names ^ set(cohort.subjects)
-    if strangers:
+    unmatched = names ^ set(cohort.subjects)
+    if unmatched:
         raise InputError(
-            f"{split} and {folder} disagree about subject {min(strangers)}: use the "
+            f"{split} and {folder} disagree about subject {min(unmatched)}: use the "
             "folder it was made from, or a new --workdir."
         )
     if not cohort.split["train"]:
         raise InputError(f"{split} has no subject in train, wanted at least one")
-    for modality in layout.words:
+    for modality in layout.modalities:
         if not any(modality in subject.files for subject in cohort.members("train")):
             raise InputError(
                 f"none of the {len(cohort.split['train'])} training subjects of "

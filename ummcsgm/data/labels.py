@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ummcsgm.data.crop import crop_mask
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import check_same_grid, read_segmentation
 from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.types import Array, InputError
@@ -33,16 +33,16 @@ def read_labels(subject: Subject, prepared: PreparedSubject) -> Array | None:
     if subject.segmentation is None:
         return None
     volume, geometry = read_segmentation(subject.segmentation)
-    check_same_grid(prepared.case.geometry, geometry)
+    check_same_grid(prepared.geometry, geometry)
     labels = np.zeros(volume.shape, np.int8)
-    for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour, strict=True):
+    for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour_values, strict=True):
         labels[volume == own] = value
-    cavity = [] if subject.cavity is None else [subject.cavity]
-    strange = np.setdiff1d(volume, [0, *subject.tumour, *cavity])
+    cavity = [] if subject.cavity_value is None else [subject.cavity_value]
+    strange = np.setdiff1d(volume, [0, *subject.tumour_values, *cavity])
     if strange.size:
         raise InputError(
             f"{subject.segmentation} holds the value {strange[0]:g}: a segmentation of "
-            f"this layout has 0 and {', '.join(map(str, subject.tumour))}"
+            f"this layout has 0 and {', '.join(map(str, subject.tumour_values))}"
         )
     return labels
 

@@ -1,7 +1,10 @@
-"""NIfTI files read into [Z, Y, X] RAS+ volumes and written back as they came.
+"""NIfTI files read as [Z, Y, X] RAS+ volumes, and volumes written like a reference file.
 
-Inside the program volume[z] is an axial slice, y grows to anterior and x to the
-right. On disk the axes may lie in any of 48 ways, and there they stay.
+In memory volume[z] is an axial slice, y grows to anterior and x to the right. On disk the
+axes may lie in any of 48 ways, and there they stay.
+
+Files are not trusted: a header takes no memory before the bytes are there, and what would
+unpack to more than the header says is not unpacked.
 """
 
 from __future__ import annotations
@@ -11,26 +14,73 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from ummcsgm.data.nifti_bytes import check_claims, read_all, read_head
-from ummcsgm.data.nifti_values import check_finite, check_values, physical, stored_as
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import write_atomic
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 TOLERANCE = 1e-3  # of a voxel, between the affines of one subject's files
+ROUNDING = 1e-3  # of the largest magnitude: what an integer type may round away
 DESCRIPTION = "synthetic, ummcsgm"
-DESCRIBED = {nib.Nifti1Header: slice(148, 228), nib.Nifti2Header: slice(240, 320)}
-HEAD = 544  # bytes: the longer header, and the mark that extensions follow
-QUIET = logging.Logger("quiet", logging.CRITICAL + 1)  # for nibabel's header checks
+DESCRIPTION_BYTES = {nib.Nifti1Header: slice(148, 228), nib.Nifti2Header: slice(240, 320)}
+HEADER_BYTES = 544  # the longer header, and the flag that extensions follow
+MAX_VOXELS = 2**28  # of 8 bytes at most: 640 x 640 x 640 are fewer
+MAX_HEADER_BYTES = 2**26  # before the voxels: a header with its extensions
+MAX_EXCESS_BYTES = 2**20  # that may follow the voxels; they are ignored
+CHUNK_BYTES = 2**22
+SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # for nibabel's header checks
+
+
+class NiftiError(InputError):
+    """A file that is no usable scan: missing, no NIfTI, damaged or cut short.
+
+    `reason` is the message without the path.
+    """
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class ValueTypeError(NiftiError):
+    """The voxels are not real numbers."""
+
+
+class NotAVolumeError(NiftiError):
+    """The array has fewer than three axes, or an axis of no voxels."""
+
+
+class VolumeCountError(NiftiError):
+    """The file holds several volumes instead of one, or not the one that is wanted."""
+
+
+class UnplacedError(NiftiError):
+    """The affine does not place the volume in space."""
+
+
+class NotFiniteError(NiftiError):
+    """Some voxels are NaN or infinite."""
+
+
+class EmptyVolumeError(NiftiError):
+    """Every voxel is 0."""
+
+
+class ConstantVolumeError(NiftiError):
+    """Every voxel has the same value, which is not 0."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +94,36 @@ class Geometry:
     orientation: np.ndarray  # nibabel's (axis, sign) rows, stored axes to RAS+
 
 
-@dataclass(frozen=True)
-class Case:
-    """One subject's volumes [Z, Y, X] by modality, and the first one's geometry."""
+def read_volumes(
+    files: Mapping[str, Path], volume_indices: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], Geometry]:
+    """The volumes [Z, Y, X] of `files` by modality, and the geometry of the first.
 
-    volumes: dict[str, np.ndarray]
-    geometry: Geometry
-
-
-def read_case(files: dict[str, Path], volumes: Mapping[str, int]) -> Case:
-    """The volumes of `files` lie on one grid, and are returned with that grid.
-
-    A modality in `volumes` is the volume of that number of its 4-D file. A file that
-    serves several modalities is read once.
+    A modality in `volume_indices` is the volume with that index of its 4-D file. A file
+    that serves several modalities is read once.
 
     Raises:
         InputError: a file is unreadable, or two differ in shape or in affine.
     """
     read = {}
     for path in dict.fromkeys(files.values()):
-        whole = _read_file(path)
+        header, stored = _read_file(path)
         for modality in [name for name in files if files[name] == path]:
-            read[modality] = _volume(path, *whole, volumes.get(modality))
+            read[modality] = _volume(path, header, stored, volume_indices.get(modality))
     geometry = read[next(iter(files))][1]
     for _, other in read.values():
         check_same_grid(geometry, other)
-    return Case({modality: read[modality][0] for modality in files}, geometry)
+    return {modality: read[modality][0] for modality in files}, geometry
 
 
 def read_volume(path: Path, index: int | None = None) -> tuple[np.ndarray, Geometry]:
-    """`path` as a finite, non-constant float32 volume [Z, Y, X] and its geometry.
+    """`path` as a finite, non-constant float32 volume [Z, Y, X], and its geometry.
 
-    With `index`, the volume of that number, from 0, of a 4-D file; its geometry is
-    that of a 3-D file.
+    With `index`, the volume with that index, from 0, of a 4-D file; its geometry is that
+    of a 3-D file.
 
     Raises:
-        InputError: the file is missing, damaged, not NIfTI, not placed in space, not
+        NiftiError: the file is missing, damaged, not NIfTI, not placed in space, not
             3-D or, with `index`, not 4-D or of fewer volumes; or the volume holds
             NaN, infinities, zeros only or one value only.
     """
@@ -87,18 +131,17 @@ def read_volume(path: Path, index: int | None = None) -> tuple[np.ndarray, Geome
 
 
 def read_segmentation(path: Path) -> tuple[np.ndarray, Geometry]:
-    """As `read_volume`, of a volume that may hold one value only, as where there is no
-    tumour."""
-    return _volume(path, *_read_file(path), None, check_finite)
+    """As `read_volume`, of a volume that may be constant: there may be no tumour."""
+    return _volume(path, *_read_file(path), None, allow_constant=True)
 
 
 def read_geometry(path: Path) -> Geometry:
-    """How the volumes in `path` lie, as its header tells; no voxel is read.
+    """How the volumes in `path` lie, from its header alone.
 
     Raises:
-        InputError: the header is missing, damaged or does not place them in space.
+        NiftiError: the header is missing, damaged or does not place them in space.
     """
-    header, dtype, start = _read_header(path)
+    header = _read_header(path)[0]
     return _geometry(path, header, header.get_data_shape()[:3])
 
 
@@ -114,8 +157,31 @@ def spacing_in_plane(geometry: Geometry) -> tuple[float, float]:
     return spacing(geometry)[1:]
 
 
+def same_grid(first: Geometry, second: Geometry) -> bool:
+    """Whether both have one shape, and affines equal to a part of a voxel."""
+    if first.shape[:3] != second.shape[:3]:
+        return False
+    voxel = np.linalg.norm(first.affine[:3, :3], axis=0).min()
+    return bool(np.abs(first.affine - second.affine).max() <= TOLERANCE * voxel)
+
+
+def check_same_grid(first: Geometry, second: Geometry) -> None:
+    """Raises InputError unless both have one shape and one affine (see `same_grid`)."""
+    if first.shape[:3] != second.shape[:3]:
+        raise InputError(
+            f"{first.path} is {first.shape[:3]} voxels but {second.path} is "
+            f"{second.shape[:3]}; files of one subject must lie on one grid"
+        )
+    if not same_grid(first, second):
+        raise InputError(
+            f"{first.path} has the affine {first.affine[:3].round(4).tolist()} but "
+            f"{second.path} has {second.affine[:3].round(4).tolist()}; files of one "
+            "subject must lie on one grid"
+        )
+
+
 def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
-    """The file at `path` holds `volume` [Z, Y, X] as `geometry`'s own file would.
+    """Writes `volume` [Z, Y, X] to `path` as the file of `geometry` would hold it.
 
     Affine, orientation, type and header are those of the reference. What a float type
     or the scaling of an integer type holds exactly comes back bitwise; else the values
@@ -123,7 +189,7 @@ def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
     allows, in a new scaling if need be. Nothing is clipped, and 0 reads back as 0.
     """
     dtype, scaling = geometry.header.get_data_dtype(), _scaling(geometry.header)
-    stored, *scaling = stored_as(dtype, scaling, _to_stored_axes(volume, geometry))
+    stored, *scaling = _encode(dtype, scaling, _to_stored_axes(volume, geometry))
     image = _synthetic_image(stored, geometry)
     image.header.set_slope_inter(*scaling)
     _write_bytes(Path(path), image.to_bytes())
@@ -132,21 +198,6 @@ def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
 def image_like(volume: np.ndarray, geometry: Geometry) -> nib.Nifti1Image:
     """Returns `volume` [Z, Y, X] as a float32 nibabel image on the grid of `geometry`."""
     return _synthetic_image(_to_stored_axes(volume, geometry), geometry)
-
-
-def _to_stored_axes(volume: np.ndarray, geometry: Geometry) -> np.ndarray:
-    back = ornt_transform(RAS, geometry.orientation)
-    array = apply_orientation(np.asarray(volume, np.float32).transpose(2, 1, 0), back)
-    return array.reshape(geometry.shape)
-
-
-def _synthetic_image(stored: np.ndarray, geometry: Geometry) -> nib.Nifti1Image:
-    second = isinstance(geometry.header, nib.Nifti2Header)
-    kind = nib.Nifti2Image if second else nib.Nifti1Image
-    image = kind(stored, geometry.affine, geometry.header, dtype=stored.dtype)
-    image.header["cal_min"], image.header["cal_max"] = 0, 0
-    image.header["descrip"] = DESCRIPTION
-    return image
 
 
 def is_image(value: object) -> bool:
@@ -176,23 +227,10 @@ def write_image(path: Path, volume: object, spacing: tuple[float, float, float])
     _write_bytes(Path(path), image.to_bytes())
 
 
-def is_synthetic(path: Path) -> bool:
-    """Whether the header at `path` says that `write_like` wrote it.
-
-    False where there is no file, or none that can be read: reading it will say why.
-    """
-    try:
-        head = read_head(path, HEAD)
-    except InputError:
-        return False
-    place = DESCRIBED.get(_kind(head))
-    return place is not None and head[place].rstrip(b"\0") == DESCRIPTION.encode()
-
-
 def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """The file at `path` is NIfTI-1 and holds `volume` [X, Y, Z] with `affine` in mm.
+    """Writes `volume` [X, Y, Z] with `affine` in mm to `path`, as NIfTI-1.
 
-    It has the volume's type, sform and qform codes of 1, and the same bytes each
+    The file has the volume's type, sform and qform codes of 1, and the same bytes each
     time; it appears whole or not at all.
     """
     image = nib.Nifti1Image(volume, affine, dtype=volume.dtype)
@@ -202,54 +240,34 @@ def write_new(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     _write_bytes(Path(path), image.to_bytes())
 
 
-def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
-    """The checked header in `path`, and the array it tells of, as it is stored."""
-    header, dtype, start = _read_header(path)
-    shape, size = header.get_data_shape(), header.sizeof_hdr
-    count = math.prod(shape)
-    content = read_all(path, start + count * dtype.itemsize)
-    if content[size]:
-        with _damage_named(path):
-            extensions = io.BytesIO(content[size + 4 : start])
-            swapped = not header.structarr.dtype.isnative
-            header.extensions = header.exts_klass.from_fileobj(
-                extensions, start - size - 4, swapped
-            )
-    return header, np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
+def is_synthetic(path: Path) -> bool:
+    """Whether the header at `path` says that `write_like` wrote it.
 
-
-def _read_header(path: Path) -> tuple[nib.Nifti1Header, np.dtype, int]:
-    """The checked header in `path`, the type of its voxels, and where they begin."""
-    head = read_head(path, HEAD)
-    kind = _kind(head)
-    if kind is None:
-        raise InputError(f"{path}: this is not a NIfTI file, .nii or .nii.gz")
-    size = kind.sizeof_hdr
-    with _damage_named(path):
-        header = kind(head[:size], check=False)
-        header.check_fix(QUIET)
-        header.get_slope_inter()
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-        start = header.get_data_offset()
-    check_claims(path, shape, dtype, start, size)
-    return header, dtype, start
-
-
-def _kind(head: bytes) -> type[nib.Nifti1Header] | None:
-    """The kind of header that begins a NIfTI file with its volume in the same file."""
-    kinds = {b"n+1\0": nib.Nifti1Header, b"n+2\0": nib.Nifti2Header}
-    return kinds.get(head[344:348], kinds.get(head[4:8]))
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Whatever nibabel and numpy raise at a damaged header is told as one sentence."""
+    False where there is no file, or none that can be read: reading it will say why.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except Exception as error:  # struct.error, OverflowError, KeyError ...: anything
-        raise InputError(f"{path}: the NIfTI header is damaged ({error})") from None
+        with _unpacked(path) as stream:
+            head = bytes(_read(stream, HEADER_BYTES))
+    except InputError:
+        return False
+    position = DESCRIPTION_BYTES.get(_header_type(head))
+    return position is not None and head[position].rstrip(b"\0") == DESCRIPTION.encode()
+
+
+def _to_stored_axes(volume: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """`volume` [Z, Y, X] as an array in the axes and the shape of the reference file."""
+    to_stored = ornt_transform(RAS, geometry.orientation)
+    array = apply_orientation(np.asarray(volume, np.float32).transpose(2, 1, 0), to_stored)
+    return array.reshape(geometry.shape)
+
+
+def _synthetic_image(stored: np.ndarray, geometry: Geometry) -> nib.Nifti1Image:
+    is_nifti2 = isinstance(geometry.header, nib.Nifti2Header)
+    image_type = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
+    image = image_type(stored, geometry.affine, geometry.header, dtype=stored.dtype)
+    image.header["cal_min"], image.header["cal_max"] = 0, 0
+    image.header["descrip"] = DESCRIPTION
+    return image
 
 
 def _volume(
@@ -257,68 +275,192 @@ def _volume(
     header: nib.Nifti1Header,
     stored: np.ndarray,
     index: int | None,
-    check: Callable[[Path, np.ndarray], None] = check_values,
+    allow_constant: bool = False,
 ) -> tuple[np.ndarray, Geometry]:
-    """The volume [Z, Y, X] in `stored`, the one of number `index` where it is 4-D."""
+    """The volume [Z, Y, X] in `stored`, the one with `index` where that is 4-D."""
     if index is not None:
         _check_index(path, stored.shape, index)
         stored = stored[:, :, :, index].reshape(stored.shape[:3])
-        with _damage_named(path):
+        with _header_damage(path):
             header = header.copy()
             header.set_data_shape(stored.shape)
     geometry = _geometry(path, header, stored.shape)
-    volume = physical(stored.reshape(stored.shape[:3]), *_scaling(header))
-    check(path, volume)
+    volume = _decode(stored.reshape(stored.shape[:3]), *_scaling(header))
+    _check_values(path, volume, allow_constant)
     volume = apply_orientation(volume, geometry.orientation)
     return np.ascontiguousarray(volume.transpose(2, 1, 0)), geometry
 
 
 def _check_index(path: Path, shape: tuple[int, ...], index: int) -> None:
-    """An array of `shape` is a series of volumes that has one of number `index`."""
+    """Raises VolumeCountError unless an array of `shape` has a volume with `index`."""
     if len(shape) < 4 or any(size != 1 for size in shape[4:]):
-        raise InputError(
-            f"{path}: holds an array of {shape}, wanted a 4-D one: its volume {index} was asked for"
+        raise VolumeCountError(
+            path, f"holds an array of {shape}, wanted a 4-D one: its volume {index} was asked for"
         )
     if not 0 <= index < shape[3]:
-        raise InputError(
-            f"{path}: holds {shape[3]} volumes, an array of {shape}, and volume "
-            f"{index}, counted from 0, was asked for"
+        raise VolumeCountError(
+            path,
+            f"holds {shape[3]} volumes, an array of {shape}, and volume "
+            f"{index}, counted from 0, was asked for",
         )
+
+
+def _check_values(path: Path, volume: np.ndarray, allow_constant: bool) -> None:
+    broken = volume.size - np.count_nonzero(np.isfinite(volume))
+    if broken:
+        raise NotFiniteError(
+            path, f"{broken} of {volume.size} voxels are NaN or infinite, wanted none"
+        )
+    if allow_constant or volume.min() != volume.max():
+        return
+    value = float(volume.flat[0])
+    if value == 0:
+        raise EmptyVolumeError(path, "the volume is empty: every voxel is 0, wanted an image")
+    raise ConstantVolumeError(path, f"the volume is {value:g} everywhere, wanted an image")
 
 
 def _geometry(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> Geometry:
-    """The geometry of a volume in three dimensions placed in space."""
+    """The geometry of one volume that is placed in space."""
     if any(size != 1 for size in shape[3:]):
-        raise InputError(
-            f"{path}: holds {math.prod(shape[3:])} volumes, an array of {shape}, "
+        raise VolumeCountError(
+            path,
+            f"holds {math.prod(shape[3:])} volumes, an array of {shape}, "
             "wanted one 3-D volume; 4-D is read only where the layout says which of "
-            "its volumes is which modality"
+            "its volumes is which modality",
         )
-    with _damage_named(path):
+    with _header_damage(path):
         affine = np.array(header.get_best_affine())
         placed = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
         orientation = io_orientation(affine) if placed else np.full((3, 2), np.nan)
     if np.isnan(orientation).any():
         rows = affine[:3].tolist()
-        raise InputError(f"{path}: the affine {rows} does not place it in space")
+        raise UnplacedError(path, f"the affine {rows} does not place it in space")
     return Geometry(Path(path), shape, affine, header, orientation)
 
 
-def check_same_grid(one: Geometry, other: Geometry) -> None:
-    """Raises InputError unless `one` and `other` have one shape, and affines equal to a
-    part of a voxel."""
-    if one.shape[:3] != other.shape[:3]:
-        raise InputError(
-            f"{one.path} is {one.shape[:3]} voxels but {other.path} is "
-            f"{other.shape[:3]}; files of one subject must lie on one grid"
+# Bytes
+
+
+def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
+    """The checked header in `path`, and the array as it is stored.
+
+    The file may hold at most 1 MiB more; a gzipped file is unpacked to its end, where its
+    checksum is.
+    """
+    header, dtype, start = _read_header(path)
+    shape, size = header.get_data_shape(), header.sizeof_hdr
+    num_bytes = start + math.prod(shape) * dtype.itemsize
+    with _unpacked(path) as stream:
+        content = _read(stream, num_bytes)
+        if len(content) < num_bytes:
+            raise NiftiError(
+                path,
+                f"the file is damaged or cut short: it holds {len(content)} bytes, "
+                f"wanted {num_bytes}",
+            )
+        if len(_read(stream, MAX_EXCESS_BYTES + 1)) > MAX_EXCESS_BYTES:
+            raise NiftiError(
+                path,
+                f"the file is damaged: it goes on for more than {MAX_EXCESS_BYTES} bytes "
+                f"after the {num_bytes} that its header tells of",
+            )
+    if content[size]:
+        with _header_damage(path):
+            extensions = io.BytesIO(content[size + 4 : start])
+            swapped = not header.structarr.dtype.isnative
+            header.extensions = header.exts_klass.from_fileobj(
+                extensions, start - size - 4, swapped
+            )
+    stored = np.frombuffer(content, dtype, math.prod(shape), start)
+    return header, stored.reshape(shape, order="F")
+
+
+def _read_header(path: Path) -> tuple[nib.Nifti1Header, np.dtype, int]:
+    """The checked header in `path`, the type of its voxels, and the first voxel's byte."""
+    with _unpacked(path) as stream:
+        head = bytes(_read(stream, HEADER_BYTES))
+    header_type = _header_type(head)
+    if header_type is None:
+        raise NiftiError(path, "this is not a NIfTI file, .nii or .nii.gz")
+    size = header_type.sizeof_hdr
+    with _header_damage(path):
+        header = header_type(head[:size], check=False)
+        header.check_fix(SILENT)
+        header.get_slope_inter()
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        start = header.get_data_offset()
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise ValueTypeError(path, f"holds {dtype} values, wanted real numbers")
+    if len(shape) < 3 or min(shape) < 1:
+        raise NotAVolumeError(path, f"holds an array of {shape}, wanted a 3-D volume")
+    if math.prod(shape) > MAX_VOXELS:
+        raise NiftiError(
+            path,
+            f"the header is damaged or the file too large: it tells of "
+            f"{math.prod(shape)} voxels, {shape}; at most {MAX_VOXELS} are read",
         )
-    voxel = np.linalg.norm(one.affine[:3, :3], axis=0).min()
-    if np.abs(one.affine - other.affine).max() > TOLERANCE * voxel:
-        raise InputError(
-            f"{one.path} has the affine {one.affine[:3].round(4).tolist()} but "
-            f"{other.path} has {other.affine[:3].round(4).tolist()}; files of one "
-            "subject must lie on one grid"
+    if not size + 4 <= start <= MAX_HEADER_BYTES:
+        raise NiftiError(
+            path,
+            f"the header is damaged: it puts the first voxel at byte {start}, "
+            f"wanted {size + 4} to {MAX_HEADER_BYTES}",
         )
+    return header, dtype, start
+
+
+def _header_type(head: bytes) -> type[nib.Nifti1Header] | None:
+    """The header class of a NIfTI file that begins with `head`, None for other files."""
+    types = {b"n+1\0": nib.Nifti1Header, b"n+2\0": nib.Nifti2Header}
+    return types.get(head[344:348], types.get(head[4:8]))
+
+
+@contextmanager
+def _header_damage(path: Path) -> Iterator[None]:
+    """Turns whatever nibabel and numpy raise at a damaged header into a NiftiError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # struct.error, OverflowError, KeyError ...: anything
+        raise NiftiError(path, f"the NIfTI header is damaged ({error})") from None
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[BinaryIO]:
+    """The bytes in `path` as a stream; damage met while reading is a NiftiError."""
+    try:
+        if not Path(path).is_file():
+            raise NiftiError(path, "there is no such file")
+        with Path(path).open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            if packed:
+                with gzip.GzipFile(fileobj=file) as stream:
+                    yield stream
+            else:
+                yield file
+    except (EOFError, OSError, zlib.error) as error:
+        raise NiftiError(path, f"the file is damaged or cut short ({error})") from None
+
+
+def _read(stream: BinaryIO, count: int) -> bytearray:
+    """At most `count` bytes of `stream`, in memory only when they are there."""
+    content = bytearray()
+    while left := count - len(content):
+        chunk = stream.read(min(CHUNK_BYTES, left))
+        if not chunk:
+            break
+        content += chunk
+    return content
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, compresslevel=1, mtime=0)
+    write_atomic(path, content)
+
+
+# Values: the integers in a file stand for level * slope + intercept
 
 
 def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
@@ -327,8 +469,61 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(inter))
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    """`path` holds `content`, gzipped where its name ends in .gz."""
-    if path.name.endswith(".gz"):
-        content = gzip.compress(content, compresslevel=1, mtime=0)
-    write_atomic(path, content)
+def _decode(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """The float32 values that `stored` stands for."""
+    with np.errstate(all="ignore"):  # infinite values are found by `_check_values`
+        if (slope, inter) == (1.0, 0.0):
+            return stored.astype(np.float32)
+        return (stored.astype(np.float64) * slope + inter).astype(np.float32)
+
+
+def _encode(
+    dtype: np.dtype, scaling: tuple[float, float], volume: np.ndarray
+) -> tuple[np.ndarray, float, float]:
+    """What to store for `volume` in `dtype`, with its slope and intercept.
+
+    These are `scaling` where it holds every value within the range of the type, 0 as
+    exactly 0 and the others but for rounding by 1/1000 of the largest magnitude, or as
+    finely as a scaling can that spans all values; else they are such a scaling.
+    """
+    if dtype.kind == "f":
+        return volume.astype(dtype), 1.0, 0.0
+    new = _new_scaling(volume, dtype)
+    stored = _levels(volume, dtype, *scaling)
+    if stored is None or not _is_close(_decode(stored, *scaling), volume, new[0] / 2):
+        stored, scaling = _levels(volume, dtype, *new), new
+    return stored, *scaling
+
+
+def _is_close(decoded: np.ndarray, volume: np.ndarray, finest: float) -> bool:
+    """Whether `decoded` is `volume`, but for rounding by 1/1000 or by `finest`."""
+    rounding = max(ROUNDING * float(np.abs(volume).max()), finest)
+    near = np.abs(decoded.astype(np.float64) - volume).max() <= rounding
+    return np.array_equal(decoded, volume) or (near and not decoded[volume == 0].any())
+
+
+def _levels(volume: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray | None:
+    """The integers nearest to `volume`; None where `dtype` does not hold all of them."""
+    levels = np.rint((volume.astype(np.float64) - inter) / slope)
+    limits = np.iinfo(dtype)
+    inside = limits.min <= levels.min() and levels.max() < limits.max + 1.0
+    return levels.astype(dtype) if inside else None
+
+
+def _new_scaling(volume: np.ndarray, dtype: np.dtype) -> tuple[float, float]:
+    """A slope and an intercept by which `volume` fits `dtype` and 0 stays 0.
+
+    The slope is a power of two: its multiples are then exact in the header's
+    float32, so that level * slope + intercept is 0 and not nearly 0.
+    """
+    low, high = min(float(volume.min()), 0.0), max(float(volume.max()), 0.0)
+    top = min(np.iinfo(dtype).max, 2**24)
+    if dtype.kind == "i":
+        return _power_of_two(max(high, -low) / top), 0.0
+    slope = _power_of_two((high - low) / (top - 1))
+    return slope, -slope * float(np.ceil(-low / slope))
+
+
+def _power_of_two(value: float) -> float:
+    """The least power of two in float32 that is at least `value`; 1 for 0."""
+    return 2.0 ** max(float(np.ceil(np.log2(value))), -126.0) if value > 0 else 1.0

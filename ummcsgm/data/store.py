@@ -24,7 +24,7 @@ import numpy as np
 
 from ummcsgm.data.crop import CropWindow, SliceView
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_checksummed, with_checksum
+from ummcsgm.utils.atomic_io import read_checksummed, sha256_of_file, with_checksum
 
 FORMAT = 6  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
@@ -33,7 +33,7 @@ THREADS = 4  # that check slices: checksums and reads leave Python to others
 
 
 @dataclass(frozen=True)
-class Settings:
+class StoreSettings:
     """What the stored slices depend on, beside the images."""
 
     modalities: tuple[str, ...]
@@ -54,15 +54,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file that slices were made from."""
 
     name: str
     size: int
     time: int  # of its last change, ns
-    sha256: str
+    sha256_of_file: str
 
-    def renewed(self, path: Path) -> Source | None:
+    def renewed(self, path: Path) -> SourceFile | None:
         """This, of `path`'s date, if that file holds these bytes; else None.
 
         They are read only if the date differs. The folder may be another.
@@ -72,13 +72,13 @@ class Source:
         now = path.stat()  # before it is read: a later change has a later date
         if (path.name, now.st_size) != (self.name, self.size):
             return None
-        if now.st_mtime_ns != self.time and sha256(path) != self.sha256:
+        if now.st_mtime_ns != self.time and sha256_of_file(path) != self.sha256:
             return None
         return replace(self, time=now.st_mtime_ns)
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredSubject:
     """One subject's slices in the store."""
 
     name: str
@@ -92,7 +92,7 @@ class Entry:
     shape: tuple[int, int, int]  # X, Y, Z as stored in the files
     affine: tuple[tuple[float, ...], ...]
     spacing: tuple[float, float]  # mm of a voxel in the plane, y and x
-    sources: dict[str, Source]
+    sources: dict[str, SourceFile]
     crc: int  # CRC-32 of the slices' bytes
 
 
@@ -107,8 +107,8 @@ class Store:
     """
 
     path: Path
-    settings: Settings
-    subjects: tuple[Entry, ...]
+    settings: StoreSettings
+    subjects: tuple[StoredSubject, ...]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -200,7 +200,7 @@ def open_store(folder: Path, split: str) -> Store:
     return store
 
 
-def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
+def read_index(folder: Path) -> tuple[StoreSettings, dict[str, Store]] | None:
     """What index.json says is in `folder`, whose arrays are not checked here.
 
     None if there is none, or one that is damaged or of another format.
@@ -211,7 +211,7 @@ def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
     fields = content["settings"]
     view = fields["view"] | {"grid": tuple(fields["view"]["grid"])}
     rest = fields["min_brain"], fields["labels"]
-    settings = Settings(tuple(fields["modalities"]), SliceView(**view), *rest)
+    settings = StoreSettings(tuple(fields["modalities"]), SliceView(**view), *rest)
     stores = {
         split: Store(Path(folder) / one["file"], settings, _entries(one["subjects"]))
         for split, one in content["splits"].items()
@@ -219,7 +219,7 @@ def read_index(folder: Path) -> tuple[Settings, dict[str, Store]] | None:
     return settings, stores
 
 
-def index_content(settings: Settings, stores: dict[str, Store]) -> str:
+def index_content(settings: StoreSettings, stores: dict[str, Store]) -> str:
     """The text of index.json: the inverse of `read_index`."""
     splits = {
         split: {"file": store.path.name, "subjects": [asdict(entry) for entry in store.subjects]}
@@ -258,26 +258,20 @@ def crc_of(arrays) -> int:
     return crc
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of the bytes of the file, in hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def entry_from_json(fields: dict) -> Entry:
+def entry_from_json(fields: dict) -> StoredSubject:
     """The entry that `dataclasses.asdict` made into `fields`."""
     window = {key: tuple(value) for key, value in fields["window"].items()}
-    sources = {key: Source(**value) for key, value in fields["sources"].items()}
+    sources = {key: SourceFile(**value) for key, value in fields["sources"].items()}
     lists = ("slices", "present", "shape", "spacing")
     changed = {name: tuple(fields[name]) for name in lists}
     changed["affine"] = tuple(map(tuple, fields["affine"]))
     ranges = fields["ranges"].items()
     changed["ranges"] = {k: None if v is None else tuple(v) for k, v in ranges}
     changed |= {"window": CropWindow(**window), "sources": sources}
-    return Entry(**{**fields, **changed})
+    return StoredSubject(**{**fields, **changed})
 
 
-def _entries(subjects: list[dict]) -> tuple[Entry, ...]:
+def _entries(subjects: list[dict]) -> tuple[StoredSubject, ...]:
     return tuple(map(entry_from_json, subjects))
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ummcsgm.data.crop import CropWindow, SliceView, brain_mask, crop, crop_around, crop_mask
 from ummcsgm.data.intensity import fit_scale, normalise
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import (
-    Case,
     Geometry,
     check_same_grid,
-    read_case,
     read_volume,
+    read_volumes,
     spacing_in_plane,
 )
 from ummcsgm.types import InputError
@@ -31,7 +30,8 @@ class PreparedSubject:
     `scales` has the intensity that becomes 1, for each modality that was read.
     """
 
-    case: Case
+    volumes: dict[str, np.ndarray]  # [Z, Y, X] float32
+    geometry: Geometry
     brain: np.ndarray  # [Z, Y, X] bool
     window: CropWindow
     scales: dict[str, float]
@@ -52,17 +52,37 @@ def prepare_subject(
         raise InputError(
             f"subject {subject.name} has none of config.data.modalities, {', '.join(modalities)}"
         )
-    case = read_case(files, subject.volumes)
-    if view.masked:
-        case, brain = _masked(subject, case)
-    else:
-        brain = brain_mask(case.volumes.values())
+    volumes, geometry, brain = read_with_brain(subject, files, view.masked)
     try:
-        window = view_window(brain, case.geometry, view)
+        window = view_window(brain, geometry, view)
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
-    scales = {name: _scale(files[name], case.volumes[name]) for name in files}
-    return PreparedSubject(case, brain, window, scales, view.neighbours)
+    scales = {name: _scale(files[name], volumes[name]) for name in files}
+    return PreparedSubject(volumes, geometry, brain, window, scales, view.neighbours)
+
+
+def read_with_brain(
+    subject: Subject, files: Mapping[str, Path], masked: bool
+) -> tuple[dict[str, np.ndarray], Geometry, np.ndarray]:
+    """The volumes [Z, Y, X] of `files` by modality, their geometry, and the brain.
+
+    The brain is the subject's mask where `masked`, and volumes are then 0 outside it; else
+    it is where any volume is not 0.
+
+    Raises:
+        InputError: a file cannot be read or lies on another grid, or there is no mask.
+    """
+    volumes, geometry = read_volumes(files, subject.volume_indices)
+    if not masked:
+        return volumes, geometry, brain_mask(volumes.values())
+    if subject.mask is None:
+        raise InputError(
+            f"subject {subject.name} has no brain mask, which config.data.mask asks for"
+        )
+    mask, mask_geometry = read_volume(subject.mask)
+    check_same_grid(geometry, mask_geometry)
+    brain = mask > 0
+    return {name: volume * brain for name, volume in volumes.items()}, geometry, brain
 
 
 def view_window(brain: np.ndarray, geometry: Geometry, view: SliceView) -> CropWindow:
@@ -85,7 +105,7 @@ def network_slices(
     images = np.zeros((len(z), *window.grid, len(modalities)), np.float32)
     for channel, name in enumerate(modalities):
         if name in prepared.scales:
-            volume = normalise(prepared.case.volumes[name][z], prepared.scales[name])
+            volume = normalise(prepared.volumes[name][z], prepared.scales[name])
             images[..., channel] = crop(window, volume)
     if window.step != (1.0, 1.0):  # interpolation leaves traces beside the brain
         images *= network_brain(prepared, z)[..., None]
@@ -127,19 +147,6 @@ def stack_neighbours(
 def network_brain(prepared: PreparedSubject, z: np.ndarray) -> np.ndarray:
     """Where the brain is on the network's grid in the slices `z`, bool [S, H, W]."""
     return crop_mask(prepared.window, prepared.brain[z])
-
-
-def _masked(subject: Subject, case: Case) -> tuple[Case, np.ndarray]:
-    """The case with 0 outside the subject's brain mask, and the mask."""
-    if subject.mask is None:
-        raise InputError(
-            f"subject {subject.name} has no brain mask, which config.data.mask asks for"
-        )
-    mask, geometry = read_volume(subject.mask)
-    check_same_grid(case.geometry, geometry)
-    brain = mask > 0
-    volumes = {name: volume * brain for name, volume in case.volumes.items()}
-    return replace(case, volumes=volumes), brain
 
 
 def _step(geometry: Geometry, spacing: float) -> tuple[float, float]:

@@ -46,7 +46,7 @@ from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.config.build_methods import MM_CSN, build_gallery
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.crop import ImageSpace
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import devices
 from ummcsgm.evaluation import ensemble, through_plane

@@ -14,8 +14,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ummcsgm.data.layouts.naming import CONTRASTS, Layout, Subject, contrast_of
-from ummcsgm.data.layouts.search import Found, file_name
+from ummcsgm.data.layouts.find import SearchResult, file_name
+from ummcsgm.data.layouts.layout import CONTRASTS, Layout, Subject, contrast_of
 
 KINDS = re.compile(r"(.+)_(mean|draw-\d+|sd|q\d+(?:p\d+)?)")
 OTHER = ""  # in place of a modality: a segmentation or a mask
@@ -49,7 +49,7 @@ class Pairing:
     others: tuple[Path, ...]
 
 
-def pair(found: Found, truth: Path, folder: Path) -> Pairing:
+def pair(found: SearchResult, truth: Path, folder: Path) -> Pairing:
     """The NIfTI files below `folder`, paired with the scans that were `found` in
     `truth`, in the order of their paths."""
     paths, names = _addresses(found, truth)
@@ -77,7 +77,7 @@ def pair(found: Found, truth: Path, folder: Path) -> Pairing:
 Addresses = dict[str, set[Image]]
 
 
-def _addresses(found: Found, truth: Path) -> tuple[Addresses, Addresses]:
+def _addresses(found: SearchResult, truth: Path) -> tuple[Addresses, Addresses]:
     """Whose a path below the folder is, and whose a file name is."""
     paths: Addresses = {}
     names: Addresses = {}
@@ -101,11 +101,11 @@ def _scans(layout: Layout, subject: Subject) -> list[tuple[str, list[Path], tupl
     scans = []
     for modality, path in subject.files.items():
         own = [file_name(layout, subject, modality)]
-        if modality not in subject.volumes:  # 4-D is everybody's
+        if modality not in subject.volume_indices:  # 4-D is everybody's
             own.append(path)
         contrast = contrast_of(modality)
         known = CONTRASTS[contrast] if contrast else ()
-        scans.append((modality, own, (modality, layout.words[modality], *known)))
+        scans.append((modality, own, (modality, layout.suffixes[modality], *known)))
     others = [path for path in (subject.segmentation, subject.mask) if path]
     return [*scans, (OTHER, others, ())]
 

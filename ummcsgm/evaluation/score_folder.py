@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from ummcsgm.config import build_data
-from ummcsgm.data.layouts.search import Found, find_subjects
+from ummcsgm.data.layouts.find import SearchResult, find_subjects
 from ummcsgm.evaluation import scoreboard
 from ummcsgm.evaluation.pairs import Pairing, Prediction, pair
 from ummcsgm.evaluation.subject_scores import Job, Outcome, score_subject
 from ummcsgm.types import Config, InputError
-from ummcsgm.utils.pool import each_in_order
+from ummcsgm.utils.pool import map_in_processes
 from ummcsgm.utils.progress import progress_bar
 
 
@@ -38,7 +38,7 @@ def score_folder(config: Config | None, folders: tuple[str | None, str | None, s
     pairing = pair(found, source, folder)
     processes = os.cpu_count() if config is None else build_data.build_processes(config)
     whole = _scored(_jobs(found, pairing), bool(found.layout.mask), processes)
-    whole.failures[:0] = [f"{text}." for text in found.refused.values()]
+    whole.failures[:0] = [f"{text}." for text in found.problems.values()]
     whole.failures[:0] = pairing.unmatched
     notes = _notes(found, pairing, whole)
     for sentence in [*whole.failures, *notes]:
@@ -64,7 +64,7 @@ def _folder(flag: str, value: str | None) -> Path:
     return Path(value)
 
 
-def _jobs(found: Found, pairing: Pairing) -> list[Job]:
+def _jobs(found: SearchResult, pairing: Pairing) -> list[Job]:
     """The subjects that have predictions, each with these."""
     own: dict[str, list[Prediction]] = {}
     for prediction in pairing.predictions:
@@ -76,7 +76,7 @@ def _scored(jobs: Sequence[Job], masked: bool, processes: int) -> Outcome:
     whole = Outcome()
     with progress_bar("scoring") if jobs else contextlib.nullcontext() as report:
         done = 0
-        for one in each_in_order(partial(score_subject, masked), jobs, processes):
+        for one in map_in_processes(partial(score_subject, masked), jobs, processes):
             done += 1
             report(done, len(jobs))
             whole.rows += one.rows
@@ -86,7 +86,7 @@ def _scored(jobs: Sequence[Job], masked: bool, processes: int) -> Outcome:
     return whole
 
 
-def _notes(found: Found, pairing: Pairing, whole: Outcome) -> list[str]:
+def _notes(found: SearchResult, pairing: Pairing, whole: Outcome) -> list[str]:
     """What is to be known and is no failure, a sentence each."""
     predicted = {one.subject for one in pairing.predictions}
     names = [one.name for one in found.subjects if one.name not in predicted]

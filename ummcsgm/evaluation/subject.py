@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ummcsgm.data.crop import ImageSpace, uncrop
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import (
     PreparedSubject,
     network_brain,
@@ -69,7 +69,7 @@ class EvaluatedSubject:
         grey = np.zeros(len(self.modalities))
         for channel, name in enumerate(self.modalities):
             if name in self.prepared.scales:
-                volume = self.prepared.case.volumes[name]
+                volume = self.prepared.volumes[name]
                 levels = grey_levels_per_unit(volume, self.prepared.brain, TABLE1)
                 grey[channel] = levels * self.prepared.scales[name]
         return grey
@@ -163,7 +163,7 @@ def score_prediction(
     prepared, name = evaluated.prepared, evaluated.modalities[channel]
     images = images[..., channel] * evaluated.brain(z)
     estimate = uncrop(prepared.window, images) * prepared.scales[name]
-    truth = prepared.case.volumes[name]
+    truth = prepared.volumes[name]
     scores = score(TABLE1, ScoredVolume(truth, estimate, prepared.brain, slices=z))
     for metric, value in scores.items():
         if isinstance(value, str) and value != NO_ERROR:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ummcsgm.data.crop import brain_mask
-from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.nifti import Case, check_same_grid, read_case, read_segmentation, read_volume
+from ummcsgm.data.layouts.layout import Subject
+from ummcsgm.data.nifti import Geometry, check_same_grid, read_segmentation, read_volume
+from ummcsgm.data.subjects import read_with_brain
 from ummcsgm.evaluation.pairs import Prediction
 from ummcsgm.evaluation.protocols import PROFILES, ScoredVolume, profile_hash, score
 from ummcsgm.types import Array, InputError
@@ -41,18 +41,18 @@ def score_subject(masked: bool, job: Job) -> Outcome:
     """
     (subject, predictions), outcome = job, Outcome()
     try:
-        case, brain, tumour = _read(subject, masked)
+        volumes, scans_geometry, brain, tumour = _read(subject, masked)
     except InputError as error:
         outcome.failures.append(f"subject {subject.name} is not scored: {error}")
         return outcome
     for prediction in predictions:
         try:
             estimate, geometry = read_volume(prediction.path)
-            check_same_grid(case.geometry, geometry)
+            check_same_grid(scans_geometry, geometry)
         except InputError as error:
             outcome.failures.append(f"not scored: {error}")
             continue
-        truth = case.volumes[prediction.modality]
+        truth = volumes[prediction.modality]
         if np.array_equal(truth, estimate):
             outcome.copies.append(str(prediction.path))
         else:
@@ -60,25 +60,17 @@ def score_subject(masked: bool, job: Job) -> Outcome:
     return outcome
 
 
-def _read(subject: Subject, masked: bool) -> tuple[Case, Array, Array | None]:
-    """The subject's scans, its brain, and its tumour where it is segmented."""
-    case = read_case(subject.files, subject.volumes)
-    brain, tumour = brain_mask(case.volumes.values()), None
-    if masked:
-        if subject.mask is None:
-            raise InputError("it has no brain mask, which config.data.mask asks for")
-        mask, geometry = read_volume(subject.mask)
-        check_same_grid(case.geometry, geometry)
-        brain = mask > 0
-        volumes = {name: volume * brain for name, volume in case.volumes.items()}
-        case = Case(volumes, case.geometry)
+def _read(subject: Subject, masked: bool) -> tuple[dict[str, Array], Geometry, Array, Array | None]:
+    """The subject's scans, their geometry, the brain, and the tumour where segmented."""
+    volumes, scans_geometry, brain = read_with_brain(subject, subject.files, masked)
+    tumour = None
     if subject.segmentation is not None:
         labels, geometry = read_segmentation(subject.segmentation)
-        check_same_grid(case.geometry, geometry)
+        check_same_grid(scans_geometry, geometry)
         tumour = labels > 0
-        if subject.cavity is not None:
-            tumour &= labels != subject.cavity
-    return case, brain, tumour
+        if subject.cavity_value is not None:
+            tumour &= labels != subject.cavity_value
+    return volumes, scans_geometry, brain, tumour
 
 
 def _add(outcome: Outcome, prediction: Prediction, volume: ScoredVolume) -> None:

@@ -141,7 +141,7 @@ def slab_picture(
 
 def _flatness(prepared: PreparedSubject) -> float:
     """The distance of neighbouring slices, in pixels along x."""
-    z, _, x = spacing(prepared.case.geometry)
+    z, _, x = spacing(prepared.geometry)
     return float(z / (x * prepared.window.step[1]))
 
 

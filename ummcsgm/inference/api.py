@@ -15,7 +15,7 @@ import numpy as np
 
 from ummcsgm.config import build
 from ummcsgm.data import nifti
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import PreparedSubject, prepare_subject
 from ummcsgm.diffusion.samplers import SAMPLERS
 from ummcsgm.inference.draw_statistics import quantile
@@ -196,7 +196,7 @@ class Predictor:
             result = {}
             for modality, slices in zip(names, np.moveaxis(images, -1, 0), strict=True):
                 volume = output_volume(prepared, inputs.z, slices, units[modality], kind)
-                geometry = prepared.case.geometry
+                geometry = prepared.geometry
                 image = volume.transpose(2, 1, 0) if as_arrays else None
                 result[modality] = nifti.image_like(volume, geometry) if image is None else image
             return result
@@ -230,8 +230,8 @@ def _load(
     if isinstance(volumes, str | os.PathLike):
         folder = pathlib.Path(volumes)
         found = find_incomplete(trained, folder, missing)
-        if found.refused:
-            raise InputError("; ".join(found.refused.values()))
+        if found.problems:
+            raise InputError("; ".join(found.problems.values()))
         if len(found.subjects) != 1:
             raise InputError(
                 f"{folder} has {len(found.subjects)} subjects that lack a modality: name the "

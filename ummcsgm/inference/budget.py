@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from ummcsgm.config.build import EvaluationOptions
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.distributed import devices
 from ummcsgm.inference.inputs import SubjectInputs, check_modalities, subject_inputs

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ummcsgm.config import build, build_data
-from ummcsgm.data.layouts.naming import Layout, Subject
+from ummcsgm.data.layouts.layout import Layout, Subject
 from ummcsgm.data.nifti import read_geometry
 from ummcsgm.data.subjects import PreparedSubject, network_brain, prepare_subject
 from ummcsgm.distributed import devices
@@ -127,7 +127,7 @@ def complete(
     job = CompletionJob(trained, posterior, facts, options, found.layout, target)
     results = _complete_all(job, found.subjects[part[0] :: part[1]])
     if part[0] == 0:  # the first process reports what no process can complete
-        results += [_failed(name, "", why) for name, why in found.refused.items()]
+        results += [_failed(name, "", why) for name, why in found.problems.items()]
     title = "Advice" if options.rank_acquisitions else "Completed subjects"
     print_table(title, ("subject", "given", "result"), results)
     return not any(result.startswith(FAILED) for _, _, result in results)
@@ -160,7 +160,7 @@ def _complete_all(job: CompletionJob, subjects: Sequence[Subject]) -> list[tuple
 
 
 def _result(job: CompletionJob, subject: Subject, outcome: Future) -> tuple[str, str, str]:
-    given = ", ".join(name for name in job.layout.words if name in subject.files)
+    given = ", ".join(name for name in job.layout.suffixes if name in subject.files)
     try:
         return subject.name, given, outcome.result()
     except SUBJECT_ERRORS as error:
@@ -230,11 +230,11 @@ def _write_kind(
         facts = file.identity | {
             "checkpoint_step": trained.step,
             "not_used": list(job.options.ignored),
-            "grid_of": prepared.case.geometry.path.name,
+            "grid_of": prepared.geometry.path.name,
             "voxels_per_pixel": list(prepared.window.step),  # 1, 1: not resampled
             "units": units[file.modality],
         }
-        write_output(job.target / file.path, volume, prepared.case.geometry, facts)
+        write_output(job.target / file.path, volume, prepared.geometry, facts)
     return "synthesised " + ", ".join(dict.fromkeys(file.modality for file in loaded.files))
 
 

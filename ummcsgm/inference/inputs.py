@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ummcsgm.config import build_data
-from ummcsgm.data.layouts.search import Found
+from ummcsgm.data.layouts.find import SearchResult
 from ummcsgm.data.nifti import Geometry, spacing_in_plane
 from ummcsgm.data.subjects import PreparedSubject, network_stacks
 from ummcsgm.inference.predictor import TrainedModel
@@ -35,7 +35,9 @@ def subject_inputs(
     return SubjectInputs(name, z, network_stacks(prepared, modalities, z), missing)
 
 
-def find_incomplete(trained: TrainedModel, source: pathlib.Path, unused: Collection[str]) -> Found:
+def find_incomplete(
+    trained: TrainedModel, source: pathlib.Path, unused: Collection[str]
+) -> SearchResult:
     """Returns the subjects that lack a modality, without the scans of `unused` modalities.
 
     Raises:
@@ -48,13 +50,13 @@ def find_incomplete(trained: TrainedModel, source: pathlib.Path, unused: Collect
     ]
     modalities = set(trained.space.modalities)
     incomplete = [subject for subject in subjects if modalities - set(subject.files)]
-    if found.leftover:
+    if found.unused_files:
         print(
-            f"not read: {len(found.leftover)} files that are no scan of the layout "
-            f"{found.layout.name}, such as {found.leftover[0]}",
+            f"not read: {len(found.unused_files)} files that are no scan of the layout "
+            f"{found.layout.name}, such as {found.unused_files[0]}",
             flush=True,
         )
-    if not incomplete and not found.refused:
+    if not incomplete and not found.problems:
         raise InputError(
             f"{source}: no modality of any subject is missing; name the ones to do "
             "without, like --missing t1c,flair."

@@ -14,14 +14,13 @@ import numpy as np
 
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.intensity import denormalise
-from ummcsgm.data.layouts.naming import Layout, Subject
-from ummcsgm.data.layouts.search import file_name
+from ummcsgm.data.layouts.find import file_name
+from ummcsgm.data.layouts.layout import Layout, Subject
 from ummcsgm.data.nifti import Geometry, is_synthetic, read_geometry, write_like
-from ummcsgm.data.store import sha256
 from ummcsgm.data.subjects import PreparedSubject, network_brain
 from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.types import Array, InputError
-from ummcsgm.utils.atomic_io import read_json, write_atomic
+from ummcsgm.utils.atomic_io import read_json, sha256_of_file, write_atomic
 from ummcsgm.utils.provenance import versions
 
 RESEARCH = "For research only: not a medical device, not for clinical decisions."
@@ -122,7 +121,7 @@ def output_files(
     calibration of the spread of draws.
     """
     inputs = {
-        name: {"file": path.name, "sha256": sha256(path)}
+        name: {"file": path.name, "sha256": sha256_of_file(path)}
         for name, path in subject.files.items()
         if name in trained.space.modalities
     }
@@ -161,7 +160,12 @@ def _is_finished(path: pathlib.Path, identity: dict, overwrite: bool) -> bool:
     if foreign:
         raise InputError(f"{foreign[0]} is there and is not synthetic: choose another --output.")
     saved = _read_sidecar(path)
-    if overwrite or not saved or not path.is_file() or saved["volume_sha256"] != sha256(path):
+    if (
+        overwrite
+        or not saved
+        or not path.is_file()
+        or saved["volume_sha256"] != sha256_of_file(path)
+    ):
         return False
     changed = [key for key, value in identity.items() if saved.get(key) != value]
     if changed:
@@ -261,5 +265,5 @@ def write_output(path: pathlib.Path, volume: Array, geometry: Geometry, facts: d
     # The volume's own header says that it is synthetic.
     write_like(path, volume, geometry)
     facts = {"synthetic": True, "note": RESEARCH} | facts
-    facts |= {"versions": versions(), "volume_sha256": sha256(path)}
+    facts |= {"versions": versions(), "volume_sha256": sha256_of_file(path)}
     write_atomic(sidecar(path), json.dumps(facts, indent=1))

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ummcsgm.data.layouts.naming import contrast_of
+from ummcsgm.data.layouts.layout import contrast_of
 from ummcsgm.data.nifti import spacing
 from ummcsgm.qc.alignment import Move, misplacement
 from ummcsgm.qc.contrast import true_names

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ummcsgm.data.layouts.naming import Layout, Subject
+from ummcsgm.data.layouts.find import SearchResult
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.qc.findings import FEWEST, Examination, Finding
 
 LISTED = 5  # files that read as nothing; of more, their number
 UNLIKE = 1.2  # a pixel by another subject's: brains of two sizes for the network
 
 
-def of_search(
-    layout: Layout, refused: Mapping[str, str], leftover: Sequence[Path]
-) -> Iterator[Finding]:
-    """What a search tells of a folder beside its subjects (see `data.search.Found`)."""
-    for name, sentence in refused.items():
-        if Path(name).is_absolute():  # a folder, and no subject
-            yield Finding("stop", "", "", Path(name), "unreadable", sentence)
-        else:
-            yield Finding("stop", name, "", None, "ambiguous", sentence)
+def check_search(found: SearchResult) -> Iterator[Finding]:
+    """The findings on the folder that was searched: all that is not about its subjects."""
+    for name, sentence in found.ambiguous.items():
+        yield Finding("stop", name, "", None, "ambiguous", sentence)
+    for folder, sentence in found.unreadable.items():
+        yield Finding("stop", "", "", Path(folder), "unreadable", sentence)
+    layout, unused_files = found.layout, found.unused_files
     advice = (
         f"as no scan of the layout {layout.name}: rename it, or name a pattern with "
         "config.data.pattern"
     )
-    for path in leftover[:LISTED]:
+    for path in unused_files[:LISTED]:
         yield Finding("warn", "", "", path, "unknown_file", f"{path}: reads {advice}")
-    more = len(leftover) - LISTED
+    more = len(unused_files) - LISTED
     if more > 0:
         verb = "file reads" if more == 1 else "files read"
-        sentence = f"{more} more {verb}, like {leftover[LISTED - 1]}, {advice}"
+        sentence = f"{more} more {verb}, like {unused_files[LISTED - 1]}, {advice}"
         yield Finding("warn", "", "", None, "unknown_file", sentence)
 
 

@@ -20,7 +20,7 @@ from itertools import permutations
 import numpy as np
 from scipy import ndimage, stats
 
-from ummcsgm.data.layouts.naming import contrast_of
+from ummcsgm.data.layouts.layout import contrast_of
 from ummcsgm.qc.tissue import FEWEST, Tissue
 
 ALIKE = {  # least correlation; FLAIR and PD may have any with the others

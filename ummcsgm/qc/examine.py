@@ -15,9 +15,9 @@ from functools import partial
 import numpy as np
 
 from ummcsgm.data.crop import slices_with_brain
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import spacing_in_plane
-from ummcsgm.data.store import Settings
+from ummcsgm.data.store import StoreSettings
 from ummcsgm.data.subjects import view_window
 from ummcsgm.qc.agreement import of_modalities
 from ummcsgm.qc.cohort import of_cohort
@@ -34,13 +34,13 @@ from ummcsgm.qc.scans import (
 )
 from ummcsgm.qc.symptoms import Symptom, empty_slices, of_grid, of_volume
 from ummcsgm.types import InputError
-from ummcsgm.utils.pool import each_in_order
+from ummcsgm.utils.pool import map_in_processes
 
 __all__ = ["SEVERITIES", "Finding", "examine_cohort", "examine_subject"]
 
 
 def examine_subject(
-    subject: Subject, modalities: Sequence[str], settings: Settings | None = None
+    subject: Subject, modalities: Sequence[str], settings: StoreSettings | None = None
 ) -> list[Finding]:
     """What is wrong with the files of `subject`, each of which is read once.
 
@@ -52,7 +52,7 @@ def examine_subject(
 def examine_cohort(
     subjects: Sequence[Subject],
     modalities: Sequence[str],
-    settings: Settings | None = None,
+    settings: StoreSettings | None = None,
     *,
     processes: int,
     progress: Callable[[int, int], None],
@@ -65,7 +65,7 @@ def examine_cohort(
     """
     examinations = []
     examine = partial(_examine, tuple(modalities), settings)
-    for examination in each_in_order(examine, subjects, processes):
+    for examination in map_in_processes(examine, subjects, processes):
         examinations.append(examination)
         progress(len(examinations), len(subjects))
     findings = [finding for each in examinations for finding in each.findings]
@@ -73,7 +73,9 @@ def examine_cohort(
     return findings + list(of_cohort(subjects, examinations, modalities, spacing))
 
 
-def _examine(modalities: Sequence[str], settings: Settings | None, subject: Subject) -> Examination:
+def _examine(
+    modalities: Sequence[str], settings: StoreSettings | None, subject: Subject
+) -> Examination:
     """All that is wrong with one subject; a file that fails is judged no further."""
     told = [(name, _missing(name)) for name in modalities if name not in subject.files]
     scans, unreadable = read_scans(subject, modalities)
@@ -104,7 +106,9 @@ def _between(scans: dict[str, Scan], told: Told) -> Told:
     return _empty(still) + between
 
 
-def _unfit(subject: Subject, scans: dict[str, Scan], settings: Settings | None, told: Told) -> Told:
+def _unfit(
+    subject: Subject, scans: dict[str, Scan], settings: StoreSettings | None, told: Told
+) -> Told:
     """What keeps a run with `settings` from preparing a subject that it would train on.
 
     Nothing where it was told already why the brain is not where it seems to be.
@@ -150,7 +154,7 @@ def _finding(subject: Subject, modality: str, symptom: Symptom) -> Finding:
     """The finding of `symptom` in a modality, or in the subject where that is ""."""
     others = {MASK: subject.mask, SEGMENTATION: subject.segmentation}
     path = (others | subject.files).get(modality)
-    volume = subject.volumes.get(modality)
+    volume = subject.volume_indices.get(modality)
     place = f"subject {subject.name}" if path is None else str(path)
     place += "" if volume is None or path is None else f", volume {volume}"
     joint = " " if path is None else ": "

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.data.layouts.naming import Subject
-from ummcsgm.data.nifti import TOLERANCE, Geometry, read_case, read_volume, spacing
+from ummcsgm.data.layouts.layout import Subject
+from ummcsgm.data.nifti import TOLERANCE, Geometry, read_volume, read_volumes, spacing
 from ummcsgm.qc.symptoms import Symptom, foreground, of_reading
 from ummcsgm.types import InputError
 
@@ -42,11 +42,11 @@ def read_scans(subject: Subject, modalities: Sequence[str]) -> tuple[dict[str, S
     read, told = {}, []
     for path, names in together.items():
         try:
-            case = read_case(dict.fromkeys(names, path), subject.volumes)
-            read |= {name: (case.volumes[name], case.geometry) for name in names}
+            volumes, geometry = read_volumes(dict.fromkeys(names, path), subject.volume_indices)
+            read |= {name: (volumes[name], geometry) for name in names}
         except InputError:
             for name in names:
-                found, symptom = _read(path, subject.volumes.get(name))
+                found, symptom = _read(path, subject.volume_indices.get(name))
                 read |= {} if found is None else {name: found}
                 told += [] if symptom is None else [(name, symptom)]
     scans = {n: _scan(*read[n]) for n in modalities if n in read}

@@ -19,7 +19,7 @@ from ummcsgm.config import build
 from ummcsgm.config.courses import SEGMENTER, method_folder
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
-from ummcsgm.data.layouts.naming import Subject
+from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import (
     PreparedSubject,
     network_brain,
@@ -342,7 +342,7 @@ def write_maps(
         volume[subject.z] = uncrop(prepared.window, maps[..., index] * subject.brain)
         volume = np.where(prepared.brain, volume.clip(0, 1), 0)
         folder.mkdir(parents=True, exist_ok=True)
-        write_output(folder / file, volume, prepared.case.geometry, facts | metadata)
+        write_output(folder / file, volume, prepared.geometry, facts | metadata)
         paths.append(folder / file)
     return paths
 

@@ -1,4 +1,4 @@
-"""Work shared by several processes, none of which outlives the one that asked."""
+"""A function applied to many items by several processes."""
 
 from __future__ import annotations
 
@@ -13,31 +13,27 @@ from multiprocessing import get_context, parent_process
 from ummcsgm.types import InputError
 
 
-def each_done(make: Callable, items: Sequence, processes: int) -> Iterator:
-    """`make` of each of `items`, by `processes` at a time, as they are done.
+def map_in_processes(
+    function: Callable, items: Sequence, processes: int, *, ordered: bool = True
+) -> Iterator:
+    """The results of `function` for each of `items`, computed by `processes` processes.
 
-    What `make` raises is raised here, after the items that are in work.
+    They come in the order of `items`, or as they are done where `ordered` is False. What
+    `function` raises is raised here, after the items that are in work. The processes end
+    with this one.
 
     Raises:
         InputError: a process was killed.
     """
-    return _shared(make, items, processes, as_completed)
-
-
-def each_in_order(make: Callable, items: Sequence, processes: int) -> Iterator:
-    """As `each_done`, in the order of `items`."""
-    return _shared(make, items, processes, iter)
-
-
-def _shared(make: Callable, items: Sequence, processes: int, ordered: Callable) -> Iterator:
     if processes <= 1 or len(items) <= 1:
-        yield from map(make, items)
+        yield from map(function, items)
         return
     count = min(processes, len(items))
     # Not forked: the caller may hold threads, as JAX does, and a fork of those hangs.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin)
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _start_process)
     try:
-        for future in ordered([pool.submit(make, item) for item in items]):
+        futures = [pool.submit(function, item) for item in items]
+        for future in futures if ordered else as_completed(futures):
             yield future.result()
     except BrokenProcessPool:
         raise InputError(
@@ -48,13 +44,13 @@ def _shared(make: Callable, items: Sequence, processes: int, ordered: Callable) 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
-    """This process leaves Ctrl-C to the one that began it, and ends when that does."""
+def _start_process() -> None:
+    """Leaves Ctrl-C to the parent process, and ends this process when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    # Else, the parent killed, it would wait for work for ever.
+    # Without this, a killed parent would leave it waiting for work for ever.
     parent_process().join()
     os._exit(1)

@@ -40,7 +40,7 @@ from ummcsgm.data.phantom.tumour import (
 )
 from ummcsgm.types import Array, InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
-from ummcsgm.utils.pool import each_in_order
+from ummcsgm.utils.pool import map_in_processes
 
 FIELD_OF_VIEW = (240.0, 240.0, 155.0)  # mm, as in BraTS
 SMALLEST, LARGEST = (32, 32, 8), (240, 240, 155)
@@ -237,7 +237,7 @@ def write_phantom(
             raise InputError(f"{name} is {number}; it must be at least {low}.")
     claim(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
     write = partial(write_subject, folder, shape, seed)
-    return list(each_in_order(write, range(subjects), processes))
+    return list(map_in_processes(write, range(subjects), processes))
 
 
 def claim(folder: Path, wanted: dict[str, object]) -> None:
