@@ -13,7 +13,7 @@ from ummcsgm.data.layouts.known import brats, brats23
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.subjects import network_slices, prepare_subject
-from ummcsgm.evaluation.subject_scores import _read
+from ummcsgm.evaluation.score_subject import read_truth
 from ummcsgm.types import InputError
 
 LABELLED = dataclasses.replace(SETTINGS, labels=True)
@@ -133,7 +133,7 @@ def test_where_a_tumour_was_resected_is_none(tmp_path):
     (subject,) = find_subjects(tmp_path, [layout]).subjects
     labels = read_labels(subject, prepare_subject(subject, ("t1", "t2"), SETTINGS.view))
     assert region(labels, "WT").sum() == 32 and region(labels, "ET").sum() == 4
-    *_, scored = _read(subject, False)
+    *_, scored = read_truth(subject, False)
     assert scored.sum() == 32
 
 

@@ -257,7 +257,7 @@ def test_too_few_subjects_or_equal_ones_are_refused():
         uniformity(np.random.default_rng(0).integers(1, 9, (3, 5)))
     with pytest.raises(InputError, match="that differ"):
         uniformity(np.ones((9, 5)))
-    with pytest.raises(InputError, match="wants 2, this has 1"):
+    with pytest.raises(InputError, match="needs at least 2, got 1"):
         subject_interval(np.random.default_rng(0), np.mean, np.ones((1, 3)), level=0.9, resamples=9)
 
 

@@ -9,9 +9,8 @@ from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.nifti import write_new
 from ummcsgm.evaluation.metrics import NO_ERROR
-from ummcsgm.evaluation.pairs import Prediction
+from ummcsgm.evaluation.score_subject import Prediction, score_subject
 from ummcsgm.evaluation.subject import read_subject, score_prediction
-from ummcsgm.evaluation.subject_scores import score_subject
 
 
 @pytest.mark.parametrize("gain", [1.1, 1.0])

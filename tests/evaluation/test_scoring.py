@@ -225,7 +225,7 @@ def test_what_complete_wrote_is_read_and_its_draws_are_one_number(truth, tmp_pat
     assert rows.keys() == {"mean", "draw"}
     assert rows["draw"]["mean"] == np.mean([mae["draw-01"], mae["draw-02"]])
     assert rows["draw"]["subjects"] == 1 and rows["draw"]["sd"] is None
-    assert any("3 files that tell of a spread" in note for note in content["notes"])
+    assert any("3 files that are maps of uncertainty" in note for note in content["notes"])
     assert any("no prediction for 2 of 3" in note for note in content["notes"])
 
 
@@ -258,7 +258,7 @@ def test_what_matches_nothing_is_told_and_the_rest_is_scored(predicted, truth, t
     write_new(predicted / "again" / "P1_t2.nii.gz", wrong("P1", "t2"), AFFINE)
     assert score(predicted, truth, "--output", tmp_path / "scores") == 1
     out = capsys.readouterr().out
-    unknown = f"no scan in {truth} has this path, this name or is so called."
+    unknown = f"no scan in {truth} has this path or this name."
     assert f"\n{stranger}: {unknown}\n" in f"\n{out}"
     assert "both predict t2 of P1: keep one of them.\n" in out
     values, content = written(tmp_path / "scores")
@@ -295,7 +295,7 @@ def test_scans_beside_the_predictions_are_no_predictions(predicted, truth, tmp_p
     out = capsys.readouterr().out
     assert "2 files that are the scan itself" in out
     assert "t1 | " not in out.replace("t1c | ", "") and "inf" not in out
-    assert "1 files that tell of a spread, or are no scans, such as" in out
+    assert "1 files that are maps of uncertainty, segmentations or masks, such as" in out
 
 
 @pytest.mark.parametrize(

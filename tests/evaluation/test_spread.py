@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ummcsgm.evaluation.spread import (
+from ummcsgm.evaluation.calibration import (
     law_of_draws,
     recalibration_factor,
     reliability,

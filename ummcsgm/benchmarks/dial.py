@@ -31,10 +31,9 @@ from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import network_brain, network_stacks, prepare_subject
 from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
-from ummcsgm.evaluation.calibration import crps_fair, within
+from ummcsgm.evaluation.calibration import crps_fair, spread_and_error, spread_skill, within
 from ummcsgm.evaluation.metrics import psnr
 from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit, scored_slices
-from ummcsgm.evaluation.spread import spread_and_error, spread_skill
 from ummcsgm.inference.predictor import (
     MODES,
     TrainedModel,

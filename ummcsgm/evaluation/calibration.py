@@ -1,11 +1,13 @@
-"""Are the draws what they claim to be: scores of K draws against the truth.
+"""Whether K draws are distributed as the truth is: scores, coverage, ranks and spread.
 
-Draws [K, ...] and truth [...] are one subject's voxels of one modality, in one unit.
-Draws that are right have the truth for one more of their own: the K + 1 values are
-exchangeable, and each expectation below is exact for every K, not for many draws only.
-Choose the voxels by `within`: background is one value in all, and looks calibrated.
-Voxels of a subject go together, so whatever is uncertain is so over subjects:
-`subject_interval` and `uniformity` draw and count subjects, never voxels.
+Draws [K, ...] and truth [...] are the voxels of one subject and modality, in one unit,
+and `within` selects those of the brain: a background of one value looks calibrated.
+If the draws are right, the truth is exchangeable with them, and each expectation below
+is exact for every K >= 2. Voxels of a subject depend on each other, so uncertainty is
+that over subjects (`subject_interval`, `uniformity`), never over voxels.
+
+With V the variance of the draws and E the mean squared error of what they are centred
+on, the mean of K draws has the error E + V / K; their spread is calibrated if E = V.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from ummcsgm.types import Array, InputError
 
 
 def within(brain: Array, draws: Array, truth: Array) -> tuple[Array, Array]:
-    """The voxels of `brain` [...] bool: draws [K, N] and truth [N], in float64.
+    """The voxels inside `brain` [...] bool: draws [K, N] and truth [N], in float64.
 
     Raises:
         InputError: the shapes disagree, no voxel is inside, or one is not finite.
@@ -26,8 +28,8 @@ def within(brain: Array, draws: Array, truth: Array) -> tuple[Array, Array]:
     brain, shape = np.asarray(brain, bool), np.shape(truth)
     if brain.shape != shape or np.shape(draws)[1:] != shape:
         raise InputError(
-            f"draws of {np.shape(draws)} want a truth and a brain of the draws' shape "
-            f"but for the first axis, and these are {shape} and {brain.shape}."
+            f"draws of {np.shape(draws)} need a truth and a brain of {np.shape(draws)[1:]}, "
+            f"got {shape} and {brain.shape}."
         )
     draws = np.asarray(draws)[:, brain].astype(np.float64)
     truth = np.asarray(truth)[brain].astype(np.float64)
@@ -43,8 +45,8 @@ def crps_fair(draws: Array, truth: Array) -> Array:
 
         mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 K (K - 1))
 
-    Unbiased for E|X - y| - E|X - X'| / 2 at every K >= 2 (Ferro 2014). One voxel's may
-    be negative; its mean is what counts. Of draws that are all alike it is the MAE.
+    Unbiased for E|X - y| - E|X - X'| / 2 at every K >= 2 (Ferro 2014), so a single
+    voxel's may be negative: use means. If all draws are equal, it is the absolute error.
     """
     draws, truth = members(draws), np.asarray(truth, np.float64)
     k = len(draws)
@@ -56,8 +58,8 @@ def crps_fair(draws: Array, truth: Array) -> Array:
 def energy_score(draws: Array, truth: Array) -> Array:
     """The fair energy score [...] of vectors: draws [K, ..., A] and truth [..., A].
 
-    `crps_fair` with Euclidean norms (Gneiting and Raftery 2007, eq. 22), so that it
-    sees also whether A modalities go together rightly. At A = 1 it is the CRPS.
+    `crps_fair` with Euclidean norms (Gneiting and Raftery 2007, eq. 22): it also sees
+    whether the A modalities depend on each other rightly. At A = 1 it is the CRPS.
     """
     draws, truth = members(draws), np.asarray(truth, np.float64)
     k = len(draws)
@@ -67,7 +69,7 @@ def energy_score(draws: Array, truth: Array) -> Array:
 
 
 def coverage(draws: Array, truth: Array, level: float) -> Array:
-    """[...] bool: the truth lies in `student_interval`. It leans on the normal law."""
+    """[...] bool: the truth lies in `student_interval`, which assumes a normal law."""
     low, high = student_interval(draws, level)
     return (low <= truth) & (truth <= high)
 
@@ -75,8 +77,8 @@ def coverage(draws: Array, truth: Array, level: float) -> Array:
 def rank_histogram(generator: np.random.Generator, draws: Array, truth: Array) -> Array:
     """[K + 1] counts of the truth's rank among the draws, 0 if it is below them all.
 
-    Uniform if calibrated. The rank among draws that equal the truth is drawn, all
-    alike, by `generator`, which the caller addresses by (seed, subject, modality).
+    Uniform if calibrated. The rank among draws that equal the truth is uniformly
+    random, from `generator`, which the caller seeds by (seed, subject, modality).
     """
     draws = members(draws)
     below, equal = np.sum(draws < truth, axis=0), np.sum(draws == truth, axis=0)
@@ -85,15 +87,15 @@ def rank_histogram(generator: np.random.Generator, draws: Array, truth: Array) -
 
 
 def coverage_of_ranks(counts: Array, level: float) -> Array:
-    """[...] the share of truths in the central `level`, from counts [..., K + 1].
+    """[...] the fraction of truths in the central `level`, from counts [..., K + 1].
 
-    Without any law: (rank + u) / (K + 1), u uniform, is uniform if calibrated, and
-    counts as covered between (1 - level) / 2 and (1 + level) / 2; here is the mean over
-    u. So `level` is met exactly at every K; at (K - 1) / (K + 1) it is the share
-    between the least and the greatest draw. K < 19 draws have none beyond 90 %: the
-    outermost ranks count in part, and the answer cannot fall below
-    1 - (1 - level) (K + 1) / 2. So it is the less sensitive: of normal draws with 0.8
-    of the spread it says 0.86 at K = 8 and 0.83 at K = 16, `coverage` 0.83 and 0.82.
+    It assumes no law: (rank + u) / (K + 1), u uniform, is uniform if calibrated, and is
+    covered between (1 - level) / 2 and (1 + level) / 2; this is the mean over u. So
+    `level` is met exactly at every K, and at (K - 1) / (K + 1) this is the fraction
+    between the smallest and the largest draw. Below K = 19 no draw lies beyond 90 %:
+    the outermost ranks count in part, and the result is at least
+    1 - (1 - level) (K + 1) / 2. It is less sensitive than `coverage`: for normal draws
+    with 0.8 of the spread it is 0.86 at K = 8 and 0.83 at K = 16, against 0.83 and 0.82.
     """
     check_level(level)
     counts = np.asarray(counts, np.float64)
@@ -104,12 +106,12 @@ def coverage_of_ranks(counts: Array, level: float) -> Array:
 
 
 def uniformity(counts: Array) -> float:
-    """The p-value of a rank histogram's flatness, from counts [S, K + 1] by subject.
+    """The p-value that a rank histogram is flat, from counts [S, K + 1] by subject.
 
-    The slope (bias) and the curvature (spread) of each subject's histogram, which are
-    chi-square's first two components (Jolliffe and Primo 2008), tested to be 0 in the
-    mean over subjects by Hotelling's T^2: voxels of a subject may depend on each other
-    in any way. For few subjects it leans on near normal subjects' means.
+    Hotelling's T^2 tests that the slope (bias) and the curvature (spread) of the
+    subjects' histograms, the first two components of chi-square (Jolliffe and Primo
+    2008), have mean 0 over subjects. Voxels of a subject may depend on each other in any
+    way. With few subjects it assumes that these are nearly normal over subjects.
 
     Raises:
         InputError: there are fewer than 4 subjects, or they are all alike.
@@ -121,8 +123,7 @@ def uniformity(counts: Array) -> float:
     parts = counts @ np.stack([slope, curve], 1) / counts.sum(1, keepdims=True)
     if subjects < 4 or np.linalg.matrix_rank(np.cov(parts.T)) < 2:
         raise InputError(
-            "a test of a rank histogram wants at least 4 subjects that differ, and "
-            f"this one has {subjects}."
+            f"a test of a rank histogram needs at least 4 subjects that differ, got {subjects}."
         )
     mean = parts.mean(axis=0)
     squared = subjects * mean @ np.linalg.solve(np.cov(parts.T), mean)
@@ -140,8 +141,9 @@ def subject_interval(
 ) -> tuple[Array, Array]:
     """(low, high) of `statistic(values)` [...] by a bootstrap over subjects.
 
-    `values` [S, ...] has a row a subject; whole subjects are drawn with replacement,
-    and the central `level` of the statistic is between the answers.
+    `values` [S, ...] has a row for each subject; whole subjects are drawn with
+    replacement, and the interval holds the central `level` of the statistics. (Not
+    scipy.stats.bootstrap: it draws other resamples, and would change every interval.)
 
     Raises:
         InputError: there is one subject only, or the level is not inside (0, 1).
@@ -149,8 +151,100 @@ def subject_interval(
     check_level(level)
     values = np.asarray(values)
     if len(values) < 2:
-        raise InputError(f"an interval over subjects wants 2, this has {len(values)}.")
+        raise InputError(f"an interval over subjects needs at least 2, got {len(values)}.")
     drawn = generator.integers(len(values), size=(resamples, len(values)))
-    answers = [statistic(values[rows]) for rows in drawn]
-    low, high = np.quantile(answers, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    statistics = [statistic(values[indices]) for indices in drawn]
+    low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def spread_and_error(draws: Array, truth: Array) -> Array:
+    """[2]: the mean variance of the draws (over K - 1) and the MSE of their mean.
+
+    Means over the voxels of one subject; average them over subjects before taking a ratio.
+    """
+    draws = members(draws)
+    error = np.mean(np.square(np.mean(draws, axis=0) - truth))
+    return np.array([np.mean(np.var(draws, axis=0, ddof=1)), error])
+
+
+def spread_skill(moments: Array, count: int) -> float:
+    """sqrt((K + 1) / K variance / error) of `count` = K draws: 1 if calibrated.
+
+    `moments` [S, 2] are `spread_and_error` of each subject; both are averaged over
+    subjects before the ratio (Fortin et al. 2014). Below 1 the spread is too small.
+    """
+    variance, error = np.mean(np.reshape(moments, (-1, 2)), axis=0)
+    return float(np.sqrt((count + 1) / count * variance / error))
+
+
+def recalibration_factor(variances: Array, errors: Array) -> float:
+    """sqrt(E / V): the factor for `respread` that makes the spread-skill ratio 1.
+
+    [S] mean variances of the draws, and [S] mean squared errors of the mean that they
+    are respread about, by subject. It holds for any K if that is the network's own
+    mean. For the mean of the K draws the factor is 1 / `spread_skill`, for that K only.
+    """
+    return float(np.sqrt(np.mean(errors) / np.mean(variances)))
+
+
+def respread(draws: Array, mean: Array, factor: float) -> Array:
+    """[K, ...]: mean + factor (draw - mean). Not clipped: it may fall below 0."""
+    return mean + factor * (np.asarray(draws) - mean)
+
+
+def law_of_draws(draws: Array, mean: Array, truth: Array) -> Array:
+    """[n, 3] rows (k, MSE_k, E + V / k) for means of k = 1, 2, 4, ... up to K draws.
+
+    MSE_k is the mean over the K // k groups of successive draws, V the variance of the
+    draws, E the MSE of `mean`. That has to be the network's own mean: with the mean of
+    the same draws the law is an identity. Both columns agree in expectation if the
+    draws are independent and centred on `mean`. If they are calibrated, E = V, and one
+    draw is 3.01 dB below the mean.
+    """
+    draws = members(draws)
+    variance = np.mean(np.var(draws, axis=0, ddof=1))
+    error = np.mean(np.square(np.asarray(mean, np.float64) - truth))
+    rows = []
+    for k in 2 ** np.arange(len(draws).bit_length()):
+        groups = draws[: len(draws) // k * k].reshape(-1, k, *draws.shape[1:])
+        error_of_k = np.mean(np.square(groups.mean(axis=1) - truth))
+        rows.append((k, error_of_k, error + variance / k))
+    return np.array(rows)
+
+
+def reliability(draws: Array, truth: Array, edges: Array) -> Array:
+    """[bins, 3] sums over voxels: number, predicted variance, squared error.
+
+    Add them over subjects, then divide by the number: the two columns are equal if
+    calibrated. One half of the draws puts a voxel into a bin; the other half gives its
+    variance and the error of its mean, less the 1/k part that is due to k draws. Then
+    the halves are swapped, so each voxel counts twice. With one set for both, a bin of
+    large variances would hold those that are large by chance, and the curve of
+    calibrated draws would be too flat.
+
+    Raises:
+        InputError: there are fewer than 4 draws.
+    """
+    draws = members(draws, least=4)
+    half = len(draws) // 2
+    halves = draws[:half], draws[half : 2 * half]
+    sums = np.zeros((len(edges) + 1, 3))
+    for binning, tested in (halves, halves[::-1]):
+        variance = np.var(tested, axis=0, ddof=1)
+        error = np.square(np.mean(tested, axis=0) - truth) - variance / half
+        sums += _sums_in_bins(np.var(binning, axis=0, ddof=1), variance, error, edges)
+    return sums
+
+
+def reliability_of(variance: Array, errors: Array, edges: Array) -> Array:
+    """[bins, 3] sums over voxels as of `reliability`, of a `variance` that is predicted
+    and not estimated from draws. `errors` are squared errors."""
+    return _sums_in_bins(variance, variance, errors, edges)
+
+
+def _sums_in_bins(binned: Array, variance: Array, errors: Array, edges: Array) -> Array:
+    bins = np.digitize(binned, edges).ravel()
+    columns = (np.ones(bins.size), np.ravel(variance), np.ravel(errors))
+    sums = [np.bincount(bins, column, len(edges) + 1) for column in columns]
+    return np.stack(sums, axis=1)

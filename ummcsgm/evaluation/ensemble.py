@@ -16,19 +16,17 @@ from ummcsgm.evaluation.calibration import (
     coverage_of_ranks,
     crps_fair,
     energy_score,
-    rank_histogram,
-    subject_interval,
-    uniformity,
-    within,
-)
-from ummcsgm.evaluation.spread import (
     law_of_draws,
+    rank_histogram,
     recalibration_factor,
     reliability,
     reliability_of,
     respread,
     spread_and_error,
     spread_skill,
+    subject_interval,
+    uniformity,
+    within,
 )
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.predictor import slice_addresses

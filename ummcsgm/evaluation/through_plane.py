@@ -212,14 +212,14 @@ def _sd_ratio(records: list[dict], base: list[dict]) -> float:
 def gradient_scores(truth: Array, estimate: Array, brain: Array) -> dict[str, float]:
     """Means of |d/dz| in the truth's units a slice, where both slices have brain.
 
-    `gradient` is the estimate's and `gradient_truth` the truth's: one draw's should be
-    the truth's, a posterior mean's is below it. `gradient_error` is the mean of
+    `gradient` is the estimate's and `gradient_truth` the truth's: that of a draw should
+    equal it, that of a posterior mean is smaller. `gradient_error` is the mean of
     |d/dz estimate - d/dz truth|; 0 is best.
 
     Raises:
-        InputError: no two neighbouring slices have brain at one place.
+        InputError: no two neighbouring slices have brain at the same pixel.
     """
-    both = _neighbours(brain)
+    both = _in_both_slices(brain)
     of_truth = np.diff(np.asarray(truth, np.float64), axis=0)[both]
     of_estimate = np.diff(np.asarray(estimate, np.float64), axis=0)[both]
     return {
@@ -232,8 +232,8 @@ def gradient_scores(truth: Array, estimate: Array, brain: Array) -> dict[str, fl
 def coronal_ssim(truth: Array, estimate: Array, brain: Array, peak: float) -> float:
     """`ssim_wang` of the coronal planes, [Z, X] at each y, a fraction.
 
-    A mean over planes, each weighted by its number of brain voxels. Outside the brain
-    the estimate is set to 0, as in `metrics.score`; the truth is there as given.
+    The mean over planes, weighted by their number of brain voxels. Outside the brain
+    the estimate is set to 0, as in `protocols.TABLE1`, and the truth is not changed.
 
     Raises:
         InputError: there are fewer slices or columns than the window's 11, or no brain.
@@ -241,23 +241,23 @@ def coronal_ssim(truth: Array, estimate: Array, brain: Array, peak: float) -> fl
     area = np.sum(brain, axis=(0, 2))
     if not area.any():
         raise InputError("no coronal plane to score: the brain is empty.")
-    wanted = np.swapaxes(truth, 0, 1)
-    given = np.swapaxes(np.where(brain, estimate, 0), 0, 1)
-    similarity = ssim_wang(wanted, given, peak)
+    truth = np.swapaxes(truth, 0, 1)
+    estimate = np.swapaxes(np.where(brain, estimate, 0), 0, 1)
+    similarity = ssim_wang(truth, estimate, peak)
     return float(np.average(similarity, weights=area))
 
 
 def neighbour_sums(residuals: Array, brain: Array) -> Array:
     """[3] sums over pairs of neighbours along z: r r', r^2 and r'^2, r below r'.
 
-    Of `residuals` [Z, ...] with mean 0 and one scale, as (truth - mean) / sd or
-    (draw - mean) / sd, at pairs that lie both in `brain` [Z, ...]. They add up over
-    modalities and subjects; `lag_one` makes a correlation of them.
+    Of `residuals` [Z, ...] with mean 0 and one scale, such as (truth - mean) / sd or
+    (draw - mean) / sd, at pairs that both lie in `brain` [Z, ...]. Add them over
+    modalities and subjects; `lag_one` makes them a correlation.
 
     Raises:
-        InputError: no two neighbouring slices have brain at one place.
+        InputError: no two neighbouring slices have brain at the same pixel.
     """
-    both = _neighbours(brain)
+    both = _in_both_slices(brain)
     residuals = np.asarray(residuals, np.float64)
     low, high = residuals[:-1][both], residuals[1:][both]
     return np.array([low @ high, low @ low, high @ high])
@@ -266,8 +266,7 @@ def neighbour_sums(residuals: Array, brain: Array) -> Array:
 def lag_one(sums: Array) -> float:
     """The correlation of neighbours along z, in [-1, 1], pooled over sums [S, 3].
 
-    About 0, not about the voxels' mean: an error that a whole subject shares is
-    coherent too.
+    Not centred on the voxels' mean: an error that a whole subject shares correlates too.
     """
     cross, low, high = np.sum(np.reshape(sums, (-1, 3)), axis=0)
     return float(cross / np.sqrt(low * high))
@@ -284,11 +283,11 @@ def fit_rho(sums: Array) -> float:
     return min(max(lag_one(sums), 0.0), 1.0)
 
 
-def _neighbours(brain: Array) -> Array:
+def _in_both_slices(brain: Array) -> Array:
     brain = np.asarray(brain, bool)
     both = brain[:-1] & brain[1:]
     if not both.any():
         raise InputError(
-            "no neighbours along z: no two neighbouring slices have brain at one place."
+            "no neighbours along z: no two neighbouring slices have brain at the same pixel."
         )
     return both
