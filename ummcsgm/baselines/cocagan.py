@@ -110,7 +110,7 @@ class CocaGAN(method.Method):
         inputs = "one modality alone" if self.input_modality is not None else None
         return (
             "Reconstructed from its abstract, in two dimensions, with layers and"
-            " weights of our choice; it answers from the features of"
+            " weights of our choice; it completes from the features of"
             f" {inputs or 'all available modalities'}."
         )
 
@@ -153,14 +153,16 @@ class CocaGAN(method.Method):
             scores = jnp.stack(jnp.split(scores, len(features)), axis=1)
             return classifier_losses(scores, batch.seen)
 
-        frozen, judges = jax.lax.stop_gradient, params["discriminator"]
-        adversarial, discriminator = method.adversarial_losses(loss, judges, real, fake)
+        frozen, discriminator_params = jax.lax.stop_gradient, params["discriminator"]
+        adversarial, discriminator = method.adversarial_losses(
+            loss, discriminator_params, real, fake
+        )
         parts = {
             "l1": (L1, lesion_weighted_error(generated, batch, images)),
             "adversarial": (ADVERSARIAL, adversarial),
-            "alike": (COMMON_SPACE, classify(frozen(judges), stacked)[0]),
+            "alike": (COMMON_SPACE, classify(frozen(discriminator_params), stacked)[0]),
         }
-        wrong = classify(judges, frozen(stacked))[1]
+        wrong = classify(discriminator_params, frozen(stacked))[1]
         return method.combine_losses(batch, parts, 0.5 * discriminator + COMMON_SPACE * wrong)
 
 

@@ -195,7 +195,7 @@ class HiNet(method.Method):
     name = "hi-net"
     title = "Hi-Net"
     note = (
-        "Adapted: one model for all questions, with fusions of whatever is"
+        "Adapted: one model for all missing patterns, with fusions of whatever is"
         " available and an output for each modality, linear and not a tanh; the"
         " discriminator sees all modalities at once."
     )

@@ -84,9 +84,9 @@ class MMGAN(method.Method):
     name = "mm-gan"
     title = "MM-GAN"
     note = (
-        "Adapted: a scenario is dealt to each slice instead of each batch, and the"
+        "Adapted: a missing pattern is drawn for each slice instead of each batch, and the"
         " U-Net has as many levels as the grid allows. Its curriculum ends with all"
-        " scenarios alike, for half of the training."
+        " patterns equally likely, for half of the training."
     )
     learning_rates = (2e-4, 2e-4)
     curriculum = staticmethod(curriculum)

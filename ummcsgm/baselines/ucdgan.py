@@ -143,12 +143,14 @@ class UcDGAN(method.Method):
         index = source[:, None, None, None, None]
         source_code = jnp.take_along_axis(stacked, index, axis=1)[:, 0]
 
-        def loss(params: Params, image: Images, wanted: float) -> Array:
+        def loss(params: Params, image: Images, label: float) -> Array:
             scores, classes = self.discriminator.apply({"params": params}, image)
-            return jnp.stack([method.least_squares(scores, wanted), cross_entropy(classes, target)])
+            return jnp.stack([method.least_squares(scores, label), cross_entropy(classes, target)])
 
-        judges = params["discriminator"]
-        adversarial, discriminator = method.adversarial_losses(loss, judges, real, fake)
+        discriminator_params = params["discriminator"]
+        adversarial, discriminator = method.adversarial_losses(
+            loss, discriminator_params, real, fake
+        )
         parts = {
             "l1": (L1, _distance(fake, real)),
             "cycle": (CYCLE, _distance(back, source_image)),
