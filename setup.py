@@ -11,16 +11,16 @@ setup(
     package_data={"ummcsgm.reporting": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
-        "absl-py",  # command-line flags
+        "absl-py>=2.1",  # command-line flags
         "filelock>=3.15",  # one process prepares slices, others wait
         "flax>=0.10",  # the network
         "grain>=0.2.10",  # batches by step, read ahead
-        "jax>=0.10,<0.13",
+        "jax>=0.10,<0.13",  # all computation on devices
         "jinja2>=3.1",  # the report's page
-        "matplotlib>=3.9",  # the figure
+        "matplotlib>=3.9",  # figures and curves
         "ml_collections>=1.0",  # configs, and their flags
         "nibabel>=5.2",  # NIfTI
-        "numpy>=2.0",
+        "numpy>=2.0",  # arrays
         "optax>=0.2.6",  # Adam, schedules, clipping
         "orbax-checkpoint>=0.12",  # checkpoints
         "pillow>=10",  # the slices in the report as PNG
@@ -29,14 +29,14 @@ setup(
         "tensorboardX>=2.6",  # TensorBoard event files without TensorFlow
     ],
     extras_require={
-        "bench": [  # what the benchmark train_step runs beside ours
-            "einops>=0.8",  # MONAI's attention wants it
-            "monai>=1.5",
-            "torch>=2.6",
+        "bench": [  # what benchmarks run beside ours
+            "einops>=0.8",  # MONAI's attention needs it
+            "monai>=1.5",  # a U-Net of others
+            "torch>=2.6",  # the same step in PyTorch
         ],
-        "cuda": ["jax[cuda13]>=0.10,<0.13"],
-        "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],  # NVIDIA GPUs
+        "tpu": ["jax[tpu]>=0.10,<0.13"],  # Cloud TPUs
+        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],  # builds docs/
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test names itself

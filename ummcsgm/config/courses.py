@@ -21,7 +21,7 @@ from ummcsgm.config.build_methods import (
     build_method_schedule,
     regression_config,
 )
-from ummcsgm.config.schema import FELLOW_KEYS, RUN_KEYS
+from ummcsgm.config.schema import METHOD_KEYS, RUN_KEYS
 from ummcsgm.training import dsm_step, segmenter_step
 from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.training.train import TrainableMethod
@@ -48,7 +48,7 @@ def method_config(config: Config, method: str) -> Config:
 def fixed_keys(method: str) -> tuple[str, ...]:
     """The keys of the config, or their beginnings, that must stay as they are while a
     method trains, and that the mm-CSN's and a method's have alike."""
-    return RUN_KEYS if method in (MM_CSN, REGRESSION) else FELLOW_KEYS
+    return RUN_KEYS if method in (MM_CSN, REGRESSION) else METHOD_KEYS
 
 
 def build_trainable(config: Config, method: str) -> TrainableMethod:

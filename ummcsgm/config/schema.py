@@ -1,174 +1,226 @@
-"""What a config must hold: every key, its type and its range, and no other key."""
+"""Every key of a config: its type, its range and what it sets. Each key must be set."""
+
+from typing import NamedTuple
 
 from ummcsgm.types import InputError
 from ummcsgm.utils.suggest import did_you_mean
 
-Rule = tuple[type, float | None, float | None]  # a type, least and largest value
 
-ANY = None
+class Key(NamedTuple):
+    """A key's type, what it sets, and the least and largest value (of a tuple: length)."""
 
-SCHEMA: dict[str, Rule] = {
-    "seed": (int, 0, 2**31 - 1),
-    "phantom.subjects": (int, 0, ANY),
-    "phantom.shape": (tuple, 3, 3),
-    "data.folder": (str, ANY, ANY),
-    "data.layout": (str, ANY, ANY),
-    "data.pattern": (str, ANY, ANY),
-    "data.entities": (tuple, 0, ANY),
-    "data.mask": (str, ANY, ANY),
-    "data.modalities": (tuple, 2, 8),
-    "data.split": (tuple, 3, 3),
-    "data.grid": (tuple, 2, 2),
-    "data.spacing": (float, 0, 100),
-    "data.min_brain_fraction": (float, 0, 1),
-    "data.labels": (bool, ANY, ANY),
-    "data.flip": (bool, ANY, ANY),
-    "data.image_std": (float, 1e-3, 1e3),
-    "data.processes": (int, 1, ANY),
-    "sde.name": (str, ANY, ANY),
-    "sde.beta_min": (float, 1e-6, ANY),
-    "sde.beta_max": (float, 1e-6, ANY),
-    "sde.sigma_min": (float, 1e-6, ANY),
-    "sde.sigma_max": (float, 1e-6, ANY),
-    "sde.noise_level_max": (float, 1.0, 1e4),
-    "missingness.keep_one_seen": (bool, ANY, ANY),
-    "missingness.size_probabilities": (str, ANY, ANY),
-    "missingness.patterns_per_image": (int, 1, ANY),
-    "network.widths": (tuple, 1, 8),
-    "network.blocks": (tuple, 1, 8),
-    "network.patch": (int, 1, 16),
-    "network.attention_max_grid": (int, 0, 24),
-    "network.pixel_width": (int, 1, ANY),
-    "network.pixel_layers": (int, 1, ANY),
-    "network.context_channels": (int, 1, ANY),
-    "network.conditioning": (str, ANY, ANY),
-    "network.neighbour_slices": (int, 0, 8),
-    "network.predict_variance": (bool, ANY, ANY),
-    "network.dtype": (str, ANY, ANY),
-    "loss.weighting": (str, ANY, ANY),
-    "loss.posterior_std": (float, 1e-4, ANY),
-    "loss.uniform_fraction": (float, 0, 1),
-    "loss.log_sigma_mean": (float, ANY, ANY),
-    "loss.log_sigma_std": (float, 1e-3, ANY),
-    "loss.sigma_min": (float, 1e-6, 1.0),
-    "loss.mean_fraction": (float, 0, 1),
-    "loss.mean_weight": (float, 0, ANY),
-    "train.steps": (int, 1, ANY),
-    "train.batch": (int, 1, ANY),
-    "train.accumulate": (int, 1, ANY),
-    "train.remat": (tuple, 1, 8),
-    "train.learning_rate": (float, 0, ANY),
-    "train.schedule": (str, ANY, ANY),
-    "train.warmup": (int, 0, ANY),
-    "train.clip": (float, 1e-9, ANY),
-    "train.ema_decay": (float, 0, 1),
-    "train.save_every": (int, 1, ANY),
-    "train.keep_checkpoints": (int, 1, ANY),
-    "train.log_every": (int, 1, ANY),
-    "train.max_nonfinite": (int, 1, ANY),
-    "study.methods": (tuple, 0, 6),
-    "study.width_scale": (tuple, 0, 6),
-    "study.lr_scale": (tuple, 0, 6),
-    "study.patterns_per_image": (tuple, 0, 6),
-    "study.cocagan_input": (str, ANY, ANY),
-    "study.budget": (str, ANY, ANY),
-    "study.segmenter_steps": (int, 0, ANY),
-    "study.gallery_slices": (int, 1, ANY),
-    "study.show_paper": (bool, ANY, ANY),
-    "evaluate.algorithm1_steps": (int, 1, ANY),
-    "evaluate.sampler_steps": (int, 1, ANY),
-    "evaluate.sigma_min": (float, 1e-6, ANY),
-    "evaluate.warm_start_sigma": (float, 1e-6, ANY),
-    "evaluate.draws": (int, 2, ANY),
-    "evaluate.draw_subjects": (int, 0, ANY),
-    "evaluate.draw_slices": (int, 0, ANY),
-    "evaluate.slab_slices": (int, 2, ANY),
-    "evaluate.slab_subjects": (int, 0, ANY),
-    "evaluate.microbatch": (int, 1, ANY),
-    "evaluate.algorithm1_subjects": (int, 0, ANY),
-    "evaluate.algorithm1_slices": (int, 0, ANY),
-    "evaluate.ridge_penalty": (float, 0, ANY),
+    kind: type
+    description: str = ""
+    least: float | None = None
+    most: float | None = None
+    item: "Key | None" = None  # what the items of a tuple are
+
+
+SCHEMA: dict[str, Key] = {
+    "seed": Key(int, "Seed of phantom, split, parameters, training and draws.", 0, 2**31 - 1),
+    "phantom.subjects": Key(int, "Phantom subjects to make if `data.folder` is empty; 0: none.", 0),
+    "phantom.shape": Key(tuple, "Voxels of each phantom subject.", 3, 3, item=Key(int, "", 1)),
+    "data.folder": Key(str, "Folder of your subjects; empty for the phantom's."),
+    "data.layout": Key(str, "File names: auto, brats, brats23, msd, ixi, bids or flat."),
+    "data.pattern": Key(str, "File names of flat, like `{subject}/{subject}-{modality}.nii.gz`."),
+    "data.entities": Key(
+        tuple, "BIDS entities that choose a scan, like `run-1`.", 0, item=Key(str)
+    ),
+    "data.mask": Key(str, "Brain masks' word in place of the modality; empty: what is not 0."),
+    "data.modalities": Key(tuple, "Modalities in the order of channels.", 2, 8, item=Key(str)),
+    "data.split": Key(
+        tuple,
+        "Parts of the subjects for training, validation and test.",
+        3,
+        3,
+        item=Key(int, "", 0),
+    ),
+    "data.grid": Key(
+        tuple, "Rows and columns of the slices that the network sees.", 2, 2, item=Key(int, "", 1)
+    ),
+    "data.spacing": Key(float, "Pixel size in mm to resample to; 0 does not resample.", 0, 100),
+    "data.min_brain_fraction": Key(
+        float, "Least share of the grid that is brain, in slices to train on.", 0, 1
+    ),
+    "data.labels": Key(bool, "Store the tumour segmentations with the slices."),
+    "data.flip": Key(bool, "Flip left and right at random in training."),
+    "data.image_std": Key(float, "Standard deviation of clean images, with background.", 1e-3, 1e3),
+    "data.processes": Key(int, "Processes that make the phantom and read scans.", 1),
+    "sde.name": Key(str, "The forward process: vp, sub_vp, ve or cosine."),
+    "sde.beta_min": Key(float, "Noise rate at t = 0 of vp and sub_vp.", 1e-6),
+    "sde.beta_max": Key(float, "Noise rate at t = 1 of vp and sub_vp.", 1e-6),
+    "sde.sigma_min": Key(float, "Lowest noise level of ve.", 1e-6),
+    "sde.sigma_max": Key(float, "Highest noise level of ve.", 1e-6),
+    "sde.noise_level_max": Key(float, "Highest noise level of cosine.", 1.0, 1e4),
+    "missingness.keep_one_seen": Key(bool, "Never let all modalities be missing in training."),
+    "missingness.size_probabilities": Key(str, "P(1, 2, ... missing), like `0.7,0.3`; or uniform."),
+    "missingness.patterns_per_image": Key(
+        int, "Missing patterns of each image in a training step.", 1
+    ),
+    "network.widths": Key(
+        tuple, "Channels of each U-Net level; multiples of 32.", 1, 8, item=Key(int, "", 1)
+    ),
+    "network.blocks": Key(
+        tuple, "Residual blocks of each level, on either side.", 1, 8, item=Key(int, "", 1)
+    ),
+    "network.patch": Key(int, "Pixels a side that the U-Net takes as one position.", 1, 16),
+    "network.attention_max_grid": Key(int, "Attention on grids up to this side; 0: none.", 0, 24),
+    "network.pixel_width": Key(int, "Channels of the layers at full resolution.", 1),
+    "network.pixel_layers": Key(int, "Layers at full resolution.", 1),
+    "network.context_channels": Key(int, "Channels from the U-Net to full resolution.", 1),
+    "network.conditioning": Key(
+        str, "Where time and pattern enter: both, or decoder as in the paper."
+    ),
+    "network.neighbour_slices": Key(int, "Slices of the seen modalities on either side.", 0, 8),
+    "network.predict_variance": Key(bool, "Predict the squared error of the mean too."),
+    "network.dtype": Key(str, "Type of activations: float32 or bfloat16."),
+    "loss.weighting": Key(str, "Over time: paper, std2, likelihood, edm, conditional or min_snr."),
+    "loss.posterior_std": Key(
+        float, "Standard deviation of missing images, for weighting conditional.", 1e-4
+    ),
+    "loss.uniform_fraction": Key(
+        float, "Share of times drawn uniformly in t; 1 is the paper's.", 0, 1
+    ),
+    "loss.log_sigma_mean": Key(float, "Mean of ln(noise level) at the other times."),
+    "loss.log_sigma_std": Key(float, "Standard deviation of ln(noise level) there.", 1e-3),
+    "loss.sigma_min": Key(float, "Lowest noise level in training.", 1e-6, 1.0),
+    "loss.mean_fraction": Key(
+        float, "Share of a batch that trains the mean (the MMSE token).", 0, 1
+    ),
+    "loss.mean_weight": Key(float, "Weight of the loss of the mean.", 0),
+    "train.steps": Key(int, "Training steps.", 1),
+    "train.batch": Key(int, "Slices in a step, over all devices.", 1),
+    "train.accumulate": Key(int, "Microbatches in a step.", 1),
+    "train.remat": Key(
+        tuple, "Of each level: recompute it for gradients, to save memory.", 1, 8, item=Key(bool)
+    ),
+    "train.learning_rate": Key(float, "Highest learning rate.", 0),
+    "train.schedule": Key(str, "Learning rate after the warm-up: cosine or constant."),
+    "train.warmup": Key(int, "Steps of the warm-up.", 0),
+    "train.clip": Key(float, "Highest norm of the gradient.", 1e-9),
+    "train.ema_decay": Key(float, "Decay of the averaged weights in a step.", 0, 1),
+    "train.save_every": Key(int, "Steps between checkpoints.", 1),
+    "train.keep_checkpoints": Key(int, "Checkpoints to keep.", 1),
+    "train.log_every": Key(int, "Steps between records of the log.", 1),
+    "train.max_nonfinite": Key(int, "Steps in a row without a finite loss that end the run.", 1),
+    "study.methods": Key(
+        tuple,
+        "Beside the mm-CSN: regression, mm-gan, hi-net, mm-syn, ucdgan, cocagan.",
+        0,
+        6,
+        item=Key(str),
+    ),
+    "study.width_scale": Key(
+        tuple,
+        "Of each method: share of its published channels.",
+        0,
+        6,
+        item=Key(float, "", 1e-3, 4),
+    ),
+    "study.lr_scale": Key(
+        tuple,
+        "Of each method: factor on its published learning rates.",
+        0,
+        6,
+        item=Key(float, "", 1e-3, 1e3),
+    ),
+    "study.patterns_per_image": Key(
+        tuple,
+        "Of each method: missing patterns of each image in a step.",
+        0,
+        6,
+        item=Key(int, "", 1),
+    ),
+    "study.cocagan_input": Key(str, "The one modality that cocagan sees; empty for all."),
+    "study.budget": Key(str, "What all methods get equally: images or seconds."),
+    "study.segmenter_steps": Key(int, "Training steps of the segmentation network; 0: none.", 0),
+    "study.gallery_slices": Key(int, "Slices of each of two subjects in the report.", 1),
+    "study.show_paper": Key(bool, "Show the paper's Table 1 beside ours, for the same data."),
+    "evaluate.algorithm1_steps": Key(int, "Steps of the paper's Algorithm 1.", 1),
+    "evaluate.sampler_steps": Key(int, "Steps of the other samplers.", 1),
+    "evaluate.sigma_min": Key(float, "Noise level at which samplers end.", 1e-6),
+    "evaluate.warm_start_sigma": Key(
+        float, "Noise level at which warm starts from the mean.", 1e-6
+    ),
+    "evaluate.draws": Key(int, "Draws for each missing pattern, to measure calibration.", 2),
+    "evaluate.draw_subjects": Key(
+        int, "Subjects of validation and of test with draws; 0 for all.", 0
+    ),
+    "evaluate.draw_slices": Key(int, "Slices of each of them; 0 for all scored slices.", 0),
+    "evaluate.slab_slices": Key(int, "Neighbouring slices, for consistency across slices.", 2),
+    "evaluate.slab_subjects": Key(int, "Subjects of each split for that; 0 for all.", 0),
+    "evaluate.microbatch": Key(int, "Slices in one network evaluation, over all devices.", 1),
+    "evaluate.algorithm1_subjects": Key(int, "Test subjects for Algorithm 1; 0 for all.", 0),
+    "evaluate.algorithm1_slices": Key(int, "Slices of each of them; 0 for all scored slices.", 0),
+    "evaluate.ridge_penalty": Key(float, "Penalty of the ridge baselines.", 0),
 }
 
-ITEMS: dict[str, Rule] = {  # what stands in a tuple
-    "phantom.shape": (int, 1, ANY),
-    "data.modalities": (str, ANY, ANY),
-    "data.entities": (str, ANY, ANY),
-    "data.split": (int, 0, ANY),
-    "data.grid": (int, 1, ANY),
-    "network.widths": (int, 1, ANY),
-    "network.blocks": (int, 1, ANY),
-    "train.remat": (bool, ANY, ANY),
-    "study.methods": (str, ANY, ANY),
-    "study.width_scale": (float, 1e-3, 4),
-    "study.lr_scale": (float, 1e-3, 1e3),
-    "study.patterns_per_image": (int, 1, ANY),
-}
-
-# What weights were made for, and what a continued run must not change beside that.
+# Beginnings of the keys that weights depend on, and that a resumed run may not change.
 IMAGE_KEYS = ("data.modalities", "data.grid", "data.image_std", "data.spacing")
 NETWORK_KEYS = ("network.", "sde.", *IMAGE_KEYS)
 SLICE_KEYS = ("data.split", "data.labels", "data.mask", "data.min_brain_fraction", "data.flip")
 TASK_KEYS = ("missingness.", "loss.", "train.batch")
 RUN_KEYS = (*NETWORK_KEYS, "seed", *SLICE_KEYS, *TASK_KEYS)
-# Of a method that has a network and a loss of its own.
-FELLOW_KEYS = (*IMAGE_KEYS, "seed", *SLICE_KEYS, "missingness.", "train.batch")
-THINGS = {NETWORK_KEYS: "network", SLICE_KEYS: "choice of slices", TASK_KEYS: "task"}
+# Of a published method, which has its network and its loss.
+METHOD_KEYS = (*IMAGE_KEYS, "seed", *SLICE_KEYS, "missingness.", "train.batch")
+PARTS = {NETWORK_KEYS: "network", SLICE_KEYS: "choice of slices", TASK_KEYS: "task"}
 
-WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+KIND_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 
 def check_fields(fields: dict) -> None:
-    """Raises InputError, naming the key, unless a config's fields match SCHEMA.
-
-    `fields` is a dict of sections of values. Lengths of tuples have the range.
-    """
+    """Raises InputError, naming the key, unless `fields`, sections of values, match SCHEMA."""
     flat = dict(_flatten(fields))
     for key in flat:
         if key not in SCHEMA:
             hint = did_you_mean(key, SCHEMA)
             raise InputError(f"config.{key} does not exist{hint}: remove it.")
-    for key, rule in SCHEMA.items():
-        if key not in flat:
-            raise InputError(f"config.{key} is missing: the config must set it.")
-        _check(key, flat[key], *rule)
-    for key, rule in ITEMS.items():
-        for place, item in enumerate(flat[key]):
-            _check(f"{key}[{place}]", item, *rule)
+    for name, key in SCHEMA.items():
+        if name not in flat:
+            raise InputError(f"config.{name} is missing: the config must set it.")
+        _check(name, flat[name], key)
+        for index, item in enumerate(flat[name] if key.item else ()):
+            _check(f"{name}[{index}]", item, key.item)
 
 
-def check_same(fields: dict, made: dict, where: str, keys: tuple[str, ...]) -> None:
-    """Raises InputError, naming the key, if a config's `fields` differ from those that
-    the checkpoint in `where` was `made` with, under any key that begins with `keys`."""
-    asked, had = dict(_flatten(fields)), dict(_flatten(made))
-    for key in asked:
-        if key.startswith(keys) and asked[key] != had.get(key):
-            named = (word for own, word in THINGS.items() if key.startswith(own))
-            thing = next(named, key)
+def check_same(fields: dict, saved: dict, where: str, keys: tuple[str, ...]) -> None:
+    """Raises InputError, naming the key, if a config's `fields` differ from the `saved`
+    ones of the checkpoint in `where`, in any key that starts with one of `keys`."""
+    wanted, found = dict(_flatten(fields)), dict(_flatten(saved))
+    for key in wanted:
+        if key.startswith(keys) and wanted[key] != found.get(key):
+            part = next((name for prefix, name in PARTS.items() if key.startswith(prefix)), key)
             raise InputError(
-                f"{where} was trained with another {thing}: its config.{key} is "
-                f"{had.get(key)!r}, and yours is {asked[key]!r}; use that one or a new "
+                f"{where} was trained with another {part}: its config.{key} is "
+                f"{found.get(key)!r}, and yours is {wanted[key]!r}; use that one or a new "
                 "--workdir."
             )
 
 
-def _flatten(fields: dict, above: str = "") -> list[tuple[str, object]]:
+def range_text(key: Key) -> str:
+    """Returns the range of a key, "at least 1" or "0 to 1"; "" where there is none."""
+    if key.least is None:
+        return ""
+    return f"at least {key.least}" if key.most is None else f"{key.least} to {key.most}"
+
+
+def _flatten(fields: dict, prefix: str = "") -> list[tuple[str, object]]:
     pairs = []
     for name, value in fields.items():
         if isinstance(value, dict):
-            pairs += _flatten(value, f"{above}{name}.")
+            pairs += _flatten(value, f"{prefix}{name}.")
         else:
-            pairs.append((f"{above}{name}", value))
+            pairs.append((f"{prefix}{name}", value))
     return pairs
 
 
-def _check(key: str, value: object, kind: type, least: float | None, most: float | None) -> None:
-    allowed = {float: (int, float), tuple: (tuple, list)}.get(kind, (kind,))
-    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
-        wanted = WORDS.get(kind, "a tuple, like (1, 2)")
-        raise InputError(f"config.{key} is {value!r}; wanted {wanted}.")
-    size = len(value) if kind is tuple else value
-    if (least is not None and not size >= least) or (most is not None and not size <= most):
-        what = "length" if kind is tuple else "value"
-        bounds = f"at least {least}" if most is None else f"{least} to {most}"
-        raise InputError(f"config.{key} is {value!r}; wanted a {what} of {bounds}.")
+def _check(name: str, value: object, key: Key) -> None:
+    allowed = {float: (int, float), tuple: (tuple, list)}.get(key.kind, (key.kind,))
+    if not isinstance(value, allowed) or (key.kind is not bool and isinstance(value, bool)):
+        wanted = KIND_NAMES.get(key.kind, "a tuple, like (1, 2)")
+        raise InputError(f"config.{name} is {value!r}; wanted {wanted}.")
+    size = len(value) if key.kind is tuple else value
+    too_small = key.least is not None and not size >= key.least
+    if too_small or (key.most is not None and not size <= key.most):
+        what = "length" if key.kind is tuple else "value"
+        raise InputError(f"config.{name} is {value!r}; wanted a {what} of {range_text(key)}.")
