@@ -12,10 +12,8 @@ from ummcsgm.reporting import figures
 from ummcsgm.reporting.figures import (
     RELIABILITY,
     RESEARCH_ONLY,
-    Curve,
     Panels,
     Preview,
-    Uncertainty,
     error_limit,
     thin_curve,
     training_curves_svg,
@@ -27,9 +25,14 @@ from ummcsgm.reporting.figures import (
     write_uncertainty,
 )
 
-CURVE = Curve(*map(np.array, ([1.0, 4.0], [4.0, 16.0], [1.0, 9.0], [9.0, 36.0])))
+
+def curve(*arrays):
+    return dict(zip(("expected", "measured", "low", "high"), map(np.array, arrays), strict=True))
+
+
+CURVE = curve([1.0, 4.0], [4.0, 16.0], [1.0, 9.0], [9.0, 36.0])
 NINTH = np.full(9, 1 / 9)
-SHARES = Curve(NINTH, np.arange(1, 10) / 45, np.arange(9) / 45, np.arange(2, 11) / 45)
+SHARES = curve(NINTH, np.arange(1, 10) / 45, np.arange(9) / 45, np.arange(2, 11) / 45)
 
 
 @pytest.fixture
@@ -40,16 +43,19 @@ def drawn(monkeypatch):
     return found
 
 
-def uncertainty(label="T1", error=12.0):
+def uncertainty(*errors):
+    """A modality for each error of the mean."""
     truth = np.zeros((30, 20))
     truth[5:25, 4:16] = 100.0
     truth[20:24, 12:15] = 181.0  # anterior and on the patient's right
-    draws = np.stack([truth + 1, truth + 5, truth])
-    return Uncertainty(label, truth, truth - error, draws, np.where(truth > 0, 4.0, 0.0))
+    images = {"truth": truth, "draws": np.stack([truth + 1, truth + 5, truth])}
+    images["sd"] = np.where(truth > 0, 4.0, 0.0)
+    images = {name: np.stack([image] * len(errors)) for name, image in images.items()}
+    return images | {"mean": np.stack([truth - error for error in errors])}
 
 
 def test_reliability_is_of_roots_with_the_diagonal_and_no_root_below_0(drawn):
-    below = Curve(CURVE.expected, np.array([-1.0, 4.0]), *[np.array([-2.0, 4.0])] * 2)
+    below = curve([1.0, 4.0], [-1.0, 4.0], [-2.0, 4.0], [-2.0, 4.0])
     write_reliability("unused", {"T1": CURVE, "T2": below}, "grey levels", RELIABILITY)
     (axes,) = drawn[0].axes
     line, _, (bars,) = axes.containers[0].lines
@@ -64,7 +70,7 @@ def test_reliability_is_of_roots_with_the_diagonal_and_no_root_below_0(drawn):
 
 
 def test_rank_histograms_are_relative_to_calibrated_draws_on_one_scale(drawn):
-    write_rank_histograms("unused", {"T1": SHARES, "FLAIR": Curve(NINTH, NINTH, NINTH, NINTH)})
+    write_rank_histograms("unused", {"T1": SHARES, "FLAIR": curve(*[NINTH] * 4)})
     first, second = drawn[0].axes
     np.testing.assert_allclose([bar.get_height() for bar in first.patches], np.arange(1, 10) / 5)
     np.testing.assert_allclose([bar.get_height() for bar in second.patches], 1)
@@ -76,11 +82,12 @@ def test_rank_histograms_are_relative_to_calibrated_draws_on_one_scale(drawn):
 
 
 def test_rows_of_uncertainty_have_one_scale_as_a_radiologist_sees_them(drawn):
-    rows = [uncertainty("T1 of BraTS-GLI-00123"), uncertainty("T2", 29.0)]
-    write_uncertainty("unused", rows)
+    images = uncertainty(12.0, 29.0)
+    write_uncertainty("unused", ["T1 of BraTS-GLI-00123", "T2"], images)
     tiles = [axes.images[0] for axes in drawn[0].axes[:7]]
-    row, error = rows[0], np.full((30, 20), 12.0)
-    for tile, image in zip(tiles, [row.truth, row.mean, *row.draws, row.sd, error], strict=True):
+    truth, mean, draws, sd = (images[name][0] for name in ("truth", "mean", "draws", "sd"))
+    error = np.full((30, 20), 12.0)
+    for tile, image in zip(tiles, [truth, mean, *draws, sd, error], strict=True):
         np.testing.assert_array_equal(tile.get_array(), image[::-1, ::-1])
     assert np.argwhere(tiles[0].get_array() == 181.0).min(0).tolist() == [6, 5]
     assert [tile.get_cmap().name for tile in tiles] == ["gray"] * 5 + ["inferno"] * 2
@@ -114,7 +121,7 @@ def test_pngs_fit_their_captions_which_say_that_they_are_for_research(tmp_path, 
     monkeypatch.setattr(figures, "_save", lambda *a: (found.append(a[0]), save(*a)))
     write_reliability(tmp_path / "a.png", {"T1": CURVE}, "grey levels", RELIABILITY)
     write_rank_histograms(tmp_path / "b.png", {"T1": SHARES})
-    write_uncertainty(tmp_path / "new" / "c.png", [uncertainty()])
+    write_uncertainty(tmp_path / "new" / "c.png", ["T1"], uncertainty(12.0))
     write_coronal(tmp_path / "d.png", {"T1": np.ones((4, 12, 20))}, [*"abcd"], 1.0)
     preview = Preview("P1", ("T1", "T2"), np.ones((2, 30, 20)), (False, True))
     write_preview(tmp_path / "e.png", preview)
@@ -127,7 +134,7 @@ def test_pngs_fit_their_captions_which_say_that_they_are_for_research(tmp_path, 
         box = caption.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
     pixels = np.round(imread(tmp_path / "new/c.png")[..., :3] * 255).astype(int)
-    tile = pixels[figures.TOP - 26 :, figures.LEFT - 82 :][:240, :160]  # the truth, 8 times
+    tile = pixels[figures.SMALL_TOP :, figures.SMALL_LEFT :][:240, :160]  # the truth, 8 times
     mark = (tile[40:100] == 181).all(-1)
     assert mark.sum() == 4 * 3 * 8 * 8  # enlarged by a whole factor and nothing else
     assert (tile == 100).all(-1).sum() > (20 * 12 - 4 * 3) * 8 * 8 - 400  # R and L

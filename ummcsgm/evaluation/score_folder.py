@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
-import io
 import json
 import math
 import os
@@ -30,6 +28,8 @@ from ummcsgm.data.layouts.layout import CONTRASTS, Layout, Subject, contrast_of
 from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.evaluation.protocols import PROFILES
 from ummcsgm.evaluation.score_subject import Prediction, Scores, score_subject
+from ummcsgm.reporting.document import Bullets, Document, write_markdown
+from ummcsgm.reporting.tables import Table, write_csv
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
 from ummcsgm.utils.console import print_table
@@ -274,16 +274,13 @@ def write_scores(folder: Path, scores: Scores, summary: list[dict], notes: list[
     }
     text = json.dumps(json_without_nan(content, str), indent=1)
     write_atomic(folder / "scores.json", text)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(scores.rows)
-    write_atomic(folder / "scores.csv", file.getvalue())
-    table = [TABLE_COLUMNS, ["---"] * len(TABLE_COLUMNS), *_table_rows(summary)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in table]
-    lines += ["", *[f"- {sentence}" for sentence in [*scores.failures, *notes]], ""]
-    lines += [f"**{profile.name}**: {profile.text}\n" for profile in PROFILES]
-    write_atomic(folder / "scores.md", "\n".join(lines))
+    write_csv(folder / "scores.csv", scores.rows, COLUMNS)
+    blocks = (
+        Table("", TABLE_COLUMNS, _table_rows(summary), label_columns=len(TABLE_COLUMNS)),
+        Bullets((*scores.failures, *notes)),
+        Bullets(tuple(f"{profile.name}: {profile.text}" for profile in PROFILES)),
+    )
+    write_markdown(folder / "scores.md", Document("Scores", blocks))
 
 
 def _group(row: dict) -> tuple:

@@ -93,7 +93,7 @@ class Document:
 
     title: str
     opening: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[Section, ...] = ()
     subtitle: str = ""
 
 

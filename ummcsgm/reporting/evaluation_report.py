@@ -15,9 +15,7 @@ from ummcsgm.reporting.figures import (
     PREDICTED,
     RELIABILITY,
     RESEARCH_ONLY,
-    Curve,
     Panels,
-    Uncertainty,
     write_coronal,
     write_figure,
     write_rank_histograms,
@@ -29,7 +27,6 @@ from ummcsgm.reporting.tables import (
     NONE,
     Table,
     distinct,
-    make_table,
     several_missing_tables,
     single_missing_tables,
     write_csv,
@@ -159,24 +156,19 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
     write_markdown(folder / "calibration.md", _calibration_document(evaluation))
     for version in (*VERSIONS, "predicted"):
         suffix = "" if version == "raw" else f"_{version}"
-        curves, ranks = (
-            {m: Curve(**c) for m, c in evaluation["curves"][kind].get(version, {}).items()}
-            for kind in ("reliability", "ranks")
-        )
-        if any(np.any(curve.expected) for curve in curves.values()):
+        curves = evaluation["curves"]["reliability"][version]
+        if any(np.any(curve["expected"]) for curve in curves.values()):
             caption = PREDICTED if version == "predicted" else RELIABILITY
             write_reliability(folder / f"reliability{suffix}.png", curves, "grey levels", caption)
+        ranks = evaluation["curves"]["ranks"].get(version)
         if ranks:
             write_rank_histograms(folder / f"ranks{suffix}.png", ranks)
-    for arrays in list(evaluation["pictures"].values())[:1]:
-        images = [arrays[name] for name in ("truth", "mean", "draws", "sd")]
-        shown = [
-            Uncertainty(modality, *(image[m] for image in images))
-            for m, modality in enumerate(evaluation["modalities"])
-            if arrays["truth"][m].any()
-        ]
-        if shown:
-            write_uncertainty(folder / "uncertainty.png", shown)
+    for images in list(evaluation["pictures"].values())[:1]:
+        scanned = images["truth"].any(axis=(1, 2))
+        modalities = [name for name, m in zip(evaluation["modalities"], scanned, strict=True) if m]
+        if modalities:
+            images = {name: array[scanned] for name, array in images.items()}
+            write_uncertainty(folder / "uncertainty.png", modalities, images)
 
 
 def _calibration_document(evaluation: dict) -> Document:
@@ -235,7 +227,7 @@ def _calibration_section(modality: str, rows: list[dict], fit: dict | None) -> S
     if any(row["energy"] is not None for row in rows):
         columns["energy score"] = lambda row: _optional(row["energy"], ".3f")
     lines = [[print_value(row) for print_value in columns.values()] for row in rows]
-    blocks.append(make_table("", columns, lines, label_columns=2))
+    blocks.append(Table("", columns, lines, label_columns=2))
     single = [row for row in rows if row["missing"] == modality]
     if single:
         blocks.append(_law_table(single))
@@ -253,7 +245,7 @@ def _law_table(rows: list[dict]) -> Table:
         if error > 0 and first > 0:
             gap = f"{10 * np.log10(first / error):.2f} dB"
         lines.append([row["version"], f"{error:.2f}", *errors, gap])
-    return make_table("", columns, lines)
+    return Table("", columns, lines)
 
 
 def _predicted_variance_section(rows: list[dict]) -> Section:
@@ -272,7 +264,7 @@ def _predicted_variance_section(rows: list[dict]) -> Section:
         )
         for row in rows
     ]
-    table = make_table("", columns, lines, label_columns=2)
+    table = Table("", columns, lines, label_columns=2)
     return Section("The predicted variance", (Paragraph(text), table))
 
 
@@ -343,7 +335,7 @@ def _coherence_document(facts: dict, records: list[dict], shown: list[str]) -> D
             for row in facts["summaries"]
             if row["modality"] == modality
         ]
-        sections.append(Section(modality, (make_table("", columns, lines),)))
+        sections.append(Section(modality, (Table("", columns, lines),)))
     notes = ["The law of each single slice is the same at any rho."]
     if "rho" in facts:
         tried = ", ".join(f"{lag:.3f} at {rho:g}" for rho, lag in facts["draws"])

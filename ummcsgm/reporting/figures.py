@@ -27,12 +27,14 @@ MARK = "ummcsgm"  # in a preview's metadata: a file with it may be overwritten
 DPI = 150
 TILE = 150  # pixels: the least width of a slice
 TOP, LEFT, RIGHT, LINE = 66, 232, 124, 20  # pixels: titles, labels, colour bar, a caption's line
+SMALL_TOP, SMALL_LEFT = 40, 150  # pixels: for column titles and modalities alone
 GAP, METHOD_GAP, SUBJECT_GAP = 3, 12, 18  # pixels between tiles
 MARGIN = 3  # pixels of background left around the brains
 SIDE = 3.0  # inches: the side of a plot
 CURVE_SIZE = (340, 210)  # units of the viewBox of a training curve
 CURVE_POINTS = 300  # a longer curve is shown as the means of so many parts
 CURVE_COLOURS = 6  # the variables --kind0 to --kind5 of report.css
+Curve = dict[str, Array]  # "expected", "measured", and its interval, "low" and "high": [n] each
 RIGHT_IS_LEFT = "Radiological convention: the patient's right (R) is on the left. " + RESEARCH_ONLY
 FIGURE2 = (
     "In each column that modality is missing and the others are given. Every image has "
@@ -100,30 +102,6 @@ class Preview:
     modalities: tuple[str, ...]
     images: Array
     synthetic: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Points with intervals: [n] arrays, each interval from `low` to `high`."""
-
-    expected: Array
-    measured: Array
-    low: Array
-    high: Array
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """A slice of one modality with its draws: arrays [H, W] in grey levels 0 to 255.
-
-    `draws` is [n, H, W]: those to be shown. `sd` is comparable with |truth - mean|.
-    """
-
-    label: str
-    truth: Array
-    mean: Array
-    draws: Array
-    sd: Array
 
 
 def check_preview(path: Path) -> None:
@@ -203,21 +181,26 @@ def write_figure(path: Path, panels: Panels) -> None:
     _save(figure, path)
 
 
-def write_uncertainty(path: Path, rows: Sequence[Uncertainty]) -> None:
-    """Writes a PNG: a row each of truth, mean, draws, sd and absolute error."""
-    maps = [np.stack([row.sd, np.abs(row.truth - row.mean)]) for row in rows]
-    limit = error_limit(np.stack([row.truth for row in rows]), list(np.stack(maps, axis=1)))
-    draws = [f"draw {k + 1}" for k in range(len(rows[0].draws))]
-    titles = ["truth", "mean of draws", *draws, "sd of draws", "|error| of mean"]
+def write_uncertainty(path: Path, modalities: Sequence[str], images: dict[str, Array]) -> None:
+    """Writes a PNG: for each modality a row of truth, mean, draws, sd and absolute error.
+
+    Images are in grey levels, [M, H, W]; `draws` are [M, n, H, W]. `sd` is comparable with
+    |truth - mean|.
+    """
+    truth, mean, draws, sd = (images[name] for name in ("truth", "mean", "draws", "sd"))
+    error = np.abs(truth - mean)
+    limit = error_limit(truth, [sd, error])
+    names = [f"draw {k + 1}" for k in range(draws.shape[1])]
+    titles = ["truth", "mean of draws", *names, "sd of draws", "|error| of mean"]
     figure, axes = _tile_figure(
-        len(rows), len(titles), rows[0].truth.shape, UNCERTAINTY, left=LEFT - 82, top=TOP - 26
+        len(truth), len(titles), truth.shape[1:], UNCERTAINTY, left=SMALL_LEFT, top=SMALL_TOP
     )
-    for tiles, row, (sd, error) in zip(axes, rows, maps, strict=True):
-        for tile, image in zip(tiles, [row.truth, row.mean, *row.draws], strict=False):
+    for m, (tiles, modality) in enumerate(zip(axes, modalities, strict=True)):
+        for tile, image in zip(tiles, [truth[m], mean[m], *draws[m]], strict=False):
             _show(tile, image, "gray", 255)
-        _show(tiles[-2], sd, "inferno", limit)
-        _show(tiles[-1], error, "inferno", limit)
-        _label_row(tiles[0], row.label, 12)
+        _show(tiles[-2], sd[m], "inferno", limit)
+        _show(tiles[-1], error[m], "inferno", limit)
+        _label_row(tiles[0], modality, 12)
     _title_columns(axes[0], titles)
     _mark_sides(axes[0, 0])
     _add_colour_bar(figure, axes[0, -1], axes[-1, -1], "sd and |error|, grey levels")
@@ -235,7 +218,7 @@ def write_coronal(
     factor = max(1, round(2 * TILE / width))
     shape = (max(1, round(factor * depth * slice_thickness)), factor * width)
     figure, axes = _tile_figure(
-        len(rows), len(titles), shape, CORONAL, left=LEFT - 82, top=TOP - 26, tile=shape[1]
+        len(rows), len(titles), shape, CORONAL, left=SMALL_LEFT, top=SMALL_TOP, tile=shape[1]
     )
     for tiles, (label, images) in zip(axes, rows.items(), strict=True):
         for tile, image in zip(tiles, images, strict=True):
@@ -254,11 +237,11 @@ def write_reliability(path: Path, curves: dict[str, Curve], unit: str, caption: 
     """
     figure, (axes,) = _plot_figure(1, caption, 1.5 * SIDE)
     for number, (label, curve) in enumerate(curves.items()):
-        x, y = _root(curve.expected), _root(curve.measured)
-        bars = np.stack([y - _root(curve.low), _root(curve.high) - y]).clip(0)
+        x, y = _root(curve["expected"]), _root(curve["measured"])
+        bars = np.stack([y - _root(curve["low"]), _root(curve["high"]) - y]).clip(0)
         style = dict(color=f"C{number}", marker="o", ms=4, lw=1.2, capsize=2)
         axes.errorbar(x, y, bars, label=label, **style)
-    ends = [v for c in curves.values() for v in (c.expected, c.measured, c.high)]
+    ends = [v for c in curves.values() for v in (c["expected"], c["measured"], c["high"])]
     far = 1.05 * float(_root(np.max(np.concatenate(ends))))
     axes.plot([0, far], [0, far], color="0.4", lw=1, ls="--", label="calibrated")
     axes.set(xlim=(0, far), ylim=(0, far), aspect="equal")
@@ -276,9 +259,9 @@ def write_rank_histograms(path: Path, histograms: dict[str, Curve]) -> None:
     figure, row = _plot_figure(len(histograms), RANKS, SIDE)
     highest = 1.25
     for axes, (label, shares) in zip(row, histograms.items(), strict=True):
-        count = len(shares.measured)
-        ranks, ratio = np.arange(count), shares.measured / shares.expected
-        low, high = shares.low / shares.expected, shares.high / shares.expected
+        count = len(shares["measured"])
+        ranks, ratio = np.arange(count), shares["measured"] / shares["expected"]
+        low, high = shares["low"] / shares["expected"], shares["high"] / shares["expected"]
         bars = np.stack([ratio - low, high - ratio]).clip(0)
         axes.bar(ranks, ratio, width=0.9, color="tab:blue", alpha=0.6)
         axes.errorbar(ranks, ratio, bars, fmt="none", ecolor="0.2", lw=1, capsize=2)
@@ -415,7 +398,7 @@ def _label_row(tile: Axes, label: str, letters: int) -> None:
 
 def _title_columns(tiles: Sequence[Axes], titles: Sequence[str]) -> None:
     for tile, title in zip(tiles, titles, strict=True):
-        tile.set_title(title, size=10, pad=4)
+        tile.set_title(title, size=9, pad=4)
 
 
 def _mark_sides(tile: Axes) -> None:

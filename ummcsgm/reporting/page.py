@@ -79,7 +79,7 @@ def make_report(studies: list[StudyResults]) -> Document:
     """Every section that the studies have something for."""
     comparable = tables.same_test_data(studies)
     blocks = {
-        "Table 1": [*tables.single_missing_tables(studies), *_method_notes(studies)],
+        "Table 1": [*tables.single_missing_tables(studies), *_notes(studies, _method_notes)],
         "More modalities missing": tables.several_missing_tables(studies),
         "Calibration of the predicted laws": tables.crps_tables(studies),
         "Significance": _by_study(studies if comparable else [], tables.significance_tables),
@@ -87,7 +87,7 @@ def make_report(studies: list[StudyResults]) -> Document:
         "Downstream segmentation": [
             *tables.dice_tables(studies),
             *_by_study(studies, tables.tumour_map_tables),
-            *_downstream_notes(studies),
+            *_notes(studies, lambda study: [(study.downstream or {}).get("note")]),
         ],
         "Figure 2": _by_study(studies, _slice_viewer),
         "Calibration plots": _by_study(
@@ -157,23 +157,15 @@ def _named(studies: list[StudyResults], study: StudyResults, text: str) -> str:
     return f"{study.name}: {text}" if len(studies) > 1 else text
 
 
-def _method_notes(studies: list[StudyResults]) -> list[Block]:
-    items = [
-        _named(studies, study, f"{method.get('title', method['name'])}: {method['note']}")
-        for study in studies
-        for method in study.methods
-        if method.get("note")
-    ]
+def _notes(studies: list[StudyResults], notes_of: Callable) -> list[Block]:
+    """A list of the (non-empty) notes of every study."""
+    items = [_named(studies, study, note) for study in studies for note in notes_of(study) if note]
     return [Bullets(tuple(items))] if items else []
 
 
-def _downstream_notes(studies: list[StudyResults]) -> list[Block]:
-    items = [
-        _named(studies, study, study.downstream["note"])
-        for study in studies
-        if study.downstream and study.downstream.get("note")
-    ]
-    return [Bullets(tuple(items))] if items else []
+def _method_notes(study: StudyResults) -> list[str]:
+    titles = study.titles()
+    return [f"{titles[m['name']]}: {m['note']}" for m in study.methods if m.get("note")]
 
 
 def _slice_viewer(study: StudyResults) -> list[Block]:

@@ -7,7 +7,7 @@ several studies.
 import csv
 import io
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,34 +45,23 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, column names, rows of cells, and notes below them.
+    """A caption, column names, rows of cells, and notes below them; a value that is no Cell is
+    printed as it is.
 
     The first `label_columns` hold words, the others numbers. A `folded` table is opened
     by the reader.
     """
 
     caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    notes: tuple[str, ...] = ()
+    columns: Collection[str]
+    rows: Iterable[Iterable[Any]]
+    notes: Sequence[str] = ()
     label_columns: int = 1
     folded: bool = False
 
-
-def make_table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    notes: Sequence[str] = (),
-    label_columns: int = 1,
-    folded: bool = False,
-) -> Table:
-    """A Table of rows of Cells or of values to print as they are."""
-    cells = tuple(
-        tuple(value if isinstance(value, Cell) else Cell(str(value)) for value in row)
-        for row in rows
-    )
-    return Table(caption, tuple(columns), cells, tuple(notes), label_columns, folded)
+    def __post_init__(self):
+        cells = [[v if isinstance(v, Cell) else Cell(str(v)) for v in row] for row in self.rows]
+        object.__setattr__(self, "rows", cells)
 
 
 def write_csv(path: Path, rows: Sequence[dict], columns: Sequence[str]) -> None:
@@ -210,7 +199,7 @@ def significance_tables(study: StudyResults) -> list[Table]:
         columns = ("method", "modality", "n", "difference", "95 % interval", "p", "Holm p")
         notes = [NEGATIVE_IS_BETTER] * (metric in LOWER_IS_BETTER) + [SIGNIFICANT]
         rows = [_test_row(row, titles) for row in tests]
-        tables.append(make_table(caption, columns, rows, notes, 2, metric != "psnr"))
+        tables.append(Table(caption, columns, rows, notes, 2, metric != "psnr"))
     return tables
 
 
@@ -237,7 +226,7 @@ def cost_tables(studies: list[StudyResults]) -> list[Table]:
         return []
     note = "GFLOP are of one forward pass of one slice as the method answers with it."
     labels = _label_columns(studies)
-    return [make_table("Costs", (*labels, *columns), rows, (note,), len(labels))]
+    return [Table("Costs", (*labels, *columns), rows, (note,), len(labels))]
 
 
 def tumour_map_tables(study: StudyResults) -> list[Table]:
@@ -264,7 +253,7 @@ def tumour_map_tables(study: StudyResults) -> list[Table]:
     skipped = max(row["skipped"] for row in rows)
     if skipped:
         notes.append(f"Dice is that of subjects with the region: up to {skipped} lack it.")
-    return [make_table(caption, columns, lines, notes, 3, True)]
+    return [Table(caption, columns, lines, notes, 3, True)]
 
 
 def loss_tables(studies: list[StudyResults]) -> list[Table]:
@@ -281,7 +270,7 @@ def loss_tables(studies: list[StudyResults]) -> list[Table]:
     labels = _label_columns(studies)
     columns = (*labels, "step", "first loss", "last loss", "lowest")
     note = "A loss compares a method with itself only: each has a loss of its own."
-    return [make_table("Training", columns, rows, (note,), len(labels))]
+    return [Table("Training", columns, rows, (note,), len(labels))]
 
 
 def facts_table(studies: list[StudyResults], facts: dict[str, list[Any]], caption: str) -> Table:
@@ -291,7 +280,7 @@ def facts_table(studies: list[StudyResults], facts: dict[str, list[Any]], captio
         (name, *(NONE if value is None else value for value in values))
         for name, values in facts.items()
     )
-    return make_table(caption, columns, rows, label_columns=len(columns))
+    return Table(caption, columns, rows, label_columns=len(columns))
 
 
 def number_missing(row: dict) -> int:
@@ -325,7 +314,7 @@ def _table_by_modality(
     complete = _complete_rows(rows, modalities) if len(modalities) > 1 else []
     lines = []
     for key in _method_order(studies, rows):
-        line = [Cell(label) for label in _label(studies, key)]
+        line: list[Any] = [*_label(studies, key)]
         for modality in modalities:
             cell = _compared_cell(studies, rows, key, modality)
             printed = paper.get((key[1], modality))
@@ -340,7 +329,7 @@ def _table_by_modality(
     note = f"Mean ± standard deviation over {subjects} subject{'s'[: subjects != '1']}."
     if paper:
         notes = (*notes, "Below a number, the paper's, of its own data and networks.")
-    return make_table(caption, columns, lines, (note, *notes), len(labels))
+    return Table(caption, columns, lines, (note, *notes), len(labels))
 
 
 def _table_by_size(studies: list[StudyResults], rows: Rows, caption: str, folded: bool) -> Table:
@@ -349,7 +338,7 @@ def _table_by_size(studies: list[StudyResults], rows: Rows, caption: str, folded
     for size in sorted({number_missing(row) for row in rows}):
         same_size = [row for row in rows if number_missing(row) == size]
         for key in _method_order(studies, same_size):
-            line = [Cell(label) for label in (str(size), *_label(studies, key))]
+            line: list[Any] = [size, *_label(studies, key)]
             for modality in modalities:
                 cell = _compared_cell(studies, same_size, key, modality)
                 own = [r for r in same_size if (r["method"], r["modality"]) == (key, modality)]
@@ -361,7 +350,7 @@ def _table_by_size(studies: list[StudyResults], rows: Rows, caption: str, folded
         "Means over the configurations with so many missing that the column is among; n is the "
         "number of answers in a mean."
     )
-    return make_table(caption, columns, lines, (note,), 1 + len(_label_columns(studies)), folded)
+    return Table(caption, columns, lines, (note,), 1 + len(_label_columns(studies)), folded)
 
 
 def _label(studies: list[StudyResults], key: Key) -> tuple[str, ...]:
