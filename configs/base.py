@@ -98,6 +98,7 @@ def get_config() -> ConfigDict:
             "evaluate": {
                 "algorithm1_steps": 1000,  # of the paper's Algorithm 1
                 "sampler_steps": 12,  # of the other samplers
+                "time_grid": "log_uniform",  # of the other samplers; or karras
                 "sigma_min": 0.01,  # noise level at which they end
                 "warm_start_sigma": 3.0,  # noise level at which `warm` starts from the mean
                 "draws": 8,  # of each missing pattern, to measure calibration

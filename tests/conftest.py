@@ -1,5 +1,7 @@
 """Two CPU devices and a small network for every test; a key used twice is an error."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,20 @@ from ummcsgm.models.mm_csn import MMCSN
 # Before any device is used: afterwards JAX refuses the first.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_configure(config):
+    """Compiled programs are kept in pytest's cache folder, for the next run and for the
+    processes that tests start."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not folder and hasattr(config, "cache"):
+        folder = os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update(
+        "jax_persistent_cache_min_compile_time_secs",
+        float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
+    )
 
 
 @pytest.fixture(scope="module")

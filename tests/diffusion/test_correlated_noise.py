@@ -37,7 +37,7 @@ def _noise(keys, slices, shape, rho):
 
 def _weights(monkeypatch, slices, rho):
     """[Z, innovations]: how much of each addressed innovation is in each slice."""
-    size = correlated_noise.SPAN * 2 + 1
+    size = correlated_noise.MAX_SPAN * 2 + 1
     with monkeypatch.context() as patch:
         patch.setattr(jax.random, "fold_in", lambda key, at: at)
         patch.setattr(jax.random, "normal", lambda at, shape, dtype: jax.nn.one_hot(at, size))
@@ -113,7 +113,7 @@ def test_the_dtype_of_the_images_is_kept():
 
 @pytest.mark.parametrize("rho", [-0.1, 1.01, float("nan")])
 def test_a_correlation_outside_0_and_1_is_refused(rho):
-    with pytest.raises(InputError, match="rho wants to be between 0 and 1"):
+    with pytest.raises(InputError, match="rho must be in"):
         ar1_noise(_keys(1), jnp.zeros((1, 2)), slices=[0], rho=rho)
 
 

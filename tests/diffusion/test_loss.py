@@ -157,7 +157,7 @@ def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
     model = ScoreModel(Network(), SDES["vp"], 0.4)
 
     def values(weighting, weight):
-        proposal = PLAIN._replace(token_weight=weight)
+        proposal = PLAIN._replace(mean_weight=weight)
         objective = Objective(EVERY, None, proposal, weighting, False)
         return dsm_and_variance_losses(model, None, objective, images, DSMInputs(*rows))[0]
 
@@ -379,16 +379,16 @@ def drawn(seed, batch, place):
 def test_an_eighth_of_the_rows_asks_for_the_mean_at_time_1():
     for seed in range(5):
         questions = drawn(seed, batch_of(48), jnp.arange(48))
-        assert int(questions.token.sum()) == 6
-        np.testing.assert_array_equal(questions.t[questions.token], 1)
-        assert np.all(questions.t[~questions.token] < 1)
+        assert int(questions.mean_query.sum()) == 6
+        np.testing.assert_array_equal(questions.t[questions.mean_query], 1)
+        assert np.all(questions.t[~questions.mean_query] < 1)
 
 
 def test_times_tokens_and_configurations_are_independent():
     """Over 300 batches: no correlation of size, time and token beyond chance."""
     seeds = jnp.arange(300)
     many = jax.jit(jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48))))(seeds)
-    size, token = many.scored.sum(axis=-1).ravel(), many.token.ravel()
+    size, token = many.scored.sum(axis=-1).ravel(), many.mean_query.ravel()
     rank = stats.rankdata(many.t.ravel())
     free = ~np.asarray(token)
     chance = 4.5 / np.sqrt(len(rank))
@@ -433,7 +433,7 @@ def test_what_was_never_scanned_is_missing_but_not_scored_and_padding_asks_nothi
 def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     paper = dataclasses.replace(
         OBJECTIVE,
-        weights=pattern_probabilities(ALL, ()),
+        probabilities=pattern_probabilities(ALL, ()),
         proposal=NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0),
         weighting=weigh_paper,
     )
@@ -446,7 +446,7 @@ def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     )(jnp.arange(100))
     rows = np.asarray(many.scored).reshape(-1, 4) @ 2 ** np.arange(4)
     np.testing.assert_array_equal(np.bincount(rows, minlength=16)[1:], 300)
-    assert not np.any(many.token)
+    assert not np.any(many.mean_query)
     earliest = float(SDES["vp"].time(jnp.float32(0.003)))
     law = stats.uniform(earliest, 1 - earliest)
     assert stats.kstest(np.asarray(many.t).ravel(), law.cdf).statistic < 0.02

@@ -28,7 +28,7 @@ from tiny_run import (
 from ummcsgm.cli import commands
 from ummcsgm.config import build
 from ummcsgm.config.courses import build_trainable
-from ummcsgm.distributed import devices, processes
+from ummcsgm.distributed import processes
 from ummcsgm.training import checkpoint, train
 from ummcsgm.types import InputError
 
@@ -87,7 +87,7 @@ def saved_steps(workdir):
 def straight(tmp_path_factory):
     """subjects/, tiny.py, and a whole study in run/ by two processes: stdout.txt."""
     root = tmp_path_factory.mktemp("job")
-    changes = {"save_every": EVERY, "log_every": LOGGED, "steps": STEPS, "keep": 99}
+    changes = {"save_every": EVERY, "log_every": LOGGED, "steps": STEPS, "keep_checkpoints": 99}
     changes["schedule"] = "constant"  # a shorter run is the beginning of a longer one
     config = tiny_config(
         write_subjects(root / "subjects"),
@@ -115,6 +115,7 @@ def begin(straight, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_all_processes_share_is_written_and_told_once(straight):
     run, said = straight / "run", (straight / "stdout.txt").read_text()
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().split("\n")[:-1]]
@@ -130,6 +131,7 @@ def test_what_all_processes_share_is_written_and_told_once(straight):
     assert "Traceback" not in said and "ummcsgm:" not in said
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_two_devices_of_one_do(straight, tmp_path):
     flags = ("--mode", "train", f"--config.train.steps={EVERY}")
     one = ("--config", straight / "tiny.py", "--workdir", tmp_path / "one")
@@ -159,6 +161,7 @@ def assert_close(one, other):
         np.testing.assert_allclose(a, b, rtol=ROUNDING, atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_a_killed_and_a_stopped_run_go_on_as_the_uninterrupted_one_bit_for_bit(
     straight, begin, tmp_path
 ):
@@ -189,6 +192,7 @@ def test_a_killed_and_a_stopped_run_go_on_as_the_uninterrupted_one_bit_for_bit(
     assert [start["step"] for start in starts] == [0, newest, last]
 
 
+@pytest.mark.slow
 def test_of_four_processes_three_end_when_the_first_is_killed(straight, begin, tmp_path):
     killed = begin(4)
     killed.signal_at(EVERY, 0, signal.SIGKILL)
@@ -201,6 +205,7 @@ def test_of_four_processes_three_end_when_the_first_is_killed(straight, begin, t
     )
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_to_the_very_files_of_one(straight, tmp_path):
     shutil.copytree(straight / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "evaluation")
@@ -215,6 +220,7 @@ def test_two_processes_evaluate_to_the_very_files_of_one(straight, tmp_path):
     assert fitted[0].read_text() == fitted[1].read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_complete_what_one_does_and_tell_of_their_own(straight, tmp_path):
     subjects = shutil.copytree(straight / "subjects", tmp_path / "subjects")
     (subjects / "LGG" / "P2" / "P2_flair.nii.gz").write_bytes(b"no scan")
@@ -233,16 +239,16 @@ def test_two_processes_complete_what_one_does_and_tell_of_their_own(straight, tm
 
 # Two processes of a few lines: what they do when things go wrong.
 LINES = """
-import sys, time
+import sys, time, jax
 from ummcsgm.distributed import devices, processes
 from ummcsgm.types import InputError
-processes.PATIENCE, processes.HEARTBEAT = 3, 3
-def verdict(error):
+processes.START_TIMEOUT, processes.HEARTBEAT_TIMEOUT = 3, 3
+def exit_code_of(error):
     if isinstance(error, InputError):
         print(f"ummcsgm: {error}", file=sys.stderr, flush=True)
         return 2
-with processes.joined(verdict, lambda: "all is kept"):
-    place = devices.part()[0]
+with processes.in_job(exit_code_of, lambda: "all is kept"):
+    index = processes.process_index_and_count()[0]
 """
 
 
@@ -269,15 +275,38 @@ def sentences(text):
 
 
 def test_an_error_in_one_process_ends_the_one_that_waits_for_it():
-    lines = "    if place: raise InputError('this host lacks a file')\n"
-    (waits, told), (failed, said) = run_lines(lines + "    devices.wait_for_all('x')")
+    lines = "    if index: raise InputError('this host lacks a file')\n"
+    (waits, told), (failed, said) = run_lines(lines + "    processes.barrier('x')")
     assert failed == 2 and sentences(said) == ["ummcsgm: this host lacks a file"]
-    assert waits == processes.LOST and len(sentences(told)) == 1
+    assert waits == processes.EXIT_PEER_LOST and len(sentences(told)) == 1
     assert "start the same command again, all is kept." in told
 
 
+@pytest.mark.parametrize("place", ["barrier", "allgather", "training loop"])
+def test_a_lost_peer_is_known_by_the_place_of_the_error(place):
+    """Whatever the text of the error says, and whichever collective raised it."""
+    lines = {
+        "barrier": "    processes.barrier('x')",
+        "allgather": "    processes.check_same_on_all(0, 'x')",
+        "training loop": "    with processes.abort_if_peer_lost():\n"
+        "        raise jax.errors.JaxRuntimeError('INTERNAL: a text nobody knows')",
+    }
+    lost = "    import os, time\n    if index: time.sleep(1); os._exit(9)\n"
+    (code, printed), (died, _) = run_lines(lost + lines[place])
+    assert died == 9 and code == processes.EXIT_PEER_LOST
+    assert len(sentences(printed)) == 1 and "Traceback" not in printed
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "ValueError", "jax.errors.JaxRuntimeError"])
+def test_an_error_of_ones_own_is_a_traceback_whatever_its_text(kind):
+    lines = f"    if index: raise {kind}('gloo: connection to the barrier is UNAVAILABLE')\n"
+    (waits, _), (failed, printed) = run_lines(lines + "    processes.barrier('x')")
+    assert failed == 1 and "Traceback" in printed and not sentences(printed)
+    assert waits == processes.EXIT_PEER_LOST
+
+
 def test_processes_that_do_not_see_the_same_run_say_so():
-    results = run_lines("    devices.check_alike(place, 'they differ')\n")
+    results = run_lines("    processes.check_same_on_all(index, 'they differ')\n")
     for code, said in results:
         assert code == 2 and sentences(said) == ["ummcsgm: they differ"]
 
@@ -297,8 +326,8 @@ def test_a_port_that_is_taken_is_an_error_of_python():
             processes._join(wanted)
 
 
-def environment(port=8476, count="2", place="0"):
-    values = (f"127.0.0.1:{port}", count, place)
+def environment(port=8476, count="2", process_id="0"):
+    values = (f"127.0.0.1:{port}", count, process_id)
     return dict(zip(processes.NAMES, values, strict=True))
 
 
@@ -321,7 +350,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"}
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
         ({processes.CLUSTER: "gcetpu"}, {"cluster_detection_method": "gcetpu"}),
         (
-            environment(place="1"),
+            environment(process_id="1"),
             {
                 "coordinator_address": "127.0.0.1:8476",
                 "num_processes": 2,
@@ -340,7 +369,7 @@ def test_a_job_is_what_the_environment_names(given, wanted):
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES is set and JAX_COORDINATOR_AD"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES and JAX_PROCESS_ID is"),
-        (environment(place="2"), "which of them this is, from 0 on"),
+        (environment(process_id="2"), "which of them this is, from 0 on"),
         (environment(count="two"), "'two'"),
         (environment() | {"JAX_COORDINATOR_ADDRESS": "host"}, "HOST:PORT"),
     ],
@@ -350,6 +379,7 @@ def test_half_a_job_is_refused_in_a_sentence(given, sentence):
         processes.job_from_environment(given)
 
 
+@pytest.mark.slow
 def test_half_a_job_stops_the_command_but_not_the_doctor(straight, monkeypatch, capsys):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     assert run_main("--mode", "doctor", "--input", straight / "subjects") in (0, 1)
@@ -360,8 +390,8 @@ def test_half_a_job_stops_the_command_but_not_the_doctor(straight, monkeypatch, 
 
 def test_part_is_each_processs_own_and_refused_beside_it(monkeypatch):
     assert commands.parse_part(None) == (0, 1) and commands.parse_part("2/3") == (1, 3)
-    monkeypatch.setattr(devices, "process_index_and_count", lambda: (1, 4))
-    monkeypatch.setattr(devices, "is_multiprocess", lambda: True)
+    monkeypatch.setattr(processes, "process_index_and_count", lambda: (1, 4))
+    monkeypatch.setattr(processes, "is_multiprocess", lambda: True)
     assert commands.parse_part(None) == (1, 4)
     with pytest.raises(InputError, match="one of 4 processes .* leave out --part"):
         commands.parse_part("2/3")
@@ -370,9 +400,9 @@ def test_part_is_each_processs_own_and_refused_beside_it(monkeypatch):
 @pytest.mark.parametrize("place", range(3))
 def test_every_process_does_its_share_before_it_looks_at_the_others(monkeypatch, place):
     done = []
-    monkeypatch.setattr(devices, "process_index_and_count", lambda: (place, 3))
-    monkeypatch.setattr(devices, "barrier", lambda name: done.append(name))
-    assert devices.map_across_processes(lambda at: done.append(at) or 10 * at, 5) == [
+    monkeypatch.setattr(processes, "process_index_and_count", lambda: (place, 3))
+    monkeypatch.setattr(processes, "barrier", lambda name: done.append(name))
+    assert processes.map_across_processes(lambda at: done.append(at) or 10 * at, 5) == [
         0,
         10,
         20,
@@ -381,15 +411,15 @@ def test_every_process_does_its_share_before_it_looks_at_the_others(monkeypatch,
     ]
     shares = [[0, 3], [1, 4], [2]]
     others = [at for at in range(5) if at not in shares[place]]
-    assert done == [*shares[place], "what was divided", *others]
+    assert done == [*shares[place], "map_across_processes", *others]
 
 
 @pytest.mark.parametrize(("own", "order"), [(True, "do, wait"), (False, "wait, do")])
 def test_the_first_process_goes_before_the_others(monkeypatch, own, order):
     events = []
-    monkeypatch.setattr(devices, "is_main", lambda: own)
-    monkeypatch.setattr(devices, "barrier", lambda name: events.append("wait"))
-    assert devices.main_process_first(lambda: events.append("do") or 3) == 3
+    monkeypatch.setattr(processes, "is_main", lambda: own)
+    monkeypatch.setattr(processes, "barrier", lambda name: events.append("wait"))
+    assert processes.main_process_first(lambda: events.append("do") or 3) == 3
     assert ", ".join(events) == order
 
 

@@ -37,7 +37,7 @@ from ummcsgm.types import Estimate
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-TINY = {"widths": (32,), "blocks": (1,), "attention_at": 0, "patch": 4}
+TINY = {"widths": (32,), "blocks": (1,), "attention_max_grid": 0, "patch": 4}
 QUESTIONS = np.array([[1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 0, 1]], bool)
 UNKNOWN = np.tile(QUESTIONS, 3)[:, None, None]  # of stacks of 3 slices
 

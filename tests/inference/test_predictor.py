@@ -436,7 +436,12 @@ def test_batches_of_any_length_are_regrouped_as_soon_as_a_group_is_whole(lengths
 # Calibration.
 
 MODEL = types.SimpleNamespace(digest="abc")
-DRAWS = {"sampler_steps": 12, "sigma_min": 0.01, "warm_start_sigma": 3.0}
+DRAWS = {
+    "sampler_steps": 12,
+    "time_grid": "log_uniform",
+    "sigma_min": 0.01,
+    "warm_start_sigma": 3.0,
+}
 FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
 SAVED = {"parameters_sha256": "abc", "sampler": "warm", "fits": FITS, "rho": 0.625} | DRAWS
 

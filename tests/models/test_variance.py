@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 SINGLE = np.eye(4, dtype=bool)
 TINY = {"widths": (8,), "blocks": (0,), "attention_max_grid": 0, "patch": 4}
-TINY |= {"variance": True}
+TINY |= {"predict_variance": True}
 ASKED = SINGLE[:, None, None]
 STD, STEPS = 0.4, 300
 
@@ -181,7 +181,8 @@ def steps_of(network):
 def test_the_trunk_moves_bit_for_bit_as_without_the_head(make_network):
     """Though both are clipped: each by its own norm."""
     (ours, told), (theirs, plain) = (
-        steps_of(make_network(**TINY | {"variance": variance})) for variance in (True, False)
+        steps_of(make_network(**TINY | {"predict_variance": variance}))
+        for variance in (True, False)
     )
     for tree, other in ((ours.params, theirs.params), (ours.ema, theirs.ema)):
         own, trunk = dict(tree["params"]), other["params"]

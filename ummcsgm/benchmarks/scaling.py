@@ -64,7 +64,7 @@ def make_runs(config: Config, process_count: int) -> dict[str, Callable]:
 
 def seconds(work: Callable[[int], None], count: int) -> float:
     """How long `count` steps take, started by all processes at once."""
-    devices.barrier("a turn")
+    processes.barrier("a turn")
     start = time.perf_counter()
     work(count)
     return time.perf_counter() - start
@@ -75,14 +75,14 @@ def take_part(flags: argparse.Namespace) -> None:
     one writes the seconds of each turn to --json."""
     with processes.in_job(lambda error: None, lambda: "nothing is kept"):
         config = read_config(flags.config)
-        runs = make_runs(config, devices.process_index_and_count()[1])
+        runs = make_runs(config, processes.process_index_and_count()[1])
         for work in runs.values():
             seconds(work, 2)
         turns = [
             {name: seconds(work, flags.steps) for name, work in runs.items()}
             for _ in range(flags.repeats)
         ]
-        if devices.is_main():
+        if processes.is_main():
             flags.json.write_text(json.dumps(turns))
 
 

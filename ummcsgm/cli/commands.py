@@ -58,7 +58,7 @@ def _end_by_exception() -> None:
 
 
 def _run_on_devices(mode: str) -> bool:
-    from ummcsgm.distributed import devices
+    from ummcsgm.distributed import devices, processes
     from ummcsgm.utils import compilation_cache
 
     compilation_cache.enable_compilation_cache()
@@ -72,7 +72,7 @@ def _run_on_devices(mode: str) -> bool:
         folders = (FLAGS.input, FLAGS.output)
         return complete(workdir, config, folders, _completion_options(), parse_part(FLAGS.part))
     failed_methods = []
-    with devices.silence_nonmain():
+    with processes.silence_nonmain():
         if mode == "prepare":
             from ummcsgm.config.preparation import prepare
 
@@ -162,13 +162,13 @@ def _quantile_levels(words: list[str]) -> tuple[float, ...]:
 def parse_part(text: str | None) -> tuple[int, int]:
     """Returns (k - 1, n) of "k/n"; if it is None, this process's index and the number of
     processes of its job."""
-    from ummcsgm.distributed import devices
+    from ummcsgm.distributed import processes
 
     if text is None:
-        return devices.process_index_and_count()
-    if devices.is_multiprocess():
+        return processes.process_index_and_count()
+    if processes.is_multiprocess():
         raise InputError(
-            f"--part is {text!r}, and this is one of {devices.process_index_and_count()[1]} "
+            f"--part is {text!r}, and this is one of {processes.process_index_and_count()[1]} "
             "processes that take a part each: leave out --part."
         )
     found = re.fullmatch(r"(\d+)/(\d+)", text)

@@ -32,6 +32,7 @@ class EvaluationOptions:
     seed: int
     algorithm1_steps: int  # of Algorithm 1, and of every sampler on a uniform grid
     sampler_steps: int  # steps of the other samplers
+    time_grid: str  # the grid of the other samplers, one of TIME_GRIDS
     sigma_min: float  # the noise level at which they end
     warm_start_sigma: float  # the one at which `warm` begins
     draws: int  # of each question, to measure what is not known
@@ -50,6 +51,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
     check_fields(config.to_dict())
     build_model(config)
     build_objective(config)
+    build_evaluation_options(config)
     lookup("train.schedule", config.train.schedule, SCHEDULES)
     fields = config.train
     if fields.batch % (devices * fields.accumulate):
@@ -205,6 +207,7 @@ def build_train_options(config: ConfigDict) -> TrainOptions:
 
 def build_evaluation_options(config: ConfigDict) -> EvaluationOptions:
     """What evaluation asks and how much of it."""
+    _known("evaluate.time_grid", config.evaluate.time_grid, TIME_GRIDS)
     return EvaluationOptions(config.seed, **config.evaluate.to_dict())
 
 
@@ -297,5 +300,7 @@ SCHEDULES: dict[str, Callable] = {
     ),
 }
 
+
+TIME_GRIDS = ("log_uniform", "karras")
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -9,7 +9,7 @@ import numpy as np
 from ummcsgm.config import build_data
 from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.store import Store
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import processes
 from ummcsgm.types import Config
 from ummcsgm.utils.progress import progress_bar
 
@@ -22,7 +22,7 @@ def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, St
     Raises:
         InputError: the config or the data is wrong.
     """
-    return devices.main_process_first(functools.partial(_prepare, config, workdir))
+    return processes.main_process_first(functools.partial(_prepare, config, workdir))
 
 
 def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:

@@ -138,6 +138,7 @@ SCHEMA: dict[str, Key] = {
     "study.show_paper": Key(bool, "Show the paper's Table 1 beside ours, for the same data."),
     "evaluate.algorithm1_steps": Key(int, "Steps of the paper's Algorithm 1.", 1),
     "evaluate.sampler_steps": Key(int, "Steps of the other samplers.", 1),
+    "evaluate.time_grid": Key(str, "Time grid of the other samplers: log_uniform or karras."),
     "evaluate.sigma_min": Key(float, "Noise level at which samplers end.", 1e-6),
     "evaluate.warm_start_sigma": Key(
         float, "Noise level at which warm starts from the mean.", 1e-6

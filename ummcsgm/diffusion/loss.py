@@ -1,14 +1,13 @@
 """Eqs. 6-7: conditional denoising score matching, per example, on the missing only.
 
-Every weighting is one number an example, w(t), on the squared error of the denoised
-image, since score and denoised image differ by a factor (`score_from_denoised`):
+A weighting is one number w(t) for each example, on the squared error of the denoised
+image; the score's error is a multiple of it (`score_from_denoised`):
 
     score error = (mean / std^2) denoised error
 
-so that eq. 6 is `paper` here, to rounding, but for a mean over the voxels of a slice
-where the paper sums (`Objective.summed` sums over modalities, as it does). All
-weightings have the same minimiser for every t and A|B; they differ in where a finite
-network spends itself.
+`weigh_paper` is eq. 6, except that voxels of a slice are averaged where the paper sums
+(`Objective.sum_over_missing` sums over modalities, as it does). All weightings have the
+same minimiser for every t and A|B; they differ in where a finite network is accurate.
 """
 
 import dataclasses
@@ -45,31 +44,31 @@ Weighting = Callable[[SDE, Times, float], Times]
 
 
 def weigh_paper(sde: SDE, t: Times, data_std: float) -> Times:
-    """Eq. 6 to the letter: 1/2 on the squared error of the score."""
+    """Eq. 6: 1/2 on the squared error of the score."""
     return 0.5 * jnp.square(sde.mean(t)) / sde.std(t) ** 4
 
 
 def weigh_std2(sde: SDE, t: Times, data_std: float) -> Times:
-    """std^2 on the squared error of the score: that of the predicted noise."""
+    """std^2 on the squared error of the score: 1 on that of the predicted noise."""
     return jnp.square(sde.mean(t) / sde.std(t))
 
 
 def weigh_likelihood(sde: SDE, t: Times, data_std: float) -> Times:
-    """diffusion^2 on that of the score: bounds the likelihood (Song et al. 2021b)."""
+    """diffusion^2 on the squared error of the score: bounds the likelihood (Song et al. 2021b)."""
     return jnp.square(sde.diffusion(t) * sde.mean(t) / jnp.square(sde.std(t)))
 
 
 def weigh_edm(sde: SDE, t: Times, data_std: float) -> Times:
     """1 on the network's own output, at every t (Karras et al. 2022, eq. 8)."""
-    level = jnp.square(sde.noise_level(t))
-    return (level + data_std**2) / (level * data_std**2)
+    variance = jnp.square(sde.noise_level(t))
+    return (variance + data_std**2) / (variance * data_std**2)
 
 
 def make_weigh_conditional(posterior_std: float) -> Weighting:
     """`weigh_edm` for images known to within `posterior_std`, given what is seen.
 
-    Noise levels far above it teach one thing, the mean, and count alike. With data_std
-    in its place, those that are between the two count less by up to the square of their
+    All noise levels far above it teach the same, the mean, and have equal weight. With
+    data_std instead, levels between the two weigh less by up to the square of their
     ratio, and draws are not centred on the mean.
     """
     return lambda sde, t, data_std: weigh_edm(sde, t, posterior_std)
@@ -81,14 +80,14 @@ def weigh_min_snr(sde: SDE, t: Times, data_std: float) -> Times:
 
 
 class NoiseProposal(NamedTuple):
-    """A distribution of times: log-normal noise levels, and uniform times.
+    """A distribution of times: log-normal noise levels mixed with uniform times.
 
-    `uniform` is the share of t ~ U(eps, 1) (1 is the paper); the rest draws
-    ln(noise level) ~ N(centre, width^2). No level is below `noise_level_min`, whose
-    time is eps. `token` is the share of rows that ask for the mean instead: t = 1 and
-    a_t = 0. Their loss is multiplied by `token_weight`: it is much smaller than that of
-    the rows with little noise, most of which no network can remove, and whose
-    gradient's variance would drown theirs in a short run.
+    The fraction `uniform_fraction` is t ~ U(eps, 1) (1 is the paper); the rest has
+    ln(noise level) ~ N(log_sigma_mean, log_sigma_std^2). No level is below `sigma_min`,
+    whose time is eps. The fraction `mean_fraction` of the examples asks for the mean
+    instead: t = 1 and a_t = 0. Their loss is multiplied by `mean_weight`, because it is
+    much smaller than that of examples with little noise, whose gradient variance would
+    dominate in a short run.
     """
 
     uniform_fraction: float
@@ -101,143 +100,139 @@ class NoiseProposal(NamedTuple):
 
 def times_from_uniform(sde: SDE, proposal: NoiseProposal, uniforms: Array) -> Times:
     """[B] times of the proposal, by inverse transform of [B] uniforms in [0, 1)."""
-    share = proposal.uniform_fraction
-    # VE's own least level may be above the proposal's.
-    least = jnp.maximum(proposal.sigma_min, sde.noise_level(jnp.float32(0.0)))
-    earliest = jnp.maximum(sde.time(least), 0.0)
-    spread = jnp.clip(uniforms / max(share, 1e-6), 0, 1)
-    uniform_times = earliest + (1 - earliest) * spread
-    rank = jnp.clip((uniforms - share) / max(1 - share, 1e-6), 1e-6, 1 - 1e-6)
-    level = jnp.exp(proposal.log_sigma_mean + proposal.log_sigma_std * ndtri(rank))
-    latest = sde.noise_level(jnp.float32(1.0))
-    normal_times = sde.time(jnp.clip(level, least, latest))
-    return jnp.clip(jnp.where(uniforms < share, uniform_times, normal_times), earliest, 1.0)
+    fraction = proposal.uniform_fraction
+    # VE's smallest level may be above the proposal's.
+    level_min = jnp.maximum(proposal.sigma_min, sde.noise_level(jnp.float32(0.0)))
+    eps = jnp.maximum(sde.time(level_min), 0.0)
+    uniform_times = eps + (1 - eps) * jnp.clip(uniforms / max(fraction, 1e-6), 0, 1)
+    quantile = jnp.clip((uniforms - fraction) / max(1 - fraction, 1e-6), 1e-6, 1 - 1e-6)
+    level = jnp.exp(proposal.log_sigma_mean + proposal.log_sigma_std * ndtri(quantile))
+    level_max = sde.noise_level(jnp.float32(1.0))
+    normal_times = sde.time(jnp.clip(level, level_min, level_max))
+    return jnp.clip(jnp.where(uniforms < fraction, uniform_times, normal_times), eps, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Eq. 7: which questions are drawn, and how their errors are weighed."""
+    """Eq. 7: how patterns and times are drawn, and how errors are weighted."""
 
-    patterns: np.ndarray  # [N, M] configurations
-    probabilities: np.ndarray  # [N] their probabilities
+    patterns: np.ndarray  # [N, M] missing patterns
+    probabilities: np.ndarray  # [N]
     proposal: NoiseProposal
     weighting: Weighting
-    sum_over_missing: bool  # over the missing modalities, as eq. 6 has it; else averaged
-    patterns_per_image: int = (
-        1  # questions asked of an image in a step, each a row of the network's
-    )
+    sum_over_missing: bool  # sum over the missing modalities, as in eq. 6; else average
+    patterns_per_image: int = 1  # examples made of each image in a step
 
 
 class DSMInputs(NamedTuple):
-    """What the examples of a batch are asked, a row each."""
+    """What is drawn for the examples of a batch."""
 
-    scored: Missing  # what the loss counts: A
-    missing: Missing  # what the network must do without: A, and what was never scanned
+    scored: Missing  # A: the modalities that the loss counts
+    missing: Missing  # A, and what the subject was never scanned with
     t: Times
     noise: Images
-    mean_query: Array  # [B] bool: asks for the mean, by t = 1 and a_t = 0
+    mean_query: Array  # [B] bool: asks for the mean, with t = 1 and a_t = 0
 
 
 def draw_dsm_inputs(
-    key: jax.Array, objective: Objective, sde: SDE, batch: Batch, place: Array, total: int
+    key: jax.Array, objective: Objective, sde: SDE, batch: Batch, index: Array, total: int
 ) -> DSMInputs:
-    """The questions of the examples at `place` [B] of a global batch of `total`.
+    """The inputs of the examples `index` [B] of a global batch of `total`.
 
-    Configurations, times and tokens come from three decks over the global batch, each
-    shuffled by a key of its own: independent of one another, evenly spread, and the
-    same however the batch is divided over devices.
+    Patterns, times and mean queries come from stratified uniforms over the global batch,
+    each shuffled with its own key: independent, evenly spread, and the same however the
+    batch is divided over devices.
     """
-    *decks, key_noise = jax.random.split(key, 4)
-    cards, uniforms, tokens = (stratified_uniforms(deck, total)[place] for deck in decks)
-    token = tokens < objective.proposal.mean_fraction
-    t = times_from_uniform(sde, objective.proposal, uniforms)
+    *keys, key_noise = jax.random.split(key, 4)
+    uniforms = (stratified_uniforms(stratum_key, total)[index] for stratum_key in keys)
+    pattern_uniforms, time_uniforms, mean_uniforms = uniforms
+    mean_query = mean_uniforms < objective.proposal.mean_fraction
+    t = times_from_uniform(sde, objective.proposal, time_uniforms)
     scored = sample_missing_patterns(
-        cards, objective.patterns, objective.probabilities, batch.present
+        pattern_uniforms, objective.patterns, objective.probabilities, batch.present
     )
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key_noise, place)
+    noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(key_noise, index)
     return DSMInputs(
         scored & batch.valid[:, None],
         scored | ~batch.present,
-        jnp.where(token, 1.0, t),
-        draw_noise(keys, batch.images[..., : batch.present.shape[-1]]),
-        token,
+        jnp.where(mean_query, 1.0, t),
+        draw_noise(noise_keys, batch.images[..., : batch.present.shape[-1]]),
+        mean_query,
     )
 
 
 def dsm_loss(
-    denoise: Denoiser, images: Images, questions: DSMInputs, sde: SDE, weight: Times
+    denoise: Denoiser, images: Images, inputs: DSMInputs, sde: SDE, weight: Times
 ) -> Losses:
     """Eq. 6 for each example: the weighted squared error, mean over missing voxels.
 
-    [B]; exactly 0, with an exactly zero gradient, where nothing is scored. The gradient
-    on seen modalities is exactly 0. Modalities that a subject was never scanned with
-    are missing and have no a_t: 0 at all times.
+    [B]; 0, with a gradient of exactly 0, where nothing is scored. The gradient on seen
+    modalities is exactly 0. Modalities that a subject was never scanned with are missing
+    and have no a_t: 0 at all times.
     """
-    mean = denoise(_shown(images, questions, sde), questions.t)
-    return _squared_loss(mean, images, questions, weight)
+    mean = denoise(_noisy_images(images, inputs, sde), inputs.t)
+    return _weighted_squared_error(mean, images, inputs, weight)
 
 
-def variance_nll(estimate: Estimate, images: Images, questions: DSMInputs) -> Losses:
-    """[B] the negative log-likelihood of the predicted variance v, less a constant:
+def variance_nll(estimate: Estimate, images: Images, inputs: DSMInputs) -> Losses:
+    """[B] the negative log-likelihood of the predicted variance v, up to a constant:
 
         (error^2 / v + ln v) / 2
 
-    of the clean images' error, mean over missing voxels; 0 where nothing is scored. It
-    is least where v is the mean squared error, which itself has no gradient from it.
+    mean over missing voxels; 0 where nothing is scored. Its minimum is where v is the
+    mean squared error; the error itself has no gradient from it.
     """
     mean, variance = estimate
-    error = _scored(jax.lax.stop_gradient(mean) - images, questions)
-    variance = jnp.where(per_modality(questions.scored), variance, 1.0)
-    values = 0.5 * (jnp.square(error) / variance + jnp.log(variance))
-    return _average(values, questions)
-
-
-def _squared_loss(mean: Images, images: Images, questions: DSMInputs, weight: Times) -> Losses:
-    error = _scored(mean - images, questions)
-    return weight * _average(jnp.square(error), questions)
-
-
-def _shown(images: Images, questions: DSMInputs, sde: SDE) -> Images:
-    """What the network is shown on the missing modalities."""
-    x = perturb(sde, images, questions.t, questions.noise)
-    # What was never scanned is no noised image: it is nothing, as in a token.
-    drawn = questions.scored & ~questions.mean_query[:, None]
-    return jnp.where(per_modality(drawn), x, 0.0)
-
-
-def _scored(values: Images, questions: DSMInputs) -> Images:
-    return jnp.where(per_modality(questions.scored), values, 0.0)
-
-
-def _average(values: Images, questions: DSMInputs) -> Losses:
-    """[B] the mean over scored voxels of values that are 0 elsewhere."""
-    count = questions.scored.sum(axis=1) * values[0, ..., 0].size
-    return values.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
+    error = _zero_unscored(jax.lax.stop_gradient(mean) - images, inputs)
+    variance = jnp.where(per_modality(inputs.scored), variance, 1.0)
+    return _mean_over_scored(0.5 * (jnp.square(error) / variance + jnp.log(variance)), inputs)
 
 
 def dsm_and_variance_losses(
-    model: ScoreModel, params: Params, objective: Objective, images: Stacks, questions: DSMInputs
+    model: ScoreModel, params: Params, objective: Objective, images: Stacks, inputs: DSMInputs
 ) -> tuple[Losses, Losses | None]:
-    """([B], [B]): `dsm_loss` of the network with these parameters on these questions,
-    and `variance_nll` of its variance head, or None if it has none.
+    """([B], [B]): `dsm_loss` of the network and `variance_nll` of its variance head, or
+    None without one; from one evaluation, and neither has a gradient on what the other
+    trains.
 
-    Of one evaluation, and neither has a gradient on what the other one trains. A token
-    is weighed by `weigh_edm` times `token_weight`, whatever the weighting: at t = 1 the
-    others all but vanish, and the mean would never be learned. The variance's loss has
-    no weights: it is the same in every scale but for a constant.
+    A mean query is weighted by `weigh_edm` times `mean_weight`, whatever the weighting:
+    at t = 1 the others almost vanish, and the mean would never be learned. The variance
+    loss is unweighted: scaling the images changes it only by a constant.
     """
-    completion = mask_inputs(images, questions.missing)
-    images = images[..., : questions.missing.shape[-1]]
-    estimate = make_estimate(model, params, completion)
-    weight, token_weight = (
-        weigh(model.sde, questions.t, model.data_std) for weigh in (objective.weighting, weigh_edm)
-    )
+    condition = mask_inputs(images, inputs.missing)
+    images = images[..., : inputs.missing.shape[-1]]
+    estimate = make_estimate(model, params, condition)
+    weight = objective.weighting(model.sde, inputs.t, model.data_std)
+    mean_weight = weigh_edm(model.sde, inputs.t, model.data_std)
     if objective.sum_over_missing:
-        weight = weight * questions.scored.sum(axis=1)
-    token_weight = token_weight * objective.proposal.mean_weight
-    weight = jnp.where(questions.mean_query, token_weight, weight)
-    answer = estimate(_shown(images, questions, model.sde), questions.t)
-    loss = _squared_loss(answer.mean, images, questions, weight)
-    if answer.variance is None:
+        weight = weight * inputs.scored.sum(axis=1)
+    mean_weight = mean_weight * objective.proposal.mean_weight
+    weight = jnp.where(inputs.mean_query, mean_weight, weight)
+    predicted = estimate(_noisy_images(images, inputs, model.sde), inputs.t)
+    loss = _weighted_squared_error(predicted.mean, images, inputs, weight)
+    if predicted.variance is None:
         return loss, None
-    return loss, variance_nll(answer, images, questions)
+    return loss, variance_nll(predicted, images, inputs)
+
+
+def _noisy_images(images: Images, inputs: DSMInputs, sde: SDE) -> Images:
+    """a_t; 0 in a mean query and where a subject was never scanned."""
+    x = perturb(sde, images, inputs.t, inputs.noise)
+    noisy = inputs.scored & ~inputs.mean_query[:, None]
+    return jnp.where(per_modality(noisy), x, 0.0)
+
+
+def _weighted_squared_error(
+    mean: Images, images: Images, inputs: DSMInputs, weight: Times
+) -> Losses:
+    return weight * _mean_over_scored(jnp.square(_zero_unscored(mean - images, inputs)), inputs)
+
+
+def _zero_unscored(values: Images, inputs: DSMInputs) -> Images:
+    return jnp.where(per_modality(inputs.scored), values, 0.0)
+
+
+def _mean_over_scored(values: Images, inputs: DSMInputs) -> Losses:
+    """[B] the mean over scored voxels of values that are 0 elsewhere."""
+    count = inputs.scored.sum(axis=1) * values[0, ..., 0].size
+    return values.sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)

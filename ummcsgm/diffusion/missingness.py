@@ -1,8 +1,8 @@
-"""A|B: a completion is a question. Which modalities are seen, which are missing?
+"""A|B: missing patterns, and the condition of a score: which modalities are seen.
 
-A configuration is a bool row over the complete space C, True on the missing set A.
-Training deals configurations over a batch; sampling, evaluation and the baselines ask
-one of them; all speak of a `Condition`.
+A missing pattern is [M] bool over the complete space C, True on the missing set A.
+Training samples patterns over a batch; sampling, evaluation and the baselines use given
+ones; all work on a `Condition`.
 """
 
 import itertools
@@ -17,9 +17,9 @@ from ummcsgm.types import Array, Images, Missing, Present, Stacks
 
 @flax.struct.dataclass
 class Condition:
-    """A question: `seen` images (exactly 0 where missing) and what is `missing`.
+    """The seen images (exactly 0 where missing) and which modalities are missing.
 
-    `neighbours` has 2 n slices about each one, [B, H, W, 2 n M]: of what is seen, too.
+    `neighbours` are the seen images of the n slices on either side, [B, H, W, 2 n M].
     """
 
     seen: Images
@@ -37,74 +37,73 @@ def per_modality(missing: Missing) -> Array:
 
 
 def mask_inputs(images: Stacks, missing: Missing) -> Condition:
-    """The question in which `missing` of these images is unknown, in the neighbouring
-    slices as well; what lies there is overwritten with 0, so no answer can depend on
-    it."""
+    """The condition without the `missing` modalities, in the neighbouring slices as well.
+
+    Their values are overwritten with 0, so no result can depend on them.
+    """
     modalities = missing.shape[-1]
     unknown = jnp.tile(missing, images.shape[-1] // modalities)
-    known = jnp.where(per_modality(unknown), 0, images)
-    return Condition(known[..., :modalities], missing, known[..., modalities:])
+    masked = jnp.where(per_modality(unknown), 0, images)
+    return Condition(masked[..., :modalities], missing, masked[..., modalities:])
 
 
 def missing_patterns(modalities: int, *, proper: bool) -> np.ndarray:
-    """Every missing set A of M modalities, [2^M - 1, M] bool, by size then by position.
+    """All missing patterns of M modalities, [2^M - 1, M] bool, by size, then by position.
 
     With `proper`, A = C is left out ([2^M - 2, M]): something is always seen.
     """
     largest = modalities - 1 if proper else modalities
-    rows = [
+    patterns = [
         [m in chosen for m in range(modalities)]
         for size in range(1, largest + 1)
         for chosen in itertools.combinations(range(modalities), size)
     ]
-    return np.array(rows, bool)
+    return np.array(patterns, bool)
 
 
-def pattern_probabilities(table: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
-    """[N] probabilities of the configurations of `table`.
+def pattern_probabilities(patterns: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
+    """[N] probabilities of the patterns [N, M].
 
     `sizes[k]` is the probability that k + 1 modalities are missing, spread evenly over
-    the configurations of that size. An empty tuple is the paper's choice (eq. 7):
-    every configuration has the same probability.
+    the patterns of that size. An empty tuple is the paper's choice (eq. 7): all patterns
+    have the same probability.
     """
     if not sizes:
-        return np.full(len(table), 1 / len(table))
-    size = table.sum(axis=1)
+        return np.full(len(patterns), 1 / len(patterns))
+    size = patterns.sum(axis=1)
     count = np.bincount(size)[size]
-    weights = np.asarray(sizes, float)[size - 1] / count
-    return weights / weights.sum()
+    probabilities = np.asarray(sizes, float)[size - 1] / count
+    return probabilities / probabilities.sum()
 
 
 def sample_missing_patterns(
-    cards: Array, table: np.ndarray, weights: np.ndarray, present: Present
+    uniforms: Array, patterns: np.ndarray, probabilities: np.ndarray, present: Present
 ) -> Missing:
-    """[B, M] configurations dealt over a batch, of present modalities only.
+    """[B, M] missing patterns for a batch, of present modalities only.
 
-    `cards` [B] are uniforms in [0, 1), of a `stratified_uniforms` deck: then a batch of
-    complete subjects holds every configuration floor(B p) or ceil(B p) times. Each
-    example's `weights` are restricted to the non-empty subsets of what its subject has
-    (where the table is proper, to those that leave something seen). A row for which no
-    question exists is all False.
+    With `stratified_uniforms` [B] in [0, 1), a batch of complete subjects has each
+    pattern floor(B p) or ceil(B p) times. The probabilities of an example are restricted
+    to the patterns within what its subject has (and, where A = C is not among the
+    patterns, to those that leave something seen). Where none is possible, all False.
     """
-    size = table.sum(axis=1)
-    whole = size.max() == table.shape[1]
-    asks_absent = jnp.any(table[None] & ~present[:, None], axis=-1)
+    size = patterns.sum(axis=1)
+    nothing_seen_allowed = size.max() == patterns.shape[1]
+    includes_absent = jnp.any(patterns[None] & ~present[:, None], axis=-1)
     leaves_nothing = size[None] >= present.sum(axis=1, keepdims=True)
-    possible = ~asks_absent & (whole | ~leaves_nothing)
-    cumulative = jnp.cumsum(jnp.where(possible, weights[None], 0.0), axis=1)
+    possible = ~includes_absent & (nothing_seen_allowed | ~leaves_nothing)
+    cumulative = jnp.cumsum(jnp.where(possible, probabilities[None], 0.0), axis=1)
     total = cumulative[:, -1:]
-    # Just under 1, so that rounding cannot deal a card beyond the last possible one.
-    reached = cumulative > cards[:, None] * total * (1 - 1e-6)
-    index = jnp.argmax(reached & possible & (weights > 0), axis=1)
-    return jnp.asarray(table)[index] & (total > 0)
+    # Slightly below 1: rounding must not reach beyond the last possible pattern.
+    reached = cumulative > uniforms[:, None] * total * (1 - 1e-6)
+    index = jnp.argmax(reached & possible & (probabilities > 0), axis=1)
+    return jnp.asarray(patterns)[index] & (total > 0)
 
 
 def stratified_uniforms(key: jax.Array, count: int) -> Array:
     """`count` uniforms in [0, 1), one in each of as many equal strata, shuffled.
 
-    Each is uniform by itself; together they are evenly spread (Kingma et al. 2021,
-    "Variational diffusion models", sec. 6.1). Two decks from different keys are
-    independent.
+    Each is uniform; together they are evenly spread (Kingma et al. 2021, "Variational
+    diffusion models", sec. 6.1). Those of different keys are independent.
     """
     key_offset, key_order = jax.random.split(key)
     offset = jax.random.uniform(key_offset)

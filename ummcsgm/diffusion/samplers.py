@@ -1,8 +1,8 @@
 """Drawing the missing modalities: one `lax.scan`, and the table of samplers.
 
-A sampler is numerics and nothing else: it meets an SDE and `denoise(x, t)`, no network,
-no configuration. It moves all M channels; the caller's `Completion.fill` puts the seen
-ones back, bit for bit. It scans the steps of `solvers` over the times of `grids`.
+A sampler knows an SDE and `denoise(x, t)`, but no network and no missing pattern. It
+moves all M channels; the caller's `Condition.fill` puts the seen ones back, bit for bit.
+It scans a step of `solvers` over the times of `time_grids`.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ DrawNoise = Callable[[Keys, Images], Images]  # standard normal, a key a row
 
 
 def make_noise(keys: Keys, draw: DrawNoise = draw_noise) -> Noise:
-    """noise(like, *turn): what `draw` makes of the keys with the turn's numbers folded
-    in. Turn (0,) is the start's and (i, ...) step i's."""
+    """noise(like, *address): `draw(keys, like)` with the numbers of the address folded
+    into the keys. (0,) is the address of the start, (i, ...) of step i."""
 
-    def noise(like: Images, *turn: int | Array) -> Images:
-        own = keys
-        for number in turn:
-            own = jax.vmap(jax.random.fold_in, (0, None))(own, number)
-        return draw(own, like)
+    def noise(like: Images, *address: int | Array) -> Images:
+        folded = keys
+        for number in address:
+            folded = jax.vmap(jax.random.fold_in, (0, None))(folded, number)
+        return draw(folded, like)
 
     return noise
 
@@ -66,29 +66,28 @@ def draw_around_mean(noise: Noise, sde: SDE, t: float, mean: Images, variance: I
 def sample(
     noise: Noise, sde: SDE, denoise: Denoiser, x: Images, times: np.ndarray, step: Step
 ) -> tuple[Images, Images]:
-    """x at the first of the decreasing `times` brought to the last: one `lax.scan`.
+    """Moves x from the first of the decreasing `times` to the last: one `lax.scan`.
 
-    Returns (x, mean) of the last step: for `euler_maruyama`, x is Algorithm 1 to the
-    letter and the mean is it without its last noise. Step i draws noise(like, i, ...).
-    One network evaluation a time but the last for a one-evaluation step.
+    Returns (x, mean) of the last step: for `euler_maruyama`, x is that of Algorithm 1
+    and the mean is x without its last noise. Step i draws noise(like, i, ...).
 
     Raises:
-        InputError: `times` is no grid, see `check_times`.
+        InputError: `times` is not a grid (`check_times`).
     """
     times = jnp.asarray(check_times(times), x.dtype)
 
     def advance(state: SolverState, now: tuple[Array, StepTimes]) -> tuple[SolverState, None]:
-        index, moment = now
-        moment = StepTimes(*(jnp.broadcast_to(t, x.shape[:1]) for t in moment))
+        index, step_times = now
+        step_times = StepTimes(*(jnp.broadcast_to(t, x.shape[:1]) for t in step_times))
 
-        def own(like: Images, *turn: int) -> Images:
-            return noise(like, index, *turn)
+        def step_noise(like: Images, *address: int) -> Images:
+            return noise(like, index, *address)
 
-        return step(sde, denoise, own, state, moment), None
+        return step(sde, denoise, step_noise, state, step_times), None
 
     padded = jnp.concatenate([times[:1], times[:1], times])
-    moments = StepTimes(padded[:-3], padded[1:-2], padded[2:-1], padded[3:])
-    grid = (jnp.arange(1, len(times)), moments)
+    step_times = StepTimes(padded[:-3], padded[1:-2], padded[2:-1], padded[3:])
+    grid = (jnp.arange(1, len(times)), step_times)
     return jax.lax.scan(advance, initial_state(x), grid)[0][:2]
 
 
@@ -111,10 +110,10 @@ def algorithm1(
 ) -> Images:
     """A draw of all M channels by the paper's Algorithm 1, in `steps` steps (1000).
 
-    All its noises are drawn by `noise(keys, like)`, whose rows are to be N(0, I).
+    Its noises are drawn by `noise(keys, like)`, which must be N(0, I) in each example.
     """
-    drawn = make_noise(keys, noise)
-    return sample_from_prior(drawn, sde, denoise, like, uniform_times(steps), euler_maruyama)
+    noise_at = make_noise(keys, noise)
+    return sample_from_prior(noise_at, sde, denoise, like, uniform_times(steps), euler_maruyama)
 
 
 def sample_from_mean(
@@ -128,10 +127,10 @@ def sample_from_mean(
 ) -> Images:
     """A draw that starts at the posterior mean: `dpmpp2m` from times[0] down.
 
-    `mean` is one network evaluation, shared by all draws of a question; `variance` the
-    posterior's, if something predicts it. Noise levels above that of times[0], about 3
-    (and ten posterior standard deviations if no variance is given), are skipped: there
-    the denoised images are all but the mean.
+    `mean` is one network evaluation, shared by all draws of a condition; `variance` the
+    posterior's, if it is predicted. Noise levels above that of times[0], about 3 (and ten
+    posterior standard deviations without a variance), are skipped: there the denoised
+    images are nearly the mean.
     """
     x = draw_around_mean(noise, sde, float(times[0]), mean, variance)
     return sample(noise, sde, denoise, x, times, dpmpp2m)[0]
@@ -139,77 +138,79 @@ def sample_from_mean(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A way to draw: its step for what is missing, the grid it likes, what it costs."""
+    """A sampler that a user may name: its step, default time grid and cost."""
 
     step: Callable[[Missing], Step]
     grid: str  # a name in GRIDS
     evaluations: Callable[[int], int]  # of the network, for a number of steps
-    from_mean: bool = False  # `sample_from_mean`: starts at the posterior mean
+    from_mean: bool = False  # starts at the posterior mean: `sample_from_mean`
 
 
-def _plain(step: Step) -> Callable[[Missing], Step]:
+def _any_missing(step: Step) -> Callable[[Missing], Step]:
     return lambda missing: step
 
 
 SAMPLERS = {
-    "euler_maruyama": Sampler(_plain(euler_maruyama), "uniform", lambda n: n),
-    "ddim": Sampler(_plain(ddim), "log_uniform", lambda n: n),
-    "heun": Sampler(_plain(heun), "log_uniform", lambda n: 2 * n - 1),
-    "dpmpp2m": Sampler(_plain(dpmpp2m), "log_uniform", lambda n: n),
-    "sde_dpmpp2m": Sampler(_plain(sde_dpmpp2m), "log_uniform", lambda n: n),
-    "unipc2": Sampler(_plain(unipc2), "log_uniform", lambda n: n),
+    "euler_maruyama": Sampler(_any_missing(euler_maruyama), "uniform", lambda n: n),
+    "ddim": Sampler(_any_missing(ddim), "log_uniform", lambda n: n),
+    "ancestral": Sampler(
+        _any_missing(functools.partial(ddim, eta=1.0)), "log_uniform", lambda n: n
+    ),
+    "heun": Sampler(_any_missing(heun), "log_uniform", lambda n: 2 * n - 1),
+    "dpmpp2m": Sampler(_any_missing(dpmpp2m), "log_uniform", lambda n: n),
+    "sde_dpmpp2m": Sampler(_any_missing(sde_dpmpp2m), "log_uniform", lambda n: n),
+    "unipc2": Sampler(_any_missing(unipc2), "log_uniform", lambda n: n),
     "predictor_corrector": Sampler(
         lambda missing: functools.partial(predictor_corrector, missing=missing),
         "uniform",
         lambda n: 2 * n,
     ),
-    "warm": Sampler(_plain(dpmpp2m), "log_uniform", lambda n: 1 + n, from_mean=True),
+    "warm": Sampler(_any_missing(dpmpp2m), "log_uniform", lambda n: 1 + n, from_mean=True),
 }
 
 
 def find_sampler(name: str) -> Sampler:
-    """The sampler of that name.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The sampler of this name. Raises InputError if there is none."""
     if name not in SAMPLERS:
         raise InputError(f"The sampler is {name!r}; wanted one of {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]
 
 
 def count_evaluations(name: str, steps: int) -> int:
-    """How often `steps` steps of a sampler evaluate the network for one draw.
-
-    That of `sample_from_mean` counts the mean, which all draws of a question share.
-    """
+    """The network evaluations of one draw by a sampler in `steps` steps, including that
+    of the posterior mean where it starts there."""
     return find_sampler(name).evaluations(steps)
 
 
-def sampler_times(name: str, sde: SDE, steps: int, *, lowest: float, start: float) -> np.ndarray:
-    """The grid a sampler likes, from t = 1, or `start` where it starts at the mean.
+def sampler_times(
+    name: str, sde: SDE, steps: int, *, sigma_min: float, warm_start_sigma: float, grid: str = ""
+) -> np.ndarray:
+    """The times of a sampler, from t = 1, or from the noise level `warm_start_sigma` where
+    it starts at the posterior mean, by way of `sigma_min` to 0.
 
-    `lowest` and `start` are noise levels.
+    `grid` names the time grid of a sampler whose default is not "uniform"; "" is the
+    default.
 
     Raises:
         InputError: no such sampler, no steps, or a level that the SDE does not reach.
     """
     sampler = find_sampler(name)
-    highest = start if sampler.from_mean else noise_level_at(sde, 1)
-    return GRIDS[sampler.grid](sde, steps, highest, lowest)
+    sigma_max = warm_start_sigma if sampler.from_mean else noise_level_at(sde, 1)
+    if sampler.grid == "uniform" or not grid:
+        grid = sampler.grid
+    return GRIDS[grid](sde, steps, sigma_max, sigma_min)
 
 
 def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
-    """draw(keys, denoise, missing, mean, variance=0, *, noise): all M channels, a draw
-    a key, every noise of it drawn by `noise(keys, like)`, `draw_noise` if not given.
+    """draw(keys, denoise, missing, mean, variance=0, *, noise=draw_noise): all M channels,
+    one draw for each key, every noise of it drawn by `noise(keys, like)`.
 
-    `mean` [B, H, W, M] is the posterior mean of each question, and `variance` its
-    variance if something predicts it; a sampler that starts at the prior reads but the
-    shape of the first. Whatever is wrong is found here, before any evaluation.
+    `mean` [B, H, W, M] is the posterior mean of each example and `variance` its variance
+    if it is predicted; a sampler that starts at the prior reads only the mean's shape.
 
     Raises:
-        InputError: no such sampler; the grid is none, does not end at 0, or does not
-            begin at 1 although the sampler starts at the prior.
+        InputError: no such sampler; `times` is not a grid, does not end at 0, or does
+            not begin at 1 although the sampler starts at the prior.
     """
     sampler, times = find_sampler(name), check_times(times)
     if times[-1] != 0 or not (sampler.from_mean or times[0] > 1 - 1e-5):
@@ -227,18 +228,18 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
         *,
         noise: DrawNoise = draw_noise,
     ) -> Images:
-        drawn = make_noise(keys, noise)
+        noise_at = make_noise(keys, noise)
         if sampler.from_mean:
-            return sample_from_mean(drawn, sde, denoise, mean, times, variance=variance)
-        return sample_from_prior(drawn, sde, denoise, mean, times, sampler.step(missing))
+            return sample_from_mean(noise_at, sde, denoise, mean, times, variance=variance)
+        return sample_from_prior(noise_at, sde, denoise, mean, times, sampler.step(missing))
 
     return draw
 
 
 def address_keys(seed: int, addresses: Array) -> Keys:
-    """[B] keys of (seed, address), for [B, n] rows of small non-negative integers.
+    """[B] keys of (seed, address), for addresses [B, n] of small non-negative integers.
 
-    (subject, draw) in sampling: a row's draw depends on its address alone, not
+    In sampling the address is (subject, draw): a draw depends on its address alone, not
     on the batch, the order or the number of devices.
     """
 

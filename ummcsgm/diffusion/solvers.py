@@ -8,8 +8,8 @@ the same one, y = images + tau n, and with D = denoise(x, t) its probability flo
 
 So a solver is written once, in y and in ratios of noise levels, for any SDE and any
 grid. Time 0 is clean: the step to it returns D, and nothing is ever evaluated there.
-Noise is drawn by calling what the step is given, `noise(like)`; where it comes from,
-and how it goes along with other examples', is the caller's.
+Noise is drawn by calling the step's argument `noise(like)`; the caller decides where it
+comes from and how it correlates with that of other examples.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,8 @@ SIGNAL_TO_NOISE = 0.16  # r of the corrector (Song et al. 2021, appendix G)
 
 
 class StepTimes(NamedTuple):
-    """Where on its grid a step is: `now` to `next`, [B] each, and the two times before.
-
-    Before the first step nothing happened: there the past repeats the first time.
-    """
+    """A step goes from `now` to `next`, [B] each; `earlier` and `before` are the two times
+    before it, which repeat the first time at the start of a grid."""
 
     earlier: Times
     before: Times
@@ -38,28 +36,28 @@ class StepTimes(NamedTuple):
 
 
 class SolverHistory(NamedTuple):
-    """What multistep solvers remember; a one-step solver hands it on as it was."""
+    """What multistep solvers remember; a one-step solver returns it unchanged."""
 
     clean_scale: Images  # y at `before`
     denoised: Images  # D at `before`
-    earlier: Images  # D at `earlier`
+    earlier_denoised: Images  # D at `earlier`
 
 
 class SolverState(NamedTuple):
-    """What a step leaves to the next: `mean` is x without the noise the step drew."""
+    """The result of a step: `mean` is x without the noise that the step drew."""
 
     x: Images
     mean: Images
-    memory: SolverHistory
+    history: SolverHistory
 
 
 Step = Callable[[SDE, Denoiser, Noise, SolverState, StepTimes], SolverState]
 
 
 def initial_state(x: Images) -> SolverState:
-    """The state before any step: x, and nothing remembered."""
-    nothing = jnp.zeros_like(x)
-    return SolverState(x, x, SolverHistory(nothing, nothing, nothing))
+    """The state before the first step: x, and an empty history."""
+    zeros = jnp.zeros_like(x)
+    return SolverState(x, x, SolverHistory(zeros, zeros, zeros))
 
 
 def euler_maruyama(
@@ -78,7 +76,7 @@ def euler_maruyama(
     score = score_from_denoised(sde, x, denoise(x, t), t)
     mean = x - drift * x * dt + jnp.square(diffusion) * score * dt
     x = mean + diffusion * jnp.sqrt(dt) * noise(x)
-    return SolverState(x, mean, state.memory)
+    return SolverState(x, mean, state.history)
 
 
 def ddim(
@@ -97,27 +95,23 @@ def ddim(
         x = mean = _flow(sde, y, denoised, times)
     else:
         x, mean = _diffuse(sde, noise, y, denoised, times, eta)
-    return SolverState(x, mean, state.memory)
+    return SolverState(x, mean, state.history)
 
 
 def heun(
-    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes, *, churn=0.0
+    sde: SDE, denoise: Denoiser, noise: Noise, state: SolverState, times: StepTimes
 ) -> SolverState:
     """Heun's step of the probability flow (Karras et al. 2022, algorithm 2).
 
         d = (y - D) / tau,   y_e = y + (tau' - tau) d,
         y' = y + (tau' - tau) (d + (y_e - D_e) / tau') / 2
 
-    With churn, y first gets the noise that raises tau to (1 + churn) tau, not above the
-    level of t = 1; churn is their gamma, S_churn / steps and at most sqrt(2) - 1. Two
-    evaluations; one where t_next = 0, since the last step is Euler's.
+    Two evaluations; one where t_next = 0, since the last step is Euler's.
     """
     x, now = state.x, times.now
-    if churn != 0:
-        x, now = _raise_noise(sde, noise, x, now, churn)
     level, level_next = _level(sde, now, x), _level(sde, times.next, x)
     y, denoised = _clean_scale(sde, x, now), denoise(x, now)
-    euler = _flow(sde, y, denoised, times._replace(now=now))
+    euler = _flow(sde, y, denoised, times)
 
     def average(euler: Images) -> Images:
         again = denoise(euler, times.next)
@@ -127,7 +121,7 @@ def heun(
 
     # All examples share their times; a branch not taken costs no evaluation.
     x = jax.lax.cond(jnp.any(times.next > 0), average, lambda euler: euler, euler)
-    return SolverState(x, x, state.memory)
+    return SolverState(x, x, state.history)
 
 
 def dpmpp2m(
@@ -140,9 +134,9 @@ def dpmpp2m(
 
     It is exact for a constant D, at any step. One evaluation.
     """
-    y, ahead, memory = _second_order(sde, denoise, state, times)
-    x = _flow(sde, y, ahead, times)
-    return SolverState(x, x, memory)
+    y, target, history = _second_order(sde, denoise, state, times)
+    x = _flow(sde, y, target, times)
+    return SolverState(x, x, history)
 
 
 def sde_dpmpp2m(
@@ -154,9 +148,9 @@ def sde_dpmpp2m(
 
     One evaluation.
     """
-    y, ahead, memory = _second_order(sde, denoise, state, times)
-    x, mean = _diffuse(sde, noise, y, ahead, times, 1.0)
-    return SolverState(x, mean, memory)
+    y, target, history = _second_order(sde, denoise, state, times)
+    x, mean = _diffuse(sde, noise, y, target, times, 1.0)
+    return SolverState(x, mean, history)
 
 
 def unipc2(
@@ -170,10 +164,10 @@ def unipc2(
     """
     denoised = denoise(state.x, times.now)
     predicted = _clean_scale(sde, state.x, times.now)
-    y = _corrected(sde, predicted, denoised, state.memory, times)
-    ahead = _extrapolated(sde, denoised, state.memory, times)
-    x = _flow(sde, y, ahead, times)
-    return SolverState(x, x, SolverHistory(y, denoised, state.memory.denoised))
+    y = _corrected(sde, predicted, denoised, state.history, times)
+    target = _extrapolated(sde, denoised, state.history, times)
+    x = _flow(sde, y, target, times)
+    return SolverState(x, x, SolverHistory(y, denoised, state.history.denoised))
 
 
 def predictor_corrector(
@@ -189,22 +183,22 @@ def predictor_corrector(
 
         x <- x + e score + sqrt(2 e) n,   e = 2 (0.16 |n| / |score|)^2
 
-    The norms are those of an example's missing modalities, and only these move: what
-    an example draws does not depend on its batch-mates, nor on b's own scores. Two
+    The norms are those of an example's missing modalities, and only these move: a draw
+    depends neither on the other examples of the batch nor on the scores of b. Two
     evaluations.
     """
-    x, t, asked = state.x, times.now, per_modality(missing)
+    x, t, mask = state.x, times.now, per_modality(missing)
     score, drawn = score_from_denoised(sde, x, denoise(x, t), t), noise(x, 0)
-    ratio = _norm(drawn, asked) / _norm(score, asked)
+    ratio = _norm(drawn, mask) / _norm(score, mask)
     size = 2 * jnp.square(SIGNAL_TO_NOISE * ratio)
-    x = jnp.where(asked, x + size * score + jnp.sqrt(2 * size) * drawn, x)
+    x = jnp.where(mask, x + size * score + jnp.sqrt(2 * size) * drawn, x)
     state = state._replace(x=x)
     return euler_maruyama(sde, denoise, lambda like: noise(like, 1), state, times)
 
 
-def _norm(images: Images, asked: Array) -> Array:
-    """[B, 1, 1, 1] Euclidean norms over the modalities that are asked for."""
-    squares = jnp.where(asked, jnp.square(images), 0)
+def _norm(images: Images, mask: Array) -> Array:
+    """[B, 1, 1, 1] Euclidean norms over the modalities in the mask."""
+    squares = jnp.where(mask, jnp.square(images), 0)
     return jnp.sqrt(jnp.sum(squares, axis=(1, 2, 3), keepdims=True))
 
 
@@ -217,51 +211,40 @@ def _noisy_scale(sde: SDE, y: Images, t: Times) -> Images:
 
 
 def _level(sde: SDE, t: Times, images: Images) -> Array:
-    """tau, [B, 1, 1, 1]; 0 at t = 0, also for VE, whose own level there is not."""
+    """tau, [B, 1, 1, 1]; 0 at t = 0, also for VE, whose level there is sigma_min."""
     return per_example(jnp.where(t > 0, sde.noise_level(t), 0), images)
 
 
-def _flow(sde: SDE, y: Images, toward: Images, times: StepTimes) -> Images:
+def _flow(sde: SDE, y: Images, target: Images, times: StepTimes) -> Images:
     """The x at `next` of the probability flow from y where D is constant: exact."""
     ratio = _level(sde, times.next, y) / _level(sde, times.now, y)
-    return _noisy_scale(sde, toward + ratio * (y - toward), times.next)
+    return _noisy_scale(sde, target + ratio * (y - target), times.next)
 
 
 def _diffuse(
-    sde: SDE, noise: Noise, y: Images, toward: Images, times: StepTimes, eta: float
+    sde: SDE, noise: Noise, y: Images, target: Images, times: StepTimes, eta: float
 ) -> tuple[Images, Images]:
-    """(x, mean) at `next` of DDIM's step, see there, where D is constant."""
+    """(x, mean) at `next` of `ddim`'s step where D is constant."""
     level_next = _level(sde, times.next, y)
     ratio = level_next / _level(sde, times.now, y)
     fresh = eta * jnp.sqrt(1 - jnp.square(ratio))
-    y = toward + ratio * jnp.sqrt(1 - jnp.square(fresh)) * (y - toward)
+    y = target + ratio * jnp.sqrt(1 - jnp.square(fresh)) * (y - target)
     mean = _noisy_scale(sde, y, times.next)
     added = level_next * fresh * noise(y)
     return mean + _noisy_scale(sde, added, times.next), mean
 
 
-def _raise_noise(sde: SDE, noise: Noise, x: Images, t: Times, churn: float) -> tuple[Images, Times]:
-    """(x, t) with fresh noise, at the time whose noise level is (1 + churn) times."""
-    highest = sde.noise_level(jnp.ones_like(t))
-    raised = jnp.minimum(sde.noise_level(t) * (1 + churn), highest)
-    later = jnp.clip(sde.time(raised), t, 1)
-    squares = [jnp.square(_level(sde, time, x)) for time in (later, t)]
-    added = jnp.sqrt(jnp.maximum(squares[0] - squares[1], 0))
-    y = _clean_scale(sde, x, t) + added * noise(x)
-    return _noisy_scale(sde, y, later), later
-
-
 def _second_order(
     sde: SDE, denoise: Denoiser, state: SolverState, times: StepTimes
 ) -> tuple[Images, Images, SolverHistory]:
-    """(y, D_h, what to remember) of 2M."""
+    """(y, D_h, the new history) of 2M."""
     denoised = denoise(state.x, times.now)
     y = _clean_scale(sde, state.x, times.now)
-    ahead = _extrapolated(sde, denoised, state.memory, times)
-    return y, ahead, SolverHistory(y, denoised, state.memory.denoised)
+    target = _extrapolated(sde, denoised, state.history, times)
+    return y, target, SolverHistory(y, denoised, state.history.denoised)
 
 
-def _extrapolated(sde: SDE, denoised: Images, memory: SolverHistory, times: StepTimes) -> Images:
+def _extrapolated(sde: SDE, denoised: Images, history: SolverHistory, times: StepTimes) -> Images:
     """D halfway to `next` in ln tau, on the line through the last two; else D.
 
     There is no line at the first step, and no halfway to a noise level of 0.
@@ -270,11 +253,11 @@ def _extrapolated(sde: SDE, denoised: Images, memory: SolverHistory, times: Step
     behind = jnp.log(before / now)
     known = (behind > 0) & (after > 0)
     steps = jnp.log(now / after) / (2 * jnp.where(known, behind, 1))
-    return denoised + jnp.where(known, steps, 0) * (denoised - memory.denoised)
+    return denoised + jnp.where(known, steps, 0) * (denoised - history.denoised)
 
 
 def _corrected(
-    sde: SDE, predicted: Images, denoised: Images, memory: SolverHistory, times: StepTimes
+    sde: SDE, predicted: Images, denoised: Images, history: SolverHistory, times: StepTimes
 ) -> Images:
     """y now, of the flow from y at `before` for D = D_b + s slope + s (s - h) bend.
 
@@ -284,13 +267,13 @@ def _corrected(
     earlier, before, now = (_level(sde, t, denoised) for t in times[:3])
     h, behind = jnp.log(before / now), jnp.log(earlier / before)
     started, known = h > 0, behind > 0
-    slope = (denoised - memory.denoised) / jnp.where(started, h, 1)
-    older = (memory.denoised - memory.earlier) / jnp.where(known, behind, 1)
+    slope = (denoised - history.denoised) / jnp.where(started, h, 1)
+    older = (history.denoised - history.earlier_denoised) / jnp.where(known, behind, 1)
     bend = jnp.where(known, slope - older, 0) / jnp.where(started, h + behind, 1)
     # The integrals over s from 0 to h of exp(s - h), exp(s - h) s, exp(s - h) s^2.
     zeroth = -jnp.expm1(-h)
     first = h - zeroth
     second = jnp.square(h) - 2 * first
-    y = now / before * memory.clean_scale + zeroth * memory.denoised
+    y = now / before * history.clean_scale + zeroth * history.denoised
     y = y + first * (slope - h * bend) + second * bend
     return jnp.where(started, y, predicted)

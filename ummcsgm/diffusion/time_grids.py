@@ -1,7 +1,7 @@
 """Time grids: the decreasing times that a sampler steps through.
 
-The last time of a grid for drawing is 0, which is clean: the step to it ends in the
-denoised images of the time before, and no network is ever evaluated at it.
+The last time of a grid is 0, the clean images: the step to it returns the denoised images
+of the time before, and no network is evaluated at it.
 """
 
 import jax
@@ -24,20 +24,20 @@ def uniform_times(steps: int) -> np.ndarray:
     return (np.arange(steps, -1, -1) / steps).astype(np.float32)
 
 
-def log_uniform_times(sde: SDE, steps: int, highest: float, lowest: float) -> np.ndarray:
+def log_uniform_times(sde: SDE, steps: int, sigma_max: float, sigma_min: float) -> np.ndarray:
     """The times of `steps` noise levels in geometric progression, then 0: [steps + 1].
 
-    From `highest` to `lowest`; a step multiplies the noise by the same factor.
+    From `sigma_max` to `sigma_min`; each step multiplies the noise by the same factor.
 
     Raises:
         InputError: no steps, or levels that the SDE does not reach at times above 0.
     """
-    _check_levels(sde, steps, highest, lowest)
-    return _times_at(sde, np.geomspace(highest, lowest, steps))
+    _check_levels(sde, steps, sigma_max, sigma_min)
+    return _times_at(sde, np.geomspace(sigma_max, sigma_min, steps))
 
 
 def karras_times(
-    sde: SDE, steps: int, highest: float, lowest: float, rho: float = 7.0
+    sde: SDE, steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0
 ) -> np.ndarray:
     """The times of `steps` noise levels even in level^(1 / rho), then 0: [steps + 1].
 
@@ -46,21 +46,20 @@ def karras_times(
     Raises:
         InputError: no steps, or levels that the SDE does not reach at times above 0.
     """
-    _check_levels(sde, steps, highest, lowest)
-    roots = np.linspace(highest ** (1 / rho), lowest ** (1 / rho), steps)
+    _check_levels(sde, steps, sigma_max, sigma_min)
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), steps)
     return _times_at(sde, roots**rho)
 
 
 def _times_at(sde: SDE, levels: np.ndarray) -> np.ndarray:
-    """The times of decreasing noise levels, then 0."""
-    with jax.ensure_compile_time_eval():  # numbers, also where a caller is traced
+    with jax.ensure_compile_time_eval():  # concrete numbers while the caller is traced
         times = np.asarray(sde.time(jnp.asarray(levels, jnp.float32)))
     times = np.where(levels >= noise_level_at(sde, 1) * (1 - 1e-5), 1, np.minimum(times, 1))
     return np.append(times, 0).astype(np.float32)
 
 
 def noise_level_at(sde: SDE, t: float) -> float:
-    """The noise level of time t, a number, also where a caller is being traced."""
+    """The noise level of time t as a float, also while the caller is traced."""
     with jax.ensure_compile_time_eval():
         return float(sde.noise_level(jnp.float32(t)))
 
@@ -70,14 +69,13 @@ def _check_steps(steps: int) -> None:
         raise InputError(f"A time grid has {steps} steps; wanted 1 or more.")
 
 
-def _check_levels(sde: SDE, steps: int, highest: float, lowest: float) -> None:
+def _check_levels(sde: SDE, steps: int, sigma_max: float, sigma_min: float) -> None:
     _check_steps(steps)
-    least, most = noise_level_at(sde, 0), noise_level_at(sde, 1)
-    reached = least * (1 + 1e-5) < lowest <= highest <= most * (1 + 1e-5)
-    if not reached:
+    low, high = noise_level_at(sde, 0), noise_level_at(sde, 1)
+    if not low * (1 + 1e-5) < sigma_min <= sigma_max <= high * (1 + 1e-5):
         raise InputError(
-            f"A time grid has noise levels from {highest:g} to {lowest:g}; wanted at "
-            f"most {most:g}, that of t = 1, down to a level above {least:g}, that of "
+            f"A time grid has noise levels from {sigma_max:g} to {sigma_min:g}; wanted at "
+            f"most {high:g}, that of t = 1, down to a level above {low:g}, that of "
             "t = 0, where no network is ever evaluated."
         )
 
@@ -104,11 +102,11 @@ def check_times(times: np.ndarray) -> np.ndarray:
     return times
 
 
-def _uniform(sde: SDE, steps: int, highest: float, lowest: float) -> np.ndarray:
-    _check_levels(sde, steps, highest, highest)
-    return _times_at(sde, np.array([highest]))[0] * uniform_times(steps)
+def _uniform(sde: SDE, steps: int, sigma_max: float, sigma_min: float) -> np.ndarray:
+    _check_levels(sde, steps, sigma_max, sigma_max)
+    return _times_at(sde, np.array([sigma_max]))[0] * uniform_times(steps)
 
 
-# What a user may name; each takes (sde, steps, highest, lowest), and the uniform grid
-# has no lowest level: it is even from the time of the highest to 0.
+# The grids that a user may name, functions of (sde, steps, sigma_max, sigma_min). The
+# uniform grid goes from the time of sigma_max to 0 in equal steps, without a sigma_min.
 GRIDS = {"uniform": _uniform, "log_uniform": log_uniform_times, "karras": karras_times}

@@ -1,7 +1,7 @@
-"""The job that this process is one of: joining it, leaving it, losing it.
+"""Processes of one job: joining it, waiting for each other, sharing work, losing a peer.
 
-JAX's own runtime connects the processes, and where one of them dies it aborts the
-others: here they say first, in one sentence, what happened and what to do.
+When a process of a job dies, JAX's runtime aborts the others. Here they first say in one
+sentence what happened and what to do.
 """
 
 import contextlib
@@ -14,90 +14,202 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
-from ummcsgm.distributed import devices
 from ummcsgm.types import InputError
 
-ADDRESS, COUNT, PLACE = NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLUSTER = "UMMCSGM_CLUSTER"  # a method by which JAX finds all three: gcetpu, mpi4py
-PATIENCE = 300  # seconds that processes wait for the last one of them to start
-HEARTBEAT = 30  # seconds without a word from a process, after which it is dead
-LOST = 75  # the exit code: trying again helps
+START_TIMEOUT = 300  # seconds that processes wait for the last one to start
+HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat after which a process is dead
+BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; a process that ends is noticed long before
+EXIT_PEER_LOST = 75  # the exit code: trying again helps
 
-GONE = re.compile(
-    "gloo|nccl|heartbeat|coordination|barrier|UNAVAILABLE|GetKeyValue|connection|socket",
-    re.IGNORECASE,
-)
+
+class PeerLostError(RuntimeError):
+    """A collective or a barrier failed: another process of the job is gone."""
 
 
 class Stopped(SystemExit):
-    """All processes of a job end after one step, because one of them was asked to."""
+    """All processes of a job end after the same step, because one received a signal."""
+
+
+def process_index_and_count() -> tuple[int, int]:
+    """(index of this process from 0 on, number of processes); (0, 1) alone."""
+    return jax.process_index(), jax.process_count()
+
+
+def is_multiprocess() -> bool:
+    """Whether this process belongs to a job of several."""
+    return jax.process_count() > 1
+
+
+def is_main() -> bool:
+    """Whether this process writes what all share."""
+    return jax.process_index() == 0
 
 
 @contextlib.contextmanager
-def in_job(verdict: Callable[[BaseException], int | None], kept: Callable[[], str]):
-    """Inside, this process is one of a job, if the environment names one of several.
+def silence_nonmain() -> Iterator[None]:
+    """Inside, processes other than the main one print nothing."""
+    if is_main():
+        yield
+        return
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        yield
 
-    The block ends, and so it does with `Stopped`, when it has ended in all processes.
-    With any other error this process ends at once, and thereby the others: with
-    verdict(error), an exit code after the error was told, or with a traceback where it
-    is None. Where another process ended, with LOST and a sentence that tells how to go
-    on from what kept() says is there.
+
+@contextlib.contextmanager
+def collective() -> Iterator[None]:
+    """Inside, the processes of a job work together: an error of JAX's runtime there is
+    a PeerLostError. JAX has no narrower type for it, and alone it stays what it is."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_multiprocess():
+            raise
+        raise PeerLostError(_first_line(error)) from error
+
+
+def barrier(name: str) -> None:
+    """Returns when every process of the job has called `barrier` with this name.
+
+    Through JAX's coordination service and not through devices, whose collectives give
+    up on a process that is late.
+
+    Raises:
+        PeerLostError: another process is gone.
+    """
+    if is_multiprocess():
+        wait = multihost.get_barrier_sync_fn()
+        with collective():
+            _interruptible(lambda: wait(key=name, timeout_ms=1000 * BARRIER_TIMEOUT))
+
+
+def check_same_on_all(value: object, message: str) -> None:
+    """Raises InputError, with `message`, unless `value` is the same in all processes."""
+    barrier("check_same_on_all")
+    checksum = np.uint32(zlib.crc32(repr(value).encode()))
+    with collective():
+        checksums = multihost_utils.process_allgather(checksum)
+    if len(np.unique(checksums)) > 1:
+        raise InputError(message)
+
+
+def main_process_first(function: Callable[[], Any]) -> Any:
+    """function(), called by the main process alone, then by the others, which find its
+    files on disk."""
+    if not is_main():
+        barrier("main_process_first")
+    result = function()
+    if is_main():
+        barrier("main_process_first")
+    return result
+
+
+def map_across_processes(function: Callable[[int], Any], count: int) -> list:
+    """[function(0), ..., function(count - 1)], each first called by one process.
+
+    `function` must store its result on disk, and find there what another process stored.
+    """
+    process, processes = process_index_and_count()
+    results = {index: function(index) for index in range(process, count, processes)}
+    barrier("map_across_processes")
+    return [results[i] if i in results else function(i) for i in range(count)]
+
+
+def _interruptible(wait: Callable[[], Any]) -> Any:
+    """wait(), called in a thread: signals are not handled during a call of C++."""
+    results: list = []
+
+    def run() -> None:
+        try:
+            results.append((wait(), None))
+        except Exception as error:  # raised below, in the thread of the caller
+            results.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    value, error = results[0]
+    if error is not None:
+        raise error
+    return value
+
+
+@contextlib.contextmanager
+def in_job(
+    exit_code_of: Callable[[BaseException], int | None], describe_resume: Callable[[], str]
+) -> Iterator[None]:
+    """Inside, this process belongs to a job, if the environment names one of several.
+
+    The block ends, also with `Stopped`, when it has ended in all processes. With any
+    other error this process ends at once, and thereby the others: with
+    exit_code_of(error), which prints the error, or with a traceback where it is None.
+    Where another process ended, with EXIT_PEER_LOST and a sentence that says how to
+    resume (`describe_resume()`).
 
     Raises:
         InputError: the environment names half a job.
     """
-    wanted = job_from_environment(os.environ)
-    if wanted is None:
+    job = job_from_environment(os.environ)
+    if job is None:
         yield
         return
     end = _make_end()
-    with _aborted(lambda: end(2, _unreached(wanted, "see above"))):
+    with _on_abort(lambda: end(2, _no_job(job, "see above"))):
         try:
-            _join(wanted)
-        except Exception as error:  # of sockets, of the cluster's own interfaces
-            end(2, _unreached(wanted, _line(error)))
-    with _aborted(lambda: end(LOST, _lost("or this one was aborted: see above", kept()))):
+            _join(job)
+        except Exception as error:  # from sockets or the cluster's interfaces
+            end(2, _no_job(job, _first_line(error)))
+    with _on_abort(
+        lambda: end(
+            EXIT_PEER_LOST, _peer_lost("or this one was aborted: see above", describe_resume())
+        )
+    ):
         try:
             yield
-            devices.barrier("the end")
+            barrier("end of the job")
         except Stopped:
-            devices.barrier("the end")
+            barrier("end of the job")
             jax.distributed.shutdown()
             raise
+        except PeerLostError as error:
+            end(EXIT_PEER_LOST, _peer_lost(_first_line(error), describe_resume()))
         except BaseException as error:
-            if _gone(error):
-                end(LOST, _lost(_line(error), kept()))
-            code = _code(error, verdict)
-            if devices.is_main():
-                time.sleep(1)  # the others end when it does: they say first what it is
+            code = _print_and_code(error, exit_code_of)
+            if is_main():
+                time.sleep(1)  # the others end with it: let them print first
             end(code)
         jax.distributed.shutdown()
 
 
 @contextlib.contextmanager
 def abort_if_peer_lost() -> Iterator[None]:
-    """Inside, where another process is lost this one does not close what is around:
-    Orbax would wait for that process. To be used within `in_job`."""
+    """Inside `collective()`; where another process is lost this one aborts, as JAX's
+    runtime does, and so with the sentence of `in_job`. It does not close what is around:
+    Orbax would wait for the lost process."""
     try:
-        yield
-    except Exception as error:
-        if devices.is_multiprocess() and _gone(error):
-            print(_line(error), file=sys.stderr, flush=True)
-            os.abort()  # as JAX's runtime does, and so with the sentence of `in_job`
-        raise
+        with collective():
+            yield
+    except PeerLostError as error:
+        print(error, file=sys.stderr, flush=True)
+        os.abort()
 
 
 def _make_end() -> Callable[..., NoReturn]:
-    """end(code, sentence): this process ends at once, without a look at the others."""
+    """end(code, sentence): ends this process at once, without waiting for the others."""
     ending = threading.Lock()
 
     def end(code: int, sentence: str = "") -> NoReturn:
-        ending.acquire()  # for good: of two threads that end the process, one does
+        ending.acquire()  # never released: of two threads that end the process, one does
         sys.stdout.flush()
         if sentence:
             os.write(2, f"ummcsgm: {sentence}\n".encode())
@@ -106,33 +218,32 @@ def _make_end() -> Callable[..., NoReturn]:
     return end
 
 
-def _code(error: BaseException, verdict: Callable) -> int:
-    """The exit code after an error, which is told."""
+def _print_and_code(error: BaseException, exit_code_of: Callable) -> int:
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
-    code = verdict(error)
+    code = exit_code_of(error)
     if code is None:
         traceback.print_exception(error)
     return 1 if code is None else code
 
 
 def job_from_environment(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` is to be told; None for a process of its own.
+    """The arguments of `jax.distributed.initialize`; None for a process on its own.
 
-    Of a job are those whose environment has all of NAMES, and the tasks of a SLURM
-    step, of mpirun and of a TPU slice on Kubernetes, where JAX finds all by itself, or
-    by the method that CLUSTER names.
+    A process belongs to a job if its environment has all of NAMES; if it is a task of a
+    SLURM step, of mpirun or of a TPU slice on Kubernetes, where JAX finds all by itself;
+    or by the method that CLUSTER names.
 
     Raises:
-        InputError: some of NAMES are there and some are not, or they are no job.
+        InputError: some of NAMES are set and some are not, or they are no job.
     """
     given = [name for name in NAMES if environment.get(name)]
     if len(given) == len(NAMES):
-        return _told(*(environment[name] for name in NAMES))
+        return _explicit_job(*(environment[name] for name in NAMES))
     if environment.get(CLUSTER):
         return {"cluster_detection_method": environment[CLUSTER]}
-    scheduled = _scheduled(environment)
-    if given and not (scheduled and given == [ADDRESS]):
+    scheduled = _is_scheduled(environment)
+    if given and not (scheduled and given == [NAMES[0]]):
         missing = " and ".join(name for name in NAMES if name not in given)
         raise InputError(
             f"{' and '.join(given)} is set and {missing} is not: set all of "
@@ -141,11 +252,11 @@ def job_from_environment(environment: Mapping[str, str]) -> dict[str, Any] | Non
     return {} if scheduled else None
 
 
-def _told(address: str, count: str, place: str) -> dict[str, Any] | None:
-    whole = count.isdigit() and place.isdigit() and int(place) < int(count)
-    if not whole or not re.fullmatch(r".+:\d+", address):
+def _explicit_job(address: str, count: str, process_id: str) -> dict[str, Any] | None:
+    valid = count.isdigit() and process_id.isdigit() and int(process_id) < int(count)
+    if not valid or not re.fullmatch(r".+:\d+", address):
         raise InputError(
-            f"{', '.join(NAMES)} are {address!r}, {count!r}, {place!r}; wanted "
+            f"{', '.join(NAMES)} are {address!r}, {count!r}, {process_id!r}; wanted "
             "HOST:PORT, a number of processes, and which of them this is, from 0 on."
         )
     if count == "1":
@@ -153,54 +264,58 @@ def _told(address: str, count: str, place: str) -> dict[str, Any] | None:
     return {
         "coordinator_address": address,
         "num_processes": int(count),
-        "process_id": int(place),
+        "process_id": int(process_id),
         "cluster_detection_method": "deactivate",
     }
 
 
-def _scheduled(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler that JAX knows has started this process beside others."""
-    if "OMPI_COMM_WORLD_SIZE" in environment:  # within SLURM too, where it may be
+def _is_scheduled(environment: Mapping[str, str]) -> bool:
+    """Whether a scheduler that JAX knows started this process beside others."""
+    if "OMPI_COMM_WORLD_SIZE" in environment:  # also within SLURM
         return environment["OMPI_COMM_WORLD_SIZE"] != "1"
     # Of the step: a shell in an allocation of several tasks is one process.
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return True
-    slice_of = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
-    return any("," in environment.get(name, "") for name in slice_of)
+    hosts = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    return any("," in environment.get(name, "") for name in hosts)
 
 
-def _join(wanted: dict[str, Any]) -> None:
-    if wanted.get("process_id") == 0:  # a port that is taken crashes the runtime
-        port = int(wanted["coordinator_address"].rsplit(":", 1)[1])
+def _join(job: dict[str, Any]) -> None:
+    if job.get("process_id") == 0:  # a port that is taken crashes the runtime
+        port = int(job["coordinator_address"].rsplit(":", 1)[1])
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("", port))
     jax.distributed.initialize(
-        **wanted, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=HEARTBEAT
+        **job,
+        initialization_timeout=START_TIMEOUT,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
     )
-    devices.connect_devices()
+    # Connects the devices now: at the first step, a process that is half a minute late
+    # would fail to.
+    multihost_utils.sync_global_devices("connect devices")
 
 
-def _lost(why: str, kept: str) -> str:
-    return f"another process of this job ended ({why}): start the same command again, {kept}."
+def _peer_lost(reason: str, resume: str) -> str:
+    return f"another process of this job ended ({reason}): start the same command again, {resume}."
 
 
-def _unreached(wanted: dict[str, Any], why: str) -> str:
-    where = wanted.get("coordinator_address", "what the scheduler names")
+def _no_job(job: dict[str, Any], reason: str) -> str:
+    address = job.get("coordinator_address", "what the scheduler names")
     return (
-        f"no job of several processes came about at {where} within {PATIENCE} s "
-        f"({why}): look whether all of them started and can reach the first one."
+        f"no job of several processes came about at {address} within {START_TIMEOUT} s "
+        f"({reason}): look whether all of them started and can reach the first one."
     )
 
 
 @contextlib.contextmanager
-def _aborted(say: Callable[[], NoReturn]) -> Iterator[None]:
-    """Inside, say() is called where the runtime aborts this process from C++, on a
-    thread of its own: neither Python's signal handlers nor `finally` are reached."""
+def _on_abort(function: Callable[[], NoReturn]) -> Iterator[None]:
+    """Inside, function() is called where the runtime aborts this process from C++, in a
+    thread of its own: Python's signal handlers and `finally` are not reached."""
     libc = ctypes.CDLL(None)
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     libc.signal.restype = ctypes.c_void_p
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: say())
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: function())
     before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     try:
         yield
@@ -208,14 +323,6 @@ def _aborted(say: Callable[[], NoReturn]) -> Iterator[None]:
         libc.signal(signal.SIGABRT, before)
 
 
-def _gone(error: BaseException) -> bool:
-    """Whether `error` is how JAX tells that another process is no more there."""
-    ours = isinstance(error, InputError | OSError)
-    kinds = (jax.errors.JaxRuntimeError, RuntimeError, ValueError)
-    return not ours and isinstance(error, kinds) and bool(GONE.search(str(error)))
-
-
-def _line(error: BaseException) -> str:
-    """What an error says first."""
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

@@ -48,7 +48,7 @@ from ummcsgm.data.cohort import Cohort
 from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.diffusion.missingness import missing_patterns
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import processes
 from ummcsgm.evaluation import ensemble, through_plane
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.methods import TrainedMethod
@@ -224,7 +224,7 @@ def evaluate_subjects(
                 print(f"evaluated {count}: {subject.name}, {name}", flush=True)
         return results
 
-    every = devices.map_across_processes(evaluate_one, len(spec.subjects))
+    every = processes.map_across_processes(evaluate_one, len(spec.subjects))
     return {
         name: {
             subject.name: results[name]
@@ -487,7 +487,7 @@ def calibrate(
     results = evaluate_subjects(spec, parts)
     fits = ensemble.fit_factors(_records(results["draws"]))
     if not fits:  # a file of an earlier evaluation is of other subjects
-        if devices.is_main():
+        if processes.is_main():
             path.unlink(missing_ok=True)
         return CalibrationFit({}, {})
     coherence = through_plane.fit(_records(results["slab"]), measure_slabs)
@@ -503,7 +503,7 @@ def calibrate(
         "rho": fit.rho,
         "coherence": coherence,
     }
-    if devices.is_main():
+    if processes.is_main():
         write_atomic(path, json.dumps(content, indent=1))
     return fit
 

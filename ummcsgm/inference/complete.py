@@ -20,7 +20,7 @@ from ummcsgm.config import build, build_data
 from ummcsgm.data.layouts.layout import Layout, Subject
 from ummcsgm.data.nifti import read_geometry
 from ummcsgm.data.subjects import PreparedSubject, network_brain, prepare_subject
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import processes
 from ummcsgm.inference.acquisition_value import expected_gains, gains_table
 from ummcsgm.inference.budget import within_budget
 from ummcsgm.inference.inputs import (
@@ -116,8 +116,8 @@ def complete(
     found = find_incomplete(trained, pathlib.Path(source), unused)
     if options.budget_seconds is not None and found.subjects:
         # The first process of a job measures for all.
-        asked = options if devices.is_main() else replace(options, overwrite=False)
-        chosen = devices.main_process_first(
+        asked = options if processes.is_main() else replace(options, overwrite=False)
+        chosen = processes.main_process_first(
             lambda: within_budget(asked, trained, sampling, found.subjects, target)
         )
         options = replace(chosen, overwrite=options.overwrite)

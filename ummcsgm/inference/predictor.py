@@ -46,7 +46,7 @@ from ummcsgm.utils.suggest import did_you_mean
 
 MODES = ("mean", *SAMPLERS)
 CALIBRATION = "calibration.json"  # in the workdir
-DRAW_KEYS = ("sampler_steps", "sigma_min", "warm_start_sigma")  # decide what is drawn
+DRAW_KEYS = ("sampler_steps", "time_grid", "sigma_min", "warm_start_sigma")  # decide the draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +240,7 @@ def sampler_facts(
     steps = len(sampler_time_grid(trained.model.sde, sampler, options)) - 1
     facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
     if find_sampler(sampler).grid != "uniform":
-        facts["sigma_min"] = options.sigma_min
+        facts |= {"time_grid": options.time_grid, "sigma_min": options.sigma_min}
     if find_sampler(sampler).from_mean:
         facts["warm_start_sigma"] = options.warm_start_sigma
     return facts
@@ -251,7 +251,14 @@ def sampler_time_grid(sde: SDE, sampler: str, options: EvaluationOptions) -> Arr
     steps = getattr(options, steps_key(sampler))
     lowest = max(options.sigma_min, 1.05 * noise_level_at(sde, 0))
     start = min(options.warm_start_sigma, noise_level_at(sde, 1))
-    return sampler_times(sampler, sde, steps, lowest=lowest, start=start)
+    return sampler_times(
+        sampler,
+        sde,
+        steps,
+        sigma_min=lowest,
+        warm_start_sigma=start,
+        grid=options.time_grid,
+    )
 
 
 def steps_key(sampler: str) -> str:

@@ -12,7 +12,7 @@ from ummcsgm.config.build_methods import BY_SECONDS, build_budget
 from ummcsgm.config.courses import build_trainable, method_folder
 from ummcsgm.config.preparation import prepare
 from ummcsgm.data.loader import Batches
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import devices, processes
 from ummcsgm.training.logging import training_seconds
 from ummcsgm.training.train import training_batches
 from ummcsgm.types import Config, InputError
@@ -44,13 +44,13 @@ def allowed(config: Config, workdir: pathlib.Path, name: str) -> Config:
     if not path.is_file() or read_json(path)["seconds"] != seconds:
         steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
         told = {"seconds": seconds, "steps": steps}
-        devices.main_process_first(functools.partial(_write_first, path, told))
+        processes.main_process_first(functools.partial(_write_first, path, told))
     return build.with_steps(config, read_json(path)["steps"])
 
 
 def _write_first(path: pathlib.Path, told: dict) -> None:
     """Of several processes the first one's measurement counts for all."""
-    if devices.is_main():
+    if processes.is_main():
         write_atomic(path, json.dumps(told))
 
 

@@ -16,7 +16,7 @@ from ummcsgm.config.build_methods import MM_CSN, build_method_names, build_paper
 from ummcsgm.config.courses import SEGMENTER, fixed_keys, method_config, method_folder
 from ummcsgm.config.preparation import prepare
 from ummcsgm.config.schema import check_same
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import processes
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import (
     ALGORITHM1,
@@ -98,7 +98,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
         segmenter = load_segmenter(workdir, config)
         more = segmentation_parts(workdir, spec, segmenter, [mm_csn, *methods])
     evaluation, results = evaluate(workdir, (spec, validation), [mm_csn, *floors, *methods], more)
-    if not devices.is_main():
+    if not processes.is_main():
         return
     write_evaluation(evaluation, workdir / "evaluation")
     entries = _method_entries(workdir, spec, mm_csn, floors, methods, results)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from ummcsgm.distributed import devices
+from ummcsgm.distributed import devices, processes
 from ummcsgm.distributed.processes import Stopped
 from ummcsgm.types import Array, Batch
 
@@ -56,7 +56,7 @@ def run_training(
         FloatingPointError: `options.max_nonfinite` steps in a row were not finite.
     """
     first = int(state.step)
-    pending, stop, single_process = None, False, not devices.is_multiprocess()
+    pending, stop, single_process = None, False, jax.process_count() == 1
     with stop_requests() as signals:
         source = _sharded_batches(batches, first, signals)
         batch = next(source) if first < options.steps else None
@@ -141,7 +141,7 @@ def exit_after_stop(signals: list[int], done: int, *, all_stop: bool) -> None:
     name = signal.Signals(signals[0]).name if signals else "another process was asked"
     print(
         f"{name}: saved at step {done}; the same command continues.",
-        file=sys.stdout if devices.is_main() else sys.stderr,
+        file=sys.stdout if processes.is_main() else sys.stderr,
         flush=True,
     )
     kind = Stopped if all_stop else SystemExit

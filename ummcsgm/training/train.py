@@ -65,12 +65,12 @@ def train(
     check_same_slices(folder, store)
     state = start_or_restore(folder, method.start, options.seed)
     first, config = int(state.step), metadata["config"]
-    devices.check_same_on_all(
+    processes.check_same_on_all(
         (first, json.dumps(config, sort_keys=True), store.path.name),
         f"the processes of this job do not see the same run in {folder}: they need "
         "one folder, that all of them share, and the same flags.",
     )
-    if devices.is_main():
+    if processes.is_main():
         write_manifest(folder, config, split, first)
     key = jax.random.fold_in(jax.random.key(options.seed), 1)
     batches, state = training_batches(store, options), devices.replicate(state)
@@ -80,7 +80,7 @@ def train(
         )
         stack.enter_context(processes.abort_if_peer_lost())
         callbacks = {}
-        if devices.is_main():
+        if processes.is_main():
             seconds = _min_step_seconds(method.counted, state, batches)
             log = stack.enter_context(TrainingLog(folder, options, first, seconds))
             traces = folder / TRACES if trace else None
@@ -96,7 +96,7 @@ def train(
             ),
             **callbacks,
         )
-    devices.barrier(f"the checkpoint of {metadata['method']}")
+    processes.barrier(f"the checkpoint of {metadata['method']}")
 
 
 def check_same_slices(folder: pathlib.Path, store: Store) -> None:
@@ -128,7 +128,7 @@ def start_or_restore(
 
 def training_batches(store: Store, options: TrainOptions) -> Batches:
     """The batches of a run: this process's examples of each."""
-    process, count = devices.process_index_and_count()
+    process, count = processes.process_index_and_count()
     return make_batches(
         store,
         batch=options.batch,

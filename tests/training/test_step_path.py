@@ -1,0 +1,86 @@
+"""The files of one training step: few, named here, and none that reads NIfTI files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tiny_run import ROOT
+
+from ummcsgm.diffusion.loss import NoiseProposal, Objective, weigh_edm
+from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
+from ummcsgm.diffusion.preconditioning import ScoreModel
+from ummcsgm.diffusion.sde import VP
+from ummcsgm.distributed import devices
+from ummcsgm.training.dsm_step import UpdateRule, init_state, make_train_step
+from ummcsgm.training.loop import TrainOptions, run_training, with_stop_flag
+from ummcsgm.types import Batch
+
+STEP_FILES = {
+    "training/loop.py",
+    "training/dsm_step.py",
+    "distributed/devices.py",
+    "diffusion/loss.py",
+    "diffusion/missingness.py",
+    "diffusion/preconditioning.py",
+    "diffusion/sde.py",
+    "models/mm_csn.py",
+}
+
+
+class OneBatch:
+    """The same batch for every step."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def from_step(self, step):
+        while True:
+            yield self.batch
+
+
+def test_a_training_step_runs_through_eight_files(make_network, quick_compile):
+    network = make_network(widths=(8,), blocks=(1,), attention_max_grid=0, predict_variance=True)
+    model, rule = ScoreModel(network, VP(0.1, 20.0), 0.5), UpdateRule(optax.sgd(0.1), 0.5, 1)
+    patterns = missing_patterns(4, proper=False)
+    proposal = NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0)
+    objective = Objective(patterns, pattern_probabilities(patterns, ()), proposal, weigh_edm, False)
+    state = devices.replicate(init_state(jax.random.key(0), model, rule, (16, 16)))
+    step = devices.pmap_step(with_stop_flag(make_train_step(model, objective, rule)))
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 4)).astype(np.float32)
+    batches = OneBatch(Batch(images, np.ones((2, 4), bool), np.ones(2, bool)))
+    options = TrainOptions(0, 2, False, 1, 1, 1, 1, 1)
+    saved, files = [], set()
+
+    def record(frame, event, argument):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and ROOT / "ummcsgm" in path.parents:
+            files.add(path.relative_to(ROOT / "ummcsgm").as_posix())
+
+    sys.setprofile(record)
+    try:
+        run_training(
+            lambda state, inputs: step(jax.random.key(1), state, inputs),
+            state,
+            batches,
+            options,
+            lambda done, state: saved.append(jnp.asarray(state.step)),
+        )
+    finally:
+        sys.setprofile(None)
+    assert saved == [1]
+    assert files == STEP_FILES
+
+
+def test_the_training_step_and_its_batches_do_not_import_the_nifti_reader():
+    modules = "training.dsm_step", "training.loop", "training.train", "data.loader"
+    program = "".join(f"import ummcsgm.{module}\n" for module in modules)
+    program += (
+        "import sys\nfound = [m for m in ('nibabel', 'ummcsgm.data.nifti') if m in sys.modules]"
+    )
+    program += "\nassert not found, found"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
