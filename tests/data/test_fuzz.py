@@ -23,6 +23,8 @@ import pytest
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_like
 from ummcsgm.types import InputError
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 2.0  # of the processor, for one file
 MEBIBYTE = 2**20
 SHAPE = (5, 6, 7)

@@ -193,6 +193,7 @@ STATED = [((1.2, 1.2), 0.051), ((0.8, 0.5), 0.013)]
 @each_turn
 @each_orientation
 @pytest.mark.parametrize("step, stated", STATED)
+@pytest.mark.slow
 def test_a_resampled_file_differs_by_no_more_than_is_stated(
     tmp_path, axes, signs, turn, step, stated
 ):

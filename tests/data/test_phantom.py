@@ -222,6 +222,7 @@ def test_the_background_is_zero_and_the_same_for_all_modalities(subject):
 
 
 @pytest.mark.parametrize("index", range(4))
+@pytest.mark.slow
 def test_a_brain_is_as_large_as_a_human_one(index):
     brain = make_subject(1, index, TINY).images["t1"] > 0
     assert 0.25 < brain[:, :, 4].mean() < 0.42
@@ -271,6 +272,7 @@ def test_crossing_the_brain_meets_many_sulci_that_are_bright_on_t2():
     assert 3.2 < np.mean(counts) < 12
 
 
+@pytest.mark.slow
 def test_two_shapes_show_the_same_brain():
     fine, coarse = (make_subject(2, 1, shape) for shape in (SHAPE, (32, 32, 20)))
     for modality in ("t1", "t2"):
@@ -309,6 +311,7 @@ def test_another_draw_of_gadolinium_changes_t1c_and_no_bit_of_the_rest(subject):
     ("stream", "changed"),
     [("t1", {"t1"}), ("flair", {"flair"}), ("protocol", {"flair", "t1", "t1c", "t2"})],
 )
+@pytest.mark.slow
 def test_a_stream_reaches_only_what_it_is_named_after(stream, changed):
     plain = make_phantom(streams(0, 1), "a", TINY)
     keys = streams(0, 1)
@@ -338,6 +341,7 @@ def flat_tumour(necrosis: float) -> tuple[Tumour, Points]:
     return tumour, Points(*place, 1.0)
 
 
+@pytest.mark.slow
 def test_uptake_is_drawn_alike_for_dead_and_for_living_tumours():
     patterns = []
     for seed in range(20):
@@ -419,6 +423,7 @@ def test_the_files_read_back_as_the_subject_with_its_field_of_view(written):
         assert geometry.affine[:3, 3] == pytest.approx([0, 240 - size[1], 0])
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(written, tmp_path):
     made = write_phantom(tmp_path, subjects=3, shape=TINY, seed=5, processes=2)
     assert [p.relative_to(tmp_path) for p in made] == [
@@ -451,6 +456,7 @@ phantom.write_phantom(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_half_subject_and_the_next_one_goes_on(written, tmp_path):
     root = str(Path(phantom.__file__).parents[3])
     run = subprocess.run(
@@ -493,6 +499,7 @@ def test_a_shape_that_holds_no_brain_is_an_input_error(shape):
         make_subject(0, 0, shape)
 
 
+@pytest.mark.slow
 def test_the_smallest_and_the_largest_shapes_are_accepted():
     assert checked((32, 32, 8)) == (32, 32, 8)
     assert checked(np.array([240, 240, 155])) == (240, 240, 155)

@@ -12,9 +12,12 @@ from tiny_run import files_under, run_main, tiny_config, write_config
 from ummcsgm.data.nifti import read_volume
 from ummcsgm.data.store import open_store
 
-pytestmark = pytest.mark.skipif(
-    not OPEN_MS.is_dir(), reason="the real data, shared/data/open_ms, is absent"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not OPEN_MS.is_dir(), reason="the real data, shared/data/open_ms, is absent"
+    ),
+]
 SAME = ("brats23", "bids", "msd")  # no voxel is another
 
 

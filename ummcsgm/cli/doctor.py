@@ -10,8 +10,9 @@ import pathlib
 from ummcsgm.config import build_data
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.layouts.layout import Layout
-from ummcsgm.qc.cohort import check_search
-from ummcsgm.qc.examine import Finding, examine_cohort
+from ummcsgm.qc.cohort_checks import check_search
+from ummcsgm.qc.examine import examine_cohort
+from ummcsgm.qc.findings import Finding
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.console import print_table
 from ummcsgm.utils.progress import progress_bar

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage, stats
 
 from ummcsgm.data.layouts.layout import contrast_of
-from ummcsgm.qc.tissue import FEWEST, Tissue
+from ummcsgm.qc.alignment import MIN_VOXELS, Tissue
 
 ALIKE = {  # least correlation; FLAIR and PD may have any with the others
     ("t1", "t1c"): 0.7,
@@ -43,7 +43,7 @@ def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
     """
     names = _known(tissues)
     inside = _inside([tissues[name] for name in names])
-    if len(names) < 2 or np.count_nonzero(inside) < FEWEST:
+    if len(names) < 2 or np.count_nonzero(inside) < MIN_VOXELS:
         return {}
     contrasts = [contrast_of(name) for name in names]
     facts = _Facts(np.stack([tissues[name].values[inside] for name in names]))

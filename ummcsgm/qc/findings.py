@@ -1,4 +1,4 @@
-"""What an examination hands on: findings, and what cohorts are judged by."""
+"""Problems of a file or a subject, and the findings that a user reads of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SEVERITIES = ("stop", "warn", "note")  # would stop or poison a run; may; is to know
-FEWEST = 2  # modalities with which a subject can be trained on
+MIN_MODALITIES = 2  # with which a subject can be trained on
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong; `text` continues a sentence that begins with the file or subject."""
+
+    severity: str  # one of SEVERITIES
+    code: str
+    text: str
+
+
+NamedProblems = list[tuple[str, Problem]]  # modality, "mask", "segmentation" or "" -> problem
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, and what to do about it.
 
-    `subject`, `modality` are "" and `path` is None where it is not about one of these.
+    `subject` and `modality` are "" and `path` is None where it is not about one of these.
     """
 
     severity: str  # one of SEVERITIES
@@ -26,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found in one subject, and what it is compared with others by."""
+    """The findings on one subject, and what it is compared with others by."""
 
     findings: list[Finding]
     digests: dict[str, str]  # by modality, for those that can be trained on

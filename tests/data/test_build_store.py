@@ -166,6 +166,7 @@ def test_an_intensity_beyond_float16_stays_finite(tmp_path):
     assert (slices.min(), slices.max()) == (-largest, largest)
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_files_and_report_each_subject(tmp_path, raw):
     _, reports = made(tmp_path / "s", in_two(raw))
     _, others = made(tmp_path / "t", in_two(raw), processes=2)
@@ -538,6 +539,7 @@ def end_this_process(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_one_sentence():
     with pytest.raises(InputError, match="config.data.processes"):
         list(pool.map_in_processes(end_this_process, [1, 2], 2))
@@ -612,6 +614,7 @@ def changed(folder):
 
 
 @pytest.mark.parametrize("case", ["fresh", "moved", "added", "settings"])
+@pytest.mark.slow
 def test_a_kill_at_any_moment_is_as_if_it_had_not_been(tmp_path, three, case):
     before, after = changed(three)[case]
     expected, _ = made(tmp_path / "whole", *after)
@@ -658,6 +661,7 @@ def test_no_file_is_written_under_its_own_name(tmp_path, three, monkeypatch):
     assert all(name.startswith(".") for name in written)
 
 
+@pytest.mark.slow
 def test_two_kills_and_then_other_settings_leave_nothing_behind(tmp_path, three):
     before, after = changed(three)["settings"]
     made(tmp_path / "whole", *after)
@@ -719,6 +723,7 @@ def check_all_end(session):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_processes_leave_no_process_and_no_half_slices(tmp_path, three):
     expected, _ = made(tmp_path / "whole", in_two(three))
     waits = random.Random(0)
@@ -735,6 +740,7 @@ def test_killed_processes_leave_no_process_and_no_half_slices(tmp_path, three):
     assert content(tmp_path / "s") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_who_works_in_a_folder_is_waited_for(tmp_path, three):
     folder = tmp_path / "s"
     folder.mkdir()
@@ -748,6 +754,7 @@ def test_who_works_in_a_folder_is_waited_for(tmp_path, three):
     assert len(content(folder)) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_one_folder_at_once(tmp_path, three):
     made(tmp_path / "whole", in_two(three))
     both = [start(tmp_path / "run.py", three, tmp_path / "s", n) for n in (1, 2)]
@@ -757,6 +764,7 @@ def test_two_processes_may_prepare_one_folder_at_once(tmp_path, three):
     assert content(tmp_path / "s") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_processes_and_what_was_done_is_kept(tmp_path, three):
     process = start(tmp_path / "run.py", three, tmp_path / "s", 2)
     process.stdout.readline()

@@ -3,12 +3,14 @@
 import dataclasses
 from itertools import combinations
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ummcsgm.data import nifti
 from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.find import SearchResult
@@ -17,8 +19,10 @@ from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import read_volume, write_new
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW, make_subject
 from ummcsgm.data.store import StoreSettings
-from ummcsgm.qc.cohort import check_search
-from ummcsgm.qc.examine import SEVERITIES, examine_cohort, examine_subject
+from ummcsgm.qc import scans
+from ummcsgm.qc.cohort_checks import check_search
+from ummcsgm.qc.examine import examine_cohort, examine_subject
+from ummcsgm.qc.findings import SEVERITIES
 from ummcsgm.types import InputError
 
 OPEN_MS = Path(__file__).parents[3] / "shared/data/open_ms"
@@ -55,7 +59,7 @@ def written(folder, images, name="a", affines=None, **about):
         own = affines or {}
         affine = own[modality] if modality in own else affine_of(image.shape)
         write_new(files[modality], np.asarray(image, np.float32), affine)
-    own = {"segmentation": None, "mask": None, "volumes": {}, "patient": name}
+    own = {"segmentation": None, "mask": None, "volume_indices": {}, "patient": name}
     return Subject(name=name, group="", files=files, **(own | about))
 
 
@@ -80,6 +84,12 @@ def only(subject, modality, code, severity, *words):
         assert word in finding.sentence, finding.sentence
 
 
+def rest_slow(cases):
+    """The first case as it is, the others marked slow."""
+    first, *others = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [first, *(pytest.param(*case, marks=pytest.mark.slow) for case in others)]
+
+
 def within(image, values):
     return np.where(image != 0, values, 0)
 
@@ -89,8 +99,10 @@ def within(image, values):
 
 @pytest.mark.parametrize(
     ("seed", "index", "shape"),
-    [(0, index, SHAPE) for index in range(5)]
-    + [(7, 2, (120, 120, 78)), (0, 0, (32, 32, 8)), (1, 0, (48, 48, 30))],
+    rest_slow(
+        [(0, 0, (32, 32, 8)), (7, 2, (120, 120, 78)), (1, 0, (48, 48, 30))]
+        + [(0, index, SHAPE) for index in range(5)]
+    ),
 )
 def test_a_sound_phantom_is_passed_in_silence(tmp_path, seed, index, shape):
     phantom = make_subject(seed, index, shape)
@@ -100,6 +112,7 @@ def test_a_sound_phantom_is_passed_in_silence(tmp_path, seed, index, shape):
     assert found(written(tmp_path, images, segmentation=label)) == set()
 
 
+@pytest.mark.slow
 def test_two_modalities_or_names_of_no_contrast_are_passed_in_silence(tmp_path, images):
     for pair in combinations(MODALITIES, 2):
         subject = written(tmp_path, {m: images[m] for m in pair}, "_".join(pair))
@@ -117,6 +130,7 @@ def test_two_modalities_or_names_of_no_contrast_are_passed_in_silence(tmp_path, 
     ],
     ids=["blur", "shading", "gamma"],
 )
+@pytest.mark.slow
 def test_blur_shading_and_gamma_are_no_fault(tmp_path, images, damage):
     image = within(images["t1"], damage(images["t1"]))
     assert found(written(tmp_path, images | {"t1": image})) == set()
@@ -158,6 +172,27 @@ def test_a_volume_that_is_none_stops(tmp_path, two, code, spoil, words):
     only(subject, "t2", code, "stop", str(subject.files["t2"]), words)
 
 
+def test_the_class_of_an_error_decides_and_not_its_words(tmp_path, two, monkeypatch):
+    """Reworded messages, also with the words of another error, change no finding."""
+
+    subject = written(tmp_path, {"t2": two["t2"]})
+    for error, code in (
+        (nifti.NiftiError, "unreadable"),
+        (nifti.NotFiniteError, "not_finite"),
+        (nifti.EmptyVolumeError, "empty"),
+        (nifti.ConstantVolumeError, "constant"),
+        (nifti.VolumeCountError, "four_d"),
+        (nifti.UnplacedError, "unplaced"),
+        (nifti.NotAVolumeError, "not_3d"),
+        (nifti.ValueTypeError, "not_real"),
+    ):
+        words = "is empty everywhere, 2 volumes, an array of NaN or infinite"
+        fail = Mock(side_effect=error(subject.files["t2"], words))
+        monkeypatch.setattr(scans, "read_volume", fail)
+        monkeypatch.setattr(scans, "read_volumes", fail)
+        only(subject, "t2", code, "stop", "is empty everywhere")
+
+
 def test_a_4d_file_is_read_by_its_volumes_and_each_is_examined(tmp_path, images):
     order = ("t1", "t2", "t1c", "flair")
     path = tmp_path / "all.nii"
@@ -166,7 +201,7 @@ def test_a_4d_file_is_read_by_its_volumes_and_each_is_examined(tmp_path, images)
     subject = Subject("a", "", "a", dict.fromkeys(order, path), volumes, None, None)
     assert found(subject) == set()
     wrong = volumes | {"t1": 1, "t2": 0}
-    findings = examine_subject(dataclasses.replace(subject, volumes=wrong), MODALITIES)
+    findings = examine_subject(dataclasses.replace(subject, volume_indices=wrong), MODALITIES)
     assert seen_in(findings) == {("t1", "swapped"), ("t2", "swapped")}
     assert "volume 1: is called t1 but looks like t2" in findings[0].sentence
     broken = np.stack([images[m] for m in order], axis=3)
@@ -229,10 +264,17 @@ def moved(image, spacing, *, shift=(0, 0, 0), turn=(0, 0, 0), outline):
     return within(image, np.where((here > 0.5) & (there != 0), there, typical))
 
 
-@pytest.mark.parametrize("outline", [True, False], ids=["outline", "interior"])
 @pytest.mark.parametrize(
-    ("modality", "shift", "turn"),
-    [("t2", (0, 0, 8), (0, 0, 0)), ("t1", (-6, 5, 0), (0, 0, 0)), ("t2", (0, 0, 0), (0, 0, 10))],
+    ("modality", "shift", "turn", "outline"),
+    rest_slow(
+        (*move, outline)
+        for outline in (True, False)
+        for move in (
+            ("t2", (0, 0, 8), (0, 0, 0)),
+            ("t1", (-6, 5, 0), (0, 0, 0)),
+            ("t2", (0, 0, 0), (0, 0, 10)),
+        )
+    ),
 )
 def test_a_modality_that_was_moved_is_found(tmp_path, images, modality, shift, turn, outline):
     image = moved(images[modality], 3.75, shift=shift, turn=turn, outline=outline)
@@ -249,18 +291,20 @@ def test_the_sentence_tells_how_far_which_way_and_turned_how(tmp_path, images):
     assert "turned by 0 degrees" in words
 
 
+@pytest.mark.slow
 def test_t1_is_blamed_where_the_others_agree(tmp_path, images):
     image = moved(images["t1"], 3.75, shift=(0, 9, 4), outline=True)
     subject = written(tmp_path, images | {"t1": image})
     only(subject, "t1", "misregistered", "stop", "off t1c")
 
 
+@pytest.mark.slow
 def test_a_shift_far_beyond_a_voxel_with_its_outline_is_found(tmp_path, images):
     image = moved(images["t2"], 3.75, shift=(0, 30, 0), outline=True)
     assert ("t2", "misregistered") in found(written(tmp_path, images | {"t2": image}))
 
 
-@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize(("modality",), rest_slow(MODALITIES))
 def test_a_modality_with_left_and_right_exchanged_is_told_and_not_to_be_registered(
     tmp_path, images, modality
 ):
@@ -269,6 +313,7 @@ def test_a_modality_with_left_and_right_exchanged_is_told_and_not_to_be_register
     assert "register the" not in examine_subject(subject, MODALITIES)[0].sentence
 
 
+@pytest.mark.slow
 def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
     image = moved(images["flair"], 3.75, shift=(8, 6, 4), turn=(0, 8, 8), outline=False)
     every = {m: own[::-1, ::-1] for m, own in (images | {"flair": image}).items()}
@@ -276,6 +321,7 @@ def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
     assert found(subject) == {("flair", "misregistered")}
 
 
+@pytest.mark.slow
 def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(tmp_path, images):
     for pair in combinations(MODALITIES, 2):
         both = {pair[0]: images[pair[0]], pair[1]: images[pair[1]][::-1]}
@@ -283,6 +329,7 @@ def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(t
         assert code == "mirrored", pair
 
 
+@pytest.mark.slow
 def test_what_is_mirrored_and_moved_is_mirrored_and_what_all_share_is_no_fault(tmp_path, images):
     image = moved(images["t2"][::-1], 3.75, shift=(8, 0, 4), outline=True)
     assert found(written(tmp_path, images | {"t2": image})) == {("t2", "mirrored")}
@@ -290,6 +337,7 @@ def test_what_is_mirrored_and_moved_is_mirrored_and_what_all_share_is_no_fault(t
     assert found(written(tmp_path, every, "every")) == set()
 
 
+@pytest.mark.slow
 def test_what_lies_nowhere_better_is_not_called_misregistered(tmp_path, two):
     waves = np.random.default_rng(3).normal(size=SHAPE)
     strange = 100 + 300 * ndimage.gaussian_filter(waves, 2)
@@ -300,8 +348,9 @@ def test_what_lies_nowhere_better_is_not_called_misregistered(tmp_path, two):
 # ------------------------------------------------------------------- contrasts
 
 
-@pytest.mark.parametrize("pair", list(combinations(MODALITIES, 2)), ids="-".join)
-def test_each_exchange_of_two_of_four_modalities_is_found(tmp_path, images, pair):
+@pytest.mark.parametrize(("first", "second"), rest_slow(combinations(MODALITIES, 2)))
+def test_each_exchange_of_two_of_four_modalities_is_found(tmp_path, images, first, second):
+    pair = (first, second)
     one, other = pair
     subject = written(tmp_path, images | {one: images[other], other: images[one]})
     findings = examine_subject(subject, MODALITIES)
@@ -312,20 +361,25 @@ def test_each_exchange_of_two_of_four_modalities_is_found(tmp_path, images, pair
     assert {finding.severity for finding in findings} == {"stop"}
 
 
-@pytest.mark.parametrize("names", [("t1", "t2"), ("T1w", "T2W"), ("t1n", "t2w")])
-def test_t1_and_t2_alone_are_told_apart_under_all_their_names(tmp_path, images, names):
+@pytest.mark.parametrize(
+    ("first", "second"), rest_slow([("T1w", "T2W"), ("t1", "t2"), ("t1n", "t2w")])
+)
+def test_t1_and_t2_alone_are_told_apart_under_all_their_names(tmp_path, images, first, second):
+    names = (first, second)
     sound = dict(zip(names, (images["t1"], images["t2"]), strict=True))
     wrong = dict(zip(names, (images["t2"], images["t1"]), strict=True))
     assert found(written(tmp_path, sound, "sound")) == set()
     assert found(written(tmp_path, wrong)) == {(n, "swapped") for n in names}
 
 
+@pytest.mark.slow
 def test_where_t1_and_t1c_look_alike_the_fewest_names_are_wrong(tmp_path):
     images = make_subject(0, 0, SHAPE).images  # without enhancement
     subject = written(tmp_path, images | {"t1": images["t2"], "t2": images["t1"]})
     assert found(subject) == {("t1", "swapped"), ("t2", "swapped")}
 
 
+@pytest.mark.slow
 def test_three_modalities_in_a_circle_are_named_as_they_are(tmp_path, images):
     wrong = {"t1": images["t2"], "t2": images["flair"], "flair": images["t1"]}
     subject = written(tmp_path, images | wrong)
@@ -405,6 +459,7 @@ def test_intensities_scaled_to_255_are_told(tmp_path, two, pick):
     only(subject, "t1", "normalised", "warn", "0 ... 255", "originals")
 
 
+@pytest.mark.slow
 def test_an_image_stored_in_8_bits_is_told_and_one_in_16_is_not(tmp_path, two):
     few = bytes_of(two["t1"], 180)
     subject = written(tmp_path, two | {"t1": few})
@@ -581,6 +636,7 @@ def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
     assert examined(subjects, ("t1", "t2"), settings=settings) == findings
 
 
+@pytest.mark.slow
 def test_oblong_pixels_that_all_subjects_share_are_passed_in_silence(tmp_path, others):
     subjects = []
     for k, own in enumerate(others):
@@ -721,6 +777,7 @@ def test_what_a_run_leaves_out_does_not_stop_it(tmp_path, two):
         assert {f.severity for f in findings} == {"note"}
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds_in_the_same_order(tmp_path, others):
     subjects = [
         written(tmp_path, {"t1": own["t1"], "t2": own["t1"]}, f"s{k}")
@@ -758,12 +815,14 @@ def replaced(folder, subject, **volumes):
 
 @real
 @pytest.mark.parametrize("name", ["patient07", "patient19"])
+@pytest.mark.slow
 def test_real_scans_are_passed_in_silence(name):
     assert found(real_subject(name)) == set()
 
 
 @real
 @pytest.mark.parametrize("pair", [("t1c", "flair"), ("t1", "t2")], ids="-".join)
+@pytest.mark.slow
 def test_an_exchange_of_real_scans_is_found(pair):
     subject = real_subject("patient07")
     one, other = pair
@@ -778,6 +837,7 @@ def test_an_exchange_of_real_scans_is_found(pair):
     [((0, 4, 0), (0, 0, 0), True), ((2.5, 2.5, 2), (0, 0, 0), False)]
     + [((0, 0, 0), (5, 0, 0), False), ((0, 1, 0), (0, 0, 0), True)],
 )
+@pytest.mark.slow
 def test_4_mm_and_5_degrees_between_real_scans_are_found_and_1_mm_is_not(
     tmp_path, shift, turn, outline
 ):
@@ -792,6 +852,7 @@ def test_4_mm_and_5_degrees_between_real_scans_are_found_and_1_mm_is_not(
 
 @real
 @pytest.mark.parametrize(("name", "modality"), [("patient07", "t2"), ("patient19", "flair")])
+@pytest.mark.slow
 def test_a_real_scan_with_left_and_right_exchanged_is_found(tmp_path, name, modality):
     subject = real_subject(name)
     volume, _ = read_volume(subject.files[modality])
@@ -800,6 +861,7 @@ def test_a_real_scan_with_left_and_right_exchanged_is_found(tmp_path, name, moda
 
 
 @real
+@pytest.mark.slow
 def test_a_real_scan_that_is_there_twice_is_found():
     subject = real_subject("patient07")
     files = {"t1": subject.files["t1"], "t1c": subject.files["t1"]}

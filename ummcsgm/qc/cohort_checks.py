@@ -1,4 +1,4 @@
-"""What is wrong with subjects together, and with the folder that they lie in."""
+"""The checks of all subjects together, and of the folder that was searched."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ummcsgm.data.layouts.find import SearchResult
 from ummcsgm.data.layouts.layout import Subject
-from ummcsgm.qc.findings import FEWEST, Examination, Finding
+from ummcsgm.qc.findings import MIN_MODALITIES, Examination, Finding
 
-LISTED = 5  # files that read as nothing; of more, their number
-UNLIKE = 1.2  # a pixel by another subject's: brains of two sizes for the network
+MAX_LISTED = 5  # unused files; of more, only their number
+MAX_RATIO = 1.2  # of two subjects' pixels: above it the network sees brains of two sizes
 
 
 def check_search(found: SearchResult) -> Iterator[Finding]:
@@ -25,30 +25,30 @@ def check_search(found: SearchResult) -> Iterator[Finding]:
         f"as no scan of the layout {layout.name}: rename it, or name a pattern with "
         "config.data.pattern"
     )
-    for path in unused_files[:LISTED]:
+    for path in unused_files[:MAX_LISTED]:
         yield Finding("warn", "", "", path, "unknown_file", f"{path}: reads {advice}")
-    more = len(unused_files) - LISTED
+    more = len(unused_files) - MAX_LISTED
     if more > 0:
         verb = "file reads" if more == 1 else "files read"
-        sentence = f"{more} more {verb}, like {unused_files[LISTED - 1]}, {advice}"
+        sentence = f"{more} more {verb}, like {unused_files[MAX_LISTED - 1]}, {advice}"
         yield Finding("warn", "", "", None, "unknown_file", sentence)
 
 
-def of_cohort(
+def check_cohort(
     subjects: Sequence[Subject],
     examinations: Sequence[Examination],
     modalities: Sequence[str],
     spacing: float,
 ) -> Iterator[Finding]:
-    """What is wrong with `subjects` together; `spacing` is config.data.spacing."""
-    yield from _lacking(subjects, modalities)
+    """The findings on `subjects` together; `spacing` is config.data.spacing."""
+    yield from _check_missing(subjects, modalities)
     if not spacing:
-        yield from _unlike(subjects, examinations)
-    yield from _untrainable(subjects, examinations)
-    yield from _leaks(subjects, examinations)
+        yield from _check_spacing(subjects, examinations)
+    yield from _check_trainable(subjects, examinations)
+    yield from _check_leakage(subjects, examinations)
 
 
-def _lacking(subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[Finding]:
+def _check_missing(subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[Finding]:
     """One finding for each modality that some or all of the subjects lack."""
     for name in modalities:
         lacking = [s.name for s in subjects if name not in s.files]
@@ -63,19 +63,21 @@ def _lacking(subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator
             yield Finding("note", "", name, None, "missing", sentence)
 
 
-def _unlike(subjects: Sequence[Subject], examinations: Sequence[Examination]) -> Iterator[Finding]:
-    """Pixels so unlike that one brain is large and another small to the network."""
+def _check_spacing(
+    subjects: Sequence[Subject], examinations: Sequence[Examination]
+) -> Iterator[Finding]:
+    """A finding where pixels differ so much that brains seem large to small."""
     names = [subject.name for subject in subjects]
-    pixels = [each.pixel for each in examinations]
+    pixels = [examination.pixel for examination in examinations]
     known = [(p, name) for p, name in zip(pixels, names, strict=True) if p is not None]
     if not known:
         return
     ends = [
-        (min(known, key=lambda one: one[0][k]), max(known, key=lambda one: one[0][k]))
+        (min(known, key=lambda item: item[0][k]), max(known, key=lambda item: item[0][k]))
         for k in range(2)
     ]
     ratios = [ends[k][1][0][k] / ends[k][0][0][k] for k in range(2)]
-    if max(ratios) <= UNLIKE:
+    if max(ratios) <= MAX_RATIO:
         return
     both = ends[ratios.index(max(ratios))]
     shown = [f"{dx:.3g} x {dy:.3g} mm in subject {name}" for (dy, dx), name in both]
@@ -87,19 +89,19 @@ def _unlike(subjects: Sequence[Subject], examinations: Sequence[Examination]) ->
     yield Finding("warn", "", "", None, "spacing", sentence)
 
 
-def _untrainable(
+def _check_trainable(
     subjects: Sequence[Subject], examinations: Sequence[Examination]
 ) -> Iterator[Finding]:
-    """The subjects with too few modalities to learn one from another."""
+    """One finding for each subject with too few modalities to learn one from another."""
     few = [
         (subject.name, len(examination.digests))
         for subject, examination in zip(subjects, examinations, strict=True)
-        if len(examination.digests) < FEWEST
+        if len(examination.digests) < MIN_MODALITIES
     ]
     for name, count in few:
         sentence = (
             f"subject {name} has {count} usable modalities and cannot be trained on, "
-            f"wanted {FEWEST} or more: repair or remove it"
+            f"wanted {MIN_MODALITIES} or more: repair or remove it"
         )
         yield Finding("warn", name, "", None, "too_few", sentence)
     if len(few) == len(subjects):
@@ -107,18 +109,20 @@ def _untrainable(
         yield Finding("stop", "", "", None, "unusable", sentence)
 
 
-def _leaks(subjects: Sequence[Subject], examinations: Sequence[Examination]) -> Iterator[Finding]:
+def _check_leakage(
+    subjects: Sequence[Subject], examinations: Sequence[Examination]
+) -> Iterator[Finding]:
     """One finding for each image that two patients have."""
     owners: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
     for subject, examination in zip(subjects, examinations, strict=True):
         for name, digest in examination.digests.items():
             owners[digest].append((subject, name))
-    for (first, own), *others in owners.values():
+    for (first, first_name), *others in owners.values():
         for subject, name in others:
             if subject.patient != first.patient:
                 path = subject.files[name]
                 sentence = (
-                    f"{path}: is the same image as {first.files[own]}, of another "
+                    f"{path}: is the same image as {first.files[first_name]}, of another "
                     "patient, so one may be tested on what it was trained on: remove "
                     "one of them, or give both one patient"
                 )

@@ -89,11 +89,11 @@ def findings_of(capsys, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        ({"grid": (16, 16)}, {("stop", "unfit")}),
         ({"min_brain": 0.9}, {("stop", "unfit")}),
         ({"mask": "brain"}, {("stop", "missing")}),
-        ({"spacing": 20.0}, {("stop", "unfit")}),
-        ({}, set()),
+        pytest.param({"grid": (16, 16)}, {("stop", "unfit")}, marks=pytest.mark.slow),
+        pytest.param({"spacing": 20.0}, {("stop", "unfit")}, marks=pytest.mark.slow),
+        pytest.param({}, set(), marks=pytest.mark.slow),
     ],
 )
 def test_what_the_config_asks_of_every_subject_is_looked_for(healthy, capsys, changes, stops):
@@ -102,6 +102,7 @@ def test_what_the_config_asks_of_every_subject_is_looked_for(healthy, capsys, ch
     assert findings_of(capsys, healthy, **fields) == (int(bool(stops)), stops)
 
 
+@pytest.mark.slow
 def test_the_quickstart_passes_its_own_phantom(healthy, capsys):
     fields = {"data__grid": (56, 48), "data__min_brain_fraction": 0.3}
     assert findings_of(capsys, healthy, **fields) == (0, set())

@@ -9,18 +9,17 @@ import numpy as np
 
 from ummcsgm.data.layouts.layout import contrast_of
 from ummcsgm.data.nifti import spacing
-from ummcsgm.qc.alignment import Move, misplacement
+from ummcsgm.qc.alignment import Move, Tissue, flattened, misplacement
 from ummcsgm.qc.contrast import true_names
+from ummcsgm.qc.findings import Problem
 from ummcsgm.qc.scans import Scan
-from ummcsgm.qc.symptoms import Symptom
-from ummcsgm.qc.tissue import Tissue, flattened
 
 ONE = 0.999  # correlation of two volumes that are one image
 ANCHORS = ("t1", "t1c", "t2")  # what others are best aligned to, the best first
 
 
-def of_modalities(scans: Mapping[str, Scan]) -> Iterator[tuple[str, Symptom]]:
-    """What is wrong between `scans`, which lie on one grid: by modality.
+def check_modalities(scans: Mapping[str, Scan]) -> Iterator[tuple[str, Problem]]:
+    """The problems between `scans`, which lie on one grid, by modality.
 
     An image that is there twice, or lies off the others, is judged no further.
     """
@@ -91,29 +90,29 @@ def _anchor(name: str) -> int:
     return ANCHORS.index(contrast) if contrast in ANCHORS else len(ANCHORS)
 
 
-def _misregistered(other: str, move: Move) -> Symptom:
+def _misregistered(other: str, move: Move) -> Problem:
     right, front, up = move.shift
-    what = (
+    text = (
         f"lies {move.distance:.1f} mm off {other} on average ({right:+.1f} mm to the "
         f"right, {front:+.1f} to the front, {up:+.1f} up, turned by "
         f"{move.angle:.0f} degrees): register the modalities to one another"
     )
-    return Symptom("stop", "misregistered", what)
+    return Problem("stop", "misregistered", text)
 
 
-def _mirrored(other: str) -> Symptom:
-    what = (
+def _mirrored(other: str) -> Problem:
+    text = (
         f"has left and right exchanged against {other}: correct the orientation in the "
         "header of the wrong one, or convert it again; no registration mends it"
     )
-    return Symptom("stop", "mirrored", what)
+    return Problem("stop", "mirrored", text)
 
 
-def _duplicate(other: str) -> Symptom:
-    what = f"is the same image as {other}: give the right file, or leave it out"
-    return Symptom("stop", "duplicate", what)
+def _duplicate(other: str) -> Problem:
+    text = f"is the same image as {other}: give the right file, or leave it out"
+    return Problem("stop", "duplicate", text)
 
 
-def _swapped(name: str, seen: str) -> Symptom:
-    what = f"is called {name} but looks like {seen}: exchange the files, or correct their names"
-    return Symptom("stop", "swapped", what)
+def _swapped(name: str, seen: str) -> Problem:
+    text = f"is called {name} but looks like {seen}: exchange the files, or correct their names"
+    return Problem("stop", "swapped", text)
