@@ -138,7 +138,7 @@ def _renewed(
 def _files(subject: Subject, settings: StoreSettings) -> dict[str, Path]:
     """All files that the slices of `subject` depend on."""
     files = {
-        f"{name}:{subject.volumes.get(name, '')}": subject.files[name]
+        f"{name}:{subject.volume_indices.get(name, '')}": subject.files[name]
         for name in settings.modalities
         if name in subject.files
     }
