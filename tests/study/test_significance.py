@@ -52,6 +52,14 @@ def test_only_subjects_that_both_answered_for_and_only_single_questions_count():
     assert psnr["subjects"] == 2 and psnr["difference"] == pytest.approx(1.25)
 
 
+def test_a_subject_without_any_error_has_no_psnr_to_compare():
+    subjects = rows("a", [30.0, 31.0, 32.0]) + rows("b", [29.0, 29.5, 30.0])
+    subjects[4]["psnr"] = None
+    psnr, mae = compare(subjects, "a", ["b"], "t1")
+    assert (psnr["subjects"], mae["subjects"]) == (2, 3)
+    assert psnr["difference"] == pytest.approx(1.5)
+
+
 def test_what_is_alike_is_not_significant_and_one_subject_has_no_interval():
     same = rows("a", [30.0, 31.0]) + rows("b", [30.0, 31.0])
     assert compare(same, "a", ["b"], "t1")[0]["p"] == 1.0
