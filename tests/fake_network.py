@@ -12,7 +12,7 @@ import pytest
 from tiny_run import AFFINE, MODALITIES, NAMES, SHAPE, brain, path_of, tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.config.preparation import prepare
+from ummcsgm.config.build_data import prepare
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import write_new
 from ummcsgm.data.subjects import network_stacks, prepare_subject

@@ -14,7 +14,7 @@ import pytest
 from tiny_run import MODALITIES, NAMES, ROOT, TINY, files_under, quickstart, run_main, start_main
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.courses import build_trainable
+from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.evaluation import evaluate
 from ummcsgm.inference.predictor import load_trained_model
 from ummcsgm.training import checkpoint, train

@@ -11,7 +11,7 @@ import pytest
 from tiny_run import ROOT, tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_trainable
+from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.data.store import open_store
 from ummcsgm.distributed import devices
 from ummcsgm.training import train

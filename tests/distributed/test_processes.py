@@ -27,7 +27,7 @@ from tiny_run import (
 
 from ummcsgm.cli import commands
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_trainable
+from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.distributed import processes
 from ummcsgm.training import checkpoint, train
 from ummcsgm.types import InputError

@@ -14,9 +14,9 @@ from tiny_slices import AFFINE, SETTINGS, SHAPE, look, write_three
 from tiny_slices import MODALITIES as THREE
 from tiny_table import table_config
 
-from ummcsgm.config import preparation
+from ummcsgm.config import build_data
 from ummcsgm.config.build import build_evaluation_options, build_space
-from ummcsgm.config.courses import SEGMENTER, build_trainable, method_config, method_folder
+from ummcsgm.config.build_methods import SEGMENTER, build_trainable, method_config, method_folder
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
 from ummcsgm.data.subjects import network_stacks, prepare_subject
@@ -223,7 +223,7 @@ def test_a_method_s_records_are_of_its_own_predictions(table, config):
     method = load_method(
         method_folder(table / "run", "regression"), build_evaluation_options(config)
     )
-    cohort, _ = preparation.prepare(config, table / "run")
+    cohort, _ = build_data.prepare(config, table / "run")
     record = next(r for r in downstream(table)["records"] if r["method"] == "regression")
     subject, view = cohort.subjects[record["subject"]], build_space(config).view
     prepared = prepare_subject(subject, MODALITIES, view)

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_trainable
+from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.data import build_store
 from ummcsgm.data.store import Store, open_store
 from ummcsgm.distributed import devices

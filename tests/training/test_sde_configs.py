@@ -8,7 +8,7 @@ from solver_checks import assert_exact_moments
 from tiny_run import tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import build_trainable
+from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import make_denoise, make_estimate, posterior_moments
 from ummcsgm.diffusion.samplers import address_keys, make_draw, sampler_times

@@ -74,7 +74,7 @@ def _run_on_devices(mode: str) -> bool:
     failed_methods = []
     with processes.silence_nonmain():
         if mode == "prepare":
-            from ummcsgm.config.preparation import prepare
+            from ummcsgm.config.build_data import prepare
 
             prepare(config, workdir)
         if mode in ("study", "train"):

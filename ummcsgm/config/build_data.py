@@ -1,21 +1,27 @@
-"""ConfigDict -> layouts, cohort, stores: the half of `build` that meets the files."""
+"""ConfigDict -> layouts, cohort, and prepared slices."""
 
 import dataclasses
+import functools
 import pathlib
+import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ummcsgm.config.build import build_space, check_config, config_to_json
 from ummcsgm.config.schema import NETWORK_KEYS, check_fields, check_same
-from ummcsgm.data import build_store, store
+from ummcsgm.data import build_store
 from ummcsgm.data.cohort import SPLITS, Cohort, open_cohort
 from ummcsgm.data.layouts.find import SearchResult, find_subjects
 from ummcsgm.data.layouts.known import KNOWN_SUFFIXES, named_layout
 from ummcsgm.data.layouts.layout import Layout, check_entities, contrast_of
 from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.data.phantom.make import write_phantom
-from ummcsgm.types import InputError
+from ummcsgm.data.store import Store, StoreSettings
+from ummcsgm.distributed import processes
+from ummcsgm.types import Config, InputError
+from ummcsgm.utils.progress import progress_bar
 
 
 def check_data(config: ConfigDict) -> None:
@@ -128,16 +134,16 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
     return open_cohort(folder, possible, path, tuple(fields.split), config.seed)
 
 
-def build_settings(config: ConfigDict) -> store.StoreSettings:
+def build_settings(config: ConfigDict) -> StoreSettings:
     """What the prepared slices depend on, beside the images."""
     space = build_space(config)
     own = config.data.min_brain_fraction, config.data.labels
-    return store.StoreSettings(space.modalities, space.view, *own)
+    return StoreSettings(space.modalities, space.view, *own)
 
 
 def build_stores(
     config: ConfigDict, workdir: pathlib.Path, cohort: Cohort, report: build_store.Report
-) -> dict[str, store.Store]:
+) -> dict[str, Store]:
     """The prepared slices of every split that has subjects, made once in the workdir.
 
     `report(done, of)` is called for each subject that is made.
@@ -171,3 +177,56 @@ def with_absolute_folder(config: ConfigDict) -> ConfigDict:
     if config.data.folder:
         config.data.folder = str(pathlib.Path(config.data.folder).absolute())
     return config
+
+
+def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
+    """The subjects of the run, and their prepared slices by split, in the workdir.
+
+    The first process of a job makes what is not there; the others find it.
+
+    Raises:
+        InputError: the config or the data is wrong.
+    """
+    return processes.main_process_first(functools.partial(_prepare, config, workdir))
+
+
+def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
+    check_data(config)
+    cohort = build_cohort(config, workdir)
+    if cohort.left_out:
+        print(f"left out, with fewer than two modalities: {', '.join(cohort.left_out)}", flush=True)
+    if cohort.unused_files:
+        print(
+            f"not read: {len(cohort.unused_files)} files that are no scan of the layout, "
+            f"such as {cohort.unused_files[0]}",
+            flush=True,
+        )
+    with progress_bar("preparing") as report:
+        stores = build_stores(config, workdir, cohort, report)
+    counts = ", ".join(
+        f"{len(store)} {split} slices of {len(store.subjects)} subjects"
+        for split, store in stores.items()
+    )
+    print(f"prepared: {counts}", flush=True)
+    return cohort, stores
+
+
+def normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
+    """What undoes the scaling of a scan that is not there.
+
+    Medians over the training subjects of each modality's scale, and of the size of a
+    voxel in the plane, in mm; and the range of all their scaled values, but for the
+    0.1 % on either side of each.
+    """
+    ranges = {
+        name: [e.ranges[name] for e in store.subjects if e.ranges[name] is not None]
+        for name in modalities
+    }
+    return {
+        "scales": {name: statistics.median(store.scales(name).values()) for name in modalities},
+        "ranges": {
+            name: (min(low for low, _ in own), max(high for _, high in own))
+            for name, own in ranges.items()
+        },
+        "spacing": np.median([e.spacing for e in store.subjects], axis=0).tolist(),
+    }

@@ -1,24 +1,39 @@
-"""ConfigDict -> the other methods of the study: the half that meets `baselines`."""
+"""ConfigDict -> the methods of a study, and how each is trained."""
 
+import dataclasses
+import pathlib
 from collections.abc import Callable
 
 import optax
 from ml_collections import ConfigDict
 
+from ummcsgm.baselines import gan_trainer
 from ummcsgm.baselines.cocagan import make_cocagan
 from ummcsgm.baselines.hi_net import make_hi_net
 from ummcsgm.baselines.method import Method
 from ummcsgm.baselines.mm_gan import make_mm_gan
 from ummcsgm.baselines.mm_syn import make_mm_syn
 from ummcsgm.baselines.ucdgan import make_ucdgan
-from ummcsgm.config.build import build_schedule, build_sizes, lookup
+from ummcsgm.config import build
+from ummcsgm.config.build import lookup
+from ummcsgm.config.schema import METHOD_KEYS, RUN_KEYS
 from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilities
 from ummcsgm.distributed import devices
-from ummcsgm.study import paper_table
-from ummcsgm.types import InputError
+from ummcsgm.training import dsm_step, segmenter_step
+from ummcsgm.training.dsm_step import UpdateRule
+from ummcsgm.training.train import TrainableMethod
+from ummcsgm.types import Config, InputError
 
-MM_CSN, REGRESSION = "mm-csn", "regression"
+MM_CSN, REGRESSION, SEGMENTER = "mm-csn", "regression", "segmenter"
 BY_IMAGES, BY_SECONDS = "images", "seconds"
+BUDGETS = {BY_IMAGES: BY_IMAGES, BY_SECONDS: BY_SECONDS}
+METHODS: dict[str, Callable[..., Method]] = {
+    "mm-gan": make_mm_gan,
+    "hi-net": make_hi_net,
+    "mm-syn": make_mm_syn,
+    "ucdgan": make_ucdgan,
+    "cocagan": make_cocagan,
+}
 
 
 def check_study(config: ConfigDict) -> None:
@@ -59,73 +74,72 @@ def check_study(config: ConfigDict) -> None:
 
 
 def _check_regression(config: ConfigDict) -> None:
-    """Raises InputError if the config has options for what is trained as the mm-CSN."""
+    """Raises InputError if the config gives regression other options than the mm-CSN's."""
     names = tuple(config.study.methods)
     if REGRESSION not in names:
         return
     wanted = {"width_scale": 1.0, "lr_scale": 1.0}
     wanted["patterns_per_image"] = config.missingness.patterns_per_image
     for key, value in wanted.items():
-        own = config.study[key][names.index(REGRESSION)]
-        if own != value:
+        found = config.study[key][names.index(REGRESSION)]
+        if found != value:
             raise InputError(
-                f"config.study.{key} has {own:g} for {REGRESSION}, which is trained as "
+                f"config.study.{key} has {found:g} for {REGRESSION}, which is trained as "
                 f"the mm-CSN is: wanted {value:g}."
             )
 
 
 def build_method(config: ConfigDict, name: str) -> Method:
-    """The published method of this name, for the config's modalities."""
+    """Returns the published method of this name, for the config's modalities."""
     make = lookup("study.methods", name, METHODS)
-    own = {"width": method_options(config, name)["width_scale"], "axis": devices.AXIS}
+    modalities, seen = tuple(config.data.modalities), config.study.cocagan_input
+    options = {"width": method_options(config, name)["width_scale"], "axis": devices.AXIS}
     if name == "cocagan":
-        own["input_modality"] = _only(config)
-    return make(len(config.data.modalities), scale=config.data.image_std, **own)
+        options["input_modality"] = modalities.index(seen) if seen else None
+    return make(len(modalities), scale=config.data.image_std, **options)
 
 
 def method_options(config: ConfigDict, name: str) -> dict:
-    """What the config has for one method: none of it may change while it trains."""
+    """Returns a published method's options; none of them may change while it trains."""
     if name not in METHODS or name not in config.study.methods:
         return {}
-    place = tuple(config.study.methods).index(name)
-    fields = config.study
+    fields, index = config.study, tuple(config.study.methods).index(name)
     keys = ("width_scale", "lr_scale", "patterns_per_image")
-    options = {key: fields[key][place] for key in keys}
+    options = {key: fields[key][index] for key in keys}
     return options | ({"cocagan_input": fields.cocagan_input} if name == "cocagan" else {})
 
 
 def describe_options(config: ConfigDict, name: str) -> str:
-    """What a reader is to know of a published method's training, in one sentence."""
-    own = method_options(config, name)
+    """Returns one sentence about a published method's training, for the report."""
+    options = method_options(config, name)
+    patterns = options["patterns_per_image"]
     return (
-        f"Here with {own['width_scale']:g} of its channels, its learning rates times "
-        f"{own['lr_scale']:g}, {own['patterns_per_image']} "
-        f"question{'s'[: own['patterns_per_image'] > 1]} of each image a step, "
-        "and the schedule and weight average of the mm-CSN."
+        f"Here with {options['width_scale']:g} of its channels, its learning rates times "
+        f"{options['lr_scale']:g}, {patterns} missing pattern{'s'[: patterns > 1]} of each "
+        "image in a step, and the schedule and weight average of the mm-CSN."
     )
 
 
-def check_options(had: dict, own: dict, where: str) -> None:
-    """Raises InputError if a method's options are not those it was begun with."""
-    for key, value in own.items():
-        if had.get(key) != value:
+def check_options(saved: dict, options: dict, where: str) -> None:
+    """Raises InputError if a method's options differ from the saved ones of `where`."""
+    for key, value in options.items():
+        if saved.get(key) != value:
             raise InputError(
-                f"{where} was begun with another config.study.{key}: "
-                f"{had.get(key)!r}, and yours is {value!r}; use that one, or remove "
-                "the folder."
+                f"{where} was trained with another config.study.{key}: {saved.get(key)!r}, "
+                f"and yours is {value!r}; use that one, or remove the folder."
             )
 
 
 def build_method_schedule(config: ConfigDict, name: str) -> Callable[[float], optax.Schedule]:
-    """schedule(rate): config.train's, of the method's speed times a published rate."""
-    schedule, speed = build_schedule(config), method_options(config, name)["lr_scale"]
-    return lambda rate: schedule(rate * speed)
+    """Returns schedule(rate): config.train's, with lr_scale times a published rate."""
+    schedule, scale = build.build_schedule(config), method_options(config, name)["lr_scale"]
+    return lambda rate: schedule(rate * scale)
 
 
 def regression_config(config: ConfigDict) -> ConfigDict:
-    """The config of `regression`: the mm-CSN's, where every row of a batch is a token.
+    """Returns the config of `regression`: the mm-CSN's, but all of a batch trains the mean.
 
-    Its loss is then the squared error of the mean, and nothing is ever noised.
+    The loss is the squared error of the mean, and nothing is noised.
     """
     config = config.copy_and_resolve_references()
     config.loss.mean_fraction = 1.0
@@ -133,53 +147,106 @@ def regression_config(config: ConfigDict) -> ConfigDict:
 
 
 def build_method_patterns(config: ConfigDict, name: str) -> tuple:
-    """(table [N, M], weights [N], how many an image): what a published method is asked
-    in training.
+    """Returns the missing patterns in a published method's training: table [N, M],
+    probabilities [N], patterns per image.
 
-    As the mm-CSN, but that something is always seen: where everything is missing they
-    have no answer.
+    They are the mm-CSN's without the pattern in which everything is missing: the
+    published methods need an input.
     """
     modalities = len(config.data.modalities)
     table = missing_patterns(modalities, proper=True)
-    sizes = build_sizes(config)[: modalities - 1]
-    return (
-        table,
-        pattern_probabilities(table, sizes),
-        method_options(config, name)["patterns_per_image"],
-    )
+    probabilities = pattern_probabilities(table, build.build_sizes(config)[: modalities - 1])
+    return table, probabilities, method_options(config, name)["patterns_per_image"]
 
 
 def build_method_names(config: ConfigDict) -> tuple[str, ...]:
-    """The methods of the study beside the mm-CSN, in their order."""
+    """Returns the methods of the study beside the mm-CSN, in the config's order."""
     return tuple(config.study.methods)
 
 
 def build_budget(config: ConfigDict) -> str:
-    """What all methods have alike in training: BY_IMAGES or BY_SECONDS."""
+    """Returns what all methods get equally in training: BY_IMAGES or BY_SECONDS."""
     return lookup("study.budget", config.study.budget, BUDGETS)
 
 
 def build_gallery(config: ConfigDict) -> int:
-    """How many slices of a subject the report shows."""
+    """Returns how many slices of a subject the report shows."""
     return config.study.gallery_slices
 
 
-def build_paper(config: ConfigDict) -> list[dict]:
-    """The paper's numbers, where they are of the data of this study; else nothing."""
-    return paper_table.rows() if config.study.show_paper else []
+def shows_paper(config: ConfigDict) -> bool:
+    """Whether the report has the paper's numbers: the study is on the same data."""
+    return config.study.show_paper
 
 
-def _only(config: ConfigDict) -> int | None:
-    names, only = tuple(config.data.modalities), config.study.cocagan_input
-    return names.index(only) if only else None
+def method_folder(workdir: pathlib.Path, method: str) -> pathlib.Path:
+    """Returns the folder of a method's checkpoints and log; the mm-CSN's is the workdir."""
+    return workdir if method == MM_CSN else workdir / "methods" / method
 
 
-BUDGETS = {name: name for name in (BY_IMAGES, BY_SECONDS)}
+def method_config(config: Config, method: str) -> Config:
+    """Returns the config that a method's checkpoint has.
 
-METHODS: dict[str, Callable[..., Method]] = {
-    "mm-gan": make_mm_gan,
-    "hi-net": make_hi_net,
-    "mm-syn": make_mm_syn,
-    "ucdgan": make_ucdgan,
-    "cocagan": make_cocagan,
-}
+    Raises:
+        InputError: the method is the segmenter, and its training steps are 0.
+    """
+    if method == REGRESSION:
+        return regression_config(config)
+    return build.segmenter_config(config) if method == SEGMENTER else config
+
+
+def fixed_keys(method: str) -> tuple[str, ...]:
+    """Returns the beginnings of the config keys that may not change while a method trains."""
+    return RUN_KEYS if method in (MM_CSN, REGRESSION) else METHOD_KEYS
+
+
+def build_trainable(config: Config, method: str) -> TrainableMethod:
+    """Returns the initial state and the training step of a method.
+
+    Raises:
+        InputError: the method is not in the study, or its options are wrong.
+    """
+    if method in (MM_CSN, REGRESSION):
+        return _score_matching(method_config(config, method))
+    if method == SEGMENTER:
+        return _segmentation(method_config(config, method))
+    return _published(config, build_method(config, method))
+
+
+def _score_matching(config: Config) -> TrainableMethod:
+    model, update = build.build_model(config), build.build_update_rule(config)
+    objective, grid = build.build_objective(config), build.build_space(config).grid
+    network = model.network.clone(remat=(False,) * len(model.network.widths))
+    without_remat = dataclasses.replace(model, network=network)
+    return TrainableMethod(
+        lambda key: dsm_step.init_state(key, model, update, grid),
+        dsm_step.make_train_step(model, objective, update),
+        dsm_step.make_train_step(without_remat, objective, _no_update()),
+    )
+
+
+def _published(config: Config, method: Method) -> TrainableMethod:
+    optimizer = gan_trainer.make_optimizer(method, build_method_schedule(config, method.name))
+    update = dataclasses.replace(build.build_update_rule(config), optimizer=optimizer)
+    grid, steps = build.build_space(config).grid, build.build_train_options(config).steps
+    patterns = build_method_patterns(config, method.name)
+    return TrainableMethod(
+        lambda key: gan_trainer.init_state(key, method, update, grid),
+        gan_trainer.make_train_step(method, update, *patterns, steps),
+        gan_trainer.make_train_step(method, _no_update(), *patterns, steps),
+    )
+
+
+def _segmentation(config: Config) -> TrainableMethod:
+    model, update = build.build_segmenter(config), build.build_update_rule(config)
+    space = build.build_space(config)
+    modalities = len(space.modalities)
+    return TrainableMethod(
+        lambda key: segmenter_step.init_state(key, model, update, (*space.grid, modalities)),
+        segmenter_step.make_step(model, update, modalities),
+        segmenter_step.make_step(model, _no_update(), modalities),
+    )
+
+
+def _no_update() -> UpdateRule:
+    return UpdateRule(optax.identity(), ema_decay=0.0, accumulate=1)

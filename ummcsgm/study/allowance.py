@@ -8,9 +8,8 @@ import time
 import jax
 
 from ummcsgm.config import build
-from ummcsgm.config.build_methods import BY_SECONDS, build_budget
-from ummcsgm.config.courses import build_trainable, method_folder
-from ummcsgm.config.preparation import prepare
+from ummcsgm.config.build_data import prepare
+from ummcsgm.config.build_methods import BY_SECONDS, build_budget, build_trainable, method_folder
 from ummcsgm.data.loader import Batches
 from ummcsgm.distributed import devices, processes
 from ummcsgm.training.logging import training_seconds

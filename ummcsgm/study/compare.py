@@ -12,9 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ummcsgm.config import build, build_data
-from ummcsgm.config.build_methods import MM_CSN, build_method_names, build_paper
-from ummcsgm.config.courses import SEGMENTER, fixed_keys, method_config, method_folder
-from ummcsgm.config.preparation import prepare
+from ummcsgm.config.build_data import prepare
+from ummcsgm.config.build_methods import (
+    MM_CSN,
+    SEGMENTER,
+    build_method_names,
+    fixed_keys,
+    method_config,
+    method_folder,
+    shows_paper,
+)
 from ummcsgm.config.schema import check_same
 from ummcsgm.distributed import processes
 from ummcsgm.evaluation.ensemble import SAMPLER
@@ -34,6 +41,7 @@ from ummcsgm.reporting import page
 from ummcsgm.reporting.evaluation_report import SCORE_COLUMNS, SUBJECT_COLUMNS, write_evaluation
 from ummcsgm.reporting.figures import Panels, write_figure
 from ummcsgm.reporting.tables import write_csv
+from ummcsgm.study import paper_table
 from ummcsgm.study.costs import method_costs
 from ummcsgm.study.downstream import (
     MAPS,
@@ -104,7 +112,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     entries = _method_entries(workdir, spec, mm_csn, floors, methods, results)
     study = study_results(entries, results, spec.space.modalities)
     study["facts"] = _facts(config, trained, evaluation["facts"], cohort.split, entries)
-    study["paper"] = build_paper(config)
+    study["paper"] = paper_table.rows() if shows_paper(config) else []
     if segmenter:
         study["downstream"] = downstream_results(results, [m.name for m in (mm_csn, *methods)])
         folder = workdir / "study" / "segmentation"

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.config import build
-from ummcsgm.config.courses import SEGMENTER, method_folder
+from ummcsgm.config.build_methods import SEGMENTER, method_folder
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
 from ummcsgm.data.layouts.layout import Subject

@@ -12,21 +12,19 @@ import jax
 
 from ummcsgm.config import build, build_data
 from ummcsgm.config.build import build_downstream
+from ummcsgm.config.build_data import normaliser, prepare
 from ummcsgm.config.build_methods import (
     MM_CSN,
+    SEGMENTER,
     build_method_names,
+    build_trainable,
     check_options,
     check_study,
-    method_options,
-)
-from ummcsgm.config.courses import (
-    SEGMENTER,
-    build_trainable,
     fixed_keys,
     method_config,
     method_folder,
+    method_options,
 )
-from ummcsgm.config.preparation import normaliser, prepare
 from ummcsgm.config.schema import check_same
 from ummcsgm.study.allowance import allowed
 from ummcsgm.training import checkpoint
