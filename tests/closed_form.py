@@ -18,6 +18,11 @@ SDES = {
     "cosine": Cosine(318.0),
 }
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
+# VP by default, the other SDEs among the slow tests.
+each_sde_slowly = pytest.mark.parametrize(
+    "sde",
+    [pytest.param(sde, id=n, marks=[pytest.mark.slow] * (n != "vp")) for n, sde in SDES.items()],
+)
 EVERY = missing_patterns(4, proper=False)
 MEAN = np.array([0.5, -0.3, 0.8, 0.1])
 _ROOT = np.array(

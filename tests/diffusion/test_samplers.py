@@ -4,7 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise, posterior
+from closed_form import (
+    EVERY,
+    SDES,
+    each_sde,
+    each_sde_slowly,
+    every_question,
+    make_gaussian_denoise,
+    posterior,
+)
 from solver_checks import (
     SEEN,
     assert_exact_moments,
@@ -28,7 +36,7 @@ def drawn(sde, steps):
     return defects(moments, true_covariance("euler_maruyama", sde))
 
 
-@each_sde
+@each_sde_slowly
 def test_algorithm_1_draws_the_posterior_in_all_15_questions(sde):
     """To 0.2 % of a standard deviation at 1000 steps: what Euler's bias, 1 / T, is."""
     assert_exact_moments("euler_maruyama", sde, 1000, 2e-3)

@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import SDES, each_sde
+from tiny_run import tiny_config
 
+from ummcsgm.config import build
 from ummcsgm.diffusion.time_grids import (
     GRIDS,
     check_times,
     karras_times,
     log_uniform_times,
+    noise_level_at,
     uniform_times,
 )
+from ummcsgm.inference.predictor import sampler_time_grid
 from ummcsgm.types import InputError
 
 
@@ -108,3 +112,21 @@ def test_no_steps_are_refused(make):
 def test_what_is_no_grid_is_refused_with_what_is_wanted(times, said):
     with pytest.raises(InputError, match=said):
         check_times(np.array(times))
+
+
+def test_a_config_names_the_grid_of_all_samplers_but_those_on_uniform_times():
+    config = tiny_config("", evaluate__time_grid="karras", evaluate__sampler_steps=5)
+    sde, options = build.build_sde(config), build.build_evaluation_options(config)
+    highest = noise_level_at(sde, 1)
+    for name, sigma_max in (("dpmpp2m", highest), ("warm", options.warm_start_sigma)):
+        times = sampler_time_grid(sde, name, options)
+        expected = karras_times(sde, 5, sigma_max, options.sigma_min)
+        np.testing.assert_array_equal(times, expected)
+    times = sampler_time_grid(sde, "euler_maruyama", options)
+    np.testing.assert_array_equal(times, uniform_times(options.algorithm1_steps))
+
+
+def test_a_grid_that_does_not_exist_is_refused_by_its_key():
+    config = tiny_config("", evaluate__time_grid="linear")
+    with pytest.raises(InputError, match="config.evaluate.time_grid is 'linear'.*karras"):
+        build.check_config(config, 1)

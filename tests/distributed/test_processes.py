@@ -289,6 +289,7 @@ def test_a_lost_peer_is_known_by_the_place_of_the_error(place):
         "barrier": "    processes.barrier('x')",
         "allgather": "    processes.check_same_on_all(0, 'x')",
         "training loop": "    with processes.abort_if_peer_lost():\n"
+        "        time.sleep(4)\n"
         "        raise jax.errors.JaxRuntimeError('INTERNAL: a text nobody knows')",
     }
     lost = "    import os, time\n    if index: time.sleep(1); os._exit(9)\n"

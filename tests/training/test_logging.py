@@ -1,19 +1,25 @@
 """What a run tells: log.jsonl, TensorBoard's event files, and a line or a bar."""
 
+import functools
 import io
 import json
 import struct
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
-from tiny_run import quickstart
+from tiny_run import quickstart, tiny_config, write_subjects
 
 from ummcsgm.config import build
-from ummcsgm.training import logging
-from ummcsgm.training.logging import TrainingLog
+from ummcsgm.config.build_data import prepare
+from ummcsgm.config.build_methods import build_trainable
+from ummcsgm.distributed import devices
+from ummcsgm.training import logging, train
+from ummcsgm.training.logging import TrainingLog, peak_flops, program_flops
 
 
 def plan(steps=10, every=3, batch=4):
@@ -157,3 +163,55 @@ def test_on_a_device_whose_peak_is_known_its_share_is_told(tmp_path, capsys):
     write_log(tmp_path / "b", 0, 3)
     assert "utilisation" not in records(tmp_path / "b")[0]
     assert "peak" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5", 459e12),
+        ("cpu", None),
+        ("NVIDIA H1000", None),
+    ],
+)
+def test_the_peak_is_that_of_the_kind_and_of_no_other(kind, peak):
+    assert peak_flops(kind) == peak
+
+
+def test_flops_are_those_of_one_device_and_of_the_products_in_the_program():
+    a, b = jnp.ones((64, 96)), jnp.ones((96, 32))
+    count = program_flops(jax.jit(jnp.dot), a, b)
+    assert count == 2 * 64 * 96 * 32
+    mapped = jax.pmap(jnp.dot, in_axes=(0, None))
+    halves = a.reshape(2, 32, 96)
+    assert program_flops(mapped, halves, b) == pytest.approx(count / 2, rel=0.01)
+
+
+def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(tmp_path, monkeypatch):
+    """Neither accumulating nor computing again makes a model's step more."""
+    monkeypatch.setattr(train, "peak_flops", lambda kind: 1e9)
+    subjects = write_subjects(tmp_path / "subjects")
+    store = prepare(tiny_config(subjects), tmp_path)[1]["train"]
+    seconds = []
+    for changes in ({}, {"train__remat": (True,)}, {"train__accumulate": 2}):
+        config = tiny_config(subjects, **changes)
+        method = build_trainable(config, "mm-csn")
+        state = method.start(jax.random.key(0))
+        batches = train.training_batches(store, build.build_train_options(config))
+        arguments = (method.counted, devices.replicate(state), batches)
+        seconds.append(train._min_step_seconds(*arguments))
+    assert seconds[0] == seconds[1] == seconds[2]
+    # About three times the forward pass of the two rows of a device.
+    network = build.build_model(config).network
+    images = jnp.zeros((2, *config.data.grid, 4))
+    forward = jax.jit(functools.partial(network.apply, state.params))
+    arguments = (images, jnp.zeros((2, 4), bool), jnp.zeros(2))
+    ratio = seconds[0] * 1e9 / program_flops(forward, *arguments)
+    assert 2 < ratio < 4
+    monkeypatch.setattr(train, "peak_flops", lambda kind: None)
+    assert train._min_step_seconds(method.counted, state, batches) is None

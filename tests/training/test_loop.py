@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config
+from tiny_run import SHAPE, files_under, run_main, tiny_config, write_config, write_subjects
 
 from ummcsgm.config import build
+from ummcsgm.config.build_data import prepare
 from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.data import build_store
-from ummcsgm.data.store import Store, open_store
+from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint, dsm_step, loop, train
 from ummcsgm.training.logging import TRACED_STEPS, TrainingLog, profiler_trace
@@ -53,9 +54,11 @@ class Source:
 
 
 @pytest.fixture(scope="module")
-def parts(study, quick_compile):
-    """The study's own step, compiled once, and what it is called with."""
-    config = tiny_config(study / "subjects")
+def parts(tmp_path_factory, quick_compile):
+    """The step of a tiny config, compiled once, its first state and its batches."""
+    folder = tmp_path_factory.mktemp("loop")
+    config = tiny_config(write_subjects(folder / "subjects"))
+    store = prepare(config, folder)[1]["train"]
     model, recipe = build.build_model(config), build.build_update_rule(config)
     step = dsm_step.make_train_step(model, build.build_objective(config), recipe)
     grid = build.build_space(config).grid
@@ -63,9 +66,8 @@ def parts(study, quick_compile):
     return SimpleNamespace(
         step=functools.partial(devices.pmap_step(with_stop_flag(step)), key),
         start=jax.tree.map(np.asarray, dsm_step.init_state(jax.random.key(0), model, recipe, grid)),
-        batches=train.training_batches(
-            open_store(study / "run" / "prepared", "train"), build.build_train_options(config)
-        ),
+        batches=train.training_batches(store, build.build_train_options(config)),
+        store=store,
         config=config,
     )
 
@@ -274,6 +276,7 @@ def test_a_batch_is_fetched_and_a_step_dispatched_before_what_is_there_is_read(p
     ]
 
 
+@pytest.mark.slow
 def test_a_trace_of_some_steps_is_written_where_it_was_asked_for(parts, tmp_path):
     run_fit(parts, tmp_path / "a", parts.batches, steps=25, save_every=99, trace=True)
     (trace,) = (tmp_path / "a" / "profile").glob("plugins/profile/*/*.xplane.pb")
@@ -330,9 +333,9 @@ def test_a_padded_row_and_an_absent_modality_are_not_learned_from(parts):
 
 
 def test_images_that_are_not_finite_end_the_run_with_one_sentence(
-    study, tmp_path, capsys, monkeypatch
+    parts, tmp_path, capsys, monkeypatch
 ):
-    config = tiny_config(study / "subjects", train__max_nonfinite=4)
+    config = tiny_config(parts.config.data.folder, train__max_nonfinite=4)
     file, workdir = write_config(tmp_path / "c.py", config), tmp_path / "run"
     read = Store.read
 
@@ -360,8 +363,8 @@ def test_a_finished_training_leaves_its_checkpoints_alone(own_study, capsys):
     assert "step" not in capsys.readouterr().out
 
 
-def test_a_batch_of_the_study_is_made_of_its_training_subjects(parts, study):
-    store = open_store(study / "run" / "prepared", "train")
+def test_a_batch_is_made_of_slices_of_the_training_subjects(parts):
+    store = parts.store
     images, _ = store.read(np.arange(len(store)))
     slices = {image.tobytes() for image in images}
     flipped = {image[:, ::-1].tobytes() for image in images}

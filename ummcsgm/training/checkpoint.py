@@ -1,12 +1,12 @@
-"""Orbax: save, restore, restore only the EMA; nothing else imports it.
+"""Checkpoints by Orbax: save, restore, restore the EMA alone.
 
-A checkpoint holds three things under one step: `state` (a pytree of arrays), `ema` (the
-averaged parameters, which can be read alone) and `about`, JSON: the config and what
-else is needed to use the weights. Orbax writes beside and renames, so a checkpoint
-exists wholly or not at all.
+A checkpoint has three items: `state` (a pytree of arrays), `ema` (the averaged
+parameters, which can be read alone) and `about`, JSON metadata: the config and what else
+is needed to use the weights. Orbax writes to a temporary folder and renames it, so a
+checkpoint is complete or absent.
 
-All processes of a job save together, of which Orbax lets the first write; each reads
-for itself.
+All processes of a job save together, and Orbax lets the first one write; each reads by
+itself.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ FOLDER = "checkpoints"
 
 
 def open_checkpoints(workdir: pathlib.Path, *, keep: int) -> ocp.training.Checkpointer:
-    """The checkpoints of a workdir to write to, of which the newest `keep` stay.
+    """A checkpointer of the workdir that keeps the newest `keep`, a context manager.
 
-    A context manager: saving runs in the background, and closing waits for it. For all
-    processes together, as is saving.
+    Saving runs in the background, and closing waits for it. All processes of a job must
+    call it together.
     """
     return ocp.training.Checkpointer(
         _folder(workdir),
@@ -36,43 +36,43 @@ def open_checkpoints(workdir: pathlib.Path, *, keep: int) -> ocp.training.Checkp
 
 
 def save(
-    checkpoints: ocp.training.Checkpointer, step: int, state: Any, ema: Params, about: dict
+    checkpoints: ocp.training.Checkpointer, step: int, state: Any, ema: Params, metadata: dict
 ) -> None:
-    """Starts saving under `step`; what is saved there already stays as it is."""
+    """Starts saving step `step`; does nothing if it is saved already."""
     if checkpoints.latest is not None and checkpoints.latest.step == step:
         return
-    # Copies on the host: the step that follows is given these buffers to overwrite.
+    # Copies on the host: the next step overwrites these buffers.
     state, ema = jax.tree.map(np.array, (state, ema))
-    parts = {"state": state, "ema": ema, "about": about}
+    parts = {"state": state, "ema": ema, "about": metadata}
     checkpoints.save_checkpointables_async(step, parts, force=True)
 
 
 def latest_step(workdir: pathlib.Path) -> int | None:
     """The newest checkpoint's step, None if the workdir has no checkpoint."""
     folder = _folder(workdir)
-    # One that is being written, or was when its run was killed, has a longer name.
+    # An unfinished checkpoint has a longer name.
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def restore(workdir: pathlib.Path, state: Any, ema: Params) -> tuple[Any, Params]:
-    """The newest checkpoint's (state, ema), shaped like the examples given."""
+    """The newest checkpoint's (state, ema), with the shapes of those given."""
     parts = _restore(workdir, {"state": _shapes(state), "ema": _shapes(ema)})
     return parts["state"], parts["ema"]
 
 
 def restore_ema(workdir: pathlib.Path, ema: Params) -> Params:
-    """The newest checkpoint's averaged parameters alone, shaped like the example."""
+    """The newest checkpoint's averaged parameters, with the shapes of those given."""
     return _restore(workdir, {"ema": _shapes(ema)})["ema"]
 
 
 def restore_metadata(workdir: pathlib.Path) -> dict:
-    """What the newest checkpoint says of itself. Raises InputError if there is none."""
+    """The newest checkpoint's metadata. Raises InputError if there is no checkpoint."""
     return _restore(workdir, {"about": None})["about"]
 
 
 def params_digest(params: Params) -> str:
-    """The SHA-256 of the parameters' bytes: what tells one network from another."""
+    """The SHA-256 of the parameters' bytes."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
@@ -84,7 +84,7 @@ def _folder(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _shapes(tree: Any) -> Any:
-    # NumPy in, NumPy out: where the arrays were made does not matter to the reader.
+    # NumPy arrays, whatever devices the arrays were saved from.
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
 
 
@@ -94,10 +94,10 @@ def _restore(workdir: pathlib.Path, abstract: dict) -> dict:
         raise InputError(
             f"{workdir} holds no checkpoint: train first, with --mode train and the same --workdir."
         )
-    own, alone = jax.process_index(), ocp.Context()
-    alone.multiprocessing.primary_host = own
-    alone.multiprocessing.active_processes = {own}
-    with alone:
+    process, context = jax.process_index(), ocp.Context()
+    context.multiprocessing.primary_host = process  # each process reads by itself
+    context.multiprocessing.active_processes = {process}
+    with context:
         try:
             return ocp.load_checkpointables(_folder(workdir) / str(step), abstract)
         except (ocp.errors.InvalidLayoutError, KeyError, ValueError, OSError) as error:
