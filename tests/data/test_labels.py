@@ -67,10 +67,10 @@ def test_a_batch_has_the_labels_of_its_slices_mirrored_with_them(folder):
     places = make_batches(store, batch=len(store), seed=0, flip=False, process=0, processes=1).at(0)
     assert places.images.shape[-1] == len(MODALITIES)
     kept = {image.tobytes(): label for image, label in zip(*_rows(places), strict=True)}
-    slices = store.read(store.places("a"))[0][..., :-1]
+    slices = store.read(store.slice_indices("a"))[0][..., :-1]
     for image, label in zip(slices, wanted, strict=True):
         np.testing.assert_array_equal(kept[np.ascontiguousarray(image).tobytes()], label)
-    stored = store.read(store.places(bare.name))[0]
+    stored = store.read(store.slice_indices(bare.name))[0]
     assert (stored[..., -1] == UNKNOWN).all()
     both = make_batches(store, batch=len(store), seed=0, flip=True, process=0, processes=1).at(0)
     pairs = zip(*_rows(places), strict=True)
@@ -103,7 +103,7 @@ def test_a_changed_segmentation_is_read_again(folder):
     write_new(folder / "a" / "a-seg.nii.gz", grown, AFFINE)
     stores, _ = made(folder / "prepared", {"train": look(folder)}, LABELLED)
     store = stores["train"]
-    labels = store.read(store.places("a"))[0][..., -1]
+    labels = store.read(store.slice_indices("a"))[0][..., -1]
     assert set(np.unique(labels)) == {0, 1, 4}
 
 

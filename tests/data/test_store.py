@@ -225,23 +225,23 @@ def test_a_source_is_known_by_its_content_and_read_when_its_date_differs(tmp_pat
     read = []
     digest = module.sha256_of_file
     monkeypatch.setattr(module, "sha256_of_file", lambda p: read.append(p) or digest(p))
-    assert source.renewed(path) == source and not read
+    assert source.if_unchanged(path) == source and not read
 
     later = facts.st_mtime_ns + 10**9
     os.utime(path, ns=(later, later))
-    assert source.renewed(path) == replace(source, time=later) and len(read) == 1
+    assert source.if_unchanged(path) == replace(source, time=later) and len(read) == 1
     path.write_bytes(b"another")
     os.utime(path, ns=(later, later))
-    assert source.renewed(path) is None and len(read) == 2
+    assert source.if_unchanged(path) is None and len(read) == 2
     # The one change that is not seen: of the same length, with the date set back.
     os.utime(path, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
-    assert source.renewed(path) == source and len(read) == 2
+    assert source.if_unchanged(path) == source and len(read) == 2
 
     path.write_bytes(b"longer content")
-    assert source.renewed(path) is None
+    assert source.if_unchanged(path) is None
     path.rename(tmp_path / "renamed")
-    assert source.renewed(tmp_path / "renamed") is None
-    assert source.renewed(path) is None
+    assert source.if_unchanged(tmp_path / "renamed") is None
+    assert source.if_unchanged(path) is None
 
 
 def test_threads_read_what_one_reads(store):

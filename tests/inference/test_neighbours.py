@@ -103,7 +103,7 @@ def test_a_store_has_neighbours_that_are_too_small_to_train_on(raw, stores):
     for name in "abc":
         np.testing.assert_array_equal(near.subject_slices(name), plain.subject_slices(name))
     (entry,) = (e for e in near.subjects if e.name == "b")
-    stacks, _ = near.read(near.places("b"))
+    stacks, _ = near.read(near.slice_indices("b"))
     expected = network_stacks(prepared(raw, 1), THREE, np.array(entry.slices))
     np.testing.assert_array_equal(stacks, expected.astype(np.float16))
     assert entry.slices[0] - 1 not in entry.slices and stacks[0, ..., 3:6].any()

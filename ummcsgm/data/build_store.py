@@ -1,13 +1,12 @@
-"""NIfTI -> prepared slices: several processes, continued, checked, never half-trusted.
+"""NIfTI files -> the store of prepared slices, by several processes.
 
-Each subject is a part that exists wholly or not at all. When all are there, each split
-becomes one array; then the index is replaced, and only then is anything removed.
+Each subject is a part that exists completely or not at all. When all parts exist, each
+split becomes one array; then the index is replaced, and only then are old files removed.
+A stopped run is continued, and every stored byte is checked before it is used.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -38,6 +37,7 @@ from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subje
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import (
     atomic_writer,
+    digest,
     read_checksummed,
     sha256_of_file,
     with_checksum,
@@ -45,8 +45,8 @@ from ummcsgm.utils.atomic_io import (
 )
 from ummcsgm.utils.pool import map_in_processes
 
-RANGE = (0.1, 99.9)  # percentiles
-LARGEST = float(np.finfo(STORED).max)  # a hot voxel beyond it would become infinite
+TISSUE_RANGE = (0.1, 99.9)  # percentiles
+MAX_STORED = float(np.finfo(STORED).max)  # a hot voxel beyond it would become infinite
 Report = Callable[[int, int], None]  # (done, of how many)
 
 
@@ -58,11 +58,11 @@ def build_stores(
     processes: int,
     report: Report,
 ) -> dict[str, Store]:
-    """The stores in `folder` of each split's axial slices that show enough brain.
+    """The store in `folder` of each split: its axial slices that show enough brain.
 
-    A subject that is there already, made with these settings from files of this
-    content, is checked and left as it is, also where an earlier run was ended half-way.
-    Another process that prepares the same folder is waited for.
+    A subject that is stored already, made with these settings from files of this content,
+    is checked and left as it is, also where an earlier run was stopped. Waits for another
+    process that prepares the same folder.
 
     Raises:
         InputError: a file is unreadable or cannot be scaled, or a brain does not fit
@@ -73,16 +73,16 @@ def build_stores(
     with filelock.FileLock(folder / "lock"):
         stored = _stored(folder, settings)
         subjects = [subject for split in splits.values() for subject in split]
-        found = {s.name: _finished(folder, s, settings, stored) for s in subjects}
-        todo = [subject for subject in subjects if found[subject.name] is None]
+        entries = {s.name: _finished(folder, s, settings, stored) for s in subjects}
+        todo = [subject for subject in subjects if entries[subject.name] is None]
         for entry in map_in_processes(
             partial(_make, folder, settings), todo, processes, ordered=False
         ):
-            found[entry.name] = entry
-            done = sum(entry is not None for entry in found.values())
-            report(done, len(found))
+            entries[entry.name] = entry
+            done = sum(entry is not None for entry in entries.values())
+            report(done, len(entries))
         stores = {
-            split: _gather(folder, settings, split, [found[s.name] for s in members], stored)
+            split: _gather(folder, settings, split, [entries[s.name] for s in members], stored)
             for split, members in splits.items()
             if members
         }
@@ -91,47 +91,47 @@ def build_stores(
 
 
 def _stored(folder: Path, settings: StoreSettings) -> dict[str, tuple[Store, StoredSubject]]:
-    """The sound entries of the present index, if it was made with these settings."""
-    known = read_index(folder)
-    if known is None or known[0] != settings:
+    """The undamaged subjects of the present index, if it has these settings."""
+    index = read_index(folder)
+    if index is None or index[0] != settings:
         return {}
-    return {
-        entry.name: (store, entry)
-        for store in known[1].values()
-        for damaged in [set(damaged_entries(store))]
-        for entry in store.subjects
-        if entry.name not in damaged
-    }
+    stored = {}
+    for store in index[1].values():
+        damaged = set(damaged_entries(store))
+        stored |= {e.name: (store, e) for e in store.subjects if e.name not in damaged}
+    return stored
 
 
 def _finished(
     folder: Path, subject: Subject, settings: StoreSettings, stored: dict
 ) -> StoredSubject | None:
-    """The entry of `subject` where its slices are there and whole, else None."""
+    """The entry of `subject` if its slices are stored and undamaged, else None."""
     if subject.name in stored:
-        entry = _renewed(stored[subject.name][1], subject, settings)
+        entry = _if_unchanged(stored[subject.name][1], subject, settings)
         if entry is not None:
             return entry
     fields = read_checksummed(_part(folder, subject.name, settings)[0])
     if fields is None:
         return None
-    entry = _renewed(entry_from_json(fields), subject, settings)
+    entry = _if_unchanged(entry_from_json(fields), subject, settings)
     if entry is None or _part_images(folder, entry, settings) is None:
         return None
     return entry
 
 
-def _renewed(
+def _if_unchanged(
     entry: StoredSubject, subject: Subject, settings: StoreSettings
 ) -> StoredSubject | None:
-    """`entry`, with today's dates, if it was made of what `subject` has; else None."""
+    """`entry`, with the files' dates, if it was made from the files of `subject`; else None."""
     files = _files(subject, settings)
-    about = (entry.name, entry.group, entry.patient)
-    if about != (subject.name, subject.group, subject.patient):
+    same_subject = (entry.name, entry.group, entry.patient) == (
+        subject.name,
+        subject.group,
+        subject.patient,
+    )
+    if not same_subject or entry.sources.keys() != files.keys():
         return None
-    if entry.sources.keys() != files.keys():
-        return None
-    sources = {key: entry.sources[key].renewed(path) for key, path in files.items()}
+    sources = {key: entry.sources[key].if_unchanged(path) for key, path in files.items()}
     return None if None in sources.values() else replace(entry, sources=sources)
 
 
@@ -149,10 +149,10 @@ def _files(subject: Subject, settings: StoreSettings) -> dict[str, Path]:
 
 
 def _make(folder: Path, settings: StoreSettings, subject: Subject) -> StoredSubject:
-    """The entry of `subject`, whose slices and record are now a part in `folder`."""
-    # Before they are read: a file that changes meanwhile is then made again.
+    """Writes the part of `subject` in `folder`, its slices and record; returns its entry."""
+    # Hashed before they are read: if a file changes meanwhile, its subject is made again.
     files = _files(subject, settings)
-    once = {path: _source(path) for path in set(files.values())}
+    sources = {path: _source(path) for path in set(files.values())}
     prepared = prepare_subject(subject, settings.modalities, settings.view)
     images, slices = _slices(subject, prepared, settings)
     geometry = prepared.geometry
@@ -164,24 +164,24 @@ def _make(folder: Path, settings: StoreSettings, subject: Subject) -> StoredSubj
         patient=subject.patient,
         slices=tuple(slices),
         scales={name: prepared.scales.get(name) for name in settings.modalities},
-        ranges=_ranges_of(prepared, settings.modalities),
+        ranges=_tissue_ranges(prepared, settings.modalities),
         present=tuple(name in prepared.scales for name in settings.modalities),
         window=prepared.window,
         shape=tuple(int(size) for size in geometry.shape[:3]),
         affine=tuple(map(tuple, geometry.affine.tolist())),
         spacing=spacing_in_plane(geometry),
-        sources={key: once[path] for key, path in files.items()},
+        sources={key: sources[path] for key, path in files.items()},
         crc=crc_of([images]),
     )
     write_atomic(record, with_checksum(asdict(entry)))
     return entry
 
 
-def _ranges_of(prepared: PreparedSubject, modalities: Sequence[str]) -> dict:
-    """Where all but 0.1 % of the brain's scaled values lie, on either side."""
+def _tissue_ranges(prepared: PreparedSubject, modalities: Sequence[str]) -> dict:
+    """The 0.1 and 99.9 percentiles of the brain's scaled values, by modality."""
     brain = prepared.brain
     return {
-        name: tuple((np.percentile(prepared.volumes[name][brain], RANGE) / scale).tolist())
+        name: tuple((np.percentile(prepared.volumes[name][brain], TISSUE_RANGE) / scale).tolist())
         if (scale := prepared.scales.get(name)) is not None
         else None
         for name in modalities
@@ -198,7 +198,7 @@ def _source(path: Path) -> SourceFile:
 def _slices(
     subject: Subject, prepared: PreparedSubject, settings: StoreSettings
 ) -> tuple[np.ndarray, list[int]]:
-    """The slices with enough of the brain as they are stored, and their z."""
+    """The slices with enough brain, as they are stored, and their z."""
     try:
         z = slices_with_brain(prepared.brain, prepared.window, settings.min_brain)
     except InputError as error:
@@ -207,17 +207,17 @@ def _slices(
     if settings.labels:
         labels = network_labels(prepared, read_labels(subject, prepared), z)
         images = np.concatenate([images, labels[..., None]], axis=-1)
-    return np.clip(images, -LARGEST, LARGEST).astype(STORED), z.tolist()
+    return np.clip(images, -MAX_STORED, MAX_STORED).astype(STORED), z.tolist()
 
 
 def _part(folder: Path, name: str, settings: StoreSettings) -> tuple[Path, Path]:
-    """Where a subject's record and slices lie until its split is gathered."""
-    key = _digest([asdict(settings), name])
+    """The paths of a subject's record and slices, until its split is gathered."""
+    key = digest([FORMAT, [asdict(settings), name]])[:16]
     return folder / "parts" / f"{key}.json", folder / "parts" / f"{key}.slices"
 
 
 def _part_images(folder: Path, entry: StoredSubject, settings: StoreSettings) -> np.ndarray | None:
-    """The slices in the part of `entry`; None if they are not there, or damaged."""
+    """The slices in the part of `entry`; None if they are missing or damaged."""
     try:
         images = np.fromfile(_part(folder, entry.name, settings)[1], STORED)
     except OSError:
@@ -230,12 +230,13 @@ def _part_images(folder: Path, entry: StoredSubject, settings: StoreSettings) ->
 def _gather(
     folder: Path, settings: StoreSettings, split: str, entries: list[StoredSubject], stored: dict
 ) -> Store:
-    """The array of `split`, of `entries` in their order, whole in `folder`."""
-    digest = _digest([asdict(settings), [[e.name, e.crc, e.slices] for e in entries]])
-    store = Store(folder / f"{split}-{digest}.npy", settings, tuple(entries))
-    before = [stored[e.name][0].path for e in entries if e.name in stored]
-    if before == [store.path] * len(entries):
-        return store  # its name tells its content, and each entry of it was checked
+    """Writes the array of `split`, the slices of `entries` in order; returns its store."""
+    content = [asdict(settings), [[e.name, e.crc, e.slices] for e in entries]]
+    key = digest([FORMAT, content])[:16]
+    store = Store(folder / f"{split}-{key}.npy", settings, tuple(entries))
+    present = [stored[e.name][0].path for e in entries if e.name in stored]
+    if present == [store.path] * len(entries):
+        return store  # its name is the digest of its content, and each entry was checked
     with atomic_writer(store.path) as file:
         file.write(store.header)
         for entry in entries:
@@ -246,10 +247,10 @@ def _gather(
 def _images(
     folder: Path, entry: StoredSubject, settings: StoreSettings, stored: dict
 ) -> np.ndarray:
-    """The slices of `entry`, from the array that had them before or from its part."""
+    """The slices of `entry`, from the former array or from its part."""
     if entry.name in stored and stored[entry.name][1].crc == entry.crc:
         store = stored[entry.name][0]
-        images = store.read(store.places(entry.name))[0]
+        images = store.read(store.slice_indices(entry.name))[0]
     else:
         images = _part_images(folder, entry, settings)
     if images is None or crc_of([images]) != entry.crc:
@@ -258,19 +259,14 @@ def _images(
 
 
 def _publish(folder: Path, settings: StoreSettings, stores: dict[str, Store]) -> None:
-    """index.json tells of `stores`, and nothing else is left in `folder`."""
+    """Writes index.json of `stores`, and removes all other files from `folder`."""
     content = index_content(settings, stores).encode()
     index = folder / INDEX
     if not index.is_file() or index.read_bytes() != content:
         write_atomic(index, content)
-    kept = {store.path for store in stores.values()}
-    # Those that begin with a dot were being written when a run was killed.
+    arrays = {store.path for store in stores.values()}
+    # Names that begin with a dot: a run was killed while it wrote them.
     patterns = ("*.npy", ".*.npy.*", f".{INDEX}.*", "parts/*")
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path not in kept:
+        if path not in arrays:
             path.unlink(missing_ok=True)
-
-
-def _digest(content: object) -> str:
-    text = json.dumps([FORMAT, content], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

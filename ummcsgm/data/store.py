@@ -1,17 +1,15 @@
-"""Prepared slices: read once from NIfTI, then slice by slice from one array a split.
+"""The store: prepared slices, read slice by slice from one array for each split.
 
 A folder holds SPLIT-DIGEST.npy, float16 [S, H, W, C], for each split, and index.json,
-which says whose each slice is and what it was made from. The index is written last: it
-names whole arrays only, and until it is there the former one is true. What a stopped
-run has finished lies in parts/, a subject a file, and is not made again. Of arrays and
-index alike every byte is under a checksum.
+which lists the subjects with their slices and the files that these were made from. The
+index is written last: it names complete arrays only, and until then the former one holds.
+The subjects that a stopped run has finished lie in parts/, and are not made again. Checksums
+cover every byte of the arrays and of the index.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -24,32 +22,32 @@ import numpy as np
 
 from ummcsgm.data.crop import CropWindow, SliceView
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_checksummed, sha256_of_file, with_checksum
+from ummcsgm.utils.atomic_io import digest, read_checksummed, sha256_of_file, with_checksum
 
 FORMAT = 6  # of the files: part of every key, so that old ones are made anew
 STORED = np.dtype(np.float16)
 INDEX = "index.json"
-THREADS = 4  # that check slices: checksums and reads leave Python to others
+THREADS = 4  # that check slices: checksums and reads release the GIL
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What the stored slices depend on, beside the images."""
+    """The settings that the stored slices depend on."""
 
     modalities: tuple[str, ...]
     view: SliceView
     min_brain: float  # part of the grid that is brain, above which a slice is kept
-    labels: bool = False  # the segmentation is a last channel, `labels.read_labels`
+    labels: bool = False  # the segmentation is the last channel, see `labels.read_labels`
 
     @property
     def slice_shape(self) -> tuple[int, int, int]:
-        """H, W and, with the neighbours on either side, M (2 n + 1); 1 for labels."""
+        """H, W and the channels: M (2 n + 1) with n neighbours on either side, 1 for labels."""
         copies = 1 + 2 * self.view.neighbours
         return (*self.view.grid, copies * len(self.modalities) + self.labels)
 
     @property
     def slice_bytes(self) -> int:
-        """The size of a stored slice."""
+        """The bytes of a stored slice."""
         return int(np.prod(self.slice_shape)) * STORED.itemsize
 
 
@@ -60,26 +58,26 @@ class SourceFile:
     name: str
     size: int
     time: int  # of its last change, ns
-    sha256_of_file: str
+    sha256: str
 
-    def renewed(self, path: Path) -> SourceFile | None:
-        """This, of `path`'s date, if that file holds these bytes; else None.
+    def if_unchanged(self, path: Path) -> SourceFile | None:
+        """This with the date of `path`, if that file holds the same bytes; else None.
 
-        They are read only if the date differs. The folder may be another.
+        The bytes are read only if the date differs. The folder may be another.
         """
         if not path.is_file():
             return None
-        now = path.stat()  # before it is read: a later change has a later date
-        if (path.name, now.st_size) != (self.name, self.size):
+        stat = path.stat()  # before it is read: a later change has a later date
+        if (path.name, stat.st_size) != (self.name, self.size):
             return None
-        if now.st_mtime_ns != self.time and sha256_of_file(path) != self.sha256:
+        if stat.st_mtime_ns != self.time and sha256_of_file(path) != self.sha256:
             return None
-        return replace(self, time=now.st_mtime_ns)
+        return replace(self, time=stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)
 class StoredSubject:
-    """One subject's slices in the store."""
+    """One subject's slices in the store, as index.json describes them."""
 
     name: str
     group: str
@@ -98,12 +96,12 @@ class StoredSubject:
 
 @dataclass(frozen=True)
 class Store:
-    """The prepared slices of a split's subjects: slice i of len(store).
+    """The prepared slices of a split's subjects: slices 0 to len(store) - 1.
 
-    Safe to read from any thread or process. Memory is that of the slices asked for,
-    whatever the size of the store: they are read, not mapped. That is as fast, 7000 to
-    28000 slices of 192 x 192 x 4 a second either way on two shared cores, while an
-    epoch of an array of 338 MiB raised resident memory by 355 MiB mapped, by 18 read.
+    Safe to read from any thread or process. Slices are read, not mapped, so that memory
+    does not grow with the store. Both are as fast, 7000 to 28000 slices of 192 x 192 x 4 a
+    second on two shared cores; an epoch of an array of 338 MiB raised resident memory by
+    355 MiB mapped and by 18 MiB read.
     """
 
     path: Path
@@ -111,34 +109,35 @@ class Store:
     subjects: tuple[StoredSubject, ...]
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._starts[-1])
 
     @cached_property
     def digest(self) -> str:
         """Changes when the subjects do, or any byte of their slices."""
         content = [[entry.name, entry.crc, entry.slices] for entry in self.subjects]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return digest(content)
 
-    def read(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The slices at `places` [B]: float16 [B, *slice_shape], and present bool
-        [B, M]."""
-        if np.any((places < 0) | (places >= len(self))):
-            raise IndexError(f"slices {places} of a store of {len(self)}")
-        images = np.empty((len(places), *self.settings.slice_shape), STORED)
-        for row, place in zip(images, places, strict=True):
-            self._read_into(row, int(place))
-        whose = np.searchsorted(self._ends, places, side="right") - 1
-        return images, self._present[whose]
+    def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The slices at `indices` [B]: float16 [B, *slice_shape], and present, bool [B, M]."""
+        if np.any((indices < 0) | (indices >= len(self))):
+            raise IndexError(f"slices {indices} of a store of {len(self)}")
+        images = np.empty((len(indices), *self.settings.slice_shape), STORED)
+        for image, index in zip(images, indices, strict=True):
+            offset = len(self.header) + int(index) * self.settings.slice_bytes
+            if os.preadv(self._file.fileno(), [image], offset) != image.nbytes:
+                raise OSError(f"{self.path} was cut short while it was read")
+        subjects = np.searchsorted(self._starts, indices, side="right") - 1
+        return images, self._present[subjects]
 
     def subject_slices(self, name: str) -> np.ndarray:
         """All slices of subject `name`, float32 [S, H, W, M], from below."""
-        stacks = self.read(self.places(name))[0]
+        stacks = self.read(self.slice_indices(name))[0]
         return stacks[..., : len(self.settings.modalities)].astype(np.float32)
 
-    def places(self, name: str) -> np.ndarray:
-        """Where the slices of subject `name` are, from below."""
-        place = [entry.name for entry in self.subjects].index(name)
-        return np.arange(*self._ends[place : place + 2])
+    def slice_indices(self, name: str) -> np.ndarray:
+        """The indices of the slices of subject `name`, from below."""
+        index = [entry.name for entry in self.subjects].index(name)
+        return np.arange(*self._starts[index : index + 2])
 
     def scales(self, modality: str) -> dict[str, float]:
         """The scale of `modality` by subject name, for those that have it."""
@@ -146,19 +145,18 @@ class Store:
         return {name: scale for name, scale in pairs if scale is not None}
 
     @cached_property
-    def _ends(self) -> np.ndarray:
+    def _starts(self) -> np.ndarray:
         """The first slice of each subject, and the number of all."""
         return np.cumsum([0, *(len(entry.slices) for entry in self.subjects)])
 
     @cached_property
     def _present(self) -> np.ndarray:
-        modalities = len(self.settings.modalities)
-        rows = [entry.present for entry in self.subjects]
-        return np.array(rows, bool).reshape(len(rows), modalities)
+        present = [entry.present for entry in self.subjects]
+        return np.array(present, bool).reshape(-1, len(self.settings.modalities))
 
     @cached_property
     def header(self) -> bytes:
-        """How the file begins, for `np.load`; the slices follow."""
+        """The first bytes of the file, for `np.load`; the slices follow."""
         shape = (len(self), *self.settings.slice_shape)
         fields = {"descr": STORED.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(file := io.BytesIO(), fields)
@@ -168,29 +166,24 @@ class Store:
     def _file(self) -> BinaryIO:
         return self.path.open("rb", buffering=0)  # closed with the store's last user
 
-    def _read_into(self, row: np.ndarray, place: int) -> None:
-        offset = len(self.header) + place * self.settings.slice_bytes
-        if os.preadv(self._file.fileno(), [row], offset) != row.nbytes:
-            raise OSError(f"{self.path} was cut short while it was read")
-
     def __getstate__(self) -> dict:
-        # An open file is this process's own.
+        # An open file cannot go to another process.
         return {k: v for k, v in self.__dict__.items() if k != "_file"}
 
 
 def open_store(folder: Path, split: str) -> Store:
-    """The store of `split` in `folder`, every byte of which was checked.
+    """The store of `split` in `folder`, after a check of every byte.
 
     Raises:
         InputError: nothing, or not that split, was prepared there, or it is damaged.
     """
-    known = read_index(folder)
-    if known is None or split not in known[1]:
+    index = read_index(folder)
+    if index is None or split not in index[1]:
         raise InputError(
             f"{folder} has no prepared slices of {split}, or none whose index is "
             "whole: use --mode prepare"
         )
-    store = known[1][split]
+    store = index[1][split]
     damaged = damaged_entries(store)
     if damaged:
         raise InputError(
@@ -201,20 +194,23 @@ def open_store(folder: Path, split: str) -> Store:
 
 
 def read_index(folder: Path) -> tuple[StoreSettings, dict[str, Store]] | None:
-    """What index.json says is in `folder`, whose arrays are not checked here.
+    """The settings and the stores that index.json of `folder` lists, unchecked.
 
-    None if there is none, or one that is damaged or of another format.
+    None if there is no index, or it is damaged or of another format.
     """
     content = read_checksummed(Path(folder) / INDEX)
     if content is None or content.get("format") != FORMAT:
         return None
     fields = content["settings"]
     view = fields["view"] | {"grid": tuple(fields["view"]["grid"])}
-    rest = fields["min_brain"], fields["labels"]
-    settings = StoreSettings(tuple(fields["modalities"]), SliceView(**view), *rest)
+    settings = StoreSettings(
+        tuple(fields["modalities"]), SliceView(**view), fields["min_brain"], fields["labels"]
+    )
     stores = {
-        split: Store(Path(folder) / one["file"], settings, _entries(one["subjects"]))
-        for split, one in content["splits"].items()
+        split: Store(
+            Path(folder) / entry["file"], settings, tuple(map(entry_from_json, entry["subjects"]))
+        )
+        for split, entry in content["splits"].items()
     }
     return settings, stores
 
@@ -229,16 +225,16 @@ def index_content(settings: StoreSettings, stores: dict[str, Store]) -> str:
 
 
 def damaged_entries(store: Store) -> list[str]:
-    """The subjects whose slices are not the ones that were stored, in order.
+    """The names of the subjects whose slices have changed since they were stored, in order.
 
-    What is wrong before the slices counts as the first subject's damage, and what
-    stands behind them as the last one's.
+    A damaged header counts as damage of the first subject, and excess bytes at the end
+    as damage of the last.
     """
     names = [entry.name for entry in store.subjects]
     if not store.path.is_file():
         return names
     with ThreadPoolExecutor(THREADS) as pool:
-        crcs = list(pool.map(lambda name: _crc_now(store, name), names))
+        crcs = list(pool.map(lambda name: _read_crc(store, name), names))
     pairs = zip(store.subjects, crcs, strict=True)
     damaged = {entry.name for entry, crc in pairs if crc != entry.crc}
     with store.path.open("rb") as file:
@@ -259,7 +255,7 @@ def crc_of(arrays) -> int:
 
 
 def entry_from_json(fields: dict) -> StoredSubject:
-    """The entry that `dataclasses.asdict` made into `fields`."""
+    """The inverse of `dataclasses.asdict` of a stored subject, after JSON."""
     window = {key: tuple(value) for key, value in fields["window"].items()}
     sources = {key: SourceFile(**value) for key, value in fields["sources"].items()}
     lists = ("slices", "present", "shape", "spacing")
@@ -271,16 +267,12 @@ def entry_from_json(fields: dict) -> StoredSubject:
     return StoredSubject(**{**fields, **changed})
 
 
-def _entries(subjects: list[dict]) -> tuple[StoredSubject, ...]:
-    return tuple(map(entry_from_json, subjects))
+def _read_crc(store: Store, name: str) -> int | None:
+    """The checksum of the slices of subject `name` in the file; None if it is unreadable.
 
-
-def _crc_now(store: Store, name: str) -> int | None:
-    """The checksum of what the file has for subject `name`; None if it is unreadable.
-
-    One slice is in memory at a time.
+    Reads one slice at a time.
     """
     try:
-        return crc_of(store.read(place[None])[0] for place in store.places(name))
+        return crc_of(store.read(index[None])[0] for index in store.slice_indices(name))
     except OSError:
         return None
