@@ -46,7 +46,7 @@ def test_the_mean_comes_first_and_then_two_draws_or_more(seconds, draws):
 def trained():
     view = SliceView((16, 16), 0.0, False, 0)
     space = types.SimpleNamespace(modalities=("flair", "t1", "t1c", "t2"), view=view)
-    return types.SimpleNamespace(space=space, digest="abc")
+    return types.SimpleNamespace(space=space, digest="abc", spacing=(3.0, 2.0))
 
 
 def subjects_in(folder):

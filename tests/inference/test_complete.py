@@ -1,6 +1,6 @@
 """Every missing modality is written under its own name, on the input's own grid.
 
-The answers come from a stand-in for the network: on missing channel c it is (c + 1) / 8
+The outputs come from a stand-in for the network: on missing channel c it is (c + 1) / 8
 everywhere, so that a modality in another's place, or a voxel outside the brain, shows.
 """
 
@@ -145,10 +145,10 @@ def test_each_modality_is_written_under_its_own_name(stand_in, tmp_path, missing
 def test_each_modality_is_seen_in_its_own_channel(stand_in, tmp_path, missing):
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", *missing)
-    ((images, asked),) = stand_in
+    ((images, computed),) = stand_in
     assert len(images) == SHAPE[2] - 1
     for channel, modality in enumerate(MODALITIES):
-        assert (asked[:, channel] == (modality in missing)).all()
+        assert (computed[:, channel] == (modality in missing)).all()
         if modality in missing:
             assert (images[..., channel] == 0).all()
             continue
@@ -291,9 +291,9 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def calibrate(rho):
-        told = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-        told |= {"sigma_min": 0.01, "warm_start_sigma": 3.0, "fits": {}, "rho": rho}
-        atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(told))
+        saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
+        saved |= {"sigma_min": 0.01, "warm_start_sigma": 3.0, "fits": {}, "rho": rho}
+        atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
 
     calibrate(0.625)
     make(folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
@@ -303,9 +303,9 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
         about = tmp_path / f"out/HGG/P1/P1_t1ce_{kind}.json"
         assert json.loads(about.read_text())["rho"] == 0.625
     for name in ("out/HGG/P1/P1_t1ce_mean.json", "mean/HGG/P1/P1_t1ce.json"):
-        told = json.loads((tmp_path / name).read_text())
-        assert "rho" not in told and told["recalibration"] is None
-        assert (told["sampler"], told["evaluations"], told["draws"]) == ("mean", 1, 0)
+        saved = json.loads((tmp_path / name).read_text())
+        assert "rho" not in saved and saved["recalibration"] is None
+        assert (saved["sampler"], saved["evaluations"], saved["draws"]) == ("mean", 1, 0)
     calibrate(0.5)
     assert make(folder, tmp_path / "mean", "t1c")
     said = failure(capsys, folder, tmp_path / "out", "t1c", draws=2, sampler="warm")
@@ -382,8 +382,8 @@ def test_a_synthetic_file_is_made_again_and_never_read_as_a_real_one(stand_in, t
     assert "HGG/P1/P1_t1ce.json" in first
     make(folder, folder, overwrite=True)  # though the file is there now
     assert files_under(folder) == first
-    ((_, asked), (_, again)) = stand_in
-    assert np.array_equal(asked, again) and asked[0].tolist() == [0, 0, 1, 0]
+    ((_, computed), (_, again)) = stand_in
+    assert np.array_equal(computed, again) and computed[0].tolist() == [0, 0, 1, 0]
     make(folder, tmp_path / "out", "t2")
     inputs = json.loads((tmp_path / "out/HGG/P1/P1_t2.json").read_text())["inputs"]
     assert sorted(inputs) == ["flair", "t1"]
@@ -423,7 +423,7 @@ def test_a_sidecar_alone_does_not_make_a_real_scan_synthetic(stand_in, tmp_path,
     assert real.read_bytes() == before
 
 
-def test_an_answer_that_is_not_finite_is_not_written(stand_in, tmp_path, capsys, monkeypatch):
+def test_an_output_that_is_not_finite_is_not_written(stand_in, tmp_path, capsys, monkeypatch):
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def broken(trained, options):
@@ -468,7 +468,7 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_made(stand_in, tmp_path)
         calls += 1
 
 
-CHANGES = {  # what is other about the second order; what the sentence must say
+CHANGES = {  # what the second command changes; what the message must say
     "sampler": (lambda folder: {"sampler": "euler_maruyama"}, "another sampler"),
     "input": (
         lambda folder: write_new(path_of(folder, "P1", "t1"), image("P1", "t1") * 2, AFFINE),
@@ -479,7 +479,7 @@ CHANGES = {  # what is other about the second order; what the sentence must say
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_an_answer_made_otherwise_is_no_answer_and_is_redone_when_told(
+def test_an_output_made_otherwise_is_refused_and_redone_with_overwrite(
     stand_in, tmp_path, capsys, case
 ):
     folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
@@ -495,10 +495,10 @@ def test_an_answer_made_otherwise_is_no_answer_and_is_redone_when_told(
     assert files_under(out) != before
 
 
-def test_a_kill_between_volume_and_sidecar_leaves_no_finished_answer(
+def test_a_kill_between_volume_and_sidecar_leaves_no_finished_output(
     stand_in, tmp_path, capsys, monkeypatch
 ):
-    """A new volume never lies under what was told of the old one."""
+    """A new volume never has the sidecar of the old one."""
     folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
     make(folder, out, "t1c")
     before = files_under(out)
@@ -517,7 +517,7 @@ def test_a_kill_between_volume_and_sidecar_leaves_no_finished_answer(
 
 
 @pytest.mark.parametrize("damage", ["half", "nothing"])
-def test_a_damaged_answer_is_made_again(stand_in, tmp_path, damage):
+def test_a_damaged_output_is_made_again(stand_in, tmp_path, damage):
     folder, out = write_subjects(tmp_path / "in", ("P1",)), tmp_path / "out"
     make(folder, out, "t1c")
     before = files_under(out)
@@ -687,15 +687,15 @@ def test_a_predicted_sd_lies_beside_the_mean(stand_in, tmp_path):
         scale = SCALES[name] * gain_of("P1", ("flair", "t1c"))
         assert np.all(np.abs(sd[brain()] - LEVELS[channel] ** 2 * scale) < 0.51)
         assert not sd[~brain()].any()
-        told = path.name.replace(".nii.gz", "_sd.json")
-        (about,) = (json.loads(v) for k, v in files.items() if k.endswith(told))
+        saved = path.name.replace(".nii.gz", "_sd.json")
+        (about,) = (json.loads(v) for k, v in files.items() if k.endswith(saved))
         assert (about["kind"], about["sampler"], about["draws"]) == ("sd", "mean", 0)
     before = len(stand_in)
     assert make(folder, tmp_path / "out", "t1c", "flair")
     assert len(stand_in) == before == 1  # one evaluation, which is there already
 
 
-# Reading ahead and writing behind. What waits for what is told by events.
+# Reading ahead and writing behind: events show what waits for what.
 
 PATIENCE = 20  # seconds: what does not come by then never comes
 
@@ -715,13 +715,13 @@ def test_the_next_subject_is_read_before_the_last_is_computed_and_none_after_it(
     stand_in, tmp_path, monkeypatch
 ):
     read_of = {name: threading.Event() for name in ("P1", "P2", "P3", "P4")}
-    when(monkeypatch, complete, "prepare_subject", lambda s, *_: read_of[s.name].set())
+    when(monkeypatch, inputs, "prepare_subject", lambda s, *_: read_of[s.name].set())
     ahead = []
 
-    def compute(posterior, question, order):
-        following = read_of.get(f"P{int(question.name[1]) + 1}")
+    def compute(posterior, subject, options):
+        following = read_of.get(f"P{int(subject.name[1]) + 1}")
         ahead.append(following is None or following.wait(PATIENCE))
-        later = [n for n in read_of if n > f"P{int(question.name[1]) + 1}"]
+        later = [n for n in read_of if n > f"P{int(subject.name[1]) + 1}"]
         ahead.append(not any(read_of[n].is_set() for n in later))
 
     when(monkeypatch, complete, "posterior_outputs", compute)
@@ -730,16 +730,16 @@ def test_the_next_subject_is_read_before_the_last_is_computed_and_none_after_it(
     assert ahead == [True] * 8
 
 
-def test_an_answer_is_written_while_the_next_is_computed(stand_in, tmp_path, monkeypatch):
-    """The first subject's only volume is not written before the second is asked for;
+def test_an_output_is_written_while_the_next_is_computed(stand_in, tmp_path, monkeypatch):
+    """The first subject's only volume is not written before the second is computed;
     of several kinds each waits for the one before it."""
-    asked, waited, writing = threading.Event(), [], []
+    computed, waited, writing = threading.Event(), [], []
     when(monkeypatch, complete, "posterior_outputs",
-         lambda _, question, order: question.name == "P2" and asked.set())  # fmt: skip
+         lambda _, subject, options: subject.name == "P2" and computed.set())  # fmt: skip
 
     def write(path, *_):
         if "P1" in path.name:
-            waited.append(asked.wait(PATIENCE))
+            waited.append(computed.wait(PATIENCE))
         writing.append(path.name)
         assert threading.current_thread() is not threading.main_thread()
 
@@ -752,27 +752,32 @@ def test_an_answer_is_written_while_the_next_is_computed(stand_in, tmp_path, mon
 
 def test_subjects_wait_for_the_writer(stand_in, tmp_path, monkeypatch):
     """The third is not computed before the first is written: memory has a bound."""
-    asked = {name: threading.Event() for name in ("P1", "P2", "P3")}
-    when(monkeypatch, complete, "posterior_outputs", lambda _, q, order: asked[q.name].set())
+    computed = {name: threading.Event() for name in ("P1", "P2", "P3")}
+    when(
+        monkeypatch,
+        complete,
+        "posterior_outputs",
+        lambda _, subject, options: computed[subject.name].set(),
+    )
     early = []
 
     def write(path, *_):
         if "P1" in path.name:
-            asked["P2"].wait(PATIENCE)
-            early.append(asked["P3"].wait(1))  # never, however long
+            computed["P2"].wait(PATIENCE)
+            early.append(computed["P3"].wait(1))  # never, however long
 
     when(monkeypatch, complete, "write_output", write)
-    folder = write_subjects(tmp_path / "in", asked)
+    folder = write_subjects(tmp_path / "in", computed)
     assert make(folder, tmp_path / "out", "t1c")
-    assert early == [False] and asked["P3"].is_set()
+    assert early == [False] and computed["P3"].is_set()
 
 
-def test_no_more_than_one_answer_waits_to_be_written(stand_in, tmp_path, monkeypatch):
+def test_no_more_than_one_output_waits_to_be_written(stand_in, tmp_path, monkeypatch):
     """Each kind is computed while the one before it is written, and no earlier."""
     events, real = [], complete.posterior_outputs
 
-    def answers(*asked):
-        for kind, images in real(*asked):
+    def answers(*computed):
+        for kind, images in real(*computed):
             events.append(("computed", kind))
             yield kind, images
 
@@ -787,14 +792,14 @@ def test_no_more_than_one_answer_waits_to_be_written(stand_in, tmp_path, monkeyp
         assert events.index(("written", behind)) < events.index(("computed", kind))
 
 
-def test_each_failure_stays_with_its_subject_and_is_told_in_order(
+def test_each_failure_stays_with_its_subject_and_is_reported_in_order(
     stand_in, tmp_path, capsys, monkeypatch
 ):
     """P2 cannot be read, P3 not computed, P4 not written; 1 and 5 are whole."""
     folder = write_subjects(tmp_path / "in")
     path_of(folder, "P2", "t2").write_bytes(b"damaged")
-    when(monkeypatch, complete, "posterior_outputs", lambda _, question, order: (
-        broken("P3 is not finite", FloatingPointError) if question.name == "P3" else 0
+    when(monkeypatch, complete, "posterior_outputs", lambda _, subject, options: (
+        broken("P3 is not finite", FloatingPointError) if subject.name == "P3" else 0
     ))  # fmt: skip
     when(monkeypatch, outputs, "write_like", lambda path, *_: (
         broken("P4: disk full", OSError) if "P4" in path.name else 0
@@ -835,9 +840,9 @@ def test_a_volume_that_cannot_be_written_ends_its_subject(stand_in, tmp_path, ca
 def test_an_interrupt_ends_it_and_nothing_is_half_written(stand_in, tmp_path, monkeypatch, stop):
     """What is being written is finished; the subjects that follow are not begun."""
     read = []
-    when(monkeypatch, complete, "prepare_subject", lambda s, *_: read.append(s.name))
-    when(monkeypatch, complete, "posterior_outputs", lambda _, question, order: (
-        broken("stop", stop) if question.name == "P2" else 0
+    when(monkeypatch, inputs, "prepare_subject", lambda s, *_: read.append(s.name))
+    when(monkeypatch, complete, "posterior_outputs", lambda _, subject, options: (
+        broken("stop", stop) if subject.name == "P2" else 0
     ))  # fmt: skip
     folder = write_subjects(tmp_path / "in")
     with pytest.raises(stop):
@@ -911,12 +916,12 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
 
 def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
-    told = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-    told |= {"sigma_min": 0.01, "warm_start_sigma": 3.0}
+    saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
+    saved |= {"sigma_min": 0.01, "warm_start_sigma": 3.0}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
-    told |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
+    saved |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
     (folder / "run").mkdir()
-    (folder / "run" / "calibration.json").write_text(json.dumps(told))
+    (folder / "run" / "calibration.json").write_text(json.dumps(saved))
     return fit
 
 
@@ -940,11 +945,11 @@ def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(stand_in
     sd = np.arange(4).std(ddof=1)
     assert spread_of(tmp_path, "t1c") == pytest.approx((2 * sd, 2), abs=0.1)
     assert spread_of(tmp_path, "t2") == pytest.approx((sd, 1), abs=0.1)
-    told = [
+    saved = [
         json.loads((tmp_path / f"out/HGG/P1/P1_{token}_q95.json").read_text())
         for token in ("t1ce", "t2")
     ]
-    assert [one["recalibration"] for one in told] == [fit, None]
+    assert [one["recalibration"] for one in saved] == [fit, None]
 
 
 @pytest.mark.parametrize(
@@ -960,9 +965,7 @@ def test_a_factor_of_other_draws_is_not_used(stand_in, tmp_path, other):
     assert about["recalibration"] is None
 
 
-def test_an_answer_made_before_the_factor_was_fitted_is_not_taken_for_it(
-    stand_in, tmp_path, capsys
-):
+def test_an_output_made_before_the_factor_was_fitted_is_refused(stand_in, tmp_path, capsys):
     folder = write_subjects(tmp_path / "in", ("P1",))
     make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
     fitted(tmp_path)
@@ -973,7 +976,7 @@ def test_an_answer_made_before_the_factor_was_fitted_is_not_taken_for_it(
 @pytest.mark.parametrize(
     "damage", [{"fits": None}, {"fits": {"t1c": {}}}, {"rho": None}, {"rho": 1.5}]
 )
-def test_a_damaged_calibration_is_told_and_not_passed_over(stand_in, tmp_path, damage):
+def test_a_damaged_calibration_is_reported(stand_in, tmp_path, damage):
     fitted(tmp_path, **damage)
     folder = write_subjects(tmp_path / "in", ("P1",))
     with pytest.raises(InputError, match=r"calibration.json is damaged"):
@@ -984,9 +987,9 @@ def test_draws_need_not_be_kept(stand_in, tmp_path):
     folder = write_subjects(tmp_path / "in", ("P1",))
     options = {"draws": 4, "sampler": "warm"}
     make(folder, tmp_path / "all", "t1c", **options)
-    for asked in (2, 2):  # the second time all of it is there already
+    for computed in (2, 2):  # the second time all of it is there already
         make(folder, tmp_path / "few", "t1c", **options, keep_draws=False)
-        assert len(stand_in) == asked
+        assert len(stand_in) == computed
     kinds = ("mean", "q05", "q50", "q95", "sd")
     names = [f"HGG/P1/P1_t1ce_{kind}.nii.gz" for kind in kinds]
     few = files_under(tmp_path / "few")

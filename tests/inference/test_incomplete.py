@@ -36,6 +36,7 @@ def table(run, name):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_cohort_in_which_no_subject_has_everything_trains(run):
     split = json.loads((run / "split.json").read_text())
     # one modality alone is neither seen nor missing: P6 takes no part
@@ -51,6 +52,7 @@ def test_a_cohort_in_which_no_subject_has_everything_trains(run):
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_only_what_has_a_truth_is_scored_under_the_name_of_all_that_is_missing(run):
     rows = table(run, "subjects.csv")
     assert rows
@@ -70,6 +72,7 @@ def test_only_what_has_a_truth_is_scored_under_the_name_of_all_that_is_missing(r
     assert (run / "evaluation" / "figure.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_table_has_its_columns_in_order_and_says_how_many(run):
     lines = (run / "evaluation" / "table.md").read_text().splitlines()
     heads = [line.split() for line in lines if line.startswith("| missing")]
@@ -80,6 +83,7 @@ def test_the_table_has_its_columns_in_order_and_says_how_many(run):
         assert f"n = {sum(row['modality'] == name for row in asked)}" in cell
 
 
+@pytest.mark.slow
 def test_a_floor_is_there_where_some_training_subject_had_all_that_it_needs(run):
     """Of three training subjects each lacks another: to answer t1 from flair and t1c
     one must have all three."""
@@ -99,6 +103,7 @@ def test_a_floor_is_there_where_some_training_subject_had_all_that_it_needs(run)
             assert len(there) == possible
 
 
+@pytest.mark.slow
 def test_an_incomplete_subject_is_completed(run, tmp_path):
     folder = run.parent / "subjects"
     order = ("--input", folder, "--output", tmp_path)

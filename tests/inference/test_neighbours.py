@@ -258,6 +258,7 @@ def run(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_neighbours_is_the_straight_one(run, tmp_path):
     straight = load_trained_model(run / "run")
     again = shutil.copytree(run / "run", tmp_path / "run")
@@ -268,6 +269,7 @@ def test_a_resumed_run_with_neighbours_is_the_straight_one(run, tmp_path):
     assert load_trained_model(again).digest == straight.digest
 
 
+@pytest.mark.slow
 def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
     assert (run / "run" / "evaluation" / "table.md").is_file()
     folder, target = run / "subjects", tmp_path / "out"

@@ -114,24 +114,30 @@ def test_the_digest_is_that_of_the_parameters(trained, study, tmp_path):
 
 def test_the_mean_is_one_evaluation_at_time_1_without_signal(trained, mean, images):
     """A slice alone, by hand: t = 1, a_t = 0, the averaged parameters."""
+
+    @jax.jit
+    def alone(image, missing):
+        condition = mask_inputs(image, missing)
+        denoise = make_denoise(trained.model, trained.params, condition)
+        return denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
+
     filled = mean(images, MISSING).mean
     for index in range(len(images)):
-        missing = MISSING[index : index + 1]
-        condition = mask_inputs(jnp.asarray(images[index : index + 1]), jnp.asarray(missing))
-        denoise = make_denoise(trained.model, trained.params, condition)
-        alone = denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
-        expected = np.where(missing[:, None, None], alone, images[index : index + 1])
+        image, missing = images[index : index + 1], MISSING[index : index + 1]
+        expected = np.where(missing[:, None, None], alone(image, missing), image)
         np.testing.assert_allclose(filled[index], expected[0], atol=2e-5)
 
 
 def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, algorithm1_draw, images):
     filled = algorithm1_draw(images, MISSING, ADDRESSES)
-    missing = jnp.asarray(MISSING)
-    condition = mask_inputs(jnp.asarray(images), missing)
-    denoise = make_denoise(trained.model, trained.params, condition)
-    keys, sde, like = address_keys(0, ADDRESSES[:, [0, 2]]), trained.model.sde, images
-    drawn = jax.jit(lambda like: algorithm1(keys, sde, denoise, like, 3, noise=noise_at(0)))(like)
-    expected = np.where(MISSING[:, None, None], drawn, images)
+
+    @jax.jit
+    def draw(images):
+        denoise = make_denoise(trained.model, trained.params, mask_inputs(images, MISSING))
+        keys = address_keys(0, ADDRESSES[:, [0, 2]])
+        return algorithm1(keys, trained.model.sde, denoise, images, 3, noise=noise_at(0))
+
+    expected = np.where(MISSING[:, None, None], draw(images), images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -140,15 +146,16 @@ def test_a_warm_draw_starts_from_the_moments_that_it_is_given(trained, mean, war
     # As much as the first noise level's own: it shows.
     wide = estimate._replace(variance=9 + estimate.variance)
     filled = warm_draw(images, MISSING, ADDRESSES, wide)
-    missing, sde = jnp.asarray(MISSING), trained.model.sde
-    condition = mask_inputs(jnp.asarray(images), missing)
-    denoise = make_denoise(trained.model, trained.params, condition)
-    noise = make_noise(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
-    times, (centre, variance) = log_uniform_times(sde, 2, 3.0, 0.01), wide
-    centre, variance = jnp.asarray(centre), jnp.asarray(variance)
-    drawn = jax.jit(
-        lambda: sample_from_mean(noise, sde, denoise, centre, times, variance=variance)
-    )()
+    sde = trained.model.sde
+    times = log_uniform_times(sde, 2, 3.0, 0.01)
+
+    @jax.jit
+    def draw(images, mean, variance):
+        denoise = make_denoise(trained.model, trained.params, mask_inputs(images, MISSING))
+        noise = make_noise(address_keys(0, ADDRESSES[:, [0, 2]]), noise_at(0))
+        return sample_from_mean(noise, sde, denoise, mean, times, variance=variance)
+
+    drawn = draw(images, *wide)
     expected = np.where(MISSING[:, None, None], drawn, images)
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
     for other in (wide._replace(mean=wide.mean + 0.5), wide._replace(variance=None)):

@@ -16,15 +16,14 @@ import numpy as np
 from ummcsgm.config import build
 from ummcsgm.data import nifti
 from ummcsgm.data.layouts.layout import Subject
-from ummcsgm.data.subjects import PreparedSubject, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.diffusion.samplers import SAMPLERS
 from ummcsgm.inference.draw_statistics import quantile
 from ummcsgm.inference.inputs import (
     SubjectInputs,
     check_modalities,
-    check_spacing,
     find_incomplete,
-    subject_inputs,
+    load_inputs,
 )
 from ummcsgm.inference.outputs import output_units, output_volume
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model, steps_key
@@ -129,7 +128,7 @@ class Predictor:
         self,
         volumes: Mapping[str, Volume] | str | os.PathLike,
         *,
-        missing: Collection[str] = (),
+        missing: str | Collection[str] = (),
         mask: Volume | None = None,
         spacing: tuple[float, float, float] | None = None,
         name: str = "subject",
@@ -149,7 +148,7 @@ class Predictor:
         sampler: str = "warm",
         steps: int | None = None,
         *,
-        missing: Collection[str] = (),
+        missing: str | Collection[str] = (),
         mask: Volume | None = None,
         spacing: tuple[float, float, float] | None = None,
         name: str = "subject",
@@ -183,6 +182,7 @@ class Predictor:
         self, volumes, draws: int, posterior: SubjectPosterior, missing, mask, spacing, name: str
     ) -> Completion:
         trained = self._trained
+        missing = (missing,) if isinstance(missing, str) else tuple(missing)
         for modality in missing:
             if modality not in self.modalities:
                 raise InputError(
@@ -196,9 +196,10 @@ class Predictor:
             result = {}
             for modality, slices in zip(names, np.moveaxis(images, -1, 0), strict=True):
                 volume = output_volume(prepared, inputs.z, slices, units[modality], kind)
-                geometry = prepared.geometry
-                image = volume.transpose(2, 1, 0) if as_arrays else None
-                result[modality] = nifti.image_like(volume, geometry) if image is None else image
+                if as_arrays:
+                    result[modality] = volume.transpose(2, 1, 0)
+                else:
+                    result[modality] = nifti.image_like(volume, prepared.geometry)
             return result
 
         estimate, sd = predict_mean(posterior, inputs), None
@@ -237,7 +238,7 @@ def _load(
                 f"{folder} has {len(found.subjects)} subjects that lack a modality: name the "
                 "folder of one."
             )
-        return *_prepare(trained, found.subjects[0]), False
+        return *load_inputs(trained, found.subjects[0]), False
     given = {modality: volume for modality, volume in volumes.items() if modality not in missing}
     if not given:
         raise InputError("no modality is given: at least one is needed to complete from.")
@@ -262,17 +263,9 @@ def _load(
         mask = files.pop("mask", None)
         subject = Subject(name, "", name, files, {}, None, mask)
         try:
-            return *_prepare(trained, subject), kinds == {"arrays"}
+            return *load_inputs(trained, subject), kinds == {"arrays"}
         except InputError as error:
             raise InputError(str(error).replace(f"{folder}{os.sep}", "volumes: ")) from None
-
-
-def _prepare(trained: TrainedModel, subject: Subject) -> tuple[PreparedSubject, SubjectInputs]:
-    check_modalities(trained, subject.name, subject.files)
-    check_spacing(trained, subject.name, nifti.read_geometry(next(iter(subject.files.values()))))
-    space = trained.space
-    prepared = prepare_subject(subject, space.modalities, space.view)
-    return prepared, subject_inputs(subject.name, prepared, space.modalities)
 
 
 def _kind(volume: Volume) -> str:

@@ -13,9 +13,8 @@ import numpy as np
 
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.layout import Subject
-from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.distributed import devices
-from ummcsgm.inference.inputs import SubjectInputs, check_modalities, subject_inputs
+from ummcsgm.inference.inputs import SubjectInputs, load_inputs
 from ummcsgm.inference.outputs import CompletionOptions
 from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor
 from ummcsgm.types import InputError
@@ -131,11 +130,7 @@ def _first_readable(trained: TrainedModel, subjects: list[Subject]) -> SubjectIn
     refused = None
     for subject in subjects:
         try:
-            check_modalities(trained, subject.name, subject.files)
-            space = trained.space
-            prepared = prepare_subject(subject, space.modalities, space.view)
+            return load_inputs(trained, subject)[1]
         except (InputError, OSError) as error:
             refused = error
-            continue
-        return subject_inputs(subject.name, prepared, space.modalities)
     raise InputError(str(refused))

@@ -18,17 +18,15 @@ import numpy as np
 
 from ummcsgm.config import build, build_data
 from ummcsgm.data.layouts.layout import Layout, Subject
-from ummcsgm.data.nifti import read_geometry
-from ummcsgm.data.subjects import PreparedSubject, network_brain, prepare_subject
+from ummcsgm.data.subjects import PreparedSubject, network_brain
 from ummcsgm.distributed import processes
 from ummcsgm.inference.acquisition_value import expected_gains, gains_table
 from ummcsgm.inference.budget import within_budget
 from ummcsgm.inference.inputs import (
     SubjectInputs,
     check_modalities,
-    check_spacing,
     find_incomplete,
-    subject_inputs,
+    load_inputs,
 )
 from ummcsgm.inference.outputs import (
     CompletionOptions,
@@ -183,11 +181,7 @@ def _load_subject(job: CompletionJob, subject: Subject) -> LoadedSubject | None:
         check_preview(preview)
         if all_finished(job.target, files, options.overwrite) and preview.is_file():
             return None
-    check_spacing(trained, subject.name, read_geometry(next(iter(subject.files.values()))))
-    space = trained.space
-    prepared = prepare_subject(subject, space.modalities, space.view)
-    inputs = subject_inputs(subject.name, prepared, space.modalities)
-    return LoadedSubject(subject, files, prepared, inputs)
+    return LoadedSubject(subject, files, *load_inputs(trained, subject))
 
 
 def _complete_subject(job: CompletionJob, loading: Future, writer: Executor) -> Future:

@@ -9,8 +9,9 @@ import numpy as np
 
 from ummcsgm.config import build_data
 from ummcsgm.data.layouts.find import SearchResult
-from ummcsgm.data.nifti import Geometry, spacing_in_plane
-from ummcsgm.data.subjects import PreparedSubject, network_stacks
+from ummcsgm.data.layouts.layout import Subject
+from ummcsgm.data.nifti import read_geometry, spacing_in_plane
+from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subject
 from ummcsgm.inference.predictor import TrainedModel
 from ummcsgm.types import Array, InputError, Stacks
 
@@ -24,6 +25,21 @@ class SubjectInputs(NamedTuple):
     z: Array  # [S] the slices with brain
     images: Stacks  # 0 where missing
     missing: Array  # [M] bool
+
+
+def load_inputs(trained: TrainedModel, subject: Subject) -> tuple[PreparedSubject, SubjectInputs]:
+    """Returns a subject read from its files, and what the network sees of it.
+
+    Raises:
+        InputError: the network does not know its modalities or its voxels' size, or a file
+            cannot be used.
+    """
+    check_modalities(trained, subject.name, subject.files)
+    if not trained.space.view.spacing:
+        _check_spacing(trained, subject)
+    space = trained.space
+    prepared = prepare_subject(subject, space.modalities, space.view)
+    return prepared, subject_inputs(subject.name, prepared, space.modalities)
 
 
 def subject_inputs(
@@ -78,15 +94,13 @@ def check_modalities(trained: TrainedModel, name: str, given: Collection[str]) -
         )
 
 
-def check_spacing(trained: TrainedModel, name: str, geometry: Geometry) -> None:
-    """Raises InputError unless pixels are as large as those of training, or resampled."""
-    if trained.space.view.spacing:
-        return
-    spacing = spacing_in_plane(geometry)
+def _check_spacing(trained: TrainedModel, subject: Subject) -> None:
+    """Raises InputError unless pixels are as large as those of training."""
+    spacing = spacing_in_plane(read_geometry(next(iter(subject.files.values()))))
     ratios = [own / usual for own, usual in zip(spacing, trained.spacing, strict=True)]
     if max(*ratios, *(1 / ratio for ratio in ratios)) > TOLERANCE:
         raise InputError(
-            f"subject {name} has axial pixels of {spacing[0]:.3g} x {spacing[1]:.3g} "
+            f"subject {subject.name} has axial pixels of {spacing[0]:.3g} x {spacing[1]:.3g} "
             f"mm, and this network was trained on {trained.spacing[0]:.3g} x "
             f"{trained.spacing[1]:.3g} mm: train with config.data.spacing, which "
             "resamples."
