@@ -282,17 +282,25 @@ def test_an_error_in_one_process_ends_the_one_that_waits_for_it():
     assert "start the same command again, all is kept." in told
 
 
-@pytest.mark.parametrize("place", ["barrier", "allgather", "training loop"])
+@pytest.mark.parametrize("place", ["barrier", "allgather", "training step"])
 def test_a_lost_peer_is_known_by_the_place_of_the_error(place):
     """Whatever the text of the error says, and whichever collective raised it."""
     lines = {
         "barrier": "    processes.barrier('x')",
         "allgather": "    processes.check_same_on_all(0, 'x')",
-        "training loop": "    with processes.abort_if_peer_lost():\n"
-        "        time.sleep(4)\n"
-        "        raise jax.errors.JaxRuntimeError('INTERNAL: a text nobody knows')",
+        "training step": "    with processes.abort_if_peer_lost():\n"
+        "        while True: state = step(key, state, devices.shard(np.ones((1, 4))))",
     }
-    lost = "    import os, time\n    if index: time.sleep(1); os._exit(9)\n"
+    lost = """
+    import os, threading
+    import numpy as np
+    sum_batch = lambda key, state, batch: state + devices.sum_over_devices(batch.sum())
+    step, key = devices.pmap_step(sum_batch), jax.random.key(0)
+    state = devices.replicate(np.float32(0))
+    if index: threading.Timer(2, os._exit, (9,)).start()
+"""
+    if place != "training step":
+        lost += "    if index: time.sleep(60)\n"
     (code, printed), (died, _) = run_lines(lost + lines[place])
     assert died == 9 and code == processes.EXIT_PEER_LOST
     assert len(sentences(printed)) == 1 and "Traceback" not in printed
@@ -304,6 +312,17 @@ def test_an_error_of_ones_own_is_a_traceback_whatever_its_text(kind):
     (waits, _), (failed, printed) = run_lines(lines + "    processes.barrier('x')")
     assert failed == 1 and "Traceback" in printed and not sentences(printed)
     assert waits == processes.EXIT_PEER_LOST
+
+
+def test_a_step_that_cannot_be_traced_is_an_error_of_ones_own():
+    lines = """
+    def step(key, state, batch): raise ValueError("gloo: connection closed")
+    with processes.abort_if_peer_lost():
+        devices.pmap_step(step)(jax.random.key(0), jax.numpy.zeros(()), jax.numpy.ones((1, 4)))
+"""
+    for code, printed in run_lines(lines):
+        assert code == 1 and "ValueError: gloo: connection closed" in printed
+        assert not sentences(printed)
 
 
 def test_processes_that_do_not_see_the_same_run_say_so():

@@ -18,6 +18,10 @@ AXIS = "devices"
 MIN_EXAMPLES = 4  # for each CPU device; below, the overhead outweighs the second core
 
 
+class CollectiveError(RuntimeError):
+    """A sum over the devices of several processes failed."""
+
+
 def use_cpu_cores(batch: int | None) -> None:
     """Makes the cores of a CPU its devices: as many as divide `batch` evenly with at least
     MIN_EXAMPLES each; all cores if `batch` is None.
@@ -45,10 +49,13 @@ def pmap_step(step: Callable, devices: list | None = None) -> Callable:
     The batch has a leading axis of this process's devices (`shard`); key and state are
     the same on all devices and have none. What the step returns must be summed over the
     devices or computed alike on all: the first device's value is taken.
+
+    Raises:
+        CollectiveError: the step failed on the devices, in a job of several processes.
     """
     if devices is None:  # the examples of a process are neighbours in the global batch
         devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return jax.pmap(
+    mapped = jax.pmap(
         step,
         axis_name=AXIS,
         in_axes=(None, None, 0),
@@ -56,6 +63,20 @@ def pmap_step(step: Callable, devices: list | None = None) -> Callable:
         devices=devices,
         donate_argnums=(1,),
     )
+    if jax.process_count() == 1:
+        return mapped
+
+    def checked(*arguments: Any) -> Any:
+        try:
+            return mapped(*arguments)
+        except ValueError as error:
+            # JAX has the same type for a step that cannot be traced, which is the step's
+            # fault, and for a failed sum over devices. The first would fail again here.
+            mapped.lower(*arguments)
+            raise CollectiveError(str(error)) from error
+
+    checked.lower = mapped.lower
+    return checked
 
 
 def replicate(tree: Any) -> Any:

@@ -23,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
+from ummcsgm.distributed.devices import CollectiveError
 from ummcsgm.types import InputError
 
 NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -67,13 +68,14 @@ def silence_nonmain() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def collective() -> Iterator[None]:
-    """Inside, the processes of a job work together: an error of JAX's runtime there is
-    a PeerLostError. JAX has no narrower type for it, and alone it stays what it is."""
+def collective(*types: type[Exception]) -> Iterator[None]:
+    """Inside, the processes of a job wait for each other: an error of JAX's runtime, or
+    of one of `types`, is a PeerLostError. JAX has no narrower type for it. Alone, or for
+    an InputError, it stays what it is."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not is_multiprocess():
+    except (jax.errors.JaxRuntimeError, CollectiveError, *types) as error:
+        if isinstance(error, InputError) or not is_multiprocess():
             raise
         raise PeerLostError(_first_line(error)) from error
 
@@ -97,7 +99,7 @@ def check_same_on_all(value: object, message: str) -> None:
     """Raises InputError, with `message`, unless `value` is the same in all processes."""
     barrier("check_same_on_all")
     checksum = np.uint32(zlib.crc32(repr(value).encode()))
-    with collective():
+    with collective(ValueError):  # as JAX's jit raises it
         checksums = multihost_utils.process_allgather(checksum)
     if len(np.unique(checksums)) > 1:
         raise InputError(message)

@@ -74,7 +74,13 @@ def train(
         write_manifest(folder, config, split, first)
     key = jax.random.fold_in(jax.random.key(options.seed), 1)
     batches, state = training_batches(store, options), devices.replicate(state)
+
+    def save(step: int, state: TrainState) -> None:
+        with processes.collective(ValueError):  # Orbax waits for all processes
+            checkpoint.save(checkpoints, step, state.replace(ema=None), state.ema, metadata)
+
     with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.collective())
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(folder, keep=options.keep_checkpoints)
         )
@@ -91,9 +97,7 @@ def train(
             state,
             batches,
             options,
-            lambda done, state: checkpoint.save(
-                checkpoints, done, state.replace(ema=None), state.ema, metadata
-            ),
+            save,
             **callbacks,
         )
     processes.barrier(f"the checkpoint of {metadata['method']}")
