@@ -31,14 +31,14 @@ def write_study(workdir: pathlib.Path, **changes) -> pathlib.Path:
     """A whole study; `changes` replace keys of results.json, or of its facts."""
     results = study_results()
     for key, value in changes.items():
-        place = results if key in results else results["facts"]
-        place[key] = value
+        target = results if key in results else results["facts"]
+        target[key] = value
     folder = workdir / "study"
     (folder / "gallery").mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(results))
     names = [method["name"] for method in results["methods"]]
-    for place, name in enumerate(("P005", "P011")):
-        np.savez_compressed(folder / "gallery" / f"{name}.npz", **gallery(place, names))
+    for index, name in enumerate(("P005", "P011")):
+        np.savez_compressed(folder / "gallery" / f"{name}.npz", **gallery(index, names))
     write_log(workdir / "log.jsonl", 1.2, 0.05)
     for name in ("mmgan", "pix2pix"):
         write_log(workdir / "methods" / name / "log.jsonl", 40.0, 18.0)
@@ -52,27 +52,27 @@ def write_study(workdir: pathlib.Path, **changes) -> pathlib.Path:
 
 def study_results() -> dict:
     """results.json of five methods, one with notes, one without costs."""
-    places = {name: place for place, name in enumerate(METHODS)}
+    indices = {name: index for index, name in enumerate(METHODS)}
     rows = [
-        row(name, missing, metric, places[name])
+        row(name, missing, metric, indices[name])
         for name in METHODS
         for missing in (*MODALITIES, "flair+t1", "t1c+t2", "flair+t1+t2")
         for metric in LEVELS
         for _ in missing.split("+")[:1]
     ]
     return {
-        "methods": [method(name, place) for name, place in places.items()],
+        "methods": [method(name, index) for name, index in indices.items()],
         "rows": rows,
         "subjects": [],
         "crps": [
             {"method": m, "modality": c, "mean": 4.0 + p, "sd": 0.5, "subjects": 6}
-            for m, p in places.items()
+            for m, p in indices.items()
             for c in MODALITIES
         ],
         "tests": [
-            difference(metric, modality, name, 0.4 * place)
+            difference(metric, modality, name, 0.4 * index)
             for metric in ("psnr", "mae")
-            for name, place in list(places.items())[2:]
+            for name, index in list(indices.items())[2:]
             for modality in MODALITIES
         ],
         "paper": [
@@ -95,10 +95,10 @@ def map_row(kind: str, dice: float | None) -> dict:
     return names | numbers | {"subjects": 6, "skipped": 1, "table": []}
 
 
-def method(name: str, place: int) -> dict:
+def method(name: str, index: int) -> dict:
     """A method of results.json; ridge costs nothing that is known."""
     costs = {
-        "parameters": 1_234_567 * (place + 1),
+        "parameters": 1_234_567 * (index + 1),
         "gflop": 0.174,
         "train_seconds": None if name == "pix2pix" else 1234.5,
         "images_seen": 160_000,
@@ -110,11 +110,11 @@ def method(name: str, place: int) -> dict:
     return dict(name=name, title=METHODS[name], note=notes.get(name, ""), costs=costs)
 
 
-def row(name: str, missing: str, metric: str, place: int) -> dict:
+def row(name: str, missing: str, metric: str, index: int) -> dict:
     """A row of scores: the first method is the best everywhere, by known steps."""
     modality = missing.split("+")[0]
     step = {"psnr": -1.0, "mae": 0.5}.get(metric, -0.01)
-    worse = 2 * (missing.count("+")) + place + 0.25 * MODALITIES.index(modality)
+    worse = 2 * (missing.count("+")) + index + 0.25 * MODALITIES.index(modality)
     numbers = {"mean": LEVELS[metric] + step * worse, "sd": 0.4 * abs(step)}
     labels = {"method": name, "missing": missing, "modality": modality}
     labels |= {"profile": "umm-csgm-table1", "profile_hash": "0123456789ab"}
@@ -159,11 +159,11 @@ def facts() -> dict:
     }
 
 
-def gallery(place: int, names: list[str]) -> dict[str, np.ndarray]:
-    """A subject's slices; every method is off by 6 times its place, plus some noise."""
-    rng = np.random.default_rng(place)
+def gallery(index: int, names: list[str]) -> dict[str, np.ndarray]:
+    """A subject's slices; every method is off by 6 times its index, plus some noise."""
+    rng = np.random.default_rng(index)
     m, s, y, x = np.indices(SHAPE)
-    inside = ((y - 28) / (24 - 2 * abs(s - 2.5))) ** 2 + ((x - 24 - place) / 18) ** 2 <= 1
+    inside = ((y - 28) / (24 - 2 * abs(s - 2.5))) ** 2 + ((x - 24 - index) / 18) ** 2 <= 1
     truth = np.where(inside, 90 + 25 * m + 20 * np.sin(x / 4 + s) * np.cos(y / 5), 0)
     truth[:, :, *MARK] = 240
     arrays = {"z": np.arange(50, 62, 2), "truth": truth.astype(np.uint8)}

@@ -52,7 +52,7 @@ class Reader(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.fetched, self.ids, self.marks, self.images = [], [], [], [], []
+        self.open, self.fetched, self.ids, self.svg_ids, self.images = [], [], [], [], []
         self.feed(text)
         assert not self.open, self.open
 
@@ -65,7 +65,7 @@ class Reader(html.parser.HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        self.marks += [dict(attrs)["id"]] if "id" in dict(attrs) else []
+        self.svg_ids += [dict(attrs)["id"]] if "id" in dict(attrs) else []
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -79,7 +79,7 @@ def test_the_page_is_whole_and_fetches_nothing(study, both):
         assert outside == [] and "://" not in re.sub(r"base64,\S+|>[\w+/=]{99,}<", "", text)
         links = {link[1:] for link in reader.fetched if link.startswith("#")}
         assert links == set(reader.ids) and len(reader.ids) == len(links) == 12
-        assert len(set(reader.marks)) == len(reader.marks)  # ticks of the SVGs
+        assert len(set(reader.svg_ids)) == len(reader.svg_ids)  # ticks of the SVGs
         assert all(image.get("alt") or image.get("aria-label") for image in reader.images)
         assert re.search(r"(nan|None)\b", re.sub(r"<pre.*?</pre>", "", text)) is None
 
@@ -108,8 +108,8 @@ def test_pictures_are_in_the_page_and_linked_from_the_markdown(study):
         assert base64.b64encode(content).decode() in text
         assert f"](<../{path}>)" in links
     assert "](<../evaluation/figure.png>)" in links
-    for place in re.findall(r"\]\(<(.*?)>\)", links):
-        assert (study / "study" / place).is_file()
+    for path in re.findall(r"\]\(<(.*?)>\)", links):
+        assert (study / "study" / path).is_file()
 
 
 def test_markdown_tables_have_straight_columns(study):
@@ -249,12 +249,12 @@ def pixels(tab, row):
     return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
 
 
-def expected(row, place, slice_place):
+def expected(row, subject, z):
     """[H, W] of what a row shows of a slice, as a radiologist sees it."""
-    arrays = gallery(place, list(METHODS))
+    arrays = gallery(subject, list(METHODS))
     at = np.nonzero((arrays["truth"] > 0).any(axis=(0, 1)))
     box = tuple(slice(max(0, a.min() - 3), a.max() + 4) for a in at)
-    tiles = arrays[row][:, slice_place, *box][:, ::-1, ::-1]
+    tiles = arrays[row][:, z, *box][:, ::-1, ::-1]
     return np.concatenate(list(tiles), axis=1).astype(int)
 
 
@@ -277,8 +277,8 @@ def test_the_slider_moves_through_the_slices_in_a_browser(tab, study):
         grey = expected(row, 0, 4)
         np.testing.assert_array_equal(pixels(tab, row), np.stack([grey] * 3, -1))
     assert pixels(tab, "sd") is None
-    told = tab.value("document.querySelector('[data-row=ridge] canvas').ariaLabel")
-    assert told == "ridge, linear (floor); flair, t1, t1c, t2; 5 of 6, z = 58"
+    label = tab.value("document.querySelector('[data-row=ridge] canvas').ariaLabel")
+    assert label == "ridge, linear (floor); flair, t1, t1c, t2; 5 of 6, z = 58"
     assert tab.complaints == []
 
 

@@ -74,12 +74,12 @@ def test_more_missing_are_told_apart_by_how_many(tmp_path):
 
 def test_every_configuration_counts_and_only_equals_are_compared(tmp_path):
     """As where subjects lack modalities: some questions have fewer subjects."""
-    asked = {"metric": "psnr", "modality": "flair", "sd": 1.0, "slices": None}
-    own = [asked | {"method": "a", "mean": 30.0, "subjects": 5}]
-    own += [asked | {"method": "a", "mean": 20.0, "subjects": 3}]
-    other = [row | {"method": "b", "mean": row["mean"] + 1} for row in reversed(own)]
-    fewer = [own[0] | {"method": name, "mean": 40.0} for name in "cd"]
-    rows = own + other + fewer
+    labels = {"metric": "psnr", "modality": "flair", "sd": 1.0, "slices": None}
+    rows = [labels | {"method": "a", "mean": 30.0, "subjects": 5}]
+    rows += [labels | {"method": "a", "mean": 20.0, "subjects": 3}]
+    other = [row | {"method": "b", "mean": row["mean"] + 1} for row in reversed(rows)]
+    fewer = [rows[0] | {"method": name, "mean": 40.0} for name in "cd"]
+    rows += other + fewer
     assert score_cell(rows, "a") == Cell("25.00", False)
     assert score_cell(rows, "b") == Cell("26.00", True)
     assert score_cell(rows, "c") == Cell("40.00 ± 1.00", False)
@@ -111,8 +111,8 @@ def test_crps_and_costs(tmp_path):
     assert crps[(METHODS["ridge"],)]["mean"] == Cell("8.00")
     costs = lines(tables.cost_tables([study])[0])
     assert (METHODS["ridge"],) not in costs
-    own = {head: cell.text for head, cell in costs[("pix2pix",)].items()}
-    assert own == {
+    printed = {head: cell.text for head, cell in costs[("pix2pix",)].items()}
+    assert printed == {
         "parameters": "4,938,268",
         "GFLOP": "0.17",
         "training, s": "–",
@@ -136,8 +136,8 @@ def test_the_truth_is_no_rival_downstream(tmp_path):
 def test_what_draws_say_of_the_tumour_stands_beside_the_mean(tmp_path):
     (table,) = tables.tumour_map_tables(study_of(tmp_path))
     found = lines(table)
-    told = [cell.text for cell in found["draws", "t1c", "enhancing"].values()]
-    assert told == ["6", "50.0", "0.0123", "0.0057"]
+    printed = [cell.text for cell in found["draws", "t1c", "enhancing"].values()]
+    assert printed == ["6", "50.0", "0.0123", "0.0057"]
     assert found["mean", "t1c", "enhancing"]["Dice, %"].text == "–"
     assert "up to 1 lack it" in table.notes[1]
 
@@ -202,5 +202,5 @@ def test_what_is_printed_alike_is_marked_alike():
 def test_losses_are_listed_by_what_was_trained(tmp_path):
     found = lines(tables.loss_tables([study_of(tmp_path)])[0])
     assert list(found) == [("mm-CSN",), (METHODS["mmgan"],), ("pix2pix",)]
-    own = [cell.text for cell in found[("mm-CSN",)].values()]
-    assert own[:3] == ["2,000", "1.2", "0.05"]
+    printed = [cell.text for cell in found[("mm-CSN",)].values()]
+    assert printed[:3] == ["2,000", "1.2", "0.05"]
