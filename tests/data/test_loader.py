@@ -199,5 +199,5 @@ def test_reading_ahead_holds_as_many_batches_as_it_says(store):
     for taken in range(1, 30):
         next(iterator)
         time.sleep(0.005)
-        assert len(read) <= taken + module.AHEAD + module.THREADS
+        assert len(read) <= taken + module.PREFETCH + module.THREADS
     assert set(read) == {4}

@@ -12,7 +12,7 @@ from ummcsgm.data.nifti import read_volume
 from ummcsgm.data.phantom import make as phantom
 from ummcsgm.data.phantom.make import (
     FIELD_OF_VIEW,
-    checked,
+    check_shape,
     make_phantom,
     make_subject,
     streams,
@@ -501,8 +501,8 @@ def test_a_shape_that_holds_no_brain_is_an_input_error(shape):
 
 @pytest.mark.slow
 def test_the_smallest_and_the_largest_shapes_are_accepted():
-    assert checked((32, 32, 8)) == (32, 32, 8)
-    assert checked(np.array([240, 240, 155])) == (240, 240, 155)
+    assert check_shape((32, 32, 8)) == (32, 32, 8)
+    assert check_shape(np.array([240, 240, 155])) == (240, 240, 155)
 
 
 @pytest.mark.parametrize(("name", "value"), [("subjects", 0), ("processes", 0), ("seed", -1)])

@@ -1,7 +1,7 @@
-"""The network's grid laid over axial slices: cut out of them, and pasted back.
+"""The network's grid on axial slices: `crop` to the grid, and `uncrop` back to the slices.
 
-Where a pixel of the grid is a voxel, both copy values and are each other's inverse.
-Where it is not, slices are interpolated, each by itself.
+If pixels are as large as voxels, both copy values and are each other's inverse. Else
+each slice is interpolated.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from scipy import ndimage
 from ummcsgm.types import InputError
 
 CUBIC, LINEAR = 3, 1  # of splines
-CROP = (1.0, 1.0)
+UNIT_STEP = (1.0, 1.0)  # a pixel is a voxel
 ROUNDING = 1e-6  # of a voxel
-SAME = 1e-3  # how far a step may be from 1 and be a rounding error of an affine
+STEP_TOLERANCE = 1e-3  # a step so near to 1 is 1, but for the rounding of an affine
 
 
 @dataclass(frozen=True)
 class SliceView:
-    """What the network is shown of an axial slice."""
+    """How the network sees an axial slice."""
 
     grid: tuple[int, int]  # H, W
     spacing: float  # mm of a pixel, 0 for the voxels as they are
-    masked: bool  # the brain is given by a mask file, else by what is not 0
+    masked: bool  # the brain is that of a mask file, else it is where a scan is not 0
     neighbours: int  # slices on either side of it
 
 
@@ -45,12 +45,12 @@ class ImageSpace:
 
 @dataclass(frozen=True)
 class CropWindow:
-    """A rectangle of `grid` whose first pixel lies at `origin` of slices of `frame`."""
+    """The network's grid on slices of `frame`; its first pixel lies at `origin`."""
 
     grid: tuple[int, int]  # H, W
     origin: tuple[float, float]  # y, x in voxels; below 0 where it is off the frame
     frame: tuple[int, int]  # Y, X
-    step: tuple[float, float] = CROP  # voxels a pixel, along y and x
+    step: tuple[float, float] = UNIT_STEP  # voxels a pixel, along y and x
 
 
 def brain_mask(volumes: Iterable[np.ndarray]) -> np.ndarray:
@@ -59,7 +59,7 @@ def brain_mask(volumes: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def crop_around(
-    brain: np.ndarray, grid: tuple[int, int], step: tuple[float, float] = CROP
+    brain: np.ndarray, grid: tuple[int, int], step: tuple[float, float] = UNIT_STEP
 ) -> CropWindow:
     """The window of `grid` centred on the bounding box of `brain` [Z, Y, X] bool.
 
@@ -69,111 +69,111 @@ def crop_around(
     Raises:
         InputError: there is no brain, or it does not fit in the grid.
     """
-    near = [1.0 if abs(each - 1) < SAME else each for each in step]
+    step = tuple(1.0 if abs(size - 1) < STEP_TOLERANCE else size for size in step)
     area = brain.any(axis=0)
     if not area.any():
         raise InputError("there is no brain: every voxel is 0")
     extents = _extent(area.any(axis=1)), _extent(area.any(axis=0))
     origin, fits = [], []
-    for (first, length), size, each in zip(extents, grid, near, strict=True):
-        start = _start(first, length, size, each)
+    for (first, length), num_pixels, size in zip(extents, grid, step, strict=True):
+        start = _start(first, length, num_pixels, size)
         origin.append(start)
-        room = start + (size - 1) * each + ROUNDING
-        fits.append(start <= first + ROUNDING and first + length - 1 <= room)
+        end = start + (num_pixels - 1) * size + ROUNDING
+        fits.append(start <= first + ROUNDING and first + length - 1 <= end)
     if not all(fits):
-        raise _too_large([length for _, length in extents], grid, near)
-    frame = (brain.shape[1], brain.shape[2])
-    return CropWindow((grid[0], grid[1]), tuple(origin), frame, tuple(near))
+        raise _too_large([length for _, length in extents], grid, step)
+    return CropWindow((grid[0], grid[1]), tuple(origin), brain.shape[1:], step)
 
 
-def slices_with_brain(brain: np.ndarray, window: CropWindow, least: float) -> np.ndarray:
-    """The z of the slices of `brain` [Z, Y, X] that fill over `least` of the window.
+def slices_with_brain(brain: np.ndarray, window: CropWindow, min_fraction: float) -> np.ndarray:
+    """The z of the slices of `brain` [Z, Y, X] that fill over `min_fraction` of the grid.
 
     Raises:
         InputError: there is none.
     """
     grid = window.grid[0] * window.grid[1] * window.step[0] * window.step[1]
     areas = brain.sum(axis=(1, 2))
-    z = np.flatnonzero(areas > least * grid)
+    z = np.flatnonzero(areas > min_fraction * grid)
     if z.size == 0:
         raise InputError(
             f"brain fills at most {areas.max() / grid:.3f} of config.data.grid in any "
-            f"axial slice, wanted more than config.data.min_brain_fraction, which is {least:g}"
+            "axial slice, wanted more than config.data.min_brain_fraction, which is "
+            f"{min_fraction:g}"
         )
     return z
 
 
 def crop(window: CropWindow, volume: np.ndarray) -> np.ndarray:
-    """What of `volume` [..., Y, X] lies in the window [..., H, W]; 0 off the frame.
+    """`volume` [..., Y, X] on the pixels of the window [..., H, W]; 0 off the frame.
 
     With a step of 1 a copy. Else float32 from cubic splines, after a Gaussian filter
-    against aliasing where the grid is the coarser one, and 0 wherever `volume` is, as
-    `crop_mask` tells. At that edge the values inside go on outwards, not to 0, before
-    they are interpolated: the brain does not ring.
+    against aliasing if the grid is coarser, and 0 where `crop_mask` of `volume` is False.
+    Values are first continued outwards from the brain's edge, so that it does not ring.
     """
-    if window.step == CROP:
+    if window.step == UNIT_STEP:
         slices = np.zeros((*volume.shape[:-2], *window.grid), volume.dtype)
         on_frame, on_grid = _overlap(window)
         slices[(..., *on_grid)] = volume[(..., *on_frame)]
         return slices
-    blur = [max(each - 1, 0) / 2 for each in window.step]
-    smooth = _each(lambda image: ndimage.gaussian_filter(_outwards(image), blur), volume)
-    values = _moved(window, smooth, CUBIC, "nearest")
+    blur = [max(size - 1, 0) / 2 for size in window.step]
+    smooth = _map_slices(
+        lambda image: ndimage.gaussian_filter(_continue_outwards(image), blur), volume
+    )
+    values = _resample(window, smooth, CUBIC, "nearest")
     return np.where(crop_mask(window, volume != 0), values, np.float32(0))
 
 
 def crop_mask(window: CropWindow, mask: np.ndarray) -> np.ndarray:
-    """What of `mask` bool [..., Y, X] lies in the window [..., H, W]; False off it.
+    """`mask`, bool [..., Y, X], on the pixels of the window [..., H, W]; False off it.
 
     With a step other than 1: where `mask`, interpolated linearly, is over a half.
     """
-    if window.step == CROP:
+    if window.step == UNIT_STEP:
         return crop(window, mask)
-    return _moved(window, mask.astype(np.float32), LINEAR, "grid-constant") > 0.5
+    return _resample(window, mask.astype(np.float32), LINEAR, "grid-constant") > 0.5
 
 
 def uncrop(window: CropWindow, slices: np.ndarray) -> np.ndarray:
-    """`slices` [..., H, W] in their place on the frame [..., Y, X]; 0 off the grid.
+    """`slices` [..., H, W] on the voxels of the frame [..., Y, X]; 0 off the grid.
 
-    With a step of 1 a copy, and `crop`'s inverse. Else float32 from cubic splines, and
-    not 0 around the brain: `slices` must be 0 off it (see `crop_mask`), their values go
-    on outwards from there, so that the brain's outermost voxels have some, and what is
-    pasted is to be masked by the brain.
+    With a step of 1 a copy, the inverse of `crop`. Else float32 from cubic splines.
+    `slices` must be 0 off the brain (see `crop_mask`); their values are continued outwards,
+    so that the brain's outermost voxels have some, and the caller masks the result.
 
-    What is cut and pasted differs from the brain it was, edge and all, by (root mean
-    square, in parts of the median intensity, the worst modality of a phantom with
-    noise, of 2 mm voxels): 0.15 with a step of 3, 0.051 with 1.2, 0.013 with 0.8, and
-    by rounding, 1e-6, with 1/2 and 1/3. Without the values that go on outwards it is
-    1.7 to 3 times as much, and linear interpolation makes it larger still.
+    A brain that is cropped and uncropped differs from itself, edge included, by a root mean
+    square (in parts of the median intensity; the worst modality of a phantom with noise, of
+    2 mm voxels) of 0.15 with a step of 3, 0.051 with 1.2, 0.013 with 0.8, and by rounding,
+    1e-6, with 1/2 and 1/3. Without the continued values it is 1.7 to 3 times as much, and
+    linear interpolation makes it larger still.
     """
-    if window.step == CROP:
+    if window.step == UNIT_STEP:
         volume = np.zeros((*slices.shape[:-2], *window.frame), slices.dtype)
         on_frame, on_grid = _overlap(window)
         volume[(..., *on_frame)] = slices[(..., *on_grid)]
         return volume
     inverse = _inverse(window)
-    volume = _moved(inverse, _each(_outwards, slices), CUBIC, "nearest")
+    volume = _resample(inverse, _map_slices(_continue_outwards, slices), CUBIC, "nearest")
     return np.where(crop_mask(inverse, np.ones(window.grid, bool)), volume, np.float32(0))
 
 
 def _extent(line: np.ndarray) -> tuple[int, int]:
-    """The first True of `line`, and the length to the last."""
-    places = np.flatnonzero(line)
-    return int(places[0]), int(places[-1] - places[0] + 1)
+    """The index of the first True of `line`, and the length to the last."""
+    indices = np.flatnonzero(line)
+    return int(indices[0]), int(indices[-1] - indices[0] + 1)
 
 
 def _start(first: int, length: int, size: int, step: float) -> float:
-    """Where `size` pixels begin, one of which is the middle of `length` voxels."""
+    """The first of `size` pixels, one of which is the middle of `length` voxels."""
     # Of two voxels in the middle the one by which a crop is centred and fits.
     middle = first + (length - 1 + size % 2) // 2
     before = (size - 1) // 2
     return middle - before if step == 1 else middle - step * before
 
 
-def _too_large(lengths: list[int], grid: tuple[int, int], step: list[float]) -> InputError:
-    """What to do about a brain of `lengths` voxels that does not fit in `grid`."""
+def _too_large(lengths: list[int], grid: tuple[int, int], step: tuple) -> InputError:
+    """The error for a brain of `lengths` voxels that does not fit in `grid`."""
     brain = " x ".join(map(str, lengths))
-    if tuple(step) == CROP:
+    if step == UNIT_STEP:
         return InputError(
             f"the brain is {brain} voxels and does not fit in config.data.grid, which "
             f"is {grid[0]} x {grid[1]}: train with a larger one"
@@ -194,14 +194,13 @@ def _inverse(window: CropWindow) -> CropWindow:
     return CropWindow(window.frame, origin, window.grid, step)
 
 
-def _each(change: Callable, slices: np.ndarray) -> np.ndarray:
-    """`change` of each image of `slices` [..., H, W] by itself, float32."""
+def _map_slices(function: Callable, slices: np.ndarray) -> np.ndarray:
+    """`function` of each image of `slices` [..., H, W], float32."""
     images = slices.reshape(-1, *slices.shape[-2:]).astype(np.float32)
-    changed = [change(image) for image in images]
-    return np.array(changed, np.float32).reshape(slices.shape)
+    return np.array([function(image) for image in images], np.float32).reshape(slices.shape)
 
 
-def _outwards(image: np.ndarray) -> np.ndarray:
+def _continue_outwards(image: np.ndarray) -> np.ndarray:
     """`image` [H, W] with each 0 replaced by the nearest value that is not."""
     if not image.any():
         return image
@@ -211,14 +210,13 @@ def _outwards(image: np.ndarray) -> np.ndarray:
     return image[tuple(nearest)]
 
 
-def _moved(window: CropWindow, slices: np.ndarray, order: int, mode: str) -> np.ndarray:
+def _resample(window: CropWindow, slices: np.ndarray, order: int, mode: str) -> np.ndarray:
     """Each of `slices` [..., Y, X] at the pixels of `window`, by splines of `order`."""
     images = slices.reshape(-1, *slices.shape[-2:])
-    moved = np.empty((len(images), *window.grid), np.float32)
-    place = (window.step, window.origin, window.grid)
-    for image, out in zip(images, moved, strict=True):
-        ndimage.affine_transform(image, *place, out, order, mode)
-    return moved.reshape(*slices.shape[:-2], *window.grid)
+    resampled = np.empty((len(images), *window.grid), np.float32)
+    for image, out in zip(images, resampled, strict=True):
+        ndimage.affine_transform(image, window.step, window.origin, window.grid, out, order, mode)
+    return resampled.reshape(*slices.shape[:-2], *window.grid)
 
 
 def _overlap(window: CropWindow) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -1,8 +1,8 @@
-"""A subject's segmentation, as the slices of the store carry it.
+"""Tumour segmentations, as the slices of the store carry them.
 
-Values are those of BraTS 2018 to 2021, whatever the files have: 1 the necrotic and
-non-enhancing core, 2 oedema, 4 what enhances, 0 elsewhere, where a tumour was resected,
-too; UNKNOWN where the subject has no segmentation.
+Values are those of BraTS 2018 to 2021, whatever the files have: 1 necrotic and
+non-enhancing core, 2 oedema, 4 enhancing tumour, 0 elsewhere, also where a tumour was
+resected; UNKNOWN where the subject has no segmentation.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def read_labels(subject: Subject, prepared: PreparedSubject) -> Array | None:
     volume, geometry = read_segmentation(subject.segmentation)
     check_same_grid(prepared.geometry, geometry)
     labels = np.zeros(volume.shape, np.int8)
-    for value, own in zip((CORE, OEDEMA, ENHANCING), subject.tumour_values, strict=True):
-        labels[volume == own] = value
+    values = zip((CORE, OEDEMA, ENHANCING), subject.tumour_values, strict=True)
+    for value, value_in_file in values:
+        labels[volume == value_in_file] = value
     cavity = [] if subject.cavity_value is None else [subject.cavity_value]
-    strange = np.setdiff1d(volume, [0, *subject.tumour_values, *cavity])
-    if strange.size:
+    unknown = np.setdiff1d(volume, [0, *subject.tumour_values, *cavity])
+    if unknown.size:
         raise InputError(
-            f"{subject.segmentation} holds the value {strange[0]:g}: a segmentation of "
+            f"{subject.segmentation} holds the value {unknown[0]:g}: a segmentation of "
             f"this layout has 0 and {', '.join(map(str, subject.tumour_values))}"
         )
     return labels
@@ -52,12 +53,12 @@ def network_labels(prepared: PreparedSubject, labels: Array | None, z: Array) ->
     window = prepared.window
     if labels is None:
         return np.full((len(z), *window.grid), UNKNOWN, np.int8)
-    cut = np.zeros((len(z), *window.grid), np.int8)
+    cropped = np.zeros((len(z), *window.grid), np.int8)
     for value in (OEDEMA, CORE, ENHANCING):
-        cut[crop_mask(window, labels[z] == value)] = value
-    return cut
+        cropped[crop_mask(window, labels[z] == value)] = value
+    return cropped
 
 
 def region(labels: Array, name: str) -> Array:
-    """Where `labels` show the region of REGIONS, bool."""
+    """The mask of the region called `name`, one of REGIONS."""
     return np.isin(labels, REGIONS[name])

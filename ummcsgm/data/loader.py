@@ -1,4 +1,4 @@
-"""The batch of a step: a function of the store, the seed and the step alone."""
+"""Training batches: each is a function of the store, the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import numpy as np
 from ummcsgm.data.store import Store
 from ummcsgm.types import Batch, InputError
 
-# Threads that read batches ahead: a slow disk is what they are for. On two cores one of
-# them reads 6500 slices of 192 x 192 x 4 a second, and four take more from training.
+# Threads that read batches ahead, for slow disks. On two cores one thread reads 6500
+# slices of 192 x 192 x 4 a second, and four take time from training.
 THREADS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
-AHEAD = 8  # batches
+PREFETCH = 8  # batches
 
 
 @dataclass(frozen=True)
 class Batches:
-    """This process's rows of every batch."""
+    """The rows of every batch that this process reads."""
 
     dataset: grain.MapDataset
 
     def at(self, step: int) -> Batch:
-        """The batch of `step`: the same at every call, in every run."""
+        """The batch of `step`: the same at every call and in every run."""
         return self.dataset[step]
 
     def from_step(self, step: int) -> Iterator[Batch]:
-        """at(step), at(step + 1) and so on without end, read ahead in threads."""
-        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=AHEAD)
+        """Yields at(step), at(step + 1) and so on without end, read ahead in threads."""
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCH)
         return iter(self.dataset[step:].to_iter_dataset(options))
 
 
 def make_batches(
     store: Store, *, batch: int, seed: int, flip: bool, process: int, processes: int
 ) -> Batches:
-    """Batches of `batch` slices, of which this process reads its own rows.
+    """Batches of `batch` slices, of which this process reads its rows.
 
-    Each epoch visits each slice once, in an order of its own; an epoch may end within
-    a batch. With `flip`, left and right are exchanged in half of the visits. Process
-    p of n has the rows from p batch / n on, whatever n: together they are one batch.
+    Each epoch visits each slice once, in a new order; an epoch may end within a batch. With
+    `flip`, left and right are exchanged in half of the visits. Process p of n reads the
+    rows p batch / n to (p + 1) batch / n, so that the batch does not depend on n.
 
     Raises:
         InputError: the store is empty, or `processes` does not divide `batch`.
@@ -58,13 +58,13 @@ def make_batches(
     visits = visits.random_map(lambda i, rng: (i, flip and rng.random() < 0.5))
     # Only numbers are batched: the slices of other processes are never read.
     visits = visits.batch(batch, drop_remainder=True)
-    return Batches(visits.map(lambda both: _read(store, both[0][rows], both[1][rows])))
+    return Batches(visits.map(lambda visit: _read(store, visit[0][rows], visit[1][rows])))
 
 
-def _read(store: Store, places: np.ndarray, flipped: np.ndarray) -> Batch:
-    """The slices at `places`, mirrored along x where `flipped`."""
-    images, present = store.read(places)
-    valid = np.ones(len(places), bool)
+def _read(store: Store, indices: np.ndarray, flipped: np.ndarray) -> Batch:
+    """The slices at `indices`, mirrored along x where `flipped`."""
+    images, present = store.read(indices)
+    valid = np.ones(len(indices), bool)
     # By whole pixels, not by numbers: 10 us a slice of 192 x 192 x 4, where it was 70.
     pixels = images.view(f"V{images[0, 0, 0].nbytes}")[..., 0]
     pixels[flipped] = pixels[flipped][:, :, ::-1]

@@ -1,4 +1,4 @@
-"""A subject as the network sees it: its brain, its window, its scales, its slices."""
+"""Subjects read and prepared for the network: brain, crop window, scales, slices."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ummcsgm.data.nifti import (
 )
 from ummcsgm.types import InputError
 
-SAME = 1e-3  # relative: a spacing so near to the wanted one is left as it is
+SPACING_TOLERANCE = 1e-3  # relative: a spacing so near to the wanted one stays
 
 
 @dataclass(frozen=True)
 class PreparedSubject:
-    """A subject's volumes, and how they are cut and scaled for the network.
+    """A subject's volumes, and how they are cropped and scaled for the network.
 
     `scales` has the intensity that becomes 1, for each modality that was read.
     """
@@ -35,13 +35,13 @@ class PreparedSubject:
     brain: np.ndarray  # [Z, Y, X] bool
     window: CropWindow
     scales: dict[str, float]
-    neighbours: int  # of a stack, see `network_stacks`
+    neighbours: int  # slices on either side of each, see `network_stacks`
 
 
 def prepare_subject(
     subject: Subject, modalities: Sequence[str], view: SliceView
 ) -> PreparedSubject:
-    """Those of `modalities` that `subject` has, read from its files.
+    """Reads and prepares those of `modalities` that `subject` has.
 
     Raises:
         InputError: it has none of them, a file cannot be read or scaled, or the brain
@@ -107,7 +107,7 @@ def network_slices(
         if name in prepared.scales:
             volume = normalise(prepared.volumes[name][z], prepared.scales[name])
             images[..., channel] = crop(window, volume)
-    if window.step != (1.0, 1.0):  # interpolation leaves traces beside the brain
+    if window.step != (1.0, 1.0):  # interpolation is not 0 beside the brain
         images *= network_brain(prepared, z)[..., None]
     return images
 
@@ -115,46 +115,45 @@ def network_slices(
 def network_stacks(
     prepared: PreparedSubject, modalities: Sequence[str], z: np.ndarray
 ) -> np.ndarray:
-    """The slices `z` and their neighbours on the network's grid, as `stack_neighbours` has them.
+    """The slices `z` with their neighbours on the network's grid (see `stack_neighbours`).
 
     Slices beyond the ends of the volume are 0.
     """
     near = z[:, None] + np.arange(-prepared.neighbours, prepared.neighbours + 1)
-    at = np.unique(near.clip(0, len(prepared.brain) - 1))
-    images = network_slices(prepared, modalities, at)
-    return stack_neighbours(images, at, z, prepared.neighbours)
+    image_z = np.unique(near.clip(0, len(prepared.brain) - 1))
+    images = network_slices(prepared, modalities, image_z)
+    return stack_neighbours(images, image_z, z, prepared.neighbours)
 
 
 def stack_neighbours(
-    images: np.ndarray, at: np.ndarray, z: np.ndarray, neighbours: int
+    images: np.ndarray, image_z: np.ndarray, z: np.ndarray, neighbours: int
 ) -> np.ndarray:
     """[S, H, W, M (2 n + 1)]: the slices `z`, each with n neighbours on either side.
 
     The first M channels are the slice itself; then those of z - n, ..., z - 1, z + 1,
-    ..., z + n. `images` [N, H, W, M] are the slices `at` [N], ascending; others are 0.
+    ..., z + n. `images` [N, H, W, M] are the slices `image_z` [N], ascending; others are 0.
     """
     offsets = sorted(range(-neighbours, neighbours + 1), key=lambda n: (n != 0, n))
     near = z[:, None] + np.array(offsets)
-    place = np.searchsorted(at, near).clip(0, len(at) - 1)
-    there = at[place] == near
-    stacks = images[place]
-    stacks[~there] = 0
-    slices, copies, tall, wide, modalities = stacks.shape
-    shape = (slices, tall, wide, copies * modalities)
+    index = np.searchsorted(image_z, near).clip(0, len(image_z) - 1)
+    stacks = images[index]
+    stacks[image_z[index] != near] = 0
+    num_slices, copies, height, width, modalities = stacks.shape
+    shape = (num_slices, height, width, copies * modalities)
     return np.moveaxis(stacks, 1, 3).reshape(shape)
 
 
 def network_brain(prepared: PreparedSubject, z: np.ndarray) -> np.ndarray:
-    """Where the brain is on the network's grid in the slices `z`, bool [S, H, W]."""
+    """The brain on the network's grid in the slices `z`, bool [S, H, W]."""
     return crop_mask(prepared.window, prepared.brain[z])
 
 
 def _step(geometry: Geometry, spacing: float) -> tuple[float, float]:
-    """Voxels a pixel along y and x; exactly 1 where they are as large, or as asked."""
+    """Voxels per pixel along y and x; exactly 1 if they are as large, or `spacing` is 0."""
     if not spacing:
         return (1.0, 1.0)
     steps = (spacing / size for size in spacing_in_plane(geometry))
-    return tuple(1.0 if abs(step - 1) < SAME else float(step) for step in steps)
+    return tuple(1.0 if abs(step - 1) < SPACING_TOLERANCE else float(step) for step in steps)
 
 
 def _scale(path: Path, volume: np.ndarray) -> float:

@@ -82,16 +82,16 @@ TURNED = tuple(map(tuple, (TURN * np.eye(6)[3:]).tolist()))
 MIRRORED = Move(0.0, (0.0, 0.0, 0.0), 0.0, mirrored=True)
 
 
-def misplacement(one: Tissue, other: Tissue, voxel: float) -> Move | None:
-    """How `other` is moved against `one`; None where it is not, or it is not clear.
+def misplacement(reference: Tissue, other: Tissue, voxel: float) -> Move | None:
+    """How `other` is moved against `reference`; None if it is not, or not clearly.
 
     Clear is a mean distance over 2 mm and over a `voxel` (mm), by whose undoing the
     mutual information grows by a third and by 0.04; or that it grows so once more in
     the mirror.
     """
-    pair = _Pair(one, other)
+    pair = _Pair(reference, other)
     best = pair.best(pair.starts())
-    mirror = _Pair(one, _mirrored(other))
+    mirror = _Pair(reference, _mirrored(other))
     reflected, _ = mirror.best(mirror.starts())
     if _grown(reflected, best[0]):
         # A turn that the climb did not undo is none: it is tried from turns as well.
@@ -110,8 +110,7 @@ def misplacement(one: Tissue, other: Tissue, voxel: float) -> Move | None:
 
 
 def _grown(information: float, before: float) -> bool:
-    """Whether there is clearly more `information` than `before`, -1 where too few
-    points overlap."""
+    """Whether `information` clearly exceeds `before`, which is -1 if too few points overlap."""
     before = max(before, 0.0)
     return information > max(RATIO * before, before + GAIN)
 
@@ -123,27 +122,27 @@ def _mirrored(tissue: Tissue) -> Tissue:
 
 
 class _Pair:
-    """Two tissues, the points of the first at which they are compared, in mm."""
+    """Two tissues, and the points of the first at which they are compared, in mm."""
 
-    def __init__(self, one: Tissue, other: Tissue):
+    def __init__(self, reference: Tissue, other: Tissue):
         random = np.random.default_rng(0)
-        places = np.argwhere(ndimage.binary_erosion(one.brain))
-        places = places[random.integers(len(places), size=POINTS)]
+        indices = np.argwhere(ndimage.binary_erosion(reference.brain))
+        indices = indices[random.integers(len(indices), size=POINTS)]
         # Between the voxels: at them nothing is interpolated, which looks like a match.
-        places = places + random.uniform(-0.5, 0.5, places.shape)
-        blurred, edges = _prepared(one)
-        values = ndimage.map_coordinates(blurred, places.T, order=1)
+        indices = indices + random.uniform(-0.5, 0.5, indices.shape)
+        blurred, edges = _blurred_with_bins(reference)
+        values = ndimage.map_coordinates(blurred, indices.T, order=1)
         self.bins = np.digitize(values, edges)
-        self.points = places * one.spacing
+        self.points = indices * reference.spacing
         self.middle = self.points.mean(axis=0)
-        self.other, (self.blurred, self.edges) = other, _prepared(other)
-        self.apart = _centre(other) - _centre(one)
-        self.least = OVERLAP * self.sampled(self.points)[1].mean()
+        self.other, (self.blurred, self.edges) = other, _blurred_with_bins(other)
+        self.offset = _centre(other) - _centre(reference)
+        self.min_overlap = OVERLAP * self.sampled(self.points)[1].mean()
 
     def starts(self) -> list[tuple]:
         """Where to climb from: as they are, and one centre on the other if far."""
-        centred = (*self.apart.tolist(), 0.0, 0.0, 0.0)
-        return [(0.0,) * 6] + [centred] * bool(np.linalg.norm(self.apart) > FAR)
+        centred = (*self.offset.tolist(), 0.0, 0.0, 0.0)
+        return [(0.0,) * 6] + [centred] * bool(np.linalg.norm(self.offset) > FAR)
 
     def best(self, starts: Iterable[tuple]) -> tuple[float, tuple]:
         """The most information that is reached from `starts`, and the move there."""
@@ -156,25 +155,26 @@ class _Pair:
 
     def sampled(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`points` in voxels of the other tissue, and which lie in its brain."""
-        places = (points / self.other.spacing).T
-        nearest = np.rint(places).astype(int)
+        indices = (points / self.other.spacing).T
+        nearest = np.rint(indices).astype(int)
         size = np.array(self.other.brain.shape)[:, None]
         inside = ((nearest >= 0) & (nearest < size)).all(axis=0)
         nearest = np.where(inside, nearest, 0)
-        return places, inside & self.other.brain[tuple(nearest)]
+        return indices, inside & self.other.brain[tuple(nearest)]
 
     def information(self, move: tuple) -> float:
         """The mutual information, in nats, after `move`; -1 where too few overlap."""
-        places, inside = self.sampled(self.moved(move))
-        if inside.mean() < self.least or not inside.any():
+        indices, inside = self.sampled(self.moved(move))
+        if inside.mean() < self.min_overlap or not inside.any():
             return -1.0
-        values = ndimage.map_coordinates(self.blurred, places[:, inside], order=1)
+        values = ndimage.map_coordinates(self.blurred, indices[:, inside], order=1)
         pairs = self.bins[inside] * BINS + np.digitize(values, self.edges)
         joint = np.bincount(pairs, minlength=BINS**2).reshape(BINS, BINS)
         joint = joint / joint.sum()
-        apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
-        seen = joint > 0
-        return float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
+        independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
+        positive = joint > 0
+        ratio = joint[positive] / independent[positive]
+        return float((joint[positive] * np.log(ratio)).sum())
 
     def climb(self, start: tuple) -> tuple[float, tuple]:
         """The most information that steps from `start` lead to, and the move there."""
@@ -182,22 +182,19 @@ class _Pair:
         for step in STEPS:
             for _ in range(ROUNDS):
                 before = best[0]
-                for place in range(6):
-                    best = max(best, *(self._beside(best[1], place, step)))
+                for axis in range(6):
+                    best = max(best, *self._neighbours(best[1], axis, step))
                 if best[0] == before:
                     break
         return best
 
-    def _beside(self, move: tuple, place: int, step: float) -> list[tuple]:
-        """The two neighbours of `move`, `step` to either side."""
-        found = []
-        for way in (step, -step):
-            beside = (*move[:place], move[place] + way, *move[place + 1 :])
-            found.append((self.information(beside), beside))
-        return found
+    def _neighbours(self, move: tuple, axis: int, step: float) -> list[tuple]:
+        """The information and the move `step` to either side of `move` along `axis`."""
+        moves = [(*move[:axis], move[axis] + s, *move[axis + 1 :]) for s in (step, -step)]
+        return [(self.information(other), other) for other in moves]
 
 
-def _prepared(tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
+def _blurred_with_bins(tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
     """The tissue blurred, and the edges of bins with as many voxels in each."""
     blurred = ndimage.gaussian_filter(tissue.values, BLUR / tissue.spacing)
     shares = np.linspace(0, 1, BINS + 1)[1:-1]

@@ -4,12 +4,12 @@ Fluid is bright on T2 and dark on T1, T1c and FLAIR; T1 and T1c are nearly one i
 but for vessels and tumours that are brighter on T1c; and what is bright on T2 is dark
 on both of them. The names that fit these facts best are the likely ones.
 
-With three or four of FLAIR, T1, T1c and T2 any exchange is told, but for that of a T1c
-without enhancement and its T1. With only two, one of which is T2: FLAIR, T1 and T1c are
-told from it. T1 and T1c alone are told apart where enough takes up gadolinium (seven of
-ten brains that were tried). Of FLAIR with only T1 or T1c nothing is said: in real scans
-their tails are alike, they go together here and not there, and neither depth nor grey
-and white matter set them apart safely. PD is judged beside T2 with T1 or T1c only.
+With three or four of FLAIR, T1, T1c and T2 any exchange is found, except that of a T1c
+without enhancement and its T1. With only two, FLAIR, T1 and T1c are distinguished from T2,
+and T1 from T1c where enough tissue takes up gadolinium (seven of ten brains that were
+tried). FLAIR with only T1 or T1c is not checked: in real scans their tails are alike, their
+correlation varies, and neither depth nor grey and white matter distinguish them safely. PD
+is checked beside T2 with T1 or T1c only.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ ALIKE = {  # least correlation; FLAIR and PD may have any with the others
 TAIL = {"t2": 1.0, "pd": 0.0, "t1": -1.0, "t1c": -1.0, "flair": -1.0}  # sign of skew
 CLEAR = 0.15  # of fit, by which other names must be better than the present ones
 ENHANCED = 0.15  # share of ranks; T1c exceeds T1 in its tails by less in some subjects
-MOVED = 0.01  # of fit: where T1 and T1c look alike, the fewest names are wrong
+MOVE_COST = 0.01  # of fit: if T1 and T1c look alike, the fewest names are wrong
 POINTS = 40000
 
 
 def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
-    """The modality that each volume seems to be, for those that seem to be another.
+    """{modality: the modality that its volume shows}, for those that differ.
 
-    Empty where all fit their names, where none is clearly better, or where the names
+    Empty if all fit their names, if no other names are clearly better, or if the names
     say no contrast.
     """
     names = _known(tissues)
@@ -50,7 +50,7 @@ def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
     numbers = range(len(names))
     orders = [dict(zip(contrasts, order, strict=True)) for order in permutations(numbers)]
     present = orders[0]
-    best = max(orders, key=lambda order: facts.fit(order) - MOVED * _moved(order, present))
+    best = max(orders, key=lambda order: facts.fit(order) - MOVE_COST * _num_moved(order, present))
     if facts.fit(best) < facts.fit(present) + CLEAR or not facts.plausible(best):
         return {}
     true = {volume: contrast for contrast, volume in best.items()}
@@ -59,44 +59,44 @@ def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
 
 
 def _known(tissues: Mapping[str, Tissue]) -> list[str]:
-    """The names that say a contrast, none twice, PD only where T1 and T2 are there."""
+    """The names that say a contrast, each contrast once, PD only with T2 and T1 or T1c."""
     named = {name: contrast_of(name) for name in tissues}
-    there = list(named.values())
-    if "t2" not in there or not {"t1", "t1c"} & set(there):
+    contrasts = list(named.values())
+    if "t2" not in contrasts or not {"t1", "t1c"} & set(contrasts):
         named = {name: c for name, c in named.items() if c != "pd"}
-    return [n for n, c in named.items() if c is not None and there.count(c) == 1]
+    return [n for n, c in named.items() if c is not None and contrasts.count(c) == 1]
 
 
-def _moved(order: Mapping[str, int], present: Mapping[str, int]) -> int:
-    """For how many contrasts `order` has another volume than `present`."""
+def _num_moved(order: Mapping[str, int], present: Mapping[str, int]) -> int:
+    """The number of contrasts for which `order` has another volume than `present`."""
     return sum(order[contrast] != present[contrast] for contrast in order)
 
 
 def _inside(tissues: list[Tissue]) -> np.ndarray:
-    """Where the brain is in all of `tissues`, but for its surface."""
+    """The brain of all `tissues`, without its surface."""
     if not tissues:
         return np.zeros((1, 1, 1), bool)
     return ndimage.binary_erosion(np.logical_and.reduce([t.brain for t in tissues]))
 
 
 class _Facts:
-    """What the volumes [M, N] show: how they go together, and their tails."""
+    """Statistics of the volumes [M, N]: rank correlations and tails."""
 
     def __init__(self, values: np.ndarray):
         random = np.random.default_rng(0)
         values = values[:, random.permutation(values.shape[1])[:POINTS]]
         ranks = stats.rankdata(values, axis=1) / values.shape[1]
-        self.together = np.corrcoef(ranks)
+        self.correlation = np.corrcoef(ranks)
         low, middle, high = np.percentile(values, [2, 50, 98], axis=1)
         self.skew = (high + low - 2 * middle) / np.maximum(high - low, 1e-6)
         self.ranks = ranks
 
     def plausible(self, order: Mapping[str, int]) -> bool:
-        """Whether T1, T1c and T2 go together as they do, also in very noisy volumes."""
-        return all(seen > abs(ALIKE[pair]) for pair, seen in self._alike(order).items())
+        """Whether T1, T1c and T2 correlate as they do even in very noisy volumes."""
+        return all(value > abs(ALIKE[pair]) for pair, value in self._alike(order).items())
 
     def fit(self, order: Mapping[str, int]) -> float:
-        """How well the contrasts fit the volumes whose numbers `order` has for them."""
+        """How well each contrast fits the volume whose index `order` gives for it."""
         alike = sum(self._alike(order).values())
         tails = sum(TAIL[contrast] * self.skew[at] for contrast, at in order.items())
         both = {"t1", "t1c"} <= {*order}
@@ -105,12 +105,12 @@ class _Facts:
     def _alike(self, order: Mapping[str, int]) -> dict[tuple[str, str], float]:
         """The correlation of each pair in ALIKE, with the sign that it should have."""
         return {
-            (one, other): float(np.sign(least) * self.together[order[one], order[other]])
-            for (one, other), least in ALIKE.items()
-            if one in order and other in order
+            (first, second): float(np.sign(least) * self.correlation[order[first], order[second]])
+            for (first, second), least in ALIKE.items()
+            if first in order and second in order
         }
 
-    def excess(self, one: int, other: int) -> float:
-        """How much more `one` exceeds `other` than the reverse; 0 where by little."""
-        tails = np.percentile(self.ranks[one] - self.ranks[other], [1, 99])
+    def excess(self, first: int, second: int) -> float:
+        """How much more `first` exceeds `second` than the reverse; 0 if by little."""
+        tails = np.percentile(self.ranks[first] - self.ranks[second], [1, 99])
         return float(tails.sum()) if abs(tails.sum()) > ENHANCED else 0.0

@@ -1,4 +1,4 @@
-"""Whether the modalities of a subject belong together and are what they are called."""
+"""The checks between the modalities of a subject: duplicates, alignment, names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ummcsgm.qc.contrast import true_names
 from ummcsgm.qc.findings import Problem
 from ummcsgm.qc.scans import Scan
 
-ONE = 0.999  # correlation of two volumes that are one image
+SAME_IMAGE = 0.999  # correlation of two volumes that are one image
 ANCHORS = ("t1", "t1c", "t2")  # what others are best aligned to, the best first
 
 
 def check_modalities(scans: Mapping[str, Scan]) -> Iterator[tuple[str, Problem]]:
     """The problems between `scans`, which lie on one grid, by modality.
 
-    An image that is there twice, or lies off the others, is judged no further.
+    An image that is a duplicate, or lies off the others, is checked no further.
     """
     found = {
         name: flattened(scan.volume, scan.brain, spacing(scan.geometry))
@@ -48,27 +48,27 @@ def _voxel(scans: Mapping[str, Scan]) -> float:
 
 
 def _duplicates(scans: Mapping[str, Scan], tissues: Mapping[str, Tissue]) -> dict[str, str]:
-    """The modalities that are the image of an earlier one, and which that is."""
+    """{modality: an earlier modality of the same image}."""
     twice: dict[str, str] = {}
-    for one, other in combinations(scans, 2):
-        if one not in twice and other not in twice:
-            same = np.array_equal(scans[one].volume, scans[other].volume)
-            if same or _correlation(tissues.get(one), tissues.get(other)) > ONE:
-                twice[other] = one
+    for first, second in combinations(scans, 2):
+        if first not in twice and second not in twice:
+            same = np.array_equal(scans[first].volume, scans[second].volume)
+            if same or _correlation(tissues.get(first), tissues.get(second)) > SAME_IMAGE:
+                twice[second] = first
     return twice
 
 
-def _correlation(one: Tissue | None, other: Tissue | None) -> float:
-    """Pearson's, where both have brain; 0 where either is None or there is none."""
-    if one is None or other is None or not (one.brain & other.brain).any():
+def _correlation(first: Tissue | None, second: Tissue | None) -> float:
+    """Pearson's correlation within both brains; 0 if they do not overlap or are None."""
+    if first is None or second is None or not (first.brain & second.brain).any():
         return 0.0
-    both = one.brain & other.brain
+    both = first.brain & second.brain
     with np.errstate(invalid="ignore"):
-        return float(np.corrcoef(one.values[both], other.values[both])[0, 1])
+        return float(np.corrcoef(first.values[both], second.values[both])[0, 1])
 
 
 def _misplaced(tissues: Mapping[str, Tissue], voxel: float) -> dict[str, tuple[str, Move]]:
-    """The modalities that lie off another, which that is, and how."""
+    """{modality that lies off another: (the other modality, how it is moved)}."""
     if len(tissues) < 2:
         return {}
     first, *others = sorted(tissues, key=_anchor)
@@ -85,7 +85,7 @@ def _misplaced(tissues: Mapping[str, Tissue], voxel: float) -> dict[str, tuple[s
 
 
 def _anchor(name: str) -> int:
-    """The place of a modality among those that others are best aligned to."""
+    """The rank of a modality as a reference that others are aligned to, the best first."""
     contrast = contrast_of(name)
     return ANCHORS.index(contrast) if contrast in ANCHORS else len(ANCHORS)
 

@@ -1,7 +1,7 @@
 """A brain as functions of position: folded cortex, white and deep grey matter, fluid.
 
 Positions are in mm with the origin near the anterior commissure, as in stereotaxic
-atlases; what is said of `side`, the distance from the midline, holds on both sides.
+atlases. `side` is the distance from the midline, the same on the left and right.
 """
 
 from dataclasses import dataclass
@@ -116,8 +116,8 @@ def sylvian(at: Points) -> Array:
 def foot(at: Points, hull: Array) -> tuple[list[Array], Array]:
     """Where the outline is met when leaving the core of the lobe, and the stretch.
 
-    A quarter of the depth is kept, so that what is looked up at the foot changes on
-    its way inward. Temporal lobes have a core of their own.
+    A quarter of the depth remains, so that noise looked up at the foot varies inward. The
+    temporal lobes have a separate core.
     """
     temporal = (at.z < -5 - 0.40 * at.y) & (at.side > 22) & (at.y > -45)
     y = np.where(temporal, np.clip(at.y, -45, 14), np.clip(0.8 * at.y, -66, 40))
@@ -138,11 +138,11 @@ def folds(key: np.random.Generator, build: Build, at: Points, hull: Array) -> Ar
     A sheet is the zero set of noise looked up at the foot of the point. The noise and
     its slopes make a phase, hence a distance that stays true far from the sheet.
     """
-    place, stretch = foot(at, hull)
-    fold = [look_up(v, *place) for v in ring_noise(key, build.gyri, 0.18)]
+    positions, stretch = foot(at, hull)
+    fold = [look_up(v, *positions) for v in ring_noise(key, build.gyri, 0.18)]
     phase = np.arctan2(np.abs(fold[0]), np.sqrt(sum(v * v for v in fold[1:])))
     sheet = phase * build.gyri / (2 * np.pi * stretch)
-    reach = 17 + 7 * look_up(ring_noise(key, 34.0, 0.3)[0], *place)
+    reach = 17 + 7 * look_up(ring_noise(key, 34.0, 0.3)[0], *positions)
     below = np.maximum(hull - np.clip(reach, 4, 32), 0)
     return np.hypot(sheet, below)
 

@@ -1,9 +1,8 @@
 """Synthetic brain-tumour subjects, written as files in the layout of BraTS 2019.
 
-A phantom is a function of (seed, subject): each kind of chance has its own stream at
-its own address, so what one part draws never shifts another, and neither the number of
-processes nor the subjects before it matter. Anatomy is drawn in mm and then sampled,
-so two shapes show the same brain.
+A phantom is a function of (seed, subject). Each part draws from a random stream of its
+own, so that no part shifts another, and neither the number of processes nor the subjects
+before it matter. Anatomy is drawn in mm and then sampled: two shapes show the same brain.
 """
 
 import json
@@ -81,7 +80,7 @@ def make_subject(seed: int, index: int, shape: tuple[int, int, int]) -> Phantom:
 
     Raises InputError if a brain cannot be drawn on `shape`.
     """
-    return make_phantom(streams(seed, index), subject_name(index), checked(shape))
+    return make_phantom(streams(seed, index), subject_name(index), check_shape(shape))
 
 
 def streams(seed: int, index: int) -> dict[str, np.random.Generator]:
@@ -96,11 +95,8 @@ def subject_name(index: int) -> str:
     return f"BraTS19_PHANTOM_{index + 1:04d}_1"
 
 
-def checked(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """`shape`, if it is three numbers of voxels on which a brain can be drawn.
-
-    Raises InputError otherwise.
-    """
+def check_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Returns `shape` as integers. Raises InputError unless a brain can be drawn on it."""
     whole = len(shape) == 3 and all(isinstance(n, int | np.integer) for n in shape)
     if whole and all(
         low <= n <= high for low, n, high in zip(SMALLEST, shape, LARGEST, strict=True)
@@ -126,9 +122,9 @@ def make_phantom(
     uptake = draw_uptake(keys["gadolinium"], tumour, at, leaky)
     layers = [*brain.layers, *tumour.layers, ("vessel", blood)]
     maps = draw_maps(keys["tissue"], layers, at)
-    kept = (brain.head > 0).astype(np.float32)
-    images = draw_images(keys, maps, uptake.total, lambda s: voxels(grid, s * kept))
-    mask = voxels(grid, kept) > 0.5
+    head = (brain.head > 0).astype(np.float32)
+    images = draw_images(keys, maps, uptake.total, lambda s: voxels(grid, s * head))
+    mask = voxels(grid, head) > 0.5
     parts = (tumour.oedema, tumour.solid, uptake.tumour)
     labels = segmentation(*(voxels(grid, part) for part in parts))
     images = {modality: image * mask for modality, image in images.items()}
@@ -155,9 +151,9 @@ def make_grid(shape: tuple[int, int, int]) -> tuple[Grid, list[Array]]:
 def draw_positions(
     key: np.random.Generator, grid: Grid, axes: list[Array]
 ) -> tuple[Grid, Points, Outline]:
-    """Where the samples lie in the atlas, and in the outline of the brain.
+    """The grid without samples outside the head, their points in the atlas, and the outline.
 
-    This head is scaled, bent and lopsided. Samples well outside it leave the grid.
+    The head is scaled, bent and asymmetric at random.
     """
     scale = TO_ATLAS[0] * np.exp(key.normal(0, 0.025, 3))
     view = [a / v for a, v in zip(axes, FIELD_OF_VIEW, strict=True)]
@@ -221,62 +217,61 @@ def draw_images(
 def write_phantom(
     folder: Path, *, subjects: int, shape: tuple, seed: int, processes: int
 ) -> list[Path]:
-    """`folder` holds `subjects` subjects, as HGG|LGG/NAME/NAME_*.nii.gz.
+    """Writes `subjects` subjects as HGG|LGG/NAME/NAME_*.nii.gz; returns their folders.
 
-    Their folders come back in order. What is there already is not made again; a
-    subject appears whole or not at all, and has the same bytes for the same seed
-    whatever the number of processes.
+    Existing subjects are not made again. A subject appears completely or not at all, and
+    has the same bytes for the same seed, whatever the number of processes.
 
     Raises InputError if `shape`, `subjects`, `seed` or `processes` is not one to work
     with, or if `folder` holds the phantom of another seed or shape.
     """
-    folder, shape = Path(folder), checked(shape)
-    least = {"subjects": (subjects, 1), "processes": (processes, 1), "seed": (seed, 0)}
-    for name, (number, low) in least.items():
+    folder, shape = Path(folder), check_shape(shape)
+    minimum = {"subjects": (subjects, 1), "processes": (processes, 1), "seed": (seed, 0)}
+    for name, (number, low) in minimum.items():
         if number < low:
             raise InputError(f"{name} is {number}; it must be at least {low}.")
-    claim(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
+    write_note(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
     write = partial(write_subject, folder, shape, seed)
     return list(map_in_processes(write, range(subjects), processes))
 
 
-def claim(folder: Path, wanted: dict[str, object]) -> None:
-    """`folder` says in phantom.json that it holds the phantom of `wanted`.
+def write_note(folder: Path, options: dict[str, object]) -> None:
+    """Writes `options` to phantom.json of `folder`.
 
-    Raises InputError if it holds that of another seed or shape.
+    Raises InputError if it holds other options: a phantom of another seed or shape.
     """
     note = folder / "phantom.json"
     if note.exists():
-        there = read_json(note)
-        if there != wanted:
+        existing = read_json(note)
+        if existing != options:
             raise InputError(
-                f"{folder} holds the phantom of {there}, not of {wanted}; name another "
+                f"{folder} holds the phantom of {existing}, not of {options}; name another "
                 "folder, or remove this one."
             )
         return
-    write_atomic(note, json.dumps(wanted))
+    write_atomic(note, json.dumps(options))
 
 
 def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
-    """The folder of subject `index`, made unless it is there."""
+    """Writes subject `index` unless it exists; returns its folder."""
     name = subject_name(index)
     for finished in (folder / "HGG" / name, folder / "LGG" / name):
         if finished.is_dir():
             return finished
     phantom = make_subject(seed, index, shape)
     target = folder / phantom.grade / name
-    beside = folder / f".{name}.{os.getpid()}"
+    temporary = folder / f".{name}.{os.getpid()}"
     try:
-        write_files(beside, phantom)
+        write_files(temporary, phantom)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(beside, target)
+        os.replace(temporary, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
 def write_files(folder: Path, phantom: Phantom) -> None:
-    """`folder` holds the images and the segmentation of `phantom`, with their place."""
+    """Writes the images and the segmentation of `phantom` to `folder`."""
     size = np.array(FIELD_OF_VIEW) / phantom.segmentation.shape
     affine = np.diag([-size[0], -size[1], size[2], 1.0])
     affine[1, 3] = FIELD_OF_VIEW[1] - size[1]

@@ -1,7 +1,7 @@
-"""A tumour in the phantom's brain: its growth, and apart from that what it takes up.
+"""A tumour in the phantom's brain: its growth and, independently, its uptake.
 
-The uptake of gadolinium comes from a stream of its own and is independent of all that
-shows on the other contrasts. The grade is read off the finished tumour, necrotic or
+The uptake of gadolinium has its own random stream and is independent of the other
+contrasts. The grade is read off the finished tumour, necrotic or
 brightly enhancing being high, and so does not tie the two together.
 """
 
@@ -49,7 +49,7 @@ class Uptake:
 
 
 def draw_seat(key: np.random.Generator) -> Seat:
-    """A place in the white matter of either hemisphere, never larger than it allows."""
+    """A position in the white matter of either hemisphere, and a radius that fits there."""
     side = key.choice([-1.0, 1.0]) * key.uniform(20, 44)
     centre = (float(side), key.uniform(-64, 40), key.uniform(-2, 44))
     room = cerebrum(Points(*(np.float32([c]) for c in centre), 1.0))[0]
