@@ -51,14 +51,14 @@ def noisy_volume(shape=(14, 26, 22), seed=0, gain=1.0, tumour=True):
     return ScoredVolume(truth, gain * estimate, brain, lesion)
 
 
-def in_grey_levels(own, masked=True):
-    top = np.percentile(own.truth[own.brain], 99.9)
-    given = np.where(own.brain, own.estimate, 0) if masked else own.estimate
-    return [(volume / top * 255).clip(0, 255) for volume in (own.truth, given)]
+def in_grey_levels(volume, masked=True):
+    top = np.percentile(volume.truth[volume.brain], 99.9)
+    estimate = np.where(volume.brain, volume.estimate, 0) if masked else volume.estimate
+    return [(image / top * 255).clip(0, 255) for image in (volume.truth, estimate)]
 
 
-def ssim(wanted, given, span, **options):
-    return structural_similarity(wanted, given, data_range=span, **options)
+def ssim(truth, estimate, span, **options):
+    return structural_similarity(truth, estimate, data_range=span, **options)
 
 
 def close(values, expected):
@@ -67,37 +67,38 @@ def close(values, expected):
 
 
 def test_table1_scores_as_its_text_says():
-    own = noisy_volume()
-    truth, estimate = in_grey_levels(own)
+    volume = noisy_volume()
+    truth, estimate = in_grey_levels(volume)
     expected = {"psnr": [], "ssim_global": [], "ssim_wang": [], "mae": []}
     for a, b in zip(truth[1:], estimate[1:], strict=True):  # the lowest has no brain
         expected["psnr"].append(peak_signal_noise_ratio(a, b, data_range=255))
         expected["ssim_global"].append(ssim_global(a, b, 255))
         expected["ssim_wang"].append(ssim(a, b, 255.0, **GAUSSIAN))
         expected["mae"].append(np.abs(a - b).mean())
-    close(score(TABLE1, own), {name: np.mean(values) for name, values in expected.items()})
+    close(score(TABLE1, volume), {name: np.mean(values) for name, values in expected.items()})
     assert TABLE1.slices == protocols.Slices(155, 50, 109, 0.2)
     assert (TABLE1.percentiles, TABLE1.peak) == ((99.9,), 255.0)
 
 
 def test_chosen_slices_score_as_a_volume_of_which_these_count():
-    own, z = noisy_volume(), np.array([2, 5, 6])
-    some = dataclasses.replace(own, estimate=own.estimate[z], slices=z)
+    volume, z = noisy_volume(), np.array([2, 5, 6])
+    some = dataclasses.replace(volume, estimate=volume.estimate[z], slices=z)
     values = [
-        score(TABLE1, dataclasses.replace(own, estimate=own.estimate[[k]], slices=[k])) for k in z
+        score(TABLE1, dataclasses.replace(volume, estimate=volume.estimate[[k]], slices=[k]))
+        for k in z
     ]
     expected = {name: np.mean([each[name] for each in values]) for name in values[0]}
     assert score(TABLE1, some) == pytest.approx(expected, rel=1e-12)
     every = np.arange(1, 14)
-    all_slices = dataclasses.replace(own, estimate=own.estimate[every], slices=every)
-    assert score(TABLE1, all_slices) == score(TABLE1, own)
+    all_slices = dataclasses.replace(volume, estimate=volume.estimate[every], slices=every)
+    assert score(TABLE1, all_slices) == score(TABLE1, volume)
 
 
 def test_a_slice_without_any_error_is_left_out_of_the_psnr_of_table1():
-    own, z = noisy_volume(), np.array([2, 5, 6])
-    own.estimate[5] = own.truth[5]
+    volume, z = noisy_volume(), np.array([2, 5, 6])
+    volume.estimate[5] = volume.truth[5]
     values = [
-        score(TABLE1, dataclasses.replace(own, estimate=own.estimate[some], slices=some))
+        score(TABLE1, dataclasses.replace(volume, estimate=volume.estimate[some], slices=some))
         for some in (z, z[[0, 2]], z[[1]])
     ]
     assert values[0]["psnr"] == values[1]["psnr"] and np.isfinite(values[0]["psnr"])
@@ -106,12 +107,12 @@ def test_a_slice_without_any_error_is_left_out_of_the_psnr_of_table1():
 
 
 def test_wrong_shapes_and_slices_are_refused():
-    own, z = noisy_volume(), np.array([2, 5, 6])
-    some = dataclasses.replace(own, estimate=own.estimate[z], slices=z)
+    volume, z = noisy_volume(), np.array([2, 5, 6])
+    some = dataclasses.replace(volume, estimate=volume.estimate[z], slices=z)
     for profile, other, words in (
-        (TABLE1, {"slices": z[:0], "estimate": own.estimate[:0]}, "no slice"),
-        (TABLE1, {"estimate": own.estimate[:1]}, r"\(3, 26, 22\).*\(1, 26, 22\)"),
-        (TABLE1, {"brain": own.brain[:3]}, r"\(14, 26, 22\).*\(3, 26, 22\)"),
+        (TABLE1, {"slices": z[:0], "estimate": volume.estimate[:0]}, "no slice"),
+        (TABLE1, {"estimate": volume.estimate[:1]}, r"\(3, 26, 22\).*\(1, 26, 22\)"),
+        (TABLE1, {"brain": volume.brain[:3]}, r"\(14, 26, 22\).*\(3, 26, 22\)"),
         (by_name["volume-3d"], {}, "volume-3d measures whole volumes"),
     ):
         with pytest.raises(InputError, match=words):
@@ -148,36 +149,36 @@ def test_a_volume_without_a_slice_to_score_is_refused(depth):
 
 
 def test_what_is_estimated_outside_the_brain_does_not_count_in_table1():
-    own = noisy_volume()
-    wild = np.where(own.brain, own.estimate, 1e6)
-    assert score(TABLE1, dataclasses.replace(own, estimate=wild)) == score(TABLE1, own)
+    volume = noisy_volume()
+    wild = np.where(volume.brain, volume.estimate, 1e6)
+    assert score(TABLE1, dataclasses.replace(volume, estimate=wild)) == score(TABLE1, volume)
 
 
 def test_values_beyond_the_grey_levels_are_clipped_on_both_sides():
-    own = noisy_volume()
-    estimate = own.truth.copy()
-    own.truth[2, 5, 5], estimate[2, 5, 5] = -10.0, -900.0
-    own.truth[2, 5, 6], estimate[2, 5, 6] = 89000.0, 999999.0
-    assert score(TABLE1, dataclasses.replace(own, estimate=estimate))["mae"] == 0
+    volume = noisy_volume()
+    estimate = volume.truth.copy()
+    volume.truth[2, 5, 5], estimate[2, 5, 5] = -10.0, -900.0
+    volume.truth[2, 5, 6], estimate[2, 5, 6] = 89000.0, 999999.0
+    assert score(TABLE1, dataclasses.replace(volume, estimate=estimate))["mae"] == 0
 
 
 def test_mm_gan_divides_each_slice_by_its_own_maximum():
-    own = noisy_volume()
+    volume = noisy_volume()
     psnrs, ssims, mses = [], [], []
     for z in range(1, 14):  # the lowest slice has no brain
-        a, b = own.truth[z].clip(0), own.estimate[z].clip(0)
+        a, b = volume.truth[z].clip(0), volume.estimate[z].clip(0)
         a, b = a / a.max(), b / b.max()
         psnrs.append(peak_signal_noise_ratio(a, b, data_range=1))
         ssims.append(ssim(a, b, 1.0, **GAUSSIAN))
         mses.append(np.mean((a - b) ** 2))
     expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims), "mse": np.mean(mses)}
-    close(score(by_name["mm-gan"], own), expected)
+    close(score(by_name["mm-gan"], volume), expected)
 
 
 @each_depth
 def test_hi_net_stretches_each_volume_and_takes_a_range_of_two(depth):
-    own = noisy_volume((depth, 26, 22))
-    a, b = own.truth.clip(0), own.estimate.clip(0)
+    volume = noisy_volume((depth, 26, 22))
+    a, b = volume.truth.clip(0), volume.estimate.clip(0)
     a, b = a / a.max(), b / b.max()  # the least is 0 in both
     b[a == 0] = 0
     expected = {
@@ -185,53 +186,54 @@ def test_hi_net_stretches_each_volume_and_takes_a_range_of_two(depth):
         "ssim": ssim(a, b, 2.0, win_size=7),
         "nmse": ((a - b) ** 2).sum() / (a**2).sum(),
     }
-    close(score(by_name["hi-net"], own), expected)
+    close(score(by_name["hi-net"], volume), expected)
 
 
 def test_hi_net_sees_nothing_where_the_truth_is_dark():
-    own = noisy_volume()
-    wild = own.estimate.copy()
+    volume = noisy_volume()
+    wild = volume.estimate.copy()
     wild[0] = 200.0  # no truth there, and not the estimate's largest
-    other = dataclasses.replace(own, estimate=wild)
-    assert score(by_name["hi-net"], other) == score(by_name["hi-net"], own)
+    other = dataclasses.replace(volume, estimate=wild)
+    assert score(by_name["hi-net"], other) == score(by_name["hi-net"], volume)
 
 
 def test_fast_ddpm_has_whole_grey_levels_and_uniform_windows():
-    own = noisy_volume()
-    own.truth[3, 10, 8] = 5000.0  # else all is dark
+    volume = noisy_volume()
+    volume.truth[3, 10, 8] = 5000.0  # else all is dark
     psnrs, ssims = [], []
     for z in range(1, 14):
         a, b = (
-            np.rint((image[z] / 6000.0 * 255).clip(0, 255)) for image in (own.truth, own.estimate)
+            np.rint((image[z] / 6000.0 * 255).clip(0, 255))
+            for image in (volume.truth, volume.estimate)
         )
         assert len(np.unique(b)) < 100
         psnrs.append(peak_signal_noise_ratio(a, b, data_range=255))
         ssims.append(ssim(a, b, 255.0, win_size=7))
     expected = {"psnr": np.mean(psnrs), "ssim": np.mean(ssims)}
-    close(score(by_name["fast-ddpm"], own), expected)
+    close(score(by_name["fast-ddpm"], volume), expected)
 
 
 @pytest.mark.parametrize("name", ["mm-gan", "fast-ddpm"])
 def test_a_slice_without_any_error_has_no_psnr(name):
     """As where the lowest voxel of a brain is dark, or only another scan has it."""
-    own = noisy_volume()
-    own.truth[3, 10, 8] = 5000.0
-    psnr = score(by_name[name], own)["psnr"]
-    own.brain[0, 10, 10] = True  # 0 in truth and estimate
-    more = score(by_name[name], own)
+    volume = noisy_volume()
+    volume.truth[3, 10, 8] = 5000.0
+    psnr = score(by_name[name], volume)["psnr"]
+    volume.brain[0, 10, 10] = True  # 0 in truth and estimate
+    more = score(by_name[name], volume)
     assert more["psnr"] == psnr and np.isfinite(psnr)
-    same = dataclasses.replace(own, estimate=own.truth)
+    same = dataclasses.replace(volume, estimate=volume.truth)
     assert score(by_name[name], same)["psnr"] == ("truth and estimate agree in every slice")
 
 
-def slow_ssim_3d(wanted, given, span):
+def slow_ssim_3d(truth, estimate, span):
     """Gaussian windows of 11 x 11 x 11, one after another, as the formula has them."""
     line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     window = np.einsum("i,j,k->ijk", line, line, line)
     window /= window.sum()
     c1, c2, values = (0.01 * span) ** 2, (0.03 * span) ** 2, []
-    for place in np.ndindex(*(size - 10 for size in wanted.shape)):
-        x, y = (v[tuple(slice(p, p + 11) for p in place)] for v in (wanted, given))
+    for corner in np.ndindex(*(size - 10 for size in truth.shape)):
+        x, y = (v[tuple(slice(p, p + 11) for p in corner)] for v in (truth, estimate))
         mx, my = (window * x).sum(), (window * y).sum()
         vx, vy = (window * (x - mx) ** 2).sum(), (window * (y - my) ** 2).sum()
         cov = (window * (x - mx) * (y - my)).sum()
@@ -242,53 +244,57 @@ def slow_ssim_3d(wanted, given, span):
 
 @pytest.mark.parametrize("gain", [0.6, 1.6])
 def test_brasyn_has_its_own_percentiles_its_cuboid_and_the_range_of_the_data(gain):
-    own = noisy_volume()
-    own.truth[5, 5:12, 5:14] = -60.0  # more than 0.5 %, and the lower limit is 0
-    own.estimate[own.tumour] *= gain  # either may have the larger range
+    volume = noisy_volume()
+    volume.truth[5, 5:12, 5:14] = -60.0  # more than 0.5 %, and the lower limit is 0
+    volume.estimate[volume.tumour] *= gain  # either may have the larger range
     scaled = []
-    for volume in (own.truth, own.estimate):
-        low, high = np.percentile(volume, [0.5, 99.5])
+    for image in (volume.truth, volume.estimate):
+        low, high = np.percentile(image, [0.5, 99.5])
         low = max(low, 0)
-        scaled.append((volume.clip(low, high) - low) / (high - low))
+        scaled.append((image.clip(low, high) - low) / (high - low))
     expected = {}
     for name, region in (
-        ("ssim", np.ones_like(own.tumour)),
-        ("ssim_tumour", own.tumour),
-        ("ssim_healthy", ~own.tumour),
+        ("ssim", np.ones_like(volume.tumour)),
+        ("ssim_tumour", volume.tumour),
+        ("ssim_healthy", ~volume.tumour),
     ):
-        a, b = (np.where(region, volume, 0) for volume in scaled)
+        a, b = (np.where(region, image, 0) for image in scaled)
         expected[name] = slow_ssim_3d(a, b, max(np.ptp(a), np.ptp(b)))
-    close(score(by_name["brasyn-official"], own), expected)
+    close(score(by_name["brasyn-official"], volume), expected)
 
 
 def test_the_tumour_of_brasyn_is_mostly_zeros_that_agree():
-    own = noisy_volume((40, 60, 60))
-    wrong = np.where(own.tumour, 2000 - own.truth, own.truth)
-    own = dataclasses.replace(own, estimate=wrong)
-    assert score(by_name["tumour"], own)["ssim"] < 0
-    assert score(by_name["brasyn-official"], own)["ssim_tumour"] > 0.97
+    volume = noisy_volume((40, 60, 60))
+    wrong = np.where(volume.tumour, 2000 - volume.truth, volume.truth)
+    volume = dataclasses.replace(volume, estimate=wrong)
+    assert score(by_name["tumour"], volume)["ssim"] < 0
+    assert score(by_name["brasyn-official"], volume)["ssim_tumour"] > 0.97
 
 
 @each_depth
 def test_volume_3d_counts_the_background(depth):
-    own = noisy_volume((depth, 26, 22))
-    a, b = in_grey_levels(own, masked=False)
+    volume = noisy_volume((depth, 26, 22))
+    a, b = in_grey_levels(volume, masked=False)
     expected = {
         "psnr": peak_signal_noise_ratio(a, b, data_range=255),
         "ssim": ssim(a, b, 255.0, **GAUSSIAN),
         "mae": np.abs(a - b).mean(),
     }
-    close(score(by_name["volume-3d"], own), expected)
+    close(score(by_name["volume-3d"], volume), expected)
     assert expected["ssim"] == pytest.approx(slow_ssim_3d(a, b, 255.0), rel=1e-9)
 
 
 @each_depth
 @pytest.mark.parametrize("name", ["brain-only", "tumour", "healthy"])
 def test_a_region_is_measured_on_its_voxels(name, depth):
-    own = noisy_volume((depth, 26, 22))
-    regions = {"brain-only": own.brain, "tumour": own.tumour, "healthy": own.brain & ~own.tumour}
+    volume = noisy_volume((depth, 26, 22))
+    regions = {
+        "brain-only": volume.brain,
+        "tumour": volume.tumour,
+        "healthy": volume.brain & ~volume.tumour,
+    }
     region = regions[name]
-    a, b = in_grey_levels(own)
+    a, b = in_grey_levels(volume)
     maps = [ssim(x, y, 255.0, full=True, **GAUSSIAN)[1] for x, y in zip(a, b, strict=True)]
     inside = region.copy()
     inside[:, :5], inside[:, -5:], inside[:, :, :5], inside[:, :, -5:] = (False,) * 4
@@ -297,7 +303,7 @@ def test_a_region_is_measured_on_its_voxels(name, depth):
         "ssim": np.array(maps)[inside].mean(),
         "mae": np.abs(a - b)[region].mean(),
     }
-    close(score(by_name[name], own), expected)
+    close(score(by_name[name], volume), expected)
 
 
 def test_an_estimate_that_is_five_grey_levels_too_bright():
@@ -307,17 +313,17 @@ def test_an_estimate_that_is_five_grey_levels_too_bright():
     truth[:, 5:25, 5:25] = np.linspace(10, 200, 400).reshape(20, 20)
     truth[0, 5:7, 5:15] = 255.0
     brain = truth > 0
-    own = ScoredVolume(truth, np.where(brain & (truth < 250), truth + 5, truth), brain, None)
-    values = score(by_name["brain-only"], own)
+    volume = ScoredVolume(truth, np.where(brain & (truth < 250), truth + 5, truth), brain, None)
+    values = score(by_name["brain-only"], volume)
     assert values["mae"] == pytest.approx(5 * 4780 / 4800, rel=1e-9)
     mse = 25 * 4780 / 4800
     assert values["psnr"] == pytest.approx(10 * np.log10(255**2 / mse), rel=1e-9)
     # The frame is 900 pixels, the brain 400 of them.
-    whole = score(by_name["volume-3d"], own)
+    whole = score(by_name["volume-3d"], volume)
     assert whole["mae"] == pytest.approx(values["mae"] * 400 / 900, rel=1e-9)
     assert whole["psnr"] - values["psnr"] == pytest.approx(10 * np.log10(2.25))
     # All 12 slices have brain on more than a fifth of the frame.
-    table1 = score(by_name["umm-csgm-table1"], own)
+    table1 = score(by_name["umm-csgm-table1"], volume)
     assert table1["mae"] == pytest.approx(whole["mae"], rel=1e-9)
     first = 25 * 380 / 900  # the bright voxels are in one slice
     psnrs = [10 * np.log10(255**2 / e) for e in [first, *[25 * 400 / 900] * 11]]
@@ -342,11 +348,11 @@ def test_who_sees_that_an_estimate_is_twice_as_bright(profile):
 
 @each_profile
 def test_another_contrast_is_seen(profile):
-    own = noisy_volume()
-    own.truth[3, 10, 8] = 5000.0
-    inverted = np.where(own.brain, 2000 - own.truth.clip(0, 1900), 0)
-    other = score(profile, dataclasses.replace(own, estimate=inverted))
-    for name, value in score(profile, own).items():
+    volume = noisy_volume()
+    volume.truth[3, 10, 8] = 5000.0
+    inverted = np.where(volume.brain, 2000 - volume.truth.clip(0, 1900), 0)
+    other = score(profile, dataclasses.replace(volume, estimate=inverted))
+    for name, value in score(profile, volume).items():
         if name == "psnr":
             assert other[name] < value - 2
         elif name == "ssim_tumour":  # whatever is in it, see above
@@ -359,9 +365,9 @@ def test_another_contrast_is_seen(profile):
 
 @each_profile
 def test_units_cancel(profile):
-    own = noisy_volume()
-    others = dataclasses.replace(own, truth=own.truth * 8, estimate=own.estimate * 8)
-    assert score(profile, others) == pytest.approx(score(profile, own), rel=1e-9)
+    volume = noisy_volume()
+    others = dataclasses.replace(volume, truth=volume.truth * 8, estimate=volume.estimate * 8)
+    assert score(profile, others) == pytest.approx(score(profile, volume), rel=1e-9)
 
 
 def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
@@ -369,27 +375,27 @@ def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
     rng = np.random.default_rng(5)
     stored = rng.uniform(1, 2, (2, 240, 240))  # z, x from the right, y from the front
     ours = stored.transpose(0, 2, 1)[:, ::-1, ::-1]
-    own = ScoredVolume(ours, ours[::-1], np.ones(ours.shape, bool), None)
+    volume = ScoredVolume(ours, ours[::-1], np.ones(ours.shape, bool), None)
     crops = {"mm-gan": np.s_[:, 41:196, 29:223], "hi-net": np.s_[:, 40:200, 20:200]}
-    for name, place in crops.items():
-        cropped = protocols._cropped(by_name[name].crop, own)
-        expected = stored[place].transpose(0, 2, 1)[:, ::-1, ::-1]
+    for name, part in crops.items():
+        cropped = protocols._cropped(by_name[name].crop, volume)
+        expected = stored[part].transpose(0, 2, 1)[:, ::-1, ::-1]
         assert np.array_equal(cropped.truth, expected), name
         assert np.array_equal(cropped.estimate, expected[::-1]), name
-        values = score(by_name[name], own)
+        values = score(by_name[name], volume)
         assert values == score(by_name[name], cropped)
         uncropped = dataclasses.replace(by_name[name], crop=None)
-        assert values["psnr"] != score(uncropped, own)["psnr"]
+        assert values["psnr"] != score(uncropped, volume)["psnr"]
     assert cropped.brain.shape == cropped.truth.shape == (2, 180, 160)
 
 
 def test_a_region_is_that_of_the_slices_that_count():
-    own = noisy_volume()
+    volume = noisy_volume()
     profile = dataclasses.replace(protocols.TUMOUR, slices=protocols.Slices(14, 6, 9, 0))
-    a, b = in_grey_levels(own)
-    place = np.s_[6:8, 8:13, 9:15]  # the tumour lies in slices 4 to 7
-    expected = np.abs(a - b)[place].mean()
-    assert score(profile, own)["mae"] == pytest.approx(expected, rel=1e-9)
+    a, b = in_grey_levels(volume)
+    part = np.s_[6:8, 8:13, 9:15]  # the tumour lies in slices 4 to 7
+    expected = np.abs(a - b)[part].mean()
+    assert score(profile, volume)["mae"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_mm_gan_leaves_out_the_top_slices_of_brats():
@@ -399,7 +405,8 @@ def test_mm_gan_leaves_out_the_top_slices_of_brats():
     wrong = np.where(np.arange(155)[:, None, None] > 147, 1.0, estimate)
     brain = np.ones(truth.shape, bool)
     plain, other = (
-        score(by_name["mm-gan"], ScoredVolume(truth, own, brain, None)) for own in (estimate, wrong)
+        score(by_name["mm-gan"], ScoredVolume(truth, image, brain, None))
+        for image in (estimate, wrong)
     )
     assert plain == other
     full = score(by_name["fast-ddpm"], ScoredVolume(truth, wrong, brain, None))
@@ -445,9 +452,9 @@ def test_any_change_of_a_definition_changes_its_hash(profile):
         "slices": protocols.Slices(1, 2, 3, 0.4),
         "measures": profile.measures[:-1],
     }
-    assert changes.keys() == {one.name for one in dataclasses.fields(profile)}
-    marks = [profile_hash(dataclasses.replace(profile, **{k: v})) for k, v in changes.items()]
-    for place, measure in enumerate(profile.measures):
+    assert changes.keys() == {field.name for field in dataclasses.fields(profile)}
+    hashes = [profile_hash(dataclasses.replace(profile, **{k: v})) for k, v in changes.items()]
+    for index, measure in enumerate(profile.measures):
         for change in (
             {"name": "other"},
             {"function": "mse of slices"}
@@ -456,10 +463,10 @@ def test_any_change_of_a_definition_changes_its_hash(profile):
             {"span": 7.0},
             {"region": "brain" if measure.region != "brain" else "frame"},
         ):
-            own = list(profile.measures)
-            own[place] = dataclasses.replace(measure, **change)
-            marks.append(profile_hash(dataclasses.replace(profile, measures=tuple(own))))
-    assert len({profile_hash(profile), *marks}) == 1 + len(marks)
+            measures = list(profile.measures)
+            measures[index] = dataclasses.replace(measure, **change)
+            hashes.append(profile_hash(dataclasses.replace(profile, measures=tuple(measures))))
+    assert len({profile_hash(profile), *hashes}) == 1 + len(hashes)
 
 
 def test_a_new_version_of_a_function_changes_who_names_it(monkeypatch):

@@ -1,4 +1,5 @@
-"""The command `score`: matching, known errors, what is told, and the exit code."""
+"""The command `score`: matching, known errors, messages, the exit code, and that it has
+the scorer of `evaluate`."""
 
 import csv
 import json
@@ -23,8 +24,14 @@ from tiny_run import (
     write_subjects,
 )
 
+from ummcsgm.config import build_data
+from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
+from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.nifti import is_synthetic, read_geometry, write_like, write_new
+from ummcsgm.evaluation.metrics import NO_ERROR
 from ummcsgm.evaluation.protocols import PROFILES, profile_hash
+from ummcsgm.evaluation.score_subject import Prediction, score_subject
+from ummcsgm.evaluation.subject import read_subject, score_prediction
 from ummcsgm.reporting.document import escape_markdown
 
 NAMES = ("P1", "P2", "P3")
@@ -109,19 +116,19 @@ def test_a_known_error_has_the_known_score(predicted, truth, tmp_path, capsys):
     for name in NAMES:
         for modality in ("t1c", "t2"):
             mae, psnr = expected(name, modality)
-            own = (name, modality, "", "brain-only")
-            assert values[(*own, "mae")] == pytest.approx(mae, rel=1e-5)
-            assert values[(*own, "psnr")] == pytest.approx(psnr, rel=1e-5)
+            key = (name, modality, "", "brain-only")
+            assert values[(*key, "mae")] == pytest.approx(mae, rel=1e-5)
+            assert values[(*key, "psnr")] == pytest.approx(psnr, rel=1e-5)
             frame = brain().mean()  # one slice of six has no brain
             whole = values[name, modality, "", "volume-3d", "mae"]
             assert whole == pytest.approx(mae * frame, rel=1e-5)
             table1 = values[name, modality, "", "umm-csgm-table1", "mae"]
             assert table1 == pytest.approx(mae * frame * 6 / 5, rel=1e-5)
-    own = [row for row in content["summary"] if row["profile"] == "brain-only"]
-    mae = next(r for r in own if (r["modality"], r["metric"]) == ("t2", "mae"))
-    each = [expected(name, "t2")[0] for name in NAMES]
-    assert mae["mean"] == pytest.approx(np.mean(each), rel=1e-5)
-    assert mae["sd"] == pytest.approx(np.std(each, ddof=1), rel=1e-4)
+    rows = [row for row in content["summary"] if row["profile"] == "brain-only"]
+    mae = next(r for r in rows if (r["modality"], r["metric"]) == ("t2", "mae"))
+    values = [expected(name, "t2")[0] for name in NAMES]
+    assert mae["mean"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert mae["sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-4)
     assert (mae["subjects"], mae["skipped"]) == (3, {})
     out = capsys.readouterr().out
     table = re.sub(" +", " ", (tmp_path / "scores" / "scores.md").read_text())
@@ -172,7 +179,7 @@ def test_a_subject_without_a_tumour_is_skipped_and_counted(predicted, truth, tmp
 
 
 @pytest.mark.parametrize(
-    "place",
+    "pattern",
     [
         "{group}/{name}/{name}_{token}.nii",
         "all/{name}_{token}.nii.gz",
@@ -183,12 +190,12 @@ def test_a_subject_without_a_tumour_is_skipped_and_counted(predicted, truth, tmp
     ],
 )
 def test_predictions_are_found_by_path_name_or_what_they_are_called(
-    place, truth, predicted, tmp_path
+    pattern, truth, predicted, tmp_path
 ):
     words = {"t1c": "T1C", "t2": "t2w"}
     for name in NAMES:
         for modality in ("t1c", "t2"):
-            path = place.format(
+            path = pattern.format(
                 group="HGG" if name != "P2" else "LGG",
                 name=name,
                 token=TOKENS[modality],
@@ -199,7 +206,7 @@ def test_predictions_are_found_by_path_name_or_what_they_are_called(
     assert score(tmp_path / "other", truth, "--output", tmp_path / "one") == 0
     assert score(predicted, truth, "--output", tmp_path / "two") == 0
     one, two = (written(tmp_path / each)[0] for each in ("one", "two"))
-    kind = "mean" if "_mean" in place else ""
+    kind = "mean" if "_mean" in pattern else ""
     assert one == {(s, m, kind, p, n): v for (s, m, _, p, n), v in two.items()}
 
 
@@ -254,7 +261,7 @@ def test_exchanged_modalities_are_seen_under_every_profile(truth, tmp_path):
     assert seen == {profile.name for profile in PROFILES} - {"brasyn-official"}
 
 
-def test_what_matches_nothing_is_told_and_the_rest_is_scored(predicted, truth, tmp_path, capsys):
+def test_unmatched_files_are_reported_and_the_rest_is_scored(predicted, truth, tmp_path, capsys):
     stranger = predicted / "P9_t1ce.nii.gz"
     write_new(stranger, wrong("P1", "t1c"), AFFINE)
     write_new(predicted / "again" / "P1_t2.nii.gz", wrong("P1", "t2"), AFFINE)
@@ -270,7 +277,7 @@ def test_what_matches_nothing_is_told_and_the_rest_is_scored(predicted, truth, t
     assert len(content["failures"]) == 2
 
 
-def test_a_prediction_on_another_grid_or_with_nan_is_told(predicted, truth, tmp_path, capsys):
+def test_a_prediction_on_another_grid_or_with_nan_is_reported(predicted, truth, tmp_path, capsys):
     shifted = AFFINE.copy()
     shifted[0, 3] += 1
     write_new(path_of(predicted, "P1", "t2"), wrong("P1", "t2"), shifted)
@@ -353,3 +360,41 @@ def test_a_config_names_patterns_modalities_and_the_brain(tmp_path, capsys):
     write_new(tmp_path / "predicted/A.nii.gz", wrong("A", "t2"), AFFINE)
     assert score(tmp_path / "predicted", tmp_path / "data", *flags) == 1
     assert "its name is that of a mask of A and adc of A and t1 of A" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gain", [1.1, 1.0])
+def test_evaluate_and_score_agree_where_slices_have_no_error(gain, tmp_path):
+    """T2 is dark in two slices of the brain, where the estimate is too; a gain of 1 is
+    without any error, as of a constant image nothing is rounded."""
+    folder = write_subjects(tmp_path / "truth", ["P1"])
+    dark = image("P1", "t2") if gain > 1 else np.where(brain(), 512, 0).astype(np.int16)
+    dark[:, :, 2:4] = 0
+    write_new(path_of(folder, "P1", "t2"), dark, AFFINE)
+    (subject,) = find_subjects(folder, build_data.named_layouts()).subjects
+    space = ImageSpace(MODALITIES, SliceView((20, 16), 0.0, False, 0))
+    channel = MODALITIES.index("t2")
+    evaluated_subject = read_subject(subject, space, np.eye(4, dtype=bool))
+    z = evaluated_subject.z
+    images = evaluated_subject.truth(z) * np.float32(gain)
+    evaluated = score_prediction(
+        evaluated_subject, z, evaluated_subject.missing[channel], channel, images
+    )
+    prepared = evaluated_subject.prepared
+    estimate = np.full(prepared.brain.shape, 1e-3, np.float32)  # 0 outside the brain
+    slices = uncrop(prepared.window, images[..., channel] * evaluated_subject.brain(z))
+    estimate[z] = slices * prepared.scales["t2"]
+    path = tmp_path / "P1_t2.nii"
+    write_new(path, estimate[:, ::-1, ::-1].transpose(2, 1, 0), AFFINE)
+    scored = score_subject(False, (subject, (Prediction(path, "P1", "t2", ""),)))
+    rows = [*scored.rows, *scored.skipped]
+    scores = {
+        row["metric"]: row.get("value", row.get("reason"))
+        for row in rows
+        if row["profile"] == "umm-csgm-table1"
+    }
+    if gain == 1:
+        assert scores.pop("psnr") == NO_ERROR and evaluated["psnr"] is None
+    else:
+        assert 20 < scores["psnr"] < 30
+    assert scores == {name: evaluated[name] for name in scores}
+    assert {"ssim_global", "ssim_wang", "mae"} <= scores.keys()
