@@ -23,7 +23,7 @@ each_sde_slowly = pytest.mark.parametrize(
     "sde",
     [pytest.param(sde, id=n, marks=[pytest.mark.slow] * (n != "vp")) for n, sde in SDES.items()],
 )
-EVERY = missing_patterns(4, proper=False)
+PATTERNS = missing_patterns(4, proper=False)
 MEAN = np.array([0.5, -0.3, 0.8, 0.1])
 _ROOT = np.array(
     [[0.9, 0.0, 0.0, 0.0], [0.5, 0.7, 0, 0], [-0.4, 0.3, 0.6, 0], [0.2, -0.5, 0.4, 0.8]]
@@ -67,8 +67,8 @@ def make_gaussian_denoise(sde: SDE, mean: np.ndarray, variance: np.ndarray):
     return denoise
 
 
-def every_question(seed: int, shape: tuple[int, int]) -> tuple:
-    """(images, completion, posterior mean, variance): all 15 questions, one a row."""
-    images = draw_images(np.random.default_rng(seed), (len(EVERY), *shape))
-    completion = mask_inputs(jnp.asarray(images, jnp.float32), jnp.asarray(EVERY))
-    return images, completion, *posterior(images, EVERY)
+def all_patterns(seed: int, shape: tuple[int, int]) -> tuple:
+    """(images, condition, posterior mean, variance): all 15 missing patterns, one a row."""
+    images = draw_images(np.random.default_rng(seed), (len(PATTERNS), *shape))
+    condition = mask_inputs(jnp.asarray(images, jnp.float32), jnp.asarray(PATTERNS))
+    return images, condition, *posterior(images, PATTERNS)

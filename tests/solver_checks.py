@@ -14,7 +14,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from closed_form import EVERY, make_gaussian_denoise, posterior
+from closed_form import PATTERNS, make_gaussian_denoise, posterior
 from scipy.special import ndtr
 
 from ummcsgm.diffusion import samplers
@@ -26,7 +26,7 @@ from ummcsgm.diffusion.solvers import StepTimes, euler_maruyama, initial_state, 
 from ummcsgm.diffusion.time_grids import log_uniform_times
 from ummcsgm.evaluation.through_plane import lag_one, neighbour_sums
 
-SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every question
+SEEN = np.array([0.9, -0.6, 0.2, 0.7])  # the b of every pattern
 START = 3.0  # the noise level of a warm start
 NOISY = ("euler_maruyama", "ancestral", "sde_dpmpp2m")  # draw at every step, not only at the first
 
@@ -42,11 +42,11 @@ def keys_of(count):
     return jax.random.wrap_key_data(_key_data(count))
 
 
-def gaussian_question(shape):
-    """(completion, posterior mean, variance): all 15 questions about SEEN."""
+def gaussian_posterior(shape):
+    """(condition, posterior mean, variance): all 15 missing patterns about SEEN."""
     images = np.broadcast_to(SEEN, (15, *shape, 4)).astype(np.float32)
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
-    return completion, *posterior(images, EVERY)
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(PATTERNS))
+    return condition, *posterior(images, PATTERNS)
 
 
 def numbered(step, times, unit, when):
@@ -70,7 +70,7 @@ def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
     when = np.concatenate([[-1], np.repeat(np.arange(turns), 4)])
     where = np.concatenate([[0], np.tile(np.arange(4), turns)])
     unit = jnp.asarray(where[:, None] == np.arange(4), jnp.float32)
-    completion, mean, variance = gaussian_question((1, len(when)))
+    condition, mean, variance = gaussian_posterior((1, len(when)))
     denoise = change(make_gaussian_denoise(sde, mean, variance))
     first = unit * (when == 0)[:, None]
 
@@ -88,9 +88,7 @@ def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
             return 0 * x + first
 
         drawn = jax.jit(
-            lambda keys: completion.fill(
-                draw(keys, denoise, completion.missing, centre, noise=noise)
-            )
+            lambda keys: condition.fill(draw(keys, denoise, condition.missing, centre, noise=noise))
         )(keys_of(15))
     drawn = np.asarray(drawn, np.float64)[:, 0]
     response = drawn[:, 1:] - drawn[:, :1]
@@ -99,9 +97,9 @@ def drawn_moments(name, sde, times, step=None, change=lambda denoise: denoise):
 
 def defects(moments, truth):
     """The largest errors of mean and covariance, in standard deviations of `truth`."""
-    mean = gaussian_question((1, 1))[1]
+    mean = gaussian_posterior((1, 1))[1]
     sd = np.sqrt(np.einsum("bii->bi", truth))
-    scale = np.where(EVERY, sd, 1)
+    scale = np.where(PATTERNS, sd, 1)
     drawn_mean, drawn_covariance = moments
     off_mean = np.abs(drawn_mean - mean[:, 0, 0]) / scale
     off = np.abs(drawn_covariance - truth) / (scale[:, :, None] * scale[:, None])
@@ -115,10 +113,10 @@ def true_covariance(name, sde):
     images. A warm start without a variance has tau^2 for the V + tau^2 at its level,
     which the flow makes V tau^2 (V + tau^2)^-1.
     """
-    variance = gaussian_question((1, 1))[2]
+    variance = gaussian_posterior((1, 1))[2]
     if name in ("euler_maruyama", "predictor_corrector"):
         level = float(sde.noise_level(jnp.float32(0)))
-        return variance + level**2 * EVERY[:, :, None] * np.eye(4)
+        return variance + level**2 * PATTERNS[:, :, None] * np.eye(4)
     if name == "warm":
         return variance @ np.linalg.inv(np.eye(4) + variance / START**2)
     return variance
@@ -129,7 +127,7 @@ def grid(name, sde, steps):
 
 
 def gaussian_defect(name, sde, steps, **planted):
-    """The larger of `defects` of a sampler's own grid, all 15 questions."""
+    """The larger of `defects` of a sampler's own grid, all 15 missing patterns."""
     moments = drawn_moments(name, sde, grid(name, sde, steps), **planted)
     return max(defects(moments, true_covariance(name, sde)))
 
@@ -140,43 +138,43 @@ def assert_exact_moments(name, sde, steps, most, **planted):
 
 
 def monte_carlo_defects(name, sde, steps, shape=(30, 30)):
-    """(mean, sd) errors of real draws, the largest over the questions, in sd."""
-    completion, mean, variance = gaussian_question(shape)
+    """(mean, sd) errors of real draws, the largest over the patterns, in sd."""
+    condition, mean, variance = gaussian_posterior(shape)
     draw = make_draw(name, sde, grid(name, sde, steps))
     denoise = make_gaussian_denoise(sde, mean, variance)
     centre = jnp.asarray(mean, jnp.float32)
-    drawn = jax.jit(lambda keys: draw(keys, denoise, completion.missing, centre))(keys_of(15))
+    drawn = jax.jit(lambda keys: draw(keys, denoise, condition.missing, centre))(keys_of(15))
     drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
-    sd = np.sqrt(np.einsum("bii->bi", true_covariance(name, sde)))[EVERY]
-    off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[EVERY] / sd
-    return off_mean.max(), np.abs(drawn.std(axis=1)[EVERY] / sd - 1).max()
+    sd = np.sqrt(np.einsum("bii->bi", true_covariance(name, sde)))[PATTERNS]
+    off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[PATTERNS] / sd
+    return off_mean.max(), np.abs(drawn.std(axis=1)[PATTERNS] / sd - 1).max()
 
 
 def assert_real_moments(name, sde, steps, most):
-    """Of 900 voxels a question: Monte Carlo, so loose."""
+    """Of 900 voxels per pattern: Monte Carlo, so loose."""
     off_mean, off_sd = monte_carlo_defects(name, sde, steps)
     assert off_mean < 4.5 / 30 + most, f"{name}: mean off by {off_mean:.3f} sd"
     assert off_sd < 4.5 / np.sqrt(2 * 900) + most, f"{name}: sd off by {off_sd:.3f}"
 
 
-def draw_questions(name, sde, steps, rows, images=None):
-    """Draws for some of the fifteen questions, each under its own address."""
-    images = gaussian_question((3, 3))[0].fill(0.5) if images is None else images
-    missing = jnp.asarray(EVERY[rows])
-    completion = mask_inputs(jnp.asarray(images, jnp.float32)[rows], missing)
-    mean, variance = posterior(np.asarray(images, np.float64)[rows], EVERY[rows])
+def draw_patterns(name, sde, steps, rows, images=None):
+    """Draws for some of the fifteen missing patterns, each under its own address."""
+    images = gaussian_posterior((3, 3))[0].fill(0.5) if images is None else images
+    missing = jnp.asarray(PATTERNS[rows])
+    condition = mask_inputs(jnp.asarray(images, jnp.float32)[rows], missing)
+    mean, variance = posterior(np.asarray(images, np.float64)[rows], PATTERNS[rows])
     denoise = make_gaussian_denoise(sde, mean, variance)
     draw = make_draw(name, sde, grid(name, sde, steps))
     centre = jnp.asarray(mean, jnp.float32)
-    run = jax.jit(lambda keys: completion.fill(draw(keys, denoise, missing, centre)))
+    run = jax.jit(lambda keys: condition.fill(draw(keys, denoise, missing, centre)))
     return np.asarray(run(keys_of(15)[rows]))
 
 
 def assert_seen_untouched(name, sde):
     """What is seen comes back bit for bit, and what is missing does not."""
     images = np.random.default_rng(5).normal(size=(15, 3, 3, 4)).astype(np.float32)
-    drawn = draw_questions(name, sde, 6, np.arange(15), images)
-    seen = np.broadcast_to(~EVERY[:, None, None], images.shape)
+    drawn = draw_patterns(name, sde, 6, np.arange(15), images)
+    seen = np.broadcast_to(~PATTERNS[:, None, None], images.shape)
     assert np.array_equal(drawn[seen].view(np.int32), images[seen].view(np.int32))
     assert np.abs(drawn - images)[~seen].min() > 0
     assert np.isfinite(drawn).all()
@@ -186,9 +184,9 @@ def assert_independent(name, sde):
     """A row is what it is alone, whatever else is in its batch."""
     images = np.random.default_rng(6).normal(size=(15, 3, 3, 4))
     images *= np.geomspace(0.1, 10, 15)[:, None, None, None]
-    together = draw_questions(name, sde, 6, np.arange(15), images)
+    together = draw_patterns(name, sde, 6, np.arange(15), images)
     rows = np.array([12, 0])
-    alone = draw_questions(name, sde, 6, rows, images)
+    alone = draw_patterns(name, sde, 6, rows, images)
     np.testing.assert_allclose(alone, together[rows], rtol=1e-4, atol=1e-5)
 
 
@@ -199,7 +197,7 @@ def moment(*times):
 def assert_langevin(sde):
     """The corrector's step by hand, with norms in numpy; then Algorithm 1's."""
     t, after = 0.3, 0.25
-    missing, keys = EVERY[[1, 8]], keys_of(2)
+    missing, keys = PATTERNS[[1, 8]], keys_of(2)
     x = np.asarray(draw_noise(keys_of(4)[2:], jnp.zeros((2, 3, 3, 4))))
     x = x * np.float32([1, 20])[:, None, None, None]
     times = moment(t, t, t, after)
@@ -252,7 +250,7 @@ MIXTURE_VARIANCES = WEIGHTS @ (np.square(MEANS - MIXTURE_MEAN) + np.einsum("kii-
 MIXTURE_SD = np.sqrt(MIXTURE_VARIANCES.mean())
 
 
-def make_mixture_denoise(sde, completion):
+def make_mixture_denoise(sde, condition):
     """denoise = sum_k r_k (m_k + V_k (V_k + tau^2)^-1 (y - m_k)), and b where seen."""
     values, axes = np.linalg.eigh(COVARIANCES)
     onto = jnp.asarray(np.hstack(axes), jnp.float32)  # [8, 3 * 8]
@@ -268,7 +266,7 @@ def make_mixture_denoise(sde, completion):
         shares = jax.nn.softmax(log_weights + density, axis=-1)
         moved = (shares[..., None] * values / total * off).reshape(*y.shape[:3], 24)
         answer = shares @ means + moved @ onto.T
-        return completion.fill(jnp.concatenate([answer, 0 * x[..., 8:]], axis=-1))
+        return condition.fill(jnp.concatenate([answer, 0 * x[..., 8:]], axis=-1))
 
     return denoise
 
@@ -278,11 +276,11 @@ def mixture_draws(name, sde, times, rows=10, side=50):
     missing = np.broadcast_to(np.arange(10) < 8, (rows, 10))
     images = np.zeros((rows, side, side, 10), np.float32)
     images[..., 8:] = MIXTURE_SEEN
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(missing))
-    centre = completion.fill(jnp.asarray(np.append(MIXTURE_MEAN, [0, 0]), jnp.float32))
-    denoise = make_mixture_denoise(sde, completion)
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(missing))
+    centre = condition.fill(jnp.asarray(np.append(MIXTURE_MEAN, [0, 0]), jnp.float32))
+    denoise = make_mixture_denoise(sde, condition)
     draw = make_draw(name, sde, times)
-    drawn = jax.jit(lambda keys: completion.fill(draw(keys, denoise, completion.missing, centre)))(
+    drawn = jax.jit(lambda keys: condition.fill(draw(keys, denoise, condition.missing, centre)))(
         keys_of(rows)
     )
     return np.asarray(drawn, np.float64).reshape(-1, 10)

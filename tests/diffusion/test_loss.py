@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise
+from closed_form import PATTERNS, SDES, all_patterns, each_sde, make_gaussian_denoise
 from scipy import stats
 
 from ummcsgm.diffusion import loss as losses_module
@@ -33,17 +33,17 @@ from ummcsgm.types import Batch
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 TIMES = np.linspace(0.05, 0.98, 15).astype(np.float32)
-ASKED = EVERY[:, None, None]
+ASKED = PATTERNS[:, None, None]
 
 
 def voxels(seed, shape=(15, 8, 8, 4)):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def questions_of(scored, t, noise, token=None, missing=None):
-    token = np.zeros(len(t), bool) if token is None else token
+def inputs_of(scored, t, noise, mean_query=None, missing=None):
+    mean_query = np.zeros(len(t), bool) if mean_query is None else mean_query
     missing = scored if missing is None else missing
-    return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, token)))
+    return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, mean_query)))
 
 
 PLAIN = NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
@@ -53,14 +53,14 @@ PLAIN = NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
 def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
     """1/2 mean over A of |(a_t, b) + (S, 0) - NN|^2, S = -noise / std, by mm_csn."""
     images, noise = voxels(0), voxels(1)
-    _, completion, mean, variance = every_question(3, (8, 8))
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
+    _, condition, mean, variance = all_patterns(3, (8, 8))
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(PATTERNS))
     mean = np.where(ASKED, mean, images)
     denoise = make_gaussian_denoise(sde, mean, variance)
     ours = dsm_loss(
         denoise,
         jnp.asarray(images),
-        questions_of(EVERY, TIMES, noise),
+        inputs_of(PATTERNS, TIMES, noise),
         sde,
         weigh_paper(sde, TIMES, 0.4),
     )
@@ -70,10 +70,10 @@ def test_the_paper_weighting_is_eq_6_to_the_letter(sde):
         diffused = sdes.perturb(sde, np.float64(images), t, np.float64(noise))
         x = np.where(ASKED, diffused, images)
         target = x + np.where(ASKED, -noise / std, 0)
-        network = mm_csn_output(sde, denoise, completion, jnp.asarray(x), t)
+        network = mm_csn_output(sde, denoise, condition, jnp.asarray(x), t)
         error = np.square(target - np.asarray(network))
     assert np.max(error[np.broadcast_to(~ASKED, error.shape)]) < 1e-12
-    literal = 0.5 * error.sum(axis=(1, 2, 3)) / (EVERY.sum(axis=1) * 64)
+    literal = 0.5 * error.sum(axis=(1, 2, 3)) / (PATTERNS.sum(axis=1) * 64)
     np.testing.assert_allclose(ours, literal, rtol=5e-5)
 
 
@@ -106,22 +106,22 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     images, noise, answer, s = voxels(0), voxels(1), voxels(2), 0.4
 
     class Network:
-        def once(self, *question):
+        def conditioning_cache(self, *inputs):
             return None
 
         def apply(self, params, inputs, missing, level, once):
             return answer
 
-    objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
+    objective = Objective(PATTERNS, None, PLAIN, weigh_edm, False)
     model = ScoreModel(Network(), sde, s)
-    questions = questions_of(EVERY, TIMES, noise)
-    ours, _ = dsm_and_variance_losses(model, None, objective, jnp.asarray(images), questions)
+    inputs = inputs_of(PATTERNS, TIMES, noise)
+    ours, _ = dsm_and_variance_losses(model, None, objective, jnp.asarray(images), inputs)
     tau = np.asarray(sde.noise_level(TIMES), np.float64)[:, None, None, None]
     y = images + tau * noise
     total = tau**2 + s**2
     target = (images - s**2 / total * y) / (tau * s / np.sqrt(total))
     error = np.where(ASKED, np.square(answer - target), 0)
-    truth = error.sum(axis=(1, 2, 3)) / (EVERY.sum(axis=1) * 64)
+    truth = error.sum(axis=(1, 2, 3)) / (PATTERNS.sum(axis=1) * 64)
     np.testing.assert_allclose(ours, truth, rtol=2e-3 if sde is SDES["cosine"] else 2e-4)
 
 
@@ -129,36 +129,36 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     """Eq. 6 is a sum: three missing modalities alike weigh three times one."""
 
     class Network:
-        def once(self, *question):
+        def conditioning_cache(self, *inputs):
             return None
 
         def apply(self, params, inputs, missing, level, once):
             return jnp.ones_like(inputs)
 
-    images = jnp.zeros((len(EVERY), 8, 8, 4))
-    t, token = np.full(len(EVERY), 0.5, np.float32), np.zeros(len(EVERY), bool)
-    questions = DSMInputs(EVERY, EVERY, t, np.zeros(images.shape), token)
-    objective = Objective(EVERY, None, PLAIN, weigh_paper, True)
+    images = jnp.zeros((len(PATTERNS), 8, 8, 4))
+    t, mean_query = np.full(len(PATTERNS), 0.5, np.float32), np.zeros(len(PATTERNS), bool)
+    inputs = DSMInputs(PATTERNS, PATTERNS, t, np.zeros(images.shape), mean_query)
+    objective = Objective(PATTERNS, None, PLAIN, weigh_paper, True)
     model = ScoreModel(Network(), SDES["vp"], 0.4)
-    ours, _ = dsm_and_variance_losses(model, None, objective, images, questions)
-    np.testing.assert_allclose(ours, ours[0] * EVERY.sum(axis=1), rtol=1e-5)
+    ours, _ = dsm_and_variance_losses(model, None, objective, images, inputs)
+    np.testing.assert_allclose(ours, ours[0] * PATTERNS.sum(axis=1), rtol=1e-5)
 
 
 def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
     class Network:
-        def once(self, *question):
+        def conditioning_cache(self, *inputs):
             return None
 
         def apply(self, params, inputs, missing, level, once):
             return jnp.ones_like(inputs)
 
-    images, t = jnp.zeros((len(EVERY), 8, 8, 4)), np.ones(len(EVERY), np.float32)
-    rows = (EVERY, EVERY, t, np.zeros(images.shape), np.ones(len(EVERY), bool))
+    images, t = jnp.zeros((len(PATTERNS), 8, 8, 4)), np.ones(len(PATTERNS), np.float32)
+    rows = (PATTERNS, PATTERNS, t, np.zeros(images.shape), np.ones(len(PATTERNS), bool))
     model = ScoreModel(Network(), SDES["vp"], 0.4)
 
     def values(weighting, weight):
         proposal = PLAIN._replace(mean_weight=weight)
-        objective = Objective(EVERY, None, proposal, weighting, False)
+        objective = Objective(PATTERNS, None, proposal, weighting, False)
         return dsm_and_variance_losses(model, None, objective, images, DSMInputs(*rows))[0]
 
     np.testing.assert_allclose(values(weigh_edm, 1.0), 1, rtol=1e-4)  # F* = 0, F = 1
@@ -167,30 +167,30 @@ def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
 
 def test_a_perfect_denoiser_has_no_loss_and_an_error_counts_its_square():
     images, noise = jnp.asarray(voxels(0)), voxels(1)
-    questions, weight = questions_of(EVERY, TIMES, noise), jnp.arange(1.0, 16.0)
-    perfect = dsm_loss(lambda x, t: images, images, questions, SDES["vp"], weight)
+    inputs, weight = inputs_of(PATTERNS, TIMES, noise), jnp.arange(1.0, 16.0)
+    perfect = dsm_loss(lambda x, t: images, images, inputs, SDES["vp"], weight)
     np.testing.assert_array_equal(perfect, 0)
-    off = dsm_loss(lambda x, t: images + 0.5, images, questions, SDES["vp"], weight)
+    off = dsm_loss(lambda x, t: images + 0.5, images, inputs, SDES["vp"], weight)
     np.testing.assert_allclose(off, 0.25 * weight, rtol=1e-5)
 
 
 def test_only_the_scored_modalities_of_a_row_count():
-    images, scored = jnp.zeros((15, 8, 8, 4)), EVERY & (np.arange(15) != 3)[:, None]
-    questions = questions_of(scored, TIMES, voxels(1), missing=np.ones((15, 4), bool))
+    images, scored = jnp.zeros((15, 8, 8, 4)), PATTERNS & (np.arange(15) != 3)[:, None]
+    inputs = inputs_of(scored, TIMES, voxels(1), missing=np.ones((15, 4), bool))
     errors = jnp.asarray([1.0, 10.0, 100.0, 1000.0])
-    ours = dsm_loss(lambda x, t: errors + x * 0, images, questions, SDES["vp"], 1.0)
+    ours = dsm_loss(lambda x, t: errors + x * 0, images, inputs, SDES["vp"], 1.0)
     squared = np.square(np.asarray(errors))
     truth = [squared[row].mean() if row.any() else 0.0 for row in scored]
     np.testing.assert_allclose(ours, truth, rtol=1e-5)
 
 
 def test_the_gradient_is_exactly_zero_where_nothing_is_scored():
-    images, scored = jnp.asarray(voxels(0)), EVERY & (np.arange(15) % 2 == 0)[:, None]
-    questions = questions_of(scored, TIMES, voxels(1), missing=EVERY)
+    images, scored = jnp.asarray(voxels(0)), PATTERNS & (np.arange(15) % 2 == 0)[:, None]
+    inputs = inputs_of(scored, TIMES, voxels(1), missing=PATTERNS)
 
     def total(denoised):
         weight = weigh_paper(SDES["vp"], TIMES, 0.4)
-        return dsm_loss(lambda x, t: denoised, images, questions, SDES["vp"], weight).sum()
+        return dsm_loss(lambda x, t: denoised, images, inputs, SDES["vp"], weight).sum()
 
     gradient = np.asarray(jax.grad(total)(jnp.asarray(voxels(5))))
     counted = np.broadcast_to(scored[:, None, None], gradient.shape)
@@ -202,13 +202,13 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(make_network, r
     network = make_network()
     params, model = random_params(network), ScoreModel(network, SDES["vp"], 0.4)
     images, noise = jnp.asarray(voxels(0, (2, 16, 16, 4))), voxels(1, (2, 16, 16, 4))
-    objective = Objective(EVERY, None, PLAIN, weigh_edm, False)
+    objective = Objective(PATTERNS, None, PLAIN, weigh_edm, False)
 
     @jax.jit
     def gradient(scored, images):
-        questions = DSMInputs(scored, EVERY[:2], TIMES[:2], noise, np.zeros(2, bool))
+        inputs = DSMInputs(scored, PATTERNS[:2], TIMES[:2], noise, np.zeros(2, bool))
         return jax.grad(
-            lambda p: dsm_and_variance_losses(model, p, objective, images, questions)[0].sum()
+            lambda p: dsm_and_variance_losses(model, p, objective, images, inputs)[0].sum()
         )(params)
 
     nothing = gradient(np.zeros((2, 4), bool), images)
@@ -225,22 +225,22 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(make_network, r
 @each_sde
 def test_the_loss_of_the_conditional_mean_is_the_floor_and_no_other_is_lower(sde):
     """E|a - D|^2 = sum l tau^2 / (l + tau^2) over the eigenvalues of p(a | b)."""
-    images, _, mean, variance = every_question(4, (64, 64))
+    images, _, mean, variance = all_patterns(4, (64, 64))
     noise = voxels(1, images.shape)
     t = np.asarray(sde.time(jnp.geomspace(0.05, 5.0, 15)))
-    questions = questions_of(EVERY, t, noise)
+    inputs = inputs_of(PATTERNS, t, noise)
     images = jnp.asarray(images, jnp.float32)
 
     def loss_of(change):
         denoise = make_gaussian_denoise(sde, mean, variance)
-        answer = dsm_loss(lambda x, t: change(denoise(x, t), x), images, questions, sde, 1.0)
+        answer = dsm_loss(lambda x, t: change(denoise(x, t), x), images, inputs, sde, 1.0)
         return np.asarray(answer)
 
     level = np.asarray(sde.noise_level(t), np.float64)[:, None] ** 2
     eigenvalues = np.maximum(np.linalg.eigvalsh(variance), 0)
-    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / EVERY.sum(axis=1)
+    floor = (eigenvalues * level / (eigenvalues + level)).sum(axis=1) / PATTERNS.sum(axis=1)
     ours = loss_of(lambda denoised, x: denoised)
-    error = np.sqrt(2 / (4096 * EVERY.sum(axis=1)))
+    error = np.sqrt(2 / (4096 * PATTERNS.sum(axis=1)))
     assert np.all(np.abs(ours / floor - 1) < 4 * error + 1e-3)
     alpha = sde.mean(t)[:, None, None, None]
     for change in (
@@ -252,7 +252,7 @@ def test_the_loss_of_the_conditional_mean_is_the_floor_and_no_other_is_lower(sde
         assert np.all(loss_of(change).mean() > ours.mean())
 
 
-def spied(images, questions, sde):
+def spied(images, inputs, sde):
     """The (x, t) that `dsm_loss` shows its denoiser."""
     shown = []
 
@@ -260,23 +260,23 @@ def spied(images, questions, sde):
         shown.append((np.asarray(x), np.asarray(t)))
         return x
 
-    dsm_loss(spy, jnp.asarray(images), questions, sde, 1.0)
+    dsm_loss(spy, jnp.asarray(images), inputs, sde, 1.0)
     return shown
 
 
 def test_token_rows_show_nothing_and_the_others_the_diffused_images():
-    images, noise, token = voxels(0), voxels(1), np.arange(15) % 3 == 0
-    t = np.where(token, 1, TIMES).astype(np.float32)
-    questions = questions_of(EVERY, t, noise, token)
-    ((x, shown_t),) = spied(images, questions, SDES["vp"])
-    np.testing.assert_array_equal(x[token], 0)
+    images, noise, mean_query = voxels(0), voxels(1), np.arange(15) % 3 == 0
+    t = np.where(mean_query, 1, TIMES).astype(np.float32)
+    inputs = inputs_of(PATTERNS, t, noise, mean_query)
+    ((x, shown_t),) = spied(images, inputs, SDES["vp"])
+    np.testing.assert_array_equal(x[mean_query], 0)
     diffused = sdes.perturb(SDES["vp"], jnp.asarray(images), t, jnp.asarray(noise))
-    asked = np.asarray(EVERY, bool)[:, None, None]
-    shown_now = np.where(asked, diffused, 0)[~token]
-    np.testing.assert_allclose(x[~token], shown_now, rtol=1e-6, atol=1e-6)
+    asked = np.asarray(PATTERNS, bool)[:, None, None]
+    shown_now = np.where(asked, diffused, 0)[~mean_query]
+    np.testing.assert_allclose(x[~mean_query], shown_now, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(shown_t, t)
-    ((changed, _),) = spied(images + 7, questions, SDES["vp"])
-    np.testing.assert_array_equal(changed[token], x[token])
+    ((changed, _),) = spied(images + 7, inputs, SDES["vp"])
+    np.testing.assert_array_equal(changed[mean_query], x[mean_query])
 
 
 def test_the_clean_missing_images_reach_the_network_through_x_alone():
@@ -284,7 +284,7 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
     sde, asked = SDES["vp"], []
 
     class Network:
-        def once(self, *question):
+        def conditioning_cache(self, *inputs):
             return None
 
         def apply(self, params, inputs, missing, level, once):
@@ -292,16 +292,16 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
             return 0 * inputs
 
     objective, model = (
-        Objective(EVERY, None, PLAIN, weigh_edm, False),
+        Objective(PATTERNS, None, PLAIN, weigh_edm, False),
         ScoreModel(Network(), sde, 0.4),
     )
-    questions = questions_of(EVERY, TIMES, voxels(1))
+    inputs = inputs_of(PATTERNS, TIMES, voxels(1))
     images = voxels(0)
     other = np.where(ASKED, 5.0, images).astype(np.float32)
     for truth in (images, other):
-        dsm_and_variance_losses(model, None, objective, jnp.asarray(truth), questions)
+        dsm_and_variance_losses(model, None, objective, jnp.asarray(truth), inputs)
     (one, missing), (two, _) = asked
-    np.testing.assert_array_equal(missing, EVERY)
+    np.testing.assert_array_equal(missing, PATTERNS)
     seen = np.broadcast_to(~ASKED, one.shape)
     np.testing.assert_array_equal(one[seen], two[seen])
     tau = np.asarray(sde.noise_level(TIMES))[:, None, None, None]
@@ -378,22 +378,22 @@ def drawn(seed, batch, place):
 
 def test_an_eighth_of_the_rows_asks_for_the_mean_at_time_1():
     for seed in range(5):
-        questions = drawn(seed, batch_of(48), jnp.arange(48))
-        assert int(questions.mean_query.sum()) == 6
-        np.testing.assert_array_equal(questions.t[questions.mean_query], 1)
-        assert np.all(questions.t[~questions.mean_query] < 1)
+        inputs = drawn(seed, batch_of(48), jnp.arange(48))
+        assert int(inputs.mean_query.sum()) == 6
+        np.testing.assert_array_equal(inputs.t[inputs.mean_query], 1)
+        assert np.all(inputs.t[~inputs.mean_query] < 1)
 
 
 def test_times_tokens_and_configurations_are_independent():
-    """Over 300 batches: no correlation of size, time and token beyond chance."""
+    """Over 300 batches: no correlation of size, time and mean_query beyond chance."""
     seeds = jnp.arange(300)
     many = jax.jit(jax.vmap(lambda seed: drawn(seed, batch_of(48), jnp.arange(48))))(seeds)
-    size, token = many.scored.sum(axis=-1).ravel(), many.mean_query.ravel()
+    size, mean_query = many.scored.sum(axis=-1).ravel(), many.mean_query.ravel()
     rank = stats.rankdata(many.t.ravel())
-    free = ~np.asarray(token)
+    free = ~np.asarray(mean_query)
     chance = 4.5 / np.sqrt(len(rank))
     assert abs(np.corrcoef(size[free], rank[free])[0, 1]) < chance
-    assert abs(np.corrcoef(size, token)[0, 1]) < chance
+    assert abs(np.corrcoef(size, mean_query)[0, 1]) < chance
     assert abs(np.corrcoef(many.scored[..., 0].ravel()[free], rank[free])[0, 1]) < chance
     table = stats.contingency.crosstab(np.asarray(size)[free], rank[free] > 7200).count
     assert stats.chi2_contingency(table).pvalue > 1e-3
@@ -421,8 +421,8 @@ def test_noise_differs_between_examples_and_steps():
 def test_what_was_never_scanned_is_missing_but_not_scored_and_padding_asks_nothing():
     rng = np.random.default_rng(0)
     present, valid = rng.random((48, 4)) < 0.6, np.arange(48) < 40
-    questions = drawn(5, batch_of(48, present, valid), jnp.arange(48))
-    scored, missing = np.asarray(questions.scored), np.asarray(questions.missing)
+    inputs = drawn(5, batch_of(48, present, valid), jnp.arange(48))
+    scored, missing = np.asarray(inputs.scored), np.asarray(inputs.missing)
     assert not np.any(scored & ~present)
     assert np.all(missing[~present])
     assert not np.any(scored[40:])

@@ -1,4 +1,4 @@
-"""A|B: every configuration, questions that hide what is missing, fair decks."""
+"""A|B: missing patterns, masking, and stratified sampling."""
 
 import itertools
 
@@ -68,9 +68,9 @@ def test_fill_returns_drawn_where_missing_and_seen_bit_for_bit():
 def test_ask_forgets_what_is_missing_even_nan():
     images = np.ones((15, 2, 2, 4), np.float32)
     images[np.broadcast_to(ALL[:, None, None], images.shape)] = np.nan
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(ALL))
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(ALL))
     expected = np.where(ALL[:, None, None], 0.0, 1.0)
-    np.testing.assert_array_equal(completion.seen, np.broadcast_to(expected, (15, 2, 2, 4)))
+    np.testing.assert_array_equal(condition.seen, np.broadcast_to(expected, (15, 2, 2, 4)))
     gradient = jax.grad(lambda a: mask_inputs(a, jnp.asarray(ALL)).seen.sum())(
         jnp.ones(images.shape)
     )
@@ -78,8 +78,8 @@ def test_ask_forgets_what_is_missing_even_nan():
 
 
 def test_a_completion_is_a_pytree_of_arrays_that_slices_like_one():
-    completion = mask_inputs(jnp.arange(60.0).reshape(15, 1, 1, 4), jnp.asarray(ALL))
-    part = jax.tree.map(lambda leaf: leaf[3:5], completion)
+    condition = mask_inputs(jnp.arange(60.0).reshape(15, 1, 1, 4), jnp.asarray(ALL))
+    part = jax.tree.map(lambda leaf: leaf[3:5], condition)
     assert isinstance(part, Condition)
     np.testing.assert_array_equal(part.missing, ALL[3:5])
 

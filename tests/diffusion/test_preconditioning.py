@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, SDES, each_sde, every_question, make_gaussian_denoise
+from closed_form import PATTERNS, SDES, all_patterns, each_sde, make_gaussian_denoise
 
 from ummcsgm.diffusion import sde as sdes
 from ummcsgm.diffusion.missingness import mask_inputs
@@ -18,7 +18,7 @@ from ummcsgm.diffusion.preconditioning import (
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 TIMES = np.linspace(0.05, 1, 15, dtype=np.float32)
-MISSING = np.broadcast_to(EVERY[:, None, None], (15, 16, 16, 4))
+MISSING = np.broadcast_to(PATTERNS[:, None, None], (15, 16, 16, 4))
 
 
 class Spy:
@@ -27,7 +27,7 @@ class Spy:
     def __init__(self, answer):
         self.answer = answer
 
-    def once(self, *question):
+    def conditioning_cache(self, *inputs):
         return None
 
     def apply(self, params, inputs, missing, level, once):
@@ -48,9 +48,9 @@ def trained(make_network, random_params):
 
     @jax.jit
     def answer(params, images, x):
-        completion = mask_inputs(images, jnp.asarray(EVERY))
-        denoise = make_denoise(model, params, completion)
-        return denoise(x, TIMES), mm_csn_output(model.sde, denoise, completion, x, TIMES)
+        condition = mask_inputs(images, jnp.asarray(PATTERNS))
+        denoise = make_denoise(model, params, condition)
+        return denoise(x, TIMES), mm_csn_output(model.sde, denoise, condition, x, TIMES)
 
     return answer, random_params(network)
 
@@ -90,7 +90,7 @@ def test_the_seen_have_exactly_no_gradient_and_the_missing_have_one(make_network
     network = make_network()
     model = ScoreModel(network, SDES["vp"], 0.4)
     images, x = jnp.asarray(voxels(0)[:2]), jnp.asarray(voxels(1)[:2])
-    missing = jnp.asarray(EVERY[:2])
+    missing = jnp.asarray(PATTERNS[:2])
 
     def total(params, where):
         denoise = make_denoise(model, params, mask_inputs(images, missing))
@@ -106,8 +106,8 @@ def test_the_seen_have_exactly_no_gradient_and_the_missing_have_one(make_network
 def test_for_vp_and_unit_data_the_networks_answer_is_minus_the_velocity():
     sde, x, velocity = SDES["vp"], voxels(2), voxels(3)
     network = Spy(-velocity)
-    completion = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
-    denoised = make_denoise(ScoreModel(network, sde, 1.0), 1.0, completion)(x, TIMES)
+    condition = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(PATTERNS))
+    denoised = make_denoise(ScoreModel(network, sde, 1.0), 1.0, condition)(x, TIMES)
     recovered = sdes.velocity_from_denoised(sde, x, denoised, TIMES)
     np.testing.assert_allclose(recovered[MISSING], velocity[MISSING], rtol=1e-4, atol=1e-4)
     # And its input is x itself: c_in / mean = 1.
@@ -122,13 +122,13 @@ def test_the_network_meets_unit_variances_and_the_log_of_the_noise_level(sde):
     noise = jnp.asarray(rng.normal(size=clean.shape), jnp.float32)
     x = sdes.perturb(sde, clean, TIMES, noise)
     network = Spy(jnp.zeros(clean.shape))
-    completion = mask_inputs(jnp.asarray(clean), jnp.asarray(EVERY))
-    make_denoise(ScoreModel(network, sde, std), 1.0, completion)(x, TIMES)
+    condition = mask_inputs(jnp.asarray(clean), jnp.asarray(PATTERNS))
+    make_denoise(ScoreModel(network, sde, std), 1.0, condition)(x, TIMES)
     spread = np.asarray(network.inputs).std(axis=(1, 2))
     np.testing.assert_allclose(spread, 1, atol=5 / np.sqrt(2 * 1024))
     level = 0.25 * np.log(np.asarray(sde.std(TIMES)) / np.asarray(sde.mean(TIMES)))
     np.testing.assert_allclose(network.level, level, atol=1e-4)
-    np.testing.assert_array_equal(network.missing, EVERY)
+    np.testing.assert_array_equal(network.missing, PATTERNS)
 
 
 @each_sde
@@ -140,26 +140,26 @@ def test_an_answer_of_f_star_denoises_perfectly(sde):
     y = np.asarray(x, np.float64) / np.asarray(sde.mean(TIMES))[:, None, None, None]
     skip, out = std**2 / (tau**2 + std**2), tau * std / np.sqrt(tau**2 + std**2)
     network = Spy(((clean - skip * y) / out).astype(np.float32))
-    completion = mask_inputs(jnp.asarray(clean), jnp.asarray(EVERY))
-    denoised = make_denoise(ScoreModel(network, sde, std), 1.0, completion)(x, TIMES)
+    condition = mask_inputs(jnp.asarray(clean), jnp.asarray(PATTERNS))
+    denoised = make_denoise(ScoreModel(network, sde, std), 1.0, condition)(x, TIMES)
     np.testing.assert_allclose(denoised, clean, atol=2e-5)
 
 
 @each_sde
 def test_eq_5_is_x_plus_the_analytic_score_of_a_gaussian(sde):
-    """score = -(alpha^2 V + sigma^2)^-1 (x - alpha m), in the fifteen questions."""
-    images, completion, mean, variance = every_question(0, (8, 8))
+    """score = -(alpha^2 V + sigma^2)^-1 (x - alpha m), in the fifteen missing patterns."""
+    images, condition, mean, variance = all_patterns(0, (8, 8))
     t = np.linspace(0.1, 0.9, 15).astype(np.float32)
     alpha, sigma = (np.asarray(f(t), np.float64) for f in (sde.mean, sde.std))
     x = alpha[:, None, None, None] * images
     x = x + sigma[:, None, None, None] * np.random.default_rng(1).normal(size=x.shape)
     denoise = make_gaussian_denoise(sde, mean, variance)
-    ours = mm_csn_output(sde, denoise, completion, jnp.asarray(x, jnp.float32), t)
+    ours = mm_csn_output(sde, denoise, condition, jnp.asarray(x, jnp.float32), t)
     total = alpha[:, None, None] ** 2 * variance
     total = total + sigma[:, None, None] ** 2 * np.eye(4)
     residual = x - alpha[:, None, None, None] * mean
     score = -np.einsum("bij,bhwj->bhwi", np.linalg.inv(total), residual)
-    asked = EVERY[:, None, None]
+    asked = PATTERNS[:, None, None]
     truth = np.where(asked, x + score, images)
     scale = 1 / sigma[:, None, None, None]
     np.testing.assert_allclose(ours / scale, truth / scale, atol=2e-4)
@@ -168,23 +168,23 @@ def test_eq_5_is_x_plus_the_analytic_score_of_a_gaussian(sde):
 @each_sde
 def test_one_evaluation_answers_the_posterior_mean(sde):
     """D(0, 1) = m - V / (V + tau^2) m: the mean but for 1 / tau(1)^2 of it."""
-    images, completion, mean, variance = every_question(0, (8, 8))
+    images, condition, mean, variance = all_patterns(0, (8, 8))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    ours = np.asarray(posterior_mean(sde, denoise, completion), np.float64)
+    ours = np.asarray(posterior_mean(sde, denoise, condition), np.float64)
     tau = float(sde.noise_level(jnp.float32(1)))
     largest = np.linalg.eigvalsh(variance).max()
     reach = np.sqrt(np.square(mean).sum(axis=-1).max())
     bound = largest / (largest + tau**2) * reach + 1e-5
     assert bound < 4e-3
     assert np.max(np.abs(ours - mean)) < bound
-    seen = np.broadcast_to(~EVERY[:, None, None], ours.shape)
+    seen = np.broadcast_to(~PATTERNS[:, None, None], ours.shape)
     np.testing.assert_array_equal(ours[seen], images.astype(np.float32)[seen])
 
 
 def test_the_mean_is_asked_of_the_token_the_loss_trains_on(make_network):
     """t = 1 for every row and exactly zero where missing."""
     network, sde = Spy(jnp.ones((15, 16, 16, 4))), SDES["vp"]
-    completion = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(EVERY))
-    posterior_mean(sde, make_denoise(ScoreModel(network, sde, 0.4), 1.0, completion), completion)
+    condition = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(PATTERNS))
+    posterior_mean(sde, make_denoise(ScoreModel(network, sde, 0.4), 1.0, condition), condition)
     np.testing.assert_array_equal(np.asarray(network.inputs)[MISSING], 0)
     np.testing.assert_allclose(network.level, 0.25 * np.log(152.2), atol=1e-3)

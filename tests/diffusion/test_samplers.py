@@ -1,15 +1,15 @@
-"""Algorithm 1 to the letter; its closed-form posterior for every SDE and question."""
+"""Algorithm 1 to the letter; its closed-form posterior for every SDE and pattern."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import (
-    EVERY,
+    PATTERNS,
     SDES,
+    all_patterns,
     each_sde,
     each_sde_slowly,
-    every_question,
     make_gaussian_denoise,
     posterior,
 )
@@ -37,7 +37,7 @@ def drawn(sde, steps):
 
 
 @each_sde_slowly
-def test_algorithm_1_draws_the_posterior_in_all_15_questions(sde):
+def test_algorithm_1_draws_the_posterior_for_all_15_patterns(sde):
     """To 0.2 % of a standard deviation at 1000 steps: what Euler's bias, 1 / T, is."""
     assert_exact_moments("euler_maruyama", sde, 1000, 2e-3)
 
@@ -51,9 +51,9 @@ def test_the_bias_of_algorithm_1_falls_as_1_over_its_steps(name):
 
 def test_the_last_mean_is_the_draw_without_its_last_noise():
     sde = SDES["vp"]
-    images, completion, mean, variance = every_question(0, (4, 4))
+    images, condition, mean, variance = all_patterns(0, (4, 4))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    start = draw_prior(make_noise(keys_of(15)), sde, completion.seen)
+    start = draw_prior(make_noise(keys_of(15)), sde, condition.seen)
     noisy, clean = jax.jit(
         lambda keys: sample(
             make_noise(keys), sde, denoise, start, uniform_times(20), euler_maruyama
@@ -91,9 +91,9 @@ def test_the_times_of_algorithm_1_are_1_to_1_over_t_and_then_0():
         assert times[-1] == 0
 
 
-def literal_algorithm_1(key_seed, sde, completion, denoise, steps):
+def literal_algorithm_1(key_seed, sde, condition, denoise, steps):
     """The paper's loop in numpy: NN = (a_t, b) + (score, 0), noises drawn by hand."""
-    b, missing = np.asarray(completion.seen, np.float64), np.asarray(completion.missing)
+    b, missing = np.asarray(condition.seen, np.float64), np.asarray(condition.missing)
     asked, dt = missing[:, None, None, :], 1 / steps
 
     @jax.jit
@@ -125,14 +125,14 @@ def literal_algorithm_1(key_seed, sde, completion, denoise, steps):
 
 @each_sde
 def test_algorithm_1_is_the_papers_loop_to_the_letter(sde):
-    images, completion, mean, variance = every_question(1, (3, 2))
+    images, condition, mean, variance = all_patterns(1, (3, 2))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    ours = jax.jit(
-        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 40))
-    )(keys_of(15))
-    literal = literal_algorithm_1(7, sde, completion, jax.jit(denoise), 40)
+    ours = jax.jit(lambda keys: condition.fill(algorithm1(keys, sde, denoise, condition.seen, 40)))(
+        keys_of(15)
+    )
+    literal = literal_algorithm_1(7, sde, condition, jax.jit(denoise), 40)
     np.testing.assert_allclose(ours, literal, rtol=1e-4, atol=1e-4 * np.std(literal))
-    seen = np.broadcast_to(~EVERY[:, None, None], images.shape)
+    seen = np.broadcast_to(~PATTERNS[:, None, None], images.shape)
     np.testing.assert_array_equal(
         np.asarray(ours)[seen].view(np.int32), images[seen].astype(np.float32).view(np.int32)
     )
@@ -152,9 +152,9 @@ def test_the_denoiser_is_asked_once_a_step_and_never_at_time_0():
     np.testing.assert_allclose(np.array(asked), truth, atol=1e-6)
 
 
-def draw_rows(sde, rows, questions=None):
-    """Algorithm 1 on some of the fifteen questions, each under its own address."""
-    images, _, mean, variance = questions or every_question(2, (4, 4))
+def draw_rows(sde, rows, patterns=None):
+    """Algorithm 1 on some of the fifteen missing patterns, each under its own address."""
+    images, _, mean, variance = patterns or all_patterns(2, (4, 4))
     addresses = np.stack([np.arange(15), np.zeros(15, int)], axis=1)[rows]
     denoise = make_gaussian_denoise(sde, mean[rows], variance[rows])
     like = jnp.asarray(images[rows], jnp.float32)
@@ -201,17 +201,17 @@ def test_the_prior_is_not_the_noise_of_any_step():
 
 
 def test_draws_of_the_real_noise_have_the_posterior_moments():
-    """Monte Carlo, so loose: 1024 voxels of each question at 100 steps."""
+    """Monte Carlo, so loose: 1024 voxels of each pattern at 100 steps."""
     sde = SDES["vp"]
     images = np.broadcast_to(SEEN, (15, 32, 32, 4)).astype(np.float32)
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY))
-    mean, variance = posterior(images, EVERY)
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(PATTERNS))
+    mean, variance = posterior(images, PATTERNS)
     denoise = make_gaussian_denoise(sde, mean, variance)
     drawn = jax.jit(
-        lambda keys: completion.fill(algorithm1(keys, sde, denoise, completion.seen, 100))
+        lambda keys: condition.fill(algorithm1(keys, sde, denoise, condition.seen, 100))
     )(keys_of(15))
     drawn = np.asarray(drawn, np.float64).reshape(15, -1, 4)
-    count, asked = drawn.shape[1], EVERY
+    count, asked = drawn.shape[1], PATTERNS
     sd = np.sqrt(np.einsum("bii->bi", variance))
     off_mean = np.abs(drawn.mean(axis=1) - mean[:, 0, 0])[asked] / sd[asked]
     assert off_mean.max() < 4.5 / np.sqrt(count) + 0.015

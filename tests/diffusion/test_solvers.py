@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import EVERY, SDES, each_sde_slowly, make_gaussian_denoise, posterior
+from closed_form import PATTERNS, SDES, each_sde_slowly, make_gaussian_denoise, posterior
 from solver_checks import (
     START,
     assert_coherent,
@@ -21,7 +21,7 @@ from solver_checks import (
     assert_slices_alone,
     defects,
     drawn_moments,
-    gaussian_question,
+    gaussian_posterior,
     grid,
     keys_of,
     make_mixture_denoise,
@@ -84,20 +84,20 @@ DEEP = SDES | {"ve": VE(0.002, 50.0)}  # so that all reach the level 0.01
     ],
 )
 @each_sde_slowly
-def test_a_sampler_draws_the_posterior_in_all_15_questions(sde, name, steps, most):
+def test_a_sampler_draws_the_posterior_for_all_15_patterns(sde, name, steps, most):
     """In posterior sd. VE's prior, that knows no mean, leaves 0.017 to the flows."""
     assert_exact_moments(name, sde, steps, most)
 
 
 @each_sde_slowly
-def test_the_corrector_draws_the_posterior_in_all_15_questions(sde):
+def test_the_corrector_draws_the_posterior_for_all_15_patterns(sde):
     assert_real_moments("predictor_corrector", sde, 100, 0.02)
 
 
 @each_flow
 def test_a_flow_is_the_exact_flow_of_a_gaussian(step):
     """y(t2) = m + U diag(sqrt((l + tau2^2) / (l + tau1^2))) U^T (y(t1) - m)."""
-    sde, (_, mean, variance) = VP_SDE, gaussian_question((1, 4))
+    sde, (_, mean, variance) = VP_SDE, gaussian_posterior((1, 4))
     times = log_uniform_times(sde, 201, 20.0, 0.05)[:-1]
     y = mean + 20 * np.random.default_rng(0).normal(size=mean.shape)
     x = jnp.asarray(y * float(sde.mean(times[0])), jnp.float32)
@@ -108,7 +108,7 @@ def test_a_flow_is_the_exact_flow_of_a_gaussian(step):
     shrink = np.sqrt((values + 0.05**2) / (values + 20.0**2))
     flow = np.einsum("bij,bj,bkj->bik", axes, shrink, axes)
     exact = mean + np.einsum("bhwi,bij->bhwj", y - mean, flow)
-    off = np.abs(ours - exact)[:, 0].max(axis=1)[EVERY]
+    off = np.abs(ours - exact)[:, 0].max(axis=1)[PATTERNS]
     assert off.max() < (3e-2 if step is ddim else 1e-3)
 
 
@@ -169,7 +169,7 @@ def counted(name, sde, times):
         jax.debug.callback(lambda t: asked.append(np.array(t)), t, ordered=True)
         return 0.5 * x / sde.mean(t)[:, None, None, None]
 
-    mean, missing = jnp.zeros((2, 3, 3, 4)), jnp.asarray(EVERY[[2, 9]])
+    mean, missing = jnp.zeros((2, 3, 3, 4)), jnp.asarray(PATTERNS[[2, 9]])
     jax.block_until_ready(make_draw(name, sde, times)(keys_of(2), denoise, missing, mean))
     jax.effects_barrier()
     return len(asked), np.array(asked)
@@ -236,12 +236,12 @@ def test_a_slice_of_a_draw_does_not_depend_on_the_slices_beside_it(name):
 
 @each_sampler
 def test_two_keys_are_two_draws(name):
-    images = np.repeat(gaussian_question((3, 3))[0].fill(0.5)[:1], 2, axis=0)
-    completion = mask_inputs(jnp.asarray(images), jnp.asarray(EVERY[[14, 14]]))
-    mean, variance = posterior(images, EVERY[[14, 14]])
+    images = np.repeat(gaussian_posterior((3, 3))[0].fill(0.5)[:1], 2, axis=0)
+    condition = mask_inputs(jnp.asarray(images), jnp.asarray(PATTERNS[[14, 14]]))
+    mean, variance = posterior(images, PATTERNS[[14, 14]])
     draw = make_draw(name, VP_SDE, grid(name, VP_SDE, 6))
     denoise = make_gaussian_denoise(VP_SDE, mean, variance)
-    first, second = draw(keys_of(2), denoise, completion.missing, jnp.asarray(mean, jnp.float32))
+    first, second = draw(keys_of(2), denoise, condition.missing, jnp.asarray(mean, jnp.float32))
     assert np.abs(first - second).min() > 1e-6
 
 
@@ -308,8 +308,8 @@ def test_the_corrector_is_langevins_step_of_each_example_over_the_missing():
 @each_flow
 def test_a_network_of_vp_is_sampled_along_ve(step):
     """D(y, tau) = D_VP(mean(t) y, t) with t = t_VP(tau): the grid is what matters."""
-    sde, completion = DEEP["ve"], mixture_question()
-    denoise_vp = make_mixture_denoise(VP_SDE, completion)
+    sde, condition = DEEP["ve"], mixture_condition()
+    denoise_vp = make_mixture_denoise(VP_SDE, condition)
 
     def denoise(x, t):
         level = sde.noise_level(t)
@@ -317,7 +317,7 @@ def test_a_network_of_vp_is_sampled_along_ve(step):
         time = VP_SDE.time(level)
         return denoise_vp(VP_SDE.mean(time)[:, None, None, None] * y, time)
 
-    y = 40 * draw_noise(keys_of(2), completion.seen)
+    y = 40 * draw_noise(keys_of(2), condition.seen)
     drawn = []
     for process, answer in ((VP_SDE, denoise_vp), (sde, denoise)):
         times = log_uniform_times(process, 15, 40.0, 0.01)
@@ -326,25 +326,25 @@ def test_a_network_of_vp_is_sampled_along_ve(step):
     np.testing.assert_allclose(*drawn, atol=5e-4)
 
 
-def mixture_question():
+def mixture_condition():
     images = jnp.zeros((2, 8, 8, 10))
     return mask_inputs(images, jnp.broadcast_to(jnp.arange(10) < 8, (2, 10)))
 
 
 def test_the_table_draws_algorithm_1_bit_for_bit():
-    completion, mean, variance = gaussian_question((3, 3))
+    condition, mean, variance = gaussian_posterior((3, 3))
     denoise = make_gaussian_denoise(VP_SDE, mean, variance)
     draw = make_draw("euler_maruyama", VP_SDE, uniform_times(20))
-    like = completion.seen
-    ours = jax.jit(lambda keys: draw(keys, denoise, completion.missing, like))
+    like = condition.seen
+    ours = jax.jit(lambda keys: draw(keys, denoise, condition.missing, like))
     paper = jax.jit(lambda keys: algorithm1(keys, VP_SDE, denoise, like, 20))
     np.testing.assert_array_equal(ours(keys_of(15)), paper(keys_of(15)))
 
 
 def test_a_warm_start_with_its_variance_has_the_exact_marginal():
     """Of single missing modalities, whose posterior variance is one number."""
-    completion, mean, variance = gaussian_question((40, 40))
-    single = EVERY.sum(axis=1) == 1
+    condition, mean, variance = gaussian_posterior((40, 40))
+    single = PATTERNS.sum(axis=1) == 1
     spread = np.einsum("bii->bi", variance)[:, None, None]
     x = draw_around_mean(
         make_noise(keys_of(15)), VP_SDE, 0.3, jnp.asarray(mean, jnp.float32), jnp.asarray(spread)
@@ -358,12 +358,12 @@ def test_a_warm_start_with_its_variance_has_the_exact_marginal():
 
 
 def test_warm_draws_are_2m_from_the_mean_with_its_variance():
-    completion, mean, variance = gaussian_question((3, 3))
+    condition, mean, variance = gaussian_posterior((3, 3))
     denoise = make_gaussian_denoise(VP_SDE, mean, variance)
     centre, spread = jnp.asarray(mean, jnp.float32), jnp.full(mean.shape, 0.3)
     times = grid("warm", VP_SDE, 5)
     draw = make_draw("warm", VP_SDE, times)
-    ours = draw(keys_of(15), denoise, completion.missing, centre, spread)
+    ours = draw(keys_of(15), denoise, condition.missing, centre, spread)
     noise = make_noise(keys_of(15))
     public = sample_from_mean(noise, VP_SDE, denoise, centre, times, variance=spread)
     np.testing.assert_array_equal(ours, public)

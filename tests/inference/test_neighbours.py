@@ -170,7 +170,7 @@ def test_only_the_neighbours_of_what_is_seen_reach_the_answer(model):
 
 def test_the_network_is_shown_neighbours_in_units_of_the_data():
     class Spy:
-        def once(self, *question):
+        def conditioning_cache(self, *inputs):
             return None
 
         def apply(self, params, inputs, missing, level, once):

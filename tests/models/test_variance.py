@@ -39,7 +39,7 @@ class Exact:
     def __init__(self, mean, variance):
         self.mean, self.variance = jnp.asarray(mean), jnp.asarray(variance)
 
-    def once(self, *question):
+    def conditioning_cache(self, *inputs):
         return None
 
     def apply(self, params, inputs, missing, level, once):
@@ -60,8 +60,8 @@ def told(model, params, images, missing):
 
     @jax.jit
     def answer(params, images, missing):
-        question = mask_inputs(images, missing)
-        return posterior_moments(make_estimate(model, params, question), question)
+        condition = mask_inputs(images, missing)
+        return posterior_moments(make_estimate(model, params, condition), condition)
 
     return answer(params, images, missing)
 
@@ -101,7 +101,7 @@ def test_a_warm_start_with_the_predicted_variance_is_exact_from_level_1():
         return sample_from_mean(noise, model.sde, denoise, mean, times, variance=variance)
 
     def ratio(variance):
-        """Of the draws' sd and the posterior's, [4, 9]: one modality a question."""
+        """Of the draws' sd and the posterior's, [4, 9]: one modality per pattern."""
         wide = np.asarray(drawn(variance, 1.0) - drawn(variance, 0.0)) / np.where(ASKED, sd, 1)
         return wide[np.broadcast_to(ASKED, wide.shape)].reshape(4, -1)
 
@@ -121,7 +121,7 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     seen = jnp.zeros((16, 8, 8, 2))
     start = jax.jit(model.network.init)(jax.random.key(0), seen, missing, jnp.zeros(16))
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-2, STEPS))
-    questions = DSMInputs(missing, missing, jnp.ones(16), seen, jnp.ones(16, bool))
+    inputs = DSMInputs(missing, missing, jnp.ones(16), seen, jnp.ones(16, bool))
     objective = build.build_objective(
         tiny_config("", data__modalities=("t1", "t2"), missingness__size_probabilities="uniform")
     )
@@ -136,7 +136,7 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     @jax.jit
     def step(params, opt_state, images):
         def loss(params):
-            return dsm_and_variance_losses(model, params, objective, images, questions)[1].mean()
+            return dsm_and_variance_losses(model, params, objective, images, inputs)[1].mean()
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
