@@ -103,11 +103,11 @@ def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
     readings, calls = iter(range(100)), []
     monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(readings))
 
-    def mean(images, missing, addresses):
+    def mean(images, missing):
         calls.append(0)
         return Estimate(images, None)
 
-    def draws(images, missing, addresses, told):
+    def draws(images, missing, addresses, estimate):
         calls.append(len(addresses))
         return (images for _ in addresses)
 
