@@ -292,7 +292,8 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
 
     def calibrate(rho):
         saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-        saved |= {"sigma_min": 0.01, "warm_start_sigma": 3.0, "fits": {}, "rho": rho}
+        saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
+        saved |= {"fits": {}, "rho": rho}
         atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
 
     calibrate(0.625)
@@ -917,7 +918,7 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
 def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
     saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-    saved |= {"sigma_min": 0.01, "warm_start_sigma": 3.0}
+    saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
     saved |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
     (folder / "run").mkdir()

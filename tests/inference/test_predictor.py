@@ -238,10 +238,10 @@ def test_a_rho_that_is_no_correlation_is_refused(trained, options, rho):
 
 def test_the_facts_of_a_sampler_say_its_steps_levels_and_rho(trained, options):
     facts = sampler_facts("warm", trained, options(), 0.5)
-    levels = {"sigma_min": 0.01, "warm_start_sigma": 3.0}
-    assert facts == {"steps": 2, "evaluations": 3, "rho": 0.5} | levels
+    grid = {"time_grid": "log_uniform", "sigma_min": 0.01}
+    assert facts == {"steps": 2, "evaluations": 3, "rho": 0.5} | grid | {"warm_start_sigma": 3.0}
     facts = sampler_facts("ddim", trained, options(), 0.5)
-    assert facts == {"steps": 2, "evaluations": 2, "rho": 0.5, "sigma_min": 0.01}
+    assert facts == {"steps": 2, "evaluations": 2, "rho": 0.5} | grid
     facts = sampler_facts("euler_maruyama", trained, options(), 0.5)
     assert facts == {"steps": 3, "evaluations": 3, "rho": 0.5}
     assert sampler_facts("mean", trained, options(), 0.5) == {"steps": 1, "evaluations": 1}
