@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tiny_slices import AFFINE, MODALITIES, SETTINGS, SHAPE, look, made, volume, write_three
 
-from ummcsgm.data.labels import UNKNOWN, network_labels, read_labels, region
+from ummcsgm.data.labels import UNKNOWN, region
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.layouts.known import brats, brats23
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.subjects import network_slices, prepare_subject
+from ummcsgm.data.subjects import network_labels, network_slices, prepare_subject, read_labels
 from ummcsgm.evaluation.score_subject import read_truth
 from ummcsgm.types import InputError
 

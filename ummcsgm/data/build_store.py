@@ -16,7 +16,6 @@ import filelock
 import numpy as np
 
 from ummcsgm.data.crop import slices_with_brain
-from ummcsgm.data.labels import network_labels, read_labels
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import spacing_in_plane
 from ummcsgm.data.store import (
@@ -33,7 +32,13 @@ from ummcsgm.data.store import (
     index_content,
     read_index,
 )
-from ummcsgm.data.subjects import PreparedSubject, network_stacks, prepare_subject
+from ummcsgm.data.subjects import (
+    PreparedSubject,
+    network_labels,
+    network_stacks,
+    prepare_subject,
+    read_labels,
+)
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import (
     atomic_writer,

@@ -37,7 +37,7 @@ class StoreSettings:
     modalities: tuple[str, ...]
     view: SliceView
     min_brain: float  # part of the grid that is brain, above which a slice is kept
-    labels: bool = False  # the segmentation is the last channel, see `labels.read_labels`
+    labels: bool = False  # the segmentation is the last channel, see `subjects.read_labels`
 
     @property
     def slice_shape(self) -> tuple[int, int, int]:

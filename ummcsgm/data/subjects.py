@@ -10,10 +10,12 @@ import numpy as np
 
 from ummcsgm.data.crop import CropWindow, SliceView, brain_mask, crop, crop_around, crop_mask
 from ummcsgm.data.intensity import fit_scale, normalise
+from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA, UNKNOWN
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import (
     Geometry,
     check_same_grid,
+    read_segmentation,
     read_volume,
     read_volumes,
     spacing_in_plane,
@@ -146,6 +148,44 @@ def stack_neighbours(
 def network_brain(prepared: PreparedSubject, z: np.ndarray) -> np.ndarray:
     """The brain on the network's grid in the slices `z`, bool [S, H, W]."""
     return crop_mask(prepared.window, prepared.brain[z])
+
+
+def read_labels(subject: Subject, prepared: PreparedSubject) -> np.ndarray | None:
+    """The segmentation [Z, Y, X] int8 of `subject`, None where it has none.
+
+    Raises:
+        InputError: it lies on another grid than the scans, or holds other values than
+            its layout has.
+    """
+    if subject.segmentation is None:
+        return None
+    volume, geometry = read_segmentation(subject.segmentation)
+    check_same_grid(prepared.geometry, geometry)
+    labels = np.zeros(volume.shape, np.int8)
+    values = zip((CORE, OEDEMA, ENHANCING), subject.tumour_values, strict=True)
+    for value, value_in_file in values:
+        labels[volume == value_in_file] = value
+    cavity = [] if subject.cavity_value is None else [subject.cavity_value]
+    unknown = np.setdiff1d(volume, [0, *subject.tumour_values, *cavity])
+    if unknown.size:
+        raise InputError(
+            f"{subject.segmentation} holds the value {unknown[0]:g}: a segmentation of "
+            f"this layout has 0 and {', '.join(map(str, subject.tumour_values))}"
+        )
+    return labels
+
+
+def network_labels(
+    prepared: PreparedSubject, labels: np.ndarray | None, z: np.ndarray
+) -> np.ndarray:
+    """The slices `z` of `read_labels` on the network's grid, int8 [S, H, W]."""
+    window = prepared.window
+    if labels is None:
+        return np.full((len(z), *window.grid), UNKNOWN, np.int8)
+    cropped = np.zeros((len(z), *window.grid), np.int8)
+    for value in (OEDEMA, CORE, ENHANCING):
+        cropped[crop_mask(window, labels[z] == value)] = value
+    return cropped
 
 
 def _step(geometry: Geometry, spacing: float) -> tuple[float, float]:

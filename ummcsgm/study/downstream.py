@@ -18,14 +18,16 @@ import numpy as np
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import SEGMENTER, method_folder
 from ummcsgm.data.crop import uncrop
-from ummcsgm.data.labels import REGIONS, network_labels, read_labels, region
+from ummcsgm.data.labels import REGIONS, region
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import (
     PreparedSubject,
     network_brain,
+    network_labels,
     network_slices,
     network_stacks,
     prepare_subject,
+    read_labels,
 )
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult

@@ -28,7 +28,7 @@ KNOWN_SUFFIXES = {
 def named_layout(
     name: str, modalities: Sequence[str], mask: str, entities: Sequence[str] = ()
 ) -> Layout:
-    """The layout called `name`, one of SUFFIXES; only bids has `entities`.
+    """The layout called `name`, one of KNOWN_SUFFIXES; only bids has `entities`.
 
     Raises:
         InputError: the layout does not know one of the modalities.
