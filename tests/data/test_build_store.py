@@ -326,7 +326,7 @@ def test_other_settings_make_all_anew(tmp_path, raw, read, change):
 
 def test_another_format_makes_all_anew(tmp_path, raw, read, monkeypatch):
     made(tmp_path / "s", in_two(raw))
-    for name in ("prepare", "store"):
+    for name in ("build_store", "store"):
         monkeypatch.setattr(f"ummcsgm.data.{name}.FORMAT", 99)
     _, reports = made(tmp_path / "s", in_two(raw))
     assert reports[-1] == (3, 3) and len(read) == 6
@@ -529,7 +529,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_file(tmp_path, raw, monkeypatch)
             file.write(bytes(content)[:99])
             raise OSError("the disk is full")
 
-    monkeypatch.setattr(module, "write_whole", fail)
+    monkeypatch.setattr(module, "write_atomic", fail)
     with pytest.raises(OSError, match="full"):
         made(tmp_path / "s", in_two(raw))
     assert content(tmp_path / "s") == {}

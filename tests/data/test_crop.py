@@ -194,6 +194,7 @@ STATED = [(3, 0.15), (1.2, 0.051), (0.8, 0.013), (0.5, 1e-6), (1 / 3, 1e-6)]
 
 
 @pytest.mark.parametrize("step, stated", STATED)
+@pytest.mark.slow
 def test_cut_and_pasted_differ_by_what_is_stated_and_not_much_less(step, stated):
     mask = brain_mask(phantom().values())
     window = around(mask, (step, step), margin=50)

@@ -286,11 +286,11 @@ def test_a_4d_file_that_serves_several_modalities_is_read_once(tmp_path, monkeyp
     path, other = tmp_path / "4.nii.gz", tmp_path / "t2.nii"
     levels, reads = four(path, dtype="f4"), []
     write_new(other, noise(), oblique())
-    read_all = nifti._read_file
+    read_file = nifti._read_file
 
-    def read_and_note(path, count):
+    def read_and_note(path):
         reads.append(path)
-        return read_all(path, count)
+        return read_file(path)
 
     monkeypatch.setattr(nifti, "_read_file", read_and_note)
     files = {"t1": path, "t2": other, "flair": path}

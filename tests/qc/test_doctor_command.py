@@ -17,6 +17,12 @@ def healthy(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    """Starting others takes seconds; test_examine has a test with two."""
+    monkeypatch.setattr("ummcsgm.cli.doctor.os.cpu_count", lambda: 1)
+
+
 def doctor(capsys, folder, *flags):
     code = run_main("--mode", "doctor", "--input", folder, *flags)
     said = capsys.readouterr()
@@ -89,7 +95,7 @@ def findings_of(capsys, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "stops"),
     [
-        ({"min_brain": 0.9}, {("stop", "unfit")}),
+        ({"min_brain_fraction": 0.9}, {("stop", "unfit")}),
         ({"mask": "brain"}, {("stop", "missing")}),
         pytest.param({"grid": (16, 16)}, {("stop", "unfit")}, marks=pytest.mark.slow),
         pytest.param({"spacing": 20.0}, {("stop", "unfit")}, marks=pytest.mark.slow),
@@ -97,7 +103,7 @@ def findings_of(capsys, folder, **changes):
     ],
 )
 def test_what_the_config_asks_of_every_subject_is_looked_for(healthy, capsys, changes, stops):
-    fields = {"grid": (64, 64), "min_brain": 0.2} | changes
+    fields = {"grid": (64, 64), "min_brain_fraction": 0.2} | changes
     fields = {f"data__{key}": value for key, value in fields.items()}
     assert findings_of(capsys, healthy, **fields) == (int(bool(stops)), stops)
 

@@ -282,6 +282,7 @@ def test_a_modality_that_was_moved_is_found(tmp_path, images, modality, shift, t
     only(subject, modality, "misregistered", "stop", " mm off ", "register")
 
 
+@pytest.mark.slow
 def test_the_sentence_tells_how_far_which_way_and_turned_how(tmp_path, images):
     # Stored to the left and to the back: 7.5 mm along them is 7.5 to the right.
     image = moved(images["t2"], 3.75, shift=(-7.5, 0, 0), outline=True)
