@@ -1,5 +1,8 @@
 """Help that fits a screen and a half, and the nearest word for whatever is mistyped."""
 
+import subprocess
+import sys
+
 import pytest
 from absl.testing import flagsaver
 from tiny_run import QUICKSTART, run_main
@@ -67,3 +70,14 @@ def test_a_value_that_looks_like_a_wrong_key_is_a_value(tmp_path):
         arguments = ["ummcsgm", "--config", str(QUICKSTART), "--workdir", "a.stepz"]
         assert flags.parse(arguments) == []
         assert flags.FLAGS.workdir == "a.stepz"
+
+
+def test_the_doctor_without_a_config_does_not_import_jax(tmp_path):
+    code = (
+        "import sys\nfrom ummcsgm import main\n"
+        f"sys.argv = ['ummcsgm', '--mode', 'doctor', '--input', {str(tmp_path)!r}]\n"
+        "try:\n    main.run()\nfinally:\n    assert 'jax' not in sys.modules\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 2 and "no subject found" in ended.stderr
+    assert "AssertionError" not in ended.stderr

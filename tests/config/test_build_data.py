@@ -12,11 +12,10 @@ from ummcsgm.config.build_data import (
     check_data,
     every_layout,
     find_anywhere,
-    named_layouts,
     with_absolute_folder,
 )
 from ummcsgm.data.layouts.find import NoSubjectError, file_name
-from ummcsgm.data.layouts.known import KNOWN_SUFFIXES
+from ummcsgm.data.layouts.known import KNOWN_SUFFIXES, named_layouts
 from ummcsgm.types import InputError
 
 FOUR = ("flair", "t1", "t1c", "t2")

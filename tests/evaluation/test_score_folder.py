@@ -24,8 +24,8 @@ from tiny_run import (
     write_subjects,
 )
 
-from ummcsgm.config import build_data
 from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
+from ummcsgm.data.layouts import known
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.nifti import is_synthetic, read_geometry, write_like, write_new
 from ummcsgm.evaluation.metrics import NO_ERROR
@@ -370,7 +370,7 @@ def test_evaluate_and_score_agree_where_slices_have_no_error(gain, tmp_path):
     dark = image("P1", "t2") if gain > 1 else np.where(brain(), 512, 0).astype(np.int16)
     dark[:, :, 2:4] = 0
     write_new(path_of(folder, "P1", "t2"), dark, AFFINE)
-    (subject,) = find_subjects(folder, build_data.named_layouts()).subjects
+    (subject,) = find_subjects(folder, known.named_layouts()).subjects
     space = ImageSpace(MODALITIES, SliceView((20, 16), 0.0, False, 0))
     channel = MODALITIES.index("t2")
     evaluated_subject = read_subject(subject, space, np.eye(4, dtype=bool))

@@ -7,45 +7,44 @@ import json
 import os
 import pathlib
 
-from ummcsgm.config import build_data
 from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.known import named_layouts
 from ummcsgm.data.layouts.layout import Layout
 from ummcsgm.qc.cohort_checks import check_search
 from ummcsgm.qc.examine import examine_cohort
 from ummcsgm.qc.findings import Finding
 from ummcsgm.types import Config, InputError
-from ummcsgm.utils.console import print_table
-from ummcsgm.utils.progress import progress_bar
+from ummcsgm.utils.progress import print_table, progress_bar
 
 
 def run_doctor(config: Config | None, source: str | None, as_json: bool) -> bool:
-    """Prints what is wrong with the scans in `source`; whether nothing stops a run.
+    """Prints what is wrong with the scans in `source`; returns whether a run can use them.
 
-    Their layout and modalities are those of `config`, whose run they must fit, or else
-    whatever is found.
+    With a `config` they must fit it. Without, every layout and modality is accepted, and
+    JAX is not imported.
 
     Raises:
-        InputError: there is no such folder, or nothing in it that reads as a layout.
+        InputError: there is no such folder, or no subject of a known layout in it.
     """
     if not source:
         raise InputError("--input is missing: name a folder of subjects.")
-    known = config is not None
-    possible = build_data.build_layouts(config) if known else build_data.named_layouts()
-    found = find_subjects(pathlib.Path(source), possible)
+    layouts, settings, processes = named_layouts(), None, os.cpu_count()
+    if config is not None:
+        from ummcsgm.config import build_data
+
+        layouts, settings = build_data.build_layouts(config), build_data.build_settings(config)
+        processes = build_data.build_processes(config)
+    found = find_subjects(pathlib.Path(source), layouts)
     layout, subjects = found.layout, found.subjects
     modalities = tuple(layout.suffixes)
-    if not known:
+    if config is None:
         scanned = {name for subject in subjects for name in subject.files}
         modalities = tuple(name for name in modalities if name in scanned)
     findings = list(check_search(found))
     quiet = contextlib.nullcontext(lambda done, total: None)
     with quiet if as_json else progress_bar("examining") as report:
         findings += examine_cohort(
-            subjects,
-            modalities,
-            build_data.build_settings(config) if known else None,
-            processes=build_data.build_processes(config) if known else os.cpu_count(),
-            progress=report,
+            subjects, modalities, settings, processes=processes, progress=report
         )
     counts = collections.Counter(finding.severity for finding in findings)
     if as_json:

@@ -64,11 +64,6 @@ def every_layout(config: ConfigDict) -> list[Layout]:
     return possible
 
 
-def named_layouts() -> list[Layout]:
-    """Every layout that has a name, with all contrasts that it knows and no mask."""
-    return [named_layout(name, tuple(contrasts), "") for name, contrasts in KNOWN_SUFFIXES.items()]
-
-
 def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> SearchResult:
     """The subjects in `folder`, in the layout of the config or else in any named one.
 

@@ -9,8 +9,6 @@ leaves something open, the profile's `text` says what is chosen here. Volumes ar
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from ummcsgm.evaluation.metrics import METRICS, NotMeasuredError
 from ummcsgm.types import Array, InputError
+from ummcsgm.utils.atomic_io import digest
 
 SCORER_VERSION = 1  # raise it when `score` gives other numbers: all hashes change
 
@@ -106,9 +105,7 @@ def profile_hash(profile: Profile) -> str:
         "functions": [METRICS[measure.function][1] for measure in profile.measures],
         "regions": [REGIONS[measure.region][1] for measure in profile.measures],
     }
-    content = {"definition": asdict(profile), "versions": versions}
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest({"definition": asdict(profile), "versions": versions})[:12]
 
 
 def score(profile: Profile, volume: ScoredVolume) -> dict[str, float | str]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from ummcsgm.config import build_data
 from ummcsgm.data.layouts.find import SearchResult, file_name, find_subjects
+from ummcsgm.data.layouts.known import named_layouts
 from ummcsgm.data.layouts.layout import CONTRASTS, Layout, Subject, contrast_of
 from ummcsgm.evaluation.metrics import mean_and_sd
 from ummcsgm.evaluation.protocols import PROFILES
@@ -32,9 +33,8 @@ from ummcsgm.reporting.document import Bullets, Document, write_markdown
 from ummcsgm.reporting.tables import Table, write_csv
 from ummcsgm.types import Config, InputError
 from ummcsgm.utils.atomic_io import json_without_nan, write_atomic
-from ummcsgm.utils.console import print_table
 from ummcsgm.utils.pool import map_in_processes
-from ummcsgm.utils.progress import progress_bar
+from ummcsgm.utils.progress import print_table, progress_bar
 
 COLUMNS = "subject modality kind profile profile_hash metric value".split()
 TABLE_COLUMNS = ("modality", "profile", "hash", "scores", "subjects", "skipped")
@@ -58,7 +58,7 @@ def score_folder(config: Config | None, folders: tuple[str | None, str | None, s
     if folder.resolve() == truth.resolve():
         raise InputError("--predictions and --truth are the same folder.")
     if config is None:
-        found = find_subjects(truth, build_data.named_layouts())
+        found = find_subjects(truth, named_layouts())
     else:
         found = build_data.find_anywhere(config, truth)
     matches = match_predictions(found, truth, folder)

@@ -47,8 +47,7 @@ from ummcsgm.inference.subject_posterior import (
 from ummcsgm.reporting.figures import Preview, check_preview, write_preview
 from ummcsgm.types import Config, Images, InputError
 from ummcsgm.utils.atomic_io import write_atomic
-from ummcsgm.utils.console import print_table
-from ummcsgm.utils.progress import progress_bar
+from ummcsgm.utils.progress import print_table, progress_bar
 
 FAILED = "FAILED"
 SUBJECT_ERRORS = (InputError, FloatingPointError, OSError)  # fail one subject, not the run

@@ -9,7 +9,6 @@ All processes of a job save together, and Orbax lets the first one write; each r
 itself.
 """
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ummcsgm.types import InputError, Params
+from ummcsgm.utils.atomic_io import sha256_of_bytes
 
 FOLDER = "checkpoints"
 
@@ -73,10 +73,7 @@ def restore_metadata(workdir: pathlib.Path) -> dict:
 
 def params_digest(params: Params) -> str:
     """The SHA-256 of the parameters' bytes."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+    return sha256_of_bytes(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
 
 
 def _folder(workdir: pathlib.Path) -> pathlib.Path:

@@ -9,7 +9,7 @@ import pathlib
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from ummcsgm.types import InputError
@@ -21,6 +21,14 @@ UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 def digest(value: Any) -> str:
     """The SHA-256 of `value` as JSON with sorted keys, in 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of_bytes(chunks: Iterable[bytes]) -> str:
+    """The SHA-256 of several pieces of bytes, one after the other."""
+    total = hashlib.sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()
 
 
 def sha256_of_file(path: pathlib.Path) -> str:

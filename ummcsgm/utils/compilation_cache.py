@@ -8,14 +8,14 @@ import zlib
 import jax
 
 QUICK = "jax_persistent_cache_min_compile_time_secs"
-LARGEST = 2 * 2**30  # bytes of compiled programs that are kept; the oldest go first
+LARGEST = 2 * 2**30  # bytes of compiled programs; the oldest are deleted first
 
 
 def enable_compilation_cache() -> None:
-    """Programs that are compiled are found again by the next process that wants them.
+    """Keeps compiled programs for the next process, in JAX's persistent cache.
 
-    In JAX's persistent cache: where JAX_COMPILATION_CACHE_DIR says, else in ummcsgm/ of
-    the user's cache folder, apart for each kind of CPU.
+    Its folder is JAX_COMPILATION_CACHE_DIR, or else one for this kind of CPU in ummcsgm/
+    of the user's cache folder.
     """
     if jax.config.jax_compilation_cache_dir is None:
         caches = os.environ.get("XDG_CACHE_HOME", "") or "~/.cache"
@@ -30,7 +30,7 @@ def enable_compilation_cache() -> None:
 
 
 def _machine() -> str:
-    """A name that two machines share if code for one runs on the other."""
+    """A name for machines that can run the same compiled code."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,8 +1,8 @@
-"""Progress of long work: a bar on a terminal, elsewhere a plain line now and then."""
+"""Progress bars and tables on a terminal; elsewhere plain lines."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -13,27 +13,29 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
 
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """report(done, total) shows how far `what` is, and for how long it still goes on.
+    """Yields report(done, total), which shows the progress of `what` and the time left.
 
-    On a terminal a bar, gone when the block ends; elsewhere a plain line every 10 s.
+    On a terminal it is a bar; elsewhere a plain line every 10 s.
     """
     console = Console()
     bar = Progress(*progress_columns(what), console=console, disable=not console.is_terminal)
     task, start = bar.add_task("", total=None, note=""), time.monotonic()
-    told = start
+    last_line = start
 
     def report(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal last_line
         bar.update(task, completed=done, total=total)
         now = time.monotonic()
-        if not console.is_terminal and (done == total or now - told > 10) and done:
+        if not console.is_terminal and (done == total or now - last_line > 10) and done:
             left = (now - start) / done * (total - done)
             print(f"{what}: {done}/{total}, {format_clock(left)} left", flush=True)
-            told = now
+            last_line = now
 
     with bar:
         yield report
@@ -54,3 +56,17 @@ def format_clock(seconds: float) -> str:
     """90 -> "1:30"."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02d}"
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Prints a table on a terminal; elsewhere a plain line for each row."""
+    console = Console()
+    if not console.is_terminal:
+        print(f"{title}: {' | '.join(columns)}")
+        for row in rows:
+            print(" | ".join(map(str, row)))
+        return
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)

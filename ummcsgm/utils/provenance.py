@@ -1,7 +1,6 @@
 """manifest.json: all that is needed to repeat a run from its workdir alone."""
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -12,7 +11,7 @@ import time
 import jax
 
 from ummcsgm.types import InputError
-from ummcsgm.utils.atomic_io import read_json, write_atomic
+from ummcsgm.utils.atomic_io import digest, read_json, sha256_of_file, write_atomic
 
 PACKAGES = "ummcsgm jax jaxlib flax optax orbax-checkpoint grain numpy scipy nibabel"
 
@@ -110,15 +109,11 @@ def code_digest() -> str:
 
 @functools.cache
 def _code_digest(package: pathlib.Path) -> str:
-    digest = hashlib.sha256()
-    for name in NUMERIC_CODE:
-        path = package / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            source = file.read_bytes()
-            digest.update(f"{file.relative_to(package)} {len(source)}\n".encode() + source)
+    paths = [package / name for name in NUMERIC_CODE]
+    files = [file for path in paths for file in (sorted(path.rglob("*.py")) or [path])]
+    sources = {str(file.relative_to(package)): sha256_of_file(file) for file in files}
     installed = versions()
-    digest.update(json.dumps([installed[name] for name in NUMERIC_PACKAGES]).encode())
-    return digest.hexdigest()
+    return digest([sources, [installed[name] for name in NUMERIC_PACKAGES]])
 
 
 def commit() -> str | None:

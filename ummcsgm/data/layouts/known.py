@@ -39,6 +39,11 @@ def named_layout(
     return make(modalities, mask)
 
 
+def named_layouts() -> list[Layout]:
+    """All named layouts, with every contrast that they know and no mask."""
+    return [named_layout(name, tuple(contrasts), "") for name, contrasts in KNOWN_SUFFIXES.items()]
+
+
 def brats(modalities: Sequence[str], mask: str) -> Layout:
     """BraTS 2018 to 2021: [HGG|LGG/]SUBJECT/SUBJECT_{flair,t1,t1ce,t2,seg}.nii[.gz].
 
