@@ -1,6 +1,5 @@
 """What a replaced modality is worth: Dice and probability maps by hand, and in a study."""
 
-import dataclasses
 import itertools
 import json
 import shutil
@@ -19,8 +18,9 @@ from ummcsgm.config.build import build_evaluation_options, build_space
 from ummcsgm.config.build_methods import SEGMENTER, build_trainable, method_config, method_folder
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
-from ummcsgm.data.subjects import network_stacks, prepare_subject
+from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.evaluation.methods import load_method
+from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.outputs import RESEARCH, sidecar
 from ummcsgm.study.downstream import (
     BINS,
@@ -45,19 +45,17 @@ pytestmark = pytest.mark.timeout(900)
 LABELS = np.array([[[CORE, OEDEMA, ENHANCING, 0]]])
 
 
-def make_subject(present=(True, True, True), **changes) -> SegmentedSubject:
+def make_subject(present=(True, True, True), labels=None) -> SegmentedSubject:
     """Two slices of 1 x 4 pixels, the last of which is off the brain."""
-    fields = {
-        "name": "P1",
-        "group": "HGG",
-        "modalities": ("a", "b", "c"),
-        "present": np.array(present),
-        "z": np.array([3, 5]),
-        "images": np.ones((2, 1, 4, 3), np.float32) * np.array(present),
-        "brain": np.tile([True, True, True, False], (2, 1, 1)),
-        "labels": np.repeat(LABELS, 2, axis=0),
-    }
-    return SegmentedSubject(**fields | changes)
+    images = np.ones((2, 1, 4, 3), np.float32) * np.array(present)
+    brain = np.tile([True, True, True, False], (2, 1, 1))
+    return SegmentedSubject(
+        {"subject": "P1", "group": "HGG"},
+        ("a", "b", "c"),
+        np.array(present),
+        SubjectSlices("P1", np.array([3, 5]), images, brain, np.ones(3)),
+        np.repeat(LABELS, 2, axis=0) if labels is None else labels,
+    )
 
 
 def enhancing_where_b(images):
@@ -101,7 +99,7 @@ def test_only_the_missing_modality_is_replaced():
     for channel, images in enumerate(shown):
         others = np.delete(images, channel, axis=-1)
         assert np.array_equal(others, np.delete(subject.images, channel, axis=-1))
-        expected = np.where(subject.brain, 0.2 + channel, 0).astype(np.float32)
+        expected = np.where(subject.slices.brain, 0.2 + channel, 0).astype(np.float32)
         assert np.array_equal(images[..., channel], expected)
     assert {r["predicted"] for r in records if r["modality"] == "b"} == {6}
     facts = {"subject": "P1", "group": "HGG", "method": "method"}
@@ -111,7 +109,7 @@ def test_only_the_missing_modality_is_replaced():
 def test_zeros_and_truth_are_segmented_too():
     """b is bright in the brain, whose three pixels a slice are all tumour."""
     subject = make_subject()
-    subject.images[..., 1] = subject.brain
+    subject.images[..., 1] = subject.slices.brain
     told = {
         name: segment_replaced(enhancing_where_b, subject, name, lambda channel, i=images: i)
         for name, images in {"zeros": 0 * subject.images, "truth": subject.images}.items()
@@ -140,13 +138,6 @@ def test_what_a_method_does_not_predict_has_no_record():
 def test_a_modality_that_was_never_scanned_is_not_replaced():
     assert make_subject((True, False, True)).replaceable() == [0, 2]
     assert make_subject((True, False, False)).replaceable() == []
-
-
-def test_some_of_the_slices():
-    subject = make_subject(labels=np.stack([LABELS[0], 0 * LABELS[0]]))
-    some = subject.at(np.array([5, 9]))
-    assert some.z.tolist() == [5] and not some.labels.any()
-    assert some.images.shape == (1, 1, 4, 3) and some.brain.shape == (1, 1, 4)
 
 
 def record(method, dice, predicted=10, modality="t1", region="ET"):
@@ -227,12 +218,11 @@ def test_a_method_s_records_are_of_its_own_predictions(table, config):
     record = next(r for r in downstream(table)["records"] if r["method"] == "regression")
     subject, view = cohort.subjects[record["subject"]], build_space(config).view
     prepared = prepare_subject(subject, MODALITIES, view)
-    segmented = segmented_subject(subject, prepared, MODALITIES)
-    stacks = network_stacks(prepared, MODALITIES, segmented.z)
-    predicted = method.predict(stacks, segmented.missing(0)).mean
+    segmented = segmented_subject(EvaluatedSubject(subject, prepared, MODALITIES, None, None, None))
+    predicted = method.predict(segmented.slices.images, segmented.missing(0)).mean
     assert np.array_equal(predicted[..., 1:], segmented.images[..., 1:])
     images = segmented.images.copy()
-    images[..., 0] = predicted[..., 0] * segmented.brain
+    images[..., 0] = predicted[..., 0] * segmented.slices.brain
     whole = 1 - segment(images)[..., 0] > 0.5
     assert (record["modality"], record["region"]) == (MODALITIES[0], "WT")
     assert abs(record["predicted"] - whole.sum()) <= 1  # 0.5 is met by rounding
@@ -355,7 +345,8 @@ def subject(tmp_path):
 @pytest.fixture
 def both(subject):
     prepared = prepare_subject(subject, THREE, SETTINGS.view)
-    return prepared, segmented_subject(subject, prepared, THREE)
+    evaluated = EvaluatedSubject(subject, prepared, THREE, None, None, None)
+    return evaluated, segmented_subject(evaluated)
 
 
 def test_draws_that_are_all_alike_give_the_one_segmentation(draws):
@@ -458,28 +449,29 @@ def test_draws_mean_and_truth_are_scored_alike(both):
     for region in ("WT", "TC", "ET"):
         one, other = told["draws", region], told["truth", region]
         assert one["brier"] == pytest.approx(other["brier"], rel=1e-6)
-        assert one["modality"] == THREE[1] and one["subject"] == segmented.name
+        assert one["modality"] == THREE[1] and one["subject"] == "a"
         assert told["mean", region]["brier"] != pytest.approx(one["brier"], rel=1e-3)
     np.testing.assert_allclose(maps, regions(segment(segmented.images)), rtol=1e-6)
 
 
 def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
     """A map that is the labels is the segmentation's own file, in the slices asked."""
-    prepared, segmented = both
-    some = segmented.at(np.array([3]))
+    evaluated, _ = both
+    some = segmented_subject(evaluated, np.array([3, 50]))
+    assert some.slices.z.tolist() == [3] and len(some.images) == len(some.labels) == 1
     maps = np.stack(
         [some.labels > 0, np.isin(some.labels, (CORE, ENHANCING)), some.labels == ENHANCING],
         axis=-1,
     )
     about = {"missing": "t1", "draws": 8, "sampler": "warm"}
-    paths = write_maps(tmp_path / "maps", prepared, some, 0.75 * maps, about)
+    paths = write_maps(tmp_path / "maps", evaluated, some.slices.z, 0.75 * maps, about)
     names = [f"a_without-t1_{name}-probability.nii.gz" for name in ("WT", "TC", "ET")]
     assert [path.name for path in paths] == names
     truth, _ = read_volume(subject.segmentation)
     of_region = truth > 0, np.isin(truth, (CORE, ENHANCING)), truth == ENHANCING
     for path, true in zip(paths, of_region, strict=True):
         volume, geometry = read_volume(path)
-        assert np.array_equal(geometry.affine, prepared.geometry.affine)
+        assert np.array_equal(geometry.affine, evaluated.prepared.geometry.affine)
         expected = np.zeros(volume.shape)
         expected[3] = 0.75 * true[3]
         assert expected.any()
@@ -492,9 +484,8 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
 
 
 def test_off_the_brain_there_is_no_tumour(both, tmp_path):
-    prepared, segmented = both
-    segmented = dataclasses.replace(segmented, labels=segmented.labels * 0)
+    evaluated, segmented = both
     maps = np.ones((*segmented.labels.shape, 3))
-    path, *_ = write_maps(tmp_path, prepared, segmented, maps, {"missing": "t2"})
+    path, *_ = write_maps(tmp_path, evaluated, segmented.slices.z, maps, {"missing": "t2"})
     volume, _ = read_volume(path)
-    np.testing.assert_allclose(volume, prepared.brain, atol=1e-3)
+    np.testing.assert_allclose(volume, evaluated.prepared.brain, atol=1e-3)

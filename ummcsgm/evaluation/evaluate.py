@@ -189,11 +189,12 @@ def evaluate(
     """
     spec, validation = specs
     mm_csn, parts = methods[0], workdir / "evaluation" / "parts"
-    fit = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
-    own = {method.name: method_part(spec, method, fit.factors) for method in methods}
-    own["slab"] = slab_part(parts / "slabs", spec, mm_csn, [*dict.fromkeys((0.0, fit.rho))])
+    fits, coherence = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
+    own = {method.name: method_part(spec, method, _factors(fits)) for method in methods}
+    rhos = [*dict.fromkeys((0.0, _rho(coherence)))]
+    own["slab"] = slab_part(parts / "slabs", spec, mm_csn, rhos)
     results = evaluate_subjects(spec, own | more)
-    return evaluation_results(spec, mm_csn, fit, results), results
+    return evaluation_results(spec, mm_csn, fits, coherence, results), results
 
 
 # The cached map.
@@ -291,32 +292,40 @@ def evaluate_method(
 ) -> SubjectResult:
     """One method's scores, records and images of one subject.
 
-    `crps` is of the brain's voxels on the slices of the K draws, in grey levels: the
-    absolute error of what is not a draw. It is None where no draws are measured.
+    Of a method that draws there are rows of ALGORITHM1 and `mean_same_slices`, the mean on
+    its slices; of SAMPLER, the first of the K draws, `warm_mean`, their mean, and
+    `mean_of_draw_slices`, the network's mean on their slices. `crps` is of the brain's
+    voxels on the slices of the K draws, in grey levels: the absolute error of the method's
+    mean. It is None for other rows, and where no draws are measured.
     """
-    share, z = spec.share(evaluated.subject.name), evaluated.z
+    share, z, options = spec.share(evaluated.subject.name), evaluated.z, spec.options
     estimate = predict_patterns(evaluated, z, method.predict)
-    predictions = {method.name: (z, estimate.mean)}
-    crps, records, pictures = {}, [], {}
-    if share.draws:
-        drawn = choose_evenly(z, spec.options.draw_slices)
-        images = estimate.mean[:, np.isin(z, drawn)]
+    predictions, records, pictures = {method.name: (z, estimate.mean)}, [], {}
+    if method.make_sampler and share.algorithm1:
+        few = choose_evenly(z, options.algorithm1_slices)
+        images = sample_patterns(evaluated, few, method.make_sampler("euler_maruyama"))
+        predictions["mean_same_slices"] = few, _on(few, evaluated, estimate).mean
+        predictions[ALGORITHM1] = few, images
+    drawn = choose_evenly(z, options.draw_slices)
+    known = _on(drawn, evaluated, estimate)
+    if method.make_sampler and share.draws:
+        first, average, records, pictures = ensemble.measure_draws(
+            evaluated, drawn, known, method.make_sampler(SAMPLER), options, factors
+        )
+        predictions["mean_of_draw_slices"] = drawn, known.mean
+        predictions |= {SAMPLER: (drawn, first), "warm_mean": (drawn, average)}
+    crps = {(SAMPLER, r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
+    rows = []
+    for name, (slices, images) in predictions.items():
         for pattern, channel in np.argwhere(evaluated.scored):
-            error = absolute_error(evaluated, drawn, channel, images[pattern])
-            crps[method.name, pattern, channel] = error
-    if method.make_sampler:
-        more, records, pictures = _evaluate_draws(spec, method, factors, evaluated, estimate)
-        predictions |= more
-        crps |= _crps_of_draws(evaluated, records)
-    rows = [
-        evaluated.labels
-        | {"method": name}
-        | score_prediction(evaluated, slices, evaluated.missing[pattern], channel, images[pattern])
-        | {"crps": crps.get((name, pattern, channel))}
-        for name, (slices, images) in predictions.items()
-        for pattern, channel in np.argwhere(evaluated.scored)
-        if method.name not in FLOORS or np.isfinite(images[pattern, ..., channel]).all()
-    ]
+            if method.name in FLOORS and not np.isfinite(images[pattern, ..., channel]).all():
+                continue
+            missing = evaluated.missing[pattern]
+            scores = score_prediction(evaluated, slices, missing, channel, images[pattern])
+            key = (name, scores["missing"], scores["modality"])
+            if share.draws and name == method.name:
+                crps[key] = absolute_error(evaluated, drawn, channel, known.mean[pattern])
+            rows.append(evaluated.labels | {"method": name} | scores | {"crps": crps.get(key)})
     if not share.shown:
         return SubjectResult(rows, records)
     arrays = {"pictures": pictures, "gallery": _gallery(spec, method, evaluated, estimate)}
@@ -324,50 +333,9 @@ def evaluate_method(
     return SubjectResult(rows, records, arrays)
 
 
-def _evaluate_draws(
-    spec: EvaluationSpec,
-    method: TrainedMethod,
-    factors: dict[str, float],
-    evaluated: EvaluatedSubject,
-    estimate: Estimate,
-) -> tuple[dict[str, tuple], list[dict], dict[str, Array]]:
-    """Predictions (z, images [Q, S, H, W, M]) by name, the records of K draws, pictures.
-
-    `mean_same_slices` is the mean on the slices of Algorithm 1, `mean_of_draw_slices` on
-    those of the K draws; SAMPLER is the first of these draws, `warm_mean` their mean.
-    """
-    share, options, z = spec.share(evaluated.subject.name), spec.options, evaluated.z
-    predictions, records, pictures = {}, [], {}
-    if share.algorithm1:
-        slices = choose_evenly(z, options.algorithm1_slices)
-        images = sample_patterns(evaluated, slices, method.make_sampler("euler_maruyama"))
-        predictions["mean_same_slices"] = slices, estimate.mean[:, np.isin(z, slices)]
-        predictions[ALGORITHM1] = slices, images
-    if share.draws:
-        slices = choose_evenly(z, options.draw_slices)
-        known = estimate.map(lambda images: images[:, np.isin(z, slices)])
-        sample = method.make_sampler(SAMPLER)
-        first, average, records, pictures = ensemble.measure_draws(
-            evaluated, slices, known, sample, options, factors
-        )
-        predictions["mean_of_draw_slices"] = slices, known.mean
-        predictions |= {SAMPLER: (slices, first), "warm_mean": (slices, average)}
-    return predictions, records, pictures
-
-
-def _crps_of_draws(evaluated: EvaluatedSubject, records: list[dict]) -> dict[tuple, float]:
-    raw = {(r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
-    return {
-        (SAMPLER, pattern, channel): raw[name]
-        for pattern, channel in np.argwhere(evaluated.scored)
-        if (
-            name := (
-                evaluated.pattern_name(evaluated.missing[pattern]),
-                evaluated.modalities[channel],
-            )
-        )
-        in raw
-    }
+def _on(z: Array, evaluated: EvaluatedSubject, estimate: Estimate) -> Estimate:
+    """The part [Q, S', ...] of an estimate [Q, S, ...] of all slices that is of `z` [S']."""
+    return estimate.map(lambda images: images[:, np.isin(evaluated.z, z)])
 
 
 def _panels(
@@ -381,12 +349,11 @@ def _panels(
     share, z = spec.share(evaluated.subject.name), evaluated.z
     few = choose_evenly(z, spec.options.algorithm1_slices) if share.algorithm1 else z
     shown = choose_evenly(few, 1)[:1]
-    images = {
-        name: predicted[:, np.flatnonzero(slices == shown)[:1]]
-        for name, (slices, predicted) in predictions.items()
-        if name in (method.name, ALGORITHM1)
-    }
-    if method.make_sampler and share.draws:
+    images = {method.name: _on(shown, evaluated, estimate).mean}
+    if ALGORITHM1 in predictions:
+        slices, drawn = predictions[ALGORITHM1]
+        images[ALGORITHM1] = drawn[:, slices == shown]
+    if SAMPLER in predictions:
         images[SAMPLER] = _first_draw(method, evaluated, shown, estimate)
     panels = {name: grey_images(evaluated, shown, array)[:, 0] for name, array in images.items()}
     return {"truth": true_grey_images(evaluated, shown)[:, 0]} | panels
@@ -400,7 +367,7 @@ def _gallery(
     if not len(evaluated.missing):
         return {}
     z = choose_evenly(evaluated.z, spec.gallery_slices)
-    known = estimate.map(lambda images: images[:, np.isin(evaluated.z, z)])
+    known = _on(z, evaluated, estimate)
     images = {method.name: known.mean}
     if method.make_sampler:
         images[SAMPLER] = _first_draw(method, evaluated, z, estimate)
@@ -416,7 +383,7 @@ def _first_draw(
 ) -> Array:
     """[Q, S, H, W, M] draw 0 of the slices `z` by SAMPLER; `estimate` is of all slices."""
     slices, sample = evaluated.slices(z), method.make_sampler(SAMPLER)
-    known = estimate.map(lambda images: images[:, np.isin(evaluated.z, z)])
+    known = _on(z, evaluated, estimate)
     images = known.mean.copy()
     for pattern, missing in enumerate(evaluated.missing):
         row = known.select_row(pattern)
@@ -442,31 +409,14 @@ def slab_part(
 # What is fitted on validation subjects.
 
 
-class CalibrationFit(NamedTuple):
-    """Fitted on validation subjects: `fits` of the factors on the spread of draws, by
-    modality, and `coherence`, the rho of their noise; both are empty without subjects."""
-
-    fits: dict[str, dict]
-    coherence: dict
-
-    @property
-    def factors(self) -> dict[str, float]:
-        """By modality."""
-        return {modality: fit["factor"] for modality, fit in self.fits.items()}
-
-    @property
-    def rho(self) -> float:
-        """How the noise of draws correlates along z; 0 where nothing was fitted."""
-        return self.coherence.get("rho", 0.0)
-
-
 def calibrate(
     folder: pathlib.Path, path: pathlib.Path, spec: EvaluationSpec, method: TrainedMethod
-) -> CalibrationFit:
-    """The factors and rho that are right on the validation subjects of `spec`.
+) -> tuple[dict[str, dict], dict]:
+    """(fits, coherence): by modality the `ensemble.fit_factors` of draws, and the
+    `through_plane.fit` of their noise, on the validation subjects of `spec`.
 
-    `path` holds them as JSON, for `complete`; it is removed where nothing can be fitted.
-    `folder` keeps the parts.
+    `path` holds them as JSON, for `complete`; it is removed where nothing can be fitted,
+    and both are empty. `folder` keeps the parts.
     """
     options = spec.options
 
@@ -489,23 +439,30 @@ def calibrate(
     if not fits:  # a file of an earlier evaluation is of other subjects
         if processes.is_main():
             path.unlink(missing_ok=True)
-        return CalibrationFit({}, {})
+        return {}, {}
     coherence = through_plane.fit(_records(results["slab"]), measure_slabs)
-    fit = CalibrationFit(fits, coherence)
     content = {
         "step": method.costs.steps,
         "parameters_sha256": method.digest,
         "sampler": SAMPLER,
         **{key: getattr(options, key) for key in (*DRAW_KEYS, "draws", "draw_slices", "seed")},
-        "factors": fit.factors,
+        "factors": _factors(fits),
         "fits": fits,
         "subjects": [subject.name for subject in spec.subjects],
-        "rho": fit.rho,
+        "rho": _rho(coherence),
         "coherence": coherence,
     }
     if processes.is_main():
         write_atomic(path, json.dumps(content, indent=1))
-    return fit
+    return fits, coherence
+
+
+def _factors(fits: dict[str, dict]) -> dict[str, float]:
+    return {modality: fit["factor"] for modality, fit in fits.items()}
+
+
+def _rho(coherence: dict) -> float:
+    return coherence.get("rho", 0.0)
 
 
 def _records(results: dict[str, SubjectResult]) -> list[dict]:
@@ -518,7 +475,8 @@ def _records(results: dict[str, SubjectResult]) -> list[dict]:
 def evaluation_results(
     spec: EvaluationSpec,
     mm_csn: TrainedMethod,
-    fit: CalibrationFit,
+    fits: dict[str, dict],
+    coherence: dict,
     results: dict[str, dict[str, SubjectResult]],
 ) -> dict:
     """The plain dict of the mm-CSN and the floors that this module's docstring lists, from
@@ -549,15 +507,15 @@ def evaluation_results(
         "few": spec.options.sampler_steps,
         ALGORITHM1: _same_slices(rows, ALGORITHM1, "mean_same_slices"),
         SAMPLER: _same_slices(rows, SAMPLER, "mean_of_draw_slices")
-        | {"psnr_of_mean_of_draws": _psnr_by_modality(_single(rows, "warm_mean"))},
+        | {"psnr_of_mean_of_draws": _psnr_by_modality(rows, "warm_mean")},
         "calibration": {
             "draws": spec.options.draws,
-            "factors": fit.factors,
-            "fits": fit.fits,
+            "factors": _factors(fits),
+            "fits": fits,
             "summaries": ensemble.summaries(records),
             "predicted": ensemble.predictions(records),
         },
-        "coherence": fit.coherence | {"summaries": through_plane.summaries(_records(slabs))},
+        "coherence": coherence | {"summaries": through_plane.summaries(_records(slabs))},
         "questions": len(spec.patterns) * len(names),
         "scored": len({(r["subject"], r["missing"]) for r in rows if r["method"] == MEAN}),
     }
@@ -603,24 +561,20 @@ def _same_slices(rows: list[dict], method: str, same: str) -> dict:
 
     Their PSNRs by modality, averaged over subjects, with that one modality missing.
     """
-    drawn = _single(rows, method)
+    drawn = [r for r in rows if r["method"] == method and r["missing"] == r["modality"]]
     slices = {row["subject"]: row["slices"] for row in drawn}
     return {
         "subjects": len(slices),
         "slices": sum(slices.values()),
-        "psnr": _psnr_by_modality(drawn),
-        "psnr_of_mean": _psnr_by_modality(_single(rows, same)),
+        "psnr": _psnr_by_modality(rows, method),
+        "psnr_of_mean": _psnr_by_modality(rows, same),
     }
 
 
-def _single(rows: list[dict], method: str) -> list[dict]:
-    """The method's rows with one modality missing."""
-    rows = [row for row in rows if row["method"] == method]
-    return [row for row in rows if row["missing"] == row["modality"]]
-
-
-def _psnr_by_modality(rows: list[dict]) -> dict[str, float]:
+def _psnr_by_modality(rows: list[dict], method: str) -> dict[str, float]:
+    """A method's means over subjects, with that one modality missing."""
     values: dict[str, list[float]] = {}
     for row in rows:
-        values.setdefault(row["modality"], []).append(row["psnr"])
+        if row["method"] == method and row["missing"] == row["modality"]:
+            values.setdefault(row["modality"], []).append(row["psnr"])
     return {modality: mean_and_sd(psnrs)["mean"] for modality, psnrs in values.items()}

@@ -10,30 +10,28 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ummcsgm.config import build
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.config.build_methods import SEGMENTER, method_folder
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, region
-from ummcsgm.data.layouts.layout import Subject
-from ummcsgm.data.subjects import (
-    PreparedSubject,
-    network_brain,
-    network_labels,
-    network_slices,
-    network_stacks,
-    prepare_subject,
-    read_labels,
-)
+from ummcsgm.data.subjects import network_labels, read_labels
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import mean_and_sd
-from ummcsgm.evaluation.subject import EvaluatedSubject, choose_evenly
+from ummcsgm.evaluation.subject import (
+    EvaluatedSubject,
+    SubjectSlices,
+    choose_evenly,
+    read_subject,
+)
 from ummcsgm.inference.outputs import write_output
 from ummcsgm.inference.predictor import in_microbatches, slice_addresses
 from ummcsgm.training import checkpoint
@@ -84,23 +82,23 @@ def load_segmenter(workdir: pathlib.Path, config: Config) -> Segmenter:
     return Segmenter(checkpoint.params_digest(params), segment)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SegmentedSubject:
-    """A subject with a segmentation: its S slices that have brain on the grid.
+class SegmentedSubject(NamedTuple):
+    """A subject with a segmentation: the S of its slices that have brain on the grid.
 
-    `images` [S, H, W, M] are the real ones, 0 off the `brain` [S, H, W] and where the
-    subject was never so scanned (`present` [M] is False); `labels` [S, H, W] are those of
+    `present` [M] is False for what was never scanned; `labels` [S, H, W] are those of
     `data.labels`.
     """
 
-    name: str
-    group: str
+    columns: dict[str, str]  # of its records: subject, group
     modalities: tuple[str, ...]
     present: Array
-    z: Array
-    images: Images
-    brain: Array
+    slices: SubjectSlices
     labels: Array
+
+    @property
+    def images(self) -> Images:
+        """[S, H, W, M] the real images, 0 where there are none and off the brain."""
+        return self.slices.images[..., : len(self.modalities)]
 
     def replaceable(self) -> list[int]:
         """The channels that can be replaced: something else stays seen."""
@@ -111,45 +109,38 @@ class SegmentedSubject:
         """[S, M] what is missing in each slice if one modality is left out."""
         missing = ~self.present
         missing[channel] = True
-        return np.tile(missing, (len(self.z), 1))
-
-    def at(self, z: Array) -> "SegmentedSubject":
-        """The same subject with those of its slices that are among `z`."""
-        chosen = np.isin(self.z, z)
-        arrays = {name: getattr(self, name)[chosen] for name in ("z", "images", "brain", "labels")}
-        return dataclasses.replace(self, **arrays)
+        return np.tile(missing, (len(self.labels), 1))
 
     def replaced(self, channel: int, images: Images) -> Images:
         """The real images [S, H, W, M], with one modality of `images`, 0 off the brain."""
         replaced = self.images.copy()
-        replaced[..., channel] = images[..., channel] * self.brain
+        replaced[..., channel] = images[..., channel] * self.slices.brain
         return replaced
 
 
 def segmented_subject(
-    subject: Subject, prepared: PreparedSubject, modalities: Sequence[str]
+    evaluated: EvaluatedSubject, z: Array | None = None
 ) -> SegmentedSubject | None:
-    """The subject as the segmentation network sees it; None without a segmentation.
+    """The subject as the segmentation network sees it, of all its slices with brain or
+    those that are among `z`; None without a segmentation.
 
     Raises:
         InputError: its segmentation does not fit its scans.
     """
+    subject, prepared = evaluated.subject, evaluated.prepared
     labels = read_labels(subject, prepared)
     if labels is None:
         return None
     every = np.arange(len(prepared.brain))
-    brain = network_brain(prepared, every)
-    z = every[brain.any(axis=(1, 2))]
-    if not len(z):
+    with_brain = every[evaluated.brain(every).any(axis=(1, 2))]
+    if not len(with_brain):
         raise InputError(f"subject {subject.name} has no brain on config.data.grid")
+    z = with_brain if z is None else np.intersect1d(with_brain, z)
     return SegmentedSubject(
-        subject.name,
-        subject.group,
-        tuple(modalities),
-        np.array([name in prepared.scales for name in modalities]),
-        z,
-        network_slices(prepared, modalities, z),
-        brain[z],
+        evaluated.labels,
+        evaluated.modalities,
+        np.array([name in prepared.scales for name in evaluated.modalities]),
+        evaluated.slices(z),
         network_labels(prepared, labels, z),
     )
 
@@ -169,13 +160,13 @@ def segment_replaced(
     finite the method has no prediction, and no record. A record has subject, group,
     method, modality (the one replaced) and the numbers of `overlaps`.
     """
-    labels = {"subject": subject.name, "group": subject.group, "method": method}
+    columns = subject.columns | {"method": method}
     records = []
     for channel in subject.replaceable():
         images = predict(channel)
         if np.isfinite(images[..., channel]).all():
             found = regions(segment(subject.replaced(channel, images)))
-            names = labels | {"modality": subject.modalities[channel]}
+            names = columns | {"modality": subject.modalities[channel]}
             records += [names | numbers for numbers in overlaps(found, subject.labels)]
     return records
 
@@ -249,13 +240,12 @@ def compare_maps(
     the segmentation of "mean" or "truth") and the numbers of `score_map`.
     """
     sources = {"draws": draws, "mean": [mean], "truth": [subject.images]}
-    labels = {"subject": subject.name, "group": subject.group}
-    labels["modality"] = subject.modalities[channel]
+    columns = subject.columns | {"modality": subject.modalities[channel]}
     records, maps = [], {}
     for name, volumes in sources.items():
         maps[name] = probability_map(segment, (subject.replaced(channel, v) for v in volumes))
-        scores = score_map(maps[name], subject.labels, subject.brain)
-        records += [labels | {"map": name} | numbers for numbers in scores]
+        scores = score_map(maps[name], subject.labels, subject.slices.brain)
+        records += [columns | {"map": name} | numbers for numbers in scores]
     return records, maps["draws"]
 
 
@@ -317,35 +307,32 @@ def _reliability(records: list[dict]) -> dict:
 
 
 def write_maps(
-    folder: pathlib.Path,
-    prepared: PreparedSubject,
-    subject: SegmentedSubject,
-    maps: Array,
-    metadata: dict,
+    folder: pathlib.Path, evaluated: EvaluatedSubject, z: Array, maps: Array, metadata: dict
 ) -> list[pathlib.Path]:
     """Writes a NIfTI file for each region of `maps` [S, H, W, 3] on the scanner's grid,
     and a JSON file beside each; returns the volumes' paths.
 
-    They are 0 off the brain, and in slices that are not the subject's. `metadata` has the
+    They are 0 off the brain, and in other slices than `z` [S]. `metadata` has the
     `missing` modality, which is in the names, the number of draws, their sampler, and
     digests of the networks.
     """
+    prepared, name = evaluated.prepared, evaluated.subject.name
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for index, name in enumerate(REGIONS):
-        file = f"{subject.name}_without-{metadata['missing']}_{name}-probability.nii.gz"
+    for index, region_name in enumerate(REGIONS):
+        stem = f"{name}_without-{metadata['missing']}_{region_name}-probability"
         facts = {
-            "subject": subject.name,
+            "subject": name,
             "what": "the probability of a tumour region, of BraTS, over draws of the "
             "missing modality",
-            "region": name,
-            "slices": subject.z.tolist(),
+            "region": region_name,
+            "slices": z.tolist(),
         }
         volume = np.zeros(prepared.brain.shape, np.float32)
-        volume[subject.z] = uncrop(prepared.window, maps[..., index] * subject.brain)
+        volume[z] = uncrop(prepared.window, maps[..., index] * evaluated.brain(z))
         volume = np.where(prepared.brain, volume.clip(0, 1), 0)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_output(folder / file, volume, prepared.geometry, facts | metadata)
-        paths.append(folder / file)
+        paths.append(folder / f"{stem}.nii.gz")
+        write_output(paths[-1], volume, prepared.geometry, facts | metadata)
     return paths
 
 
@@ -377,7 +364,7 @@ def segmentation_parts(
     key = [segmenter.digest, methods[0].digest, dataclasses.asdict(spec.options), *view]
     names = [*times][: spec.options.draw_subjects or None]
     keys = {name: [*key, name == names[0], times[name]] for name in names}
-    compute = functools.partial(_map_draws, segmenter, spec, methods[0], names[:1])
+    compute = functools.partial(_map_draws, segmenter, spec.options, methods[0], names[:1])
     parts[MAPS] = Part(folder / "draws", keys, compute)
     return parts
 
@@ -387,65 +374,50 @@ def segmentation_name(method: str) -> str:
     return f"segmentation of {method}"
 
 
-@functools.lru_cache(maxsize=1)  # for all parts of a subject
-def _segmented(evaluated: EvaluatedSubject) -> SegmentedSubject:
-    return segmented_subject(evaluated.subject, evaluated.prepared, evaluated.modalities)
+_segmented = functools.lru_cache(maxsize=1)(segmented_subject)  # for all parts of a subject
 
 
 def _segment_method(
     segmenter: Segmenter, name: str, method: TrainedMethod | None, evaluated: EvaluatedSubject
 ) -> SubjectResult:
     subject = _segmented(evaluated)
-    if method is None:
-        images = {"zeros": np.zeros_like(subject.images), "truth": subject.images}[name]
-        return SubjectResult(
-            records=segment_replaced(segmenter, subject, name, lambda channel: images)
-        )
-    stacks = network_stacks(evaluated.prepared, subject.modalities, subject.z)
 
     def predict(channel: int) -> Images:
-        return method.predict(stacks, subject.missing(channel)).mean
+        if method is None:
+            return {"zeros": np.zeros_like(subject.images), "truth": subject.images}[name]
+        return method.predict(subject.slices.images, subject.missing(channel)).mean
 
     return SubjectResult(records=segment_replaced(segmenter, subject, name, predict))
 
 
 def _map_draws(
     segmenter: Segmenter,
-    spec: EvaluationSpec,
+    options: EvaluationOptions,
     method: TrainedMethod,
     whole: Sequence[str],
     evaluated: EvaluatedSubject,
 ) -> SubjectResult:
     """The records of some slices; of a subject that is among `whole`, maps of all."""
-    subject = _segmented(evaluated)
-    some = subject.at(choose_evenly(evaluated.z, spec.options.draw_slices))
-    records, _ = _maps(segmenter, spec, method, evaluated, some)
-    if subject.name not in whole:
+
+    def compare(subject: SegmentedSubject) -> tuple[list[dict], dict[str, Array]]:
+        """(records, maps by the modality that is replaced)."""
+        slices, sample = subject.slices, method.make_sampler(SAMPLER)
+        addresses = [slice_addresses(slices.name, slices.z, draw=k) for k in range(options.draws)]
+        records, maps = [], {}
+        for channel in subject.replaceable():
+            missing = subject.missing(channel)
+            estimate = method.predict(slices.images, missing)
+            draws = sample(slices.images, missing, np.stack(addresses), estimate)
+            more, probability = compare_maps(segmenter, subject, channel, draws, estimate.mean)
+            records += more
+            maps[subject.modalities[channel]] = probability.astype(np.float16)
+        return records, maps
+
+    z = choose_evenly(evaluated.z, options.draw_slices)
+    records, _ = compare(segmented_subject(evaluated, z))
+    if evaluated.subject.name not in whole:
         return SubjectResult(records=records)
-    _, maps = _maps(segmenter, spec, method, evaluated, subject)
-    return SubjectResult(records=records, arrays={"maps": maps})
-
-
-def _maps(
-    segmenter: Segmenter,
-    spec: EvaluationSpec,
-    method: TrainedMethod,
-    evaluated: EvaluatedSubject,
-    subject: SegmentedSubject,
-) -> tuple[list[dict], dict[str, Array]]:
-    """(records, maps by the modality that is replaced) of the subject's slices."""
-    stacks = network_stacks(evaluated.prepared, subject.modalities, subject.z)
-    draws = range(spec.options.draws)
-    addresses = np.stack([slice_addresses(subject.name, subject.z, draw=k) for k in draws])
-    records, maps = [], {}
-    for channel in subject.replaceable():
-        missing = subject.missing(channel)
-        estimate = method.predict(stacks, missing)
-        drawn = method.make_sampler(SAMPLER)(stacks, missing, addresses, estimate)
-        more, probability = compare_maps(segmenter, subject, channel, drawn, estimate.mean)
-        records += more
-        maps[subject.modalities[channel]] = probability.astype(np.float16)
-    return records, maps
+    return SubjectResult(records=records, arrays={"maps": compare(_segmented(evaluated))[1]})
 
 
 def downstream_results(results: dict[str, dict[str, SubjectResult]], names: Sequence[str]) -> dict:
@@ -470,18 +442,16 @@ def write_first_maps(
     results: dict[str, SubjectResult],
 ) -> None:
     """Writes the maps of the subject that has them among the `results` of MAPS."""
+    metadata = {
+        "sampler": SAMPLER,
+        "draws": spec.options.draws,
+        "seed": spec.options.seed,
+        "parameters_sha256": method.digest,
+        "segmenter_sha256": segmenter.digest,
+    }
     for subject in spec.subjects:
-        maps = results[subject.name].arrays.get("maps") if subject.name in results else None
-        if not maps:
-            continue
-        prepared = prepare_subject(subject, spec.space.modalities, spec.space.view)
-        segmented = segmented_subject(subject, prepared, spec.space.modalities)
-        metadata = {
-            "sampler": SAMPLER,
-            "draws": spec.options.draws,
-            "seed": spec.options.seed,
-            "parameters_sha256": method.digest,
-            "segmenter_sha256": segmenter.digest,
-        }
-        for missing, probability in maps.items():
-            write_maps(folder, prepared, segmented, probability, {"missing": missing} | metadata)
+        if subject.name in results and "maps" in results[subject.name].arrays:
+            evaluated = read_subject(subject, spec.space, spec.patterns)
+            z = segmented_subject(evaluated).slices.z
+            for missing, maps in results[subject.name].arrays["maps"].items():
+                write_maps(folder, evaluated, z, maps, {"missing": missing} | metadata)

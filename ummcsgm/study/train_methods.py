@@ -5,7 +5,10 @@ WORKDIR/methods/NAME: methods may be trained in several workdirs, on several mac
 and their folders copied together.
 """
 
+import functools
+import json
 import pathlib
+import time
 from collections.abc import Sequence
 
 import jax
@@ -14,8 +17,10 @@ from ummcsgm.config import build, build_data
 from ummcsgm.config.build import build_downstream
 from ummcsgm.config.build_data import normaliser, prepare
 from ummcsgm.config.build_methods import (
+    BY_SECONDS,
     MM_CSN,
     SEGMENTER,
+    build_budget,
     build_method_names,
     build_trainable,
     check_options,
@@ -26,10 +31,14 @@ from ummcsgm.config.build_methods import (
     method_options,
 )
 from ummcsgm.config.schema import check_same
-from ummcsgm.study.allowance import allowed
+from ummcsgm.distributed import devices, processes
 from ummcsgm.training import checkpoint
-from ummcsgm.training.train import train
+from ummcsgm.training.logging import training_seconds
+from ummcsgm.training.train import train, training_batches
 from ummcsgm.types import Config, InputError
+from ummcsgm.utils.atomic_io import read_json, write_atomic
+
+WARMUP_STEPS, TIMED_STEPS = 3, 20
 
 
 def default_methods(config: Config, mode: str) -> tuple[str, ...]:
@@ -73,7 +82,7 @@ def train_all(
             train_method(config, workdir, method=name)
         else:
             try:
-                train_method(allowed(config, workdir, name), workdir, method=name)
+                train_method(with_allowed_steps(config, workdir, name), workdir, method=name)
             except FloatingPointError as error:
                 if len(names) == 1:
                     raise
@@ -124,3 +133,48 @@ def _check_same_run(folder: pathlib.Path, method: str, fields: dict, options: di
         metadata = checkpoint.restore_metadata(folder)
         check_same(fields, metadata["config"], str(folder), fixed_keys(method))
         check_options(metadata.get("options", {}), options, str(folder))
+
+
+def with_allowed_steps(config: Config, workdir: pathlib.Path, name: str) -> Config:
+    """The config with the number of steps that the method of this name trains for.
+
+    As many as the mm-CSN; or, if config.study.budget is seconds, as many as the method
+    makes here in the time that the mm-CSN trained. That number is measured once and kept
+    in the method's allowance.json, so that a stopped run continues as it began; it is
+    measured again when the mm-CSN has trained for longer.
+
+    Raises:
+        InputError: the budget is seconds, and the mm-CSN has not been trained here.
+    """
+    if build_budget(config) != BY_SECONDS:
+        return config
+    path = method_folder(workdir, name) / "allowance.json"
+    seconds = training_seconds(workdir)
+    if seconds is None:
+        raise InputError(
+            f"config.study.budget is 'seconds', those that the mm-CSN trained, and "
+            f"{workdir} has no log of it: train it there first."
+        )
+    if not path.is_file() or read_json(path)["seconds"] != seconds:
+        steps = max(1, round(seconds / _seconds_per_step(config, workdir, name)))
+        content = json.dumps({"seconds": seconds, "steps": steps})
+        # The measurement of the first of several processes counts for all.
+        processes.main_process_first(lambda: processes.is_main() and write_atomic(path, content))
+    return build.with_steps(config, read_json(path)["steps"])
+
+
+def _seconds_per_step(config: Config, workdir: pathlib.Path, name: str) -> float:
+    _, stores = prepare(config, workdir)
+    method, options = build_trainable(config, name), build.build_train_options(config)
+    batches = training_batches(stores["train"], options)
+    state = devices.replicate(method.start(jax.random.key(options.seed)))
+    step = functools.partial(devices.pmap_step(method.step), jax.random.key(0))
+    sharded = [devices.shard(batches.at(index)) for index in range(WARMUP_STEPS + TIMED_STEPS)]
+    start = 0.0
+    for index, batch in enumerate(sharded):
+        if index == WARMUP_STEPS:
+            jax.block_until_ready(state)
+            start = time.perf_counter()
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    return (time.perf_counter() - start) / TIMED_STEPS
