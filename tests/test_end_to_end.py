@@ -94,6 +94,7 @@ def test_a_second_study_retrains_nothing_and_writes_the_same_tables(own_study, m
     assert records(run) == log
 
 
+@pytest.mark.slow
 def test_evaluate_needs_only_the_workdir_and_gives_the_studys_tables(own_study):
     run = own_study / "run"
     tables = files_under(run / "evaluation")
@@ -104,6 +105,7 @@ def test_evaluate_needs_only_the_workdir_and_gives_the_studys_tables(own_study):
         assert again[name] == tables[name], name
 
 
+@pytest.mark.slow
 def test_every_configuration_can_be_evaluated_by_flag(own_study):
     run = own_study / "run"
     assert run_main("--workdir", run, "--mode", "evaluate", "--all_configurations") == 0
@@ -112,6 +114,7 @@ def test_every_configuration_can_be_evaluated_by_flag(own_study):
     assert len(asked) == 14 and "flair+t1+t1c" in asked
 
 
+@pytest.mark.slow
 def test_a_workdirs_own_config_repeats_the_run_bit_for_bit(study, tmp_path):
     code = run_main(
         *("--config", study / "run" / "config.py"),
@@ -128,6 +131,7 @@ def test_a_workdirs_own_config_repeats_the_run_bit_for_bit(study, tmp_path):
     assert old == new
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_parameters_of_an_unbroken_one(study, tmp_path):
     """Two processes: SIGTERM in the midst of the first; the same command again."""
     arguments = ("--config", study / "tiny.py", "--workdir", tmp_path / "run")

@@ -19,7 +19,8 @@ from tiny_run import (
 
 from ummcsgm.data.nifti import write_new
 
-METHODS = ("regression", "mm-gan", "ucdgan", "hi-net", "mm-syn", "cocagan")
+METHODS = ("regression", "mm-gan", "cocagan")
+OTHERS = ("ucdgan", "hi-net", "mm-syn")  # in slow tests
 CHANGES = {
     "data__labels": True,
     "missingness__keep_one_seen": True,
@@ -28,9 +29,9 @@ CHANGES = {
     "train__save_every": 2,
     "train__log_every": 2,
     "study__methods": METHODS,
-    "study__width_scale": (1.0, *[0.02] * (len(METHODS) - 1)),
-    "study__lr_scale": (1.0,) * len(METHODS),
-    "study__patterns_per_image": (1, 2, 1, 1, 1, 2),
+    "study__width_scale": (1.0, 0.02, 0.02),
+    "study__lr_scale": (1.0, 1.0, 1.0),
+    "study__patterns_per_image": (1, 2, 2),
     "study__segmenter_steps": 4,
     "study__gallery_slices": 3,
 }

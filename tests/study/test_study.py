@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from tiny_run import AFFINE, MODALITIES, files_under, image, path_of, run_main, write_config
-from tiny_table import METHODS, table_config
+from tiny_table import METHODS, OTHERS, table_config
 
 from ummcsgm.config import build
 from ummcsgm.data.nifti import write_new
@@ -123,13 +123,32 @@ def test_costs_and_facts_are_those_of_the_run(table):
     same = ("parameters", "gflop")
     assert [costs["regression"][k] for k in same] == [costs["mm-csn"][k] for k in same]
     notes = {one["name"]: one["note"] for one in told["methods"]}
-    for name in ("ucdgan", "cocagan"):
-        assert "econstructed" in notes[name]
-    for name in ("mm-gan", "hi-net", "mm-syn"):
-        assert "dapted" in notes[name]
+    assert "econstructed" in notes["cocagan"] and "dapted" in notes["mm-gan"]
     assert "0.02 of its channels, its learning rates times 1, 2 missing" in notes["mm-gan"]
     assert "On 8 answers of the other rows' " in notes["algorithm1"]
     assert told["paper"] == []
+
+
+@pytest.mark.slow
+def test_the_other_published_methods_are_evaluated_too(own_table):
+    """In the finished study's workdir, to which they add only their own parts."""
+    names = METHODS + OTHERS
+    changes = {
+        "study__methods": names,
+        "study__width_scale": (1.0, *[0.02] * 5),
+        "study__lr_scale": (1.0,) * 6,
+        "study__patterns_per_image": (1, 2, 2, 1, 1, 1),
+    }
+    config = write_config(own_table / "all.py", table_config(own_table / "subjects", **changes))
+    run = own_table / "run"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("parts/**/*.npz")}
+    assert run_main("--config", config, "--workdir", run) == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    notes = {method["name"]: method["note"] for method in results(run)["methods"]}
+    assert "econstructed" in notes["ucdgan"]
+    assert "dapted" in notes["hi-net"] and "dapted" in notes["mm-syn"]
+    rows = read(run / "study" / "subjects.csv")
+    assert tuple(dict.fromkeys(row["method"] for row in rows)) == (*ROWS, *OTHERS)
 
 
 def test_the_gallery_shows_what_was_scored(table):
@@ -183,7 +202,7 @@ def test_a_study_in_parts_is_the_study(table, own_table, tmp_path):
     run, other = own_table / "run", tmp_path / "other"
     for name in ("study", "evaluation"):
         shutil.rmtree(run / name)
-    for name in ("hi-net", "segmenter"):
+    for name in ("mm-gan", "segmenter"):
         asked = ("--config", table / "table.py", "--methods", name)
         assert run_main(*asked, "--workdir", other, "--mode", "train") == 0
         shutil.rmtree(folder_of(other, name) / "checkpoints" / "4")
@@ -258,19 +277,19 @@ def test_one_that_diverges_leaves_the_others_alone(own_table, monkeypatch, capsy
     run, train_method = own_table / "run", train_methods.train_method
 
     def train(config, workdir, *, method="mm-csn", **rest):
-        if method == "hi-net":
+        if method == "mm-gan":
             raise FloatingPointError("not finite at step 3")
         train_method(config, workdir, method=method, **rest)
 
     monkeypatch.setattr(train_methods, "train_method", train)
-    for name in ("hi-net", "cocagan"):
+    for name in ("mm-gan", "cocagan"):
         shutil.rmtree(folder_of(run, name))
     command = ("--config", own_table / "table.py", "--workdir", run)
     assert run_main(*command) == 1
-    assert "training: hi-net is left as it is: not finite" in capsys.readouterr().out
+    assert "training: mm-gan is left as it is: not finite" in capsys.readouterr().out
     names = [one["name"] for one in results(run)["methods"]]
-    assert "cocagan" in names and "hi-net" not in names
-    assert run_main(*command, "--mode", "train", "--methods", "hi-net") == 2
+    assert "cocagan" in names and "mm-gan" not in names
+    assert run_main(*command, "--mode", "train", "--methods", "mm-gan") == 2
     assert "not finite at step 3" in capsys.readouterr().err
 
 
@@ -293,10 +312,10 @@ def test_every_number_of_the_table_has_its_rulers_hash(table):
 
 
 def test_a_method_that_is_not_there_yet_is_told_and_left_out(own_table, capsys):
-    shutil.rmtree(folder_of(own_table / "run", "ucdgan"))
+    shutil.rmtree(folder_of(own_table / "run", "cocagan"))
     assert run_main("--workdir", own_table / "run", "--mode", "evaluate") == 0
-    assert "study: ucdgan is not in" in capsys.readouterr().out
-    assert "ucdgan" not in {m["name"] for m in results(own_table / "run")["methods"]}
+    assert "study: cocagan is not in" in capsys.readouterr().out
+    assert "cocagan" not in {m["name"] for m in results(own_table / "run")["methods"]}
 
 
 @pytest.mark.parametrize(
@@ -334,12 +353,11 @@ def test_a_name_that_is_no_method_is_one_sentence(table, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_method_goes_on_with_the_width_it_was_begun_with(own_table, capsys):
-    widths = tuple({"hi-net": 0.5, "regression": 1.0}.get(m, 0.02) for m in METHODS)
-    other = table_config(own_table / "subjects", study__width_scale=widths)
+    other = table_config(own_table / "subjects", study__width_scale=(1.0, 0.02, 0.5))
     config = write_config(own_table / "wide.py", other)
     asked = ("--config", config, "--workdir", own_table / "run", "--mode", "train")
     assert run_main(*asked, "--methods", "mm-gan") == 0
-    assert run_main(*asked, "--methods", "hi-net") == 2
+    assert run_main(*asked, "--methods", "cocagan") == 2
     assert "config.study.width_scale: 0.02, and yours is 0.5" in capsys.readouterr().err
 
 

@@ -28,6 +28,7 @@ from ummcsgm.evaluation.calibration import (
     uniformity,
     within,
 )
+from ummcsgm.evaluation.metrics import group_rows
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.types import Array, Estimate, InputError, Missing
@@ -39,6 +40,7 @@ VERSIONS = ("raw", "recalibrated")
 SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
 SHOWN_DRAWS = 3  # in a picture
 RESAMPLES = 1000  # of a bootstrap over subjects
+PATTERN = ("missing", "modality")  # the columns that a summary is of
 CURVE = ("expected", "measured", "low", "high")
 MIN_BIN_SHARE = 0.002  # of all voxels: a reliability curve leaves out smaller bins
 
@@ -202,7 +204,7 @@ def fit_factors(records: list[dict]) -> dict[str, dict]:
     for one subject. No factor where a subject's draws are all alike.
     """
     fits = {}
-    for (missing, modality), group in groups_of(records).items():
+    for (missing, modality), group in group_rows(records, PATTERN).items():
         pairs = [(r["raw"]["variance"], r["mse_of_mean"]) for r in group]
         if missing == modality and min(pairs)[0] > 0:
             fits[modality] = _fit_factor(np.array(pairs))
@@ -220,14 +222,6 @@ def _fit_factor(pairs: Array) -> dict:
     return fit
 
 
-def groups_of(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """The records by (missing, modality)."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for record in records:
-        groups.setdefault((record["missing"], record["modality"]), []).append(record)
-    return groups
-
-
 def summaries(records: list[dict]) -> list[dict]:
     """A row for each (missing, modality, version): means over subjects, and their ratio.
 
@@ -236,7 +230,7 @@ def summaries(records: list[dict]) -> list[dict]:
     `flat_ranks_p` is `uniformity` of the ranks, None for too few subjects.
     """
     rows = []
-    for (missing, modality), group in groups_of(records).items():
+    for (missing, modality), group in group_rows(records, PATTERN).items():
         for version in VERSIONS:
             numbers = [r[version] for r in group if r[version] is not None]
             if not numbers:
@@ -276,7 +270,7 @@ def predictions(records: list[dict]) -> list[dict]:
     `ratio_low` and `ratio_high` are the ends of `bootstrap_interval`.
     """
     rows = []
-    for (missing, modality), group in groups_of(records).items():
+    for (missing, modality), group in group_rows(records, PATTERN).items():
         pairs = np.array(
             [[r["predicted"]["variance"], r["mse_of_mean"]] for r in group if r["predicted"]]
         )

@@ -4,7 +4,7 @@
 on disk yet: a method's predictions and scores, the slabs, or what a study adds. A part
 lies beside its method, under a key of all that it depends on, so that an evaluation that
 was stopped continues, and a method that is trained later, or copied in from another
-workdir, adds only its own.
+workdir, adds only what is new.
 
 `evaluation_results`, which `reporting` writes, has only plain values and arrays:
 
@@ -52,7 +52,7 @@ from ummcsgm.distributed import processes
 from ummcsgm.evaluation import ensemble, through_plane
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.methods import TrainedMethod
-from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.evaluation.subject import (
     EvaluatedSubject,
@@ -190,10 +190,10 @@ def evaluate(
     spec, validation = specs
     mm_csn, parts = methods[0], workdir / "evaluation" / "parts"
     fits, coherence = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
-    own = {method.name: method_part(spec, method, _factors(fits)) for method in methods}
+    method_parts = {method.name: method_part(spec, method, _factors(fits)) for method in methods}
     rhos = [*dict.fromkeys((0.0, _rho(coherence)))]
-    own["slab"] = slab_part(parts / "slabs", spec, mm_csn, rhos)
-    results = evaluate_subjects(spec, own | more)
+    method_parts["slab"] = slab_part(parts / "slabs", spec, mm_csn, rhos)
+    results = evaluate_subjects(spec, method_parts | more)
     return evaluation_results(spec, mm_csn, fits, coherence, results), results
 
 
@@ -482,22 +482,21 @@ def evaluation_results(
     """The plain dict of the mm-CSN and the floors that this module's docstring lists, from
     the parts "ridge", "ridge2", MM_CSN and "slab" of `results`."""
     names = [subject.name for subject in spec.subjects]
-    own = results[MM_CSN]
     rows = [
         row | {"method": MEAN if row["method"] == MM_CSN else row["method"]}
         for name in names
         for part in (*FLOORS, MM_CSN)
         for row in results[part][name].rows
     ]
-    records, slabs = _records(own), results["slab"]
+    records, slabs = _records(results[MM_CSN]), results["slab"]
     table = summary(rows, TABLE_METHODS)
     table.sort(key=lambda row: spec.space.modalities.index(row["modality"]))
-    panels = {name: {} for name in names if own[name].arrays}
+    panels = {name: {} for name in names if results[MM_CSN][name].arrays}
     for name, images in panels.items():
         for part in (*FLOORS, MM_CSN):
             images |= results[part][name].arrays["panels"]
         images[MEAN] = images.pop(MM_CSN)
-    pictures = {name: own[name].arrays.get("pictures") for name in panels}
+    pictures = {name: results[MM_CSN][name].arrays.get("pictures") for name in panels}
     facts = {
         "step": mm_csn.costs.steps,
         "profile": TABLE1.name,
@@ -538,12 +537,8 @@ def evaluation_results(
 def summary(rows: list[dict], methods: Sequence[str]) -> list[dict]:
     """Mean and standard deviation over subjects of these methods' rows, a row for each
     method, missing pattern, modality and metric."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if row["method"] in methods:
-            group = (row["method"], row["missing"], row["modality"])
-            groups.setdefault(group, []).append(row)
     names = ("method", "missing", "modality")
+    groups = group_rows([row for row in rows if row["method"] in methods], names)
     profile = {"profile": TABLE1.name, "profile_hash": profile_hash(TABLE1)}
     return [
         dict(zip(names, group, strict=True))
@@ -573,8 +568,8 @@ def _same_slices(rows: list[dict], method: str, same: str) -> dict:
 
 def _psnr_by_modality(rows: list[dict], method: str) -> dict[str, float]:
     """A method's means over subjects, with that one modality missing."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row["method"] == method and row["missing"] == row["modality"]:
-            values.setdefault(row["modality"], []).append(row["psnr"])
-    return {modality: mean_and_sd(psnrs)["mean"] for modality, psnrs in values.items()}
+    rows = [row for row in rows if row["method"] == method and row["missing"] == row["modality"]]
+    return {
+        modality: mean_and_sd([row["psnr"] for row in group])["mean"]
+        for (modality,), group in group_rows(rows, ["modality"]).items()
+    }

@@ -92,6 +92,14 @@ def similarity(
     return luminance * contrast / (unbiased * variances + c2)
 
 
+def group_rows(rows: Sequence[dict], names: Sequence[str]) -> dict[tuple, list[dict]]:
+    """The rows by their values of the columns `names`, in the order of first appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
 def mean_and_sd(values: Sequence[float | None]) -> dict[str, float]:
     """`mean`, `sd` (of a sample) and number `subjects` of the values that are not None.
 

@@ -15,7 +15,7 @@ from ummcsgm.data.nifti import spacing
 from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.evaluation import ensemble
 from ummcsgm.evaluation.methods import TrainedMethod
-from ummcsgm.evaluation.metrics import WANG_RADIUS, ssim_wang
+from ummcsgm.evaluation.metrics import WANG_RADIUS, group_rows, ssim_wang
 from ummcsgm.evaluation.protocols import TABLE1
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices, possible_patterns
 from ummcsgm.types import Array, InputError
@@ -186,10 +186,8 @@ def summaries(records: list[dict]) -> list[dict]:
     modalities = [*dict.fromkeys(record["modality"] for record in records)]
     rows = []
     for modality in [*modalities, ALL] if records else []:
-        groups: dict[tuple, list[dict]] = {}
-        for record in records:
-            if modality in (ALL, record["modality"]):
-                groups.setdefault((record["image"], record["rho"]), []).append(record)
+        chosen = [record for record in records if modality in (ALL, record["modality"])]
+        groups = group_rows(chosen, ("image", "rho"))
         base = next(group for (image, _), group in groups.items() if image == "draw")
         for (image, rho), group in groups.items():
             row = {"modality": modality, "image": image, "rho": rho}

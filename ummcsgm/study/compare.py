@@ -34,7 +34,7 @@ from ummcsgm.evaluation.evaluate import (
     summary,
 )
 from ummcsgm.evaluation.methods import TrainedMethod, load_method, mm_csn_method, ridge_methods
-from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
 from ummcsgm.evaluation.subject import read_subject
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model
 from ummcsgm.reporting import page
@@ -50,7 +50,7 @@ from ummcsgm.study.downstream import (
     segmentation_parts,
     write_first_maps,
 )
-from ummcsgm.study.significance import compare, correct
+from ummcsgm.study.significance import add_holm, paired_tests
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, InputError
 from ummcsgm.utils.atomic_io import digest, json_without_nan, write_atomic
@@ -83,7 +83,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     names = [*build_method_names(config), *[SEGMENTER][: bool(build.build_downstream(config))]]
     for name in names:
         _check_same_training(method_folder(workdir, name), name, trained)
-    there = [name for name in names if _is_trained(workdir, name)]
+    trained_names = [name for name in names if _is_trained(workdir, name)]
     cohort, stores = prepare(config, workdir)
     spec, validation = build_specs(config, cohort, all_configurations)
     if not spec.subjects:
@@ -98,11 +98,11 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     floors = ridge_methods(stores["train"], spec.options.ridge_penalty, parts)
     methods = [
         load_method(method_folder(workdir, name), spec.options)
-        for name in there
+        for name in trained_names
         if name != SEGMENTER
     ]
     segmenter, more = None, {}
-    if SEGMENTER in there:
+    if SEGMENTER in trained_names:
         segmenter = load_segmenter(workdir, config)
         more = segmentation_parts(workdir, spec, segmenter, [mm_csn, *methods])
     evaluation, results = evaluate(workdir, (spec, validation), [mm_csn, *floors, *methods], more)
@@ -203,7 +203,7 @@ def study_results(entries: Sequence[dict], results: Results, modalities: Sequenc
     subjects = [row for entry in entries for row in entry["rows"]]
     names = [entry["name"] for entry in entries]
     others = [name for name in names if name not in (MM_CSN, *DRAWS)]
-    tests = [row for m in modalities for row in compare(subjects, MM_CSN, others, m)]
+    tests = [row for m in modalities for row in paired_tests(subjects, MM_CSN, others, m)]
     return {
         "methods": [
             {key: entry[key] for key in ("name", "title", "note", "costs")} for entry in entries
@@ -211,7 +211,7 @@ def study_results(entries: Sequence[dict], results: Results, modalities: Sequenc
         "rows": summary(subjects, names),
         "subjects": subjects,
         "crps": _crps_summary(subjects, names, modalities),
-        "tests": correct(tests),
+        "tests": add_holm(tests),
         "downstream": None,
     }
 
@@ -220,19 +220,15 @@ def _crps_summary(
     subjects: Sequence[dict], names: Sequence[str], modalities: Sequence[str]
 ) -> list[dict]:
     """Means over subjects, a row for each method and modality that alone is missing."""
-    rows = []
-    for name in names:
-        for modality in modalities:
-            values = [
-                row["crps"]
-                for row in subjects
-                if row["method"] == name and row["crps"] is not None
-                if row["missing"] == row["modality"] == modality
-            ]
-            if values:
-                labels = {"method": name, "modality": modality}
-                rows.append(labels | json_without_nan(mean_and_sd(values)))
-    return rows
+    rows = [r for r in subjects if r["crps"] is not None and r["missing"] == r["modality"]]
+    groups = group_rows(rows, ("method", "modality"))
+    return [
+        {"method": name, "modality": modality}
+        | json_without_nan(mean_and_sd([row["crps"] for row in groups[name, modality]]))
+        for name in names
+        for modality in modalities
+        if (name, modality) in groups
+    ]
 
 
 def _facts(
@@ -243,10 +239,9 @@ def _facts(
     entries: Sequence[dict],
 ) -> dict:
     """What a reader needs to know of a study, and to repeat it."""
-    asked = build.config_to_json(config)
-    # The config of the training, whatever is asked now, but for evaluate and study.
-    fields = build.config_to_json(trained.config)
-    fields |= {section: asked[section] for section in ("evaluate", "study")}
+    # The config of the training, but for what is evaluated now.
+    fields, given = (build.config_to_json(c) for c in (trained.config, config))
+    fields |= {section: given[section] for section in ("evaluate", "study")}
     return {
         "budget": _budget(entries, fields["missingness"]["patterns_per_image"]),
         "profile": evaluation_facts["profile"],

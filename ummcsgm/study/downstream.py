@@ -25,7 +25,7 @@ from ummcsgm.data.subjects import network_labels, read_labels
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
 from ummcsgm.evaluation.methods import TrainedMethod
-from ummcsgm.evaluation.metrics import mean_and_sd
+from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
 from ummcsgm.evaluation.subject import (
     EvaluatedSubject,
     SubjectSlices,
@@ -195,20 +195,18 @@ def dice_summary(records: Sequence[dict]) -> list[dict]:
     too few subjects.
     """
     rows = []
-    for names, group in _grouped(records, ("method", "modality", "region")):
+    names = ("method", "modality", "region")
+    for key, group in group_rows(records, names).items():
         dice = mean_and_sd([record["dice"] for record in group])
         false = [record["predicted"] for record in group if record["dice"] is None]
-        row = names | {"dice": dice["mean"], "sd": dice["sd"], "subjects": dice["subjects"]}
+        row = dict(zip(names, key, strict=True)) | {
+            "dice": dice["mean"],
+            "sd": dice["sd"],
+            "subjects": dice["subjects"],
+        }
         row |= {"skipped": len(false), "false_voxels": mean_and_sd(false)["mean"]}
         rows.append(json_without_nan(row))
     return rows
-
-
-def _grouped(records: Sequence[dict], names: tuple[str, ...]) -> list[tuple[dict, list[dict]]]:
-    groups: dict[tuple, list[dict]] = {}
-    for record in records:
-        groups.setdefault(tuple(record[name] for name in names), []).append(record)
-    return [(dict(zip(names, group, strict=True)), members) for group, members in groups.items()]
 
 
 # Probability maps of draws.
@@ -277,7 +275,10 @@ def map_summary(records: Sequence[dict]) -> list[dict]:
     region are `skipped` in the Dice alone.
     """
     names = ("map", "modality", "region")
-    return [group | _reliability(members) for group, members in _grouped(records, names)]
+    return [
+        dict(zip(names, key, strict=True)) | _reliability(group)
+        for key, group in group_rows(records, names).items()
+    ]
 
 
 def _reliability(records: list[dict]) -> dict:

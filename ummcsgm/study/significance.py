@@ -14,15 +14,15 @@ RESAMPLES = 10000
 METRICS = ("psnr", "mae")
 
 
-def compare(
+def paired_tests(
     subjects: Sequence[dict], reference: str, others: Sequence[str], modality: str
 ) -> list[dict]:
-    """A row each metric of METRICS and method of `others`: `reference` minus the method
-    on the subjects that both answered for, with `modality` alone missing.
+    """A row for each metric of METRICS and method of `others`: `reference` minus the method
+    on the subjects that have both, with `modality` alone missing.
 
-    The mean difference, LEVEL of its bootstrap over subjects (`low`, `high`; None for a
-    single subject), and p of Wilcoxon's signed-rank test, two-sided; `p_holm` is not
-    there yet, see `correct`. Subjects are rows of the study's `subjects`.
+    The mean difference, the central LEVEL of its bootstrap over subjects (`low`, `high`;
+    None for a single subject), and p of Wilcoxon's signed-rank test, two-sided; `add_holm`
+    adds `p_holm`. `subjects` are the rows of the study's table of subjects.
     """
     scores = {
         (row["method"], row["subject"]): row
@@ -31,11 +31,11 @@ def compare(
     }
     rows = []
     for method in others:
-        names = [name for which, name in scores if which == method]
+        names = {name for method_name, name in scores if method_name == method}
         names = sorted(name for name in names if (reference, name) in scores)
         for metric in METRICS:
-            pairs = [[scores[one, name][metric] for one in (reference, method)] for name in names]
-            pairs = [pair for pair in pairs if None not in pair]  # an answer without error
+            pairs = [[scores[m, name][metric] for m in (reference, method)] for name in names]
+            pairs = [pair for pair in pairs if None not in pair]  # no PSNR without any error
             if pairs:
                 facts = {"metric": metric, "modality": modality, "method": method}
                 facts |= {"reference": reference, "subjects": len(pairs)}
@@ -45,27 +45,26 @@ def compare(
 
 def _difference(pairs: Array, address: list) -> dict:
     differences = pairs[:, 0] - pairs[:, 1]
-    told = {"difference": float(differences.mean()), "low": None, "high": None}
+    row = {"difference": float(differences.mean()), "low": None, "high": None}
     if len(differences) > 1:
         generator = np.random.default_rng(zlib.crc32(repr(address).encode()))
         ends = subject_interval(
             generator, lambda rows: rows.mean(axis=0), differences, level=LEVEL, resamples=RESAMPLES
         )
-        told |= {"low": float(ends[0]), "high": float(ends[1])}
-    return told | {"p": _p_value(differences)}
+        row |= {"low": float(ends[0]), "high": float(ends[1])}
+    return row | {"p": _p_value(differences)}
 
 
 def _p_value(differences: Array) -> float:
     if not np.any(differences):
-        return 1.0  # nothing to tell them apart by
+        return 1.0  # no difference at all
     return float(wilcoxon(differences).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being one of several, in their order.
+    """The p-values corrected for multiple tests by Holm 1979, in their order.
 
-    Holm 1979: below a level together with a chance below that level that any one of
-    them is wrongly so.
+    With probability 1 - level, none of those below a level is so by chance.
     """
     p = np.asarray(p_values, np.float64)
     order = np.argsort(p, kind="stable")
@@ -75,9 +74,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def correct(rows: list[dict]) -> list[dict]:
-    """The rows of `compare` with `p_holm`: of each metric, all methods and modalities
-    are one family."""
+def add_holm(rows: list[dict]) -> list[dict]:
+    """The rows of `paired_tests` with `p_holm`: all methods and modalities of a metric are
+    one family."""
     for metric in METRICS:
         family = [row for row in rows if row["metric"] == metric]
         corrected = holm([row["p"] for row in family])
