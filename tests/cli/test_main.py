@@ -28,6 +28,14 @@ from ummcsgm.data.nifti import write_new
 pytest_plugins = ["tiny_study"]
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """subjects/ and tiny.py, the config of a run that is not started."""
+    root = tmp_path_factory.mktemp("untrained")
+    write_config(root / "tiny.py", tiny_config(write_subjects(root / "subjects")))
+    return root
+
+
 def sentence(capsys, code, wanted=2):
     """The one line of stderr of a command that was refused."""
     said = capsys.readouterr().err
@@ -118,10 +126,10 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
 
 
 @pytest.mark.parametrize("case", TRAINING)
-def test_a_wrong_flag_is_named_and_nothing_is_written(study, tmp_path, capsys, case):
+def test_a_wrong_flag_is_named_and_nothing_is_written(untrained, tmp_path, capsys, case):
     flags, words = TRAINING[case]
     workdir = tmp_path / "run"
-    arguments = ("--config", study / "tiny.py", "--workdir", workdir, "--mode", "train")
+    arguments = ("--config", untrained / "tiny.py", "--workdir", workdir, "--mode", "train")
     said = sentence(capsys, run_main(*arguments, *flags.split()))
     assert_says(said, words)
     assert not workdir.exists()
@@ -172,9 +180,9 @@ KEYS = {  # in the file, not on the command line
 
 
 @pytest.mark.parametrize("case", KEYS)
-def test_a_wrong_key_in_a_config_file_is_named(study, tmp_path, capsys, case):
+def test_a_wrong_key_in_a_config_file_is_named(untrained, tmp_path, capsys, case):
     key, value, words = KEYS[case]
-    config = tiny_config(study / "subjects")
+    config = tiny_config(untrained / "subjects")
     with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict({key: value})
         *section, name = key.split(".")
@@ -185,8 +193,8 @@ def test_a_wrong_key_in_a_config_file_is_named(study, tmp_path, capsys, case):
     assert not workdir.exists()
 
 
-def test_a_config_without_a_section_names_its_first_key(study, tmp_path, capsys):
-    config = tiny_config(study / "subjects")
+def test_a_config_without_a_section_names_its_first_key(untrained, tmp_path, capsys):
+    config = tiny_config(untrained / "subjects")
     del config["loss"]
     file, workdir = write_config(tmp_path / "c.py", config), tmp_path / "run"
     said = sentence(capsys, run_main("--config", file, "--workdir", workdir))
@@ -218,6 +226,7 @@ def test_without_a_run_the_sentence_says_what_is_missing(tmp_path, capsys, case)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_in_the_place_of_a_folder_is_named(study, tmp_path, capsys):
     place = tmp_path / "taken"
     place.write_text("mine")
@@ -326,13 +335,14 @@ def test_a_folder_in_which_no_subject_matches_is_named(tmp_path, capsys, case):
     assert not workdir.exists()
 
 
-def test_a_brain_larger_than_the_grid_is_named(study, tmp_path, capsys):
-    file = write_config(tmp_path / "c.py", tiny_config(study / "subjects", data__grid=(12, 16)))
+def test_a_brain_larger_than_the_grid_is_named(untrained, tmp_path, capsys):
+    file = write_config(tmp_path / "c.py", tiny_config(untrained / "subjects", data__grid=(12, 16)))
     code = run_main("--config", file, "--workdir", tmp_path / "run")
     said = sentence(capsys, code)
     assert_says(said, ["subject P", "15 x 13", "config.data.grid", "12 x 16"])
 
 
+@pytest.mark.slow
 def test_a_split_without_test_subjects_is_named_after_training(own_study, capsys):
     path = own_study / "run" / "split.json"
     split = json.loads(path.read_text())
@@ -342,12 +352,12 @@ def test_a_split_without_test_subjects_is_named_after_training(own_study, capsys
     assert_says(sentence(capsys, code), [str(path), "no test subject"])
 
 
-def test_a_split_without_training_subjects_is_named(study, tmp_path, capsys):
+def test_a_split_without_training_subjects_is_named(untrained, tmp_path, capsys):
     workdir = tmp_path / "run"
     workdir.mkdir()
     split = {"train": [], "validation": [], "test": list(NAMES)}
     (workdir / "split.json").write_text(json.dumps(split))
-    code = run_main("--config", study / "tiny.py", "--workdir", workdir)
+    code = run_main("--config", untrained / "tiny.py", "--workdir", workdir)
     assert_says(sentence(capsys, code), [str(workdir / "split.json"), "train"])
 
 
@@ -365,6 +375,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["study", "evaluate", "complete"])
 @pytest.mark.parametrize("case", OTHERS)
 def test_a_workdir_of_another_network_is_named_and_left_alone(study, tmp_path, capsys, case, mode):
@@ -377,6 +388,7 @@ def test_a_workdir_of_another_network_is_named_and_left_alone(study, tmp_path, c
     assert files_under(study / "run") == before
 
 
+@pytest.mark.slow
 def test_a_workdir_of_other_subjects_is_named(study, tmp_path, capsys):
     folder = write_subjects(tmp_path / "subjects", (*NAMES[:4], "P7"))
     before = files_under(study / "run")
@@ -387,6 +399,7 @@ def test_a_workdir_of_other_subjects_is_named(study, tmp_path, capsys):
     assert files_under(study / "run") == before
 
 
+@pytest.mark.slow
 def test_a_workdir_whose_training_files_changed_is_named(own_study, capsys):
     split = json.loads((own_study / "run" / "split.json").read_text())
     path = path_of(own_study / "subjects", split["train"][0], "t1c")
@@ -471,6 +484,7 @@ COMPLETING = {  # after --workdir RUN --mode complete; {0} the study, {1} a fres
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COMPLETING)
 def test_a_completion_that_cannot_be_made_writes_nothing(study, tmp_path, capsys, case):
     flags, words = COMPLETING[case]
@@ -483,6 +497,7 @@ def test_a_completion_that_cannot_be_made_writes_nothing(study, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in DAMAGES if case != "all negative"])
 def test_a_damaged_input_is_named_and_nothing_is_completed(study, tmp_path, capsys, case):
     damage, words = DAMAGES[case]
@@ -495,6 +510,7 @@ def test_a_damaged_input_is_named_and_nothing_is_completed(study, tmp_path, caps
     assert files_under(tmp_path / "out") == {}
 
 
+@pytest.mark.slow
 def test_a_subject_with_nothing_left_to_complete_from_is_named(study, tmp_path, capsys):
     folder = write_subjects(tmp_path / "subjects", ("P1", "P2"))
     for modality in ("t1", "t1c", "t2"):
@@ -507,6 +523,7 @@ def test_a_subject_with_nothing_left_to_complete_from_is_named(study, tmp_path, 
     assert written == [f"HGG/P1/P1_flair{end}.nii.gz" for end in ("", "_sd")]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_ends_with_2_and_one_line_on_stderr(study, tmp_path):
     order = ("--input", study / "subjects", "--output", tmp_path, "--missing", "pd")
     process = start_main("--workdir", study / "run", "--mode", "complete", *order)
