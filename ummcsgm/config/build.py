@@ -76,7 +76,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
 
 
 def build_model(config: ConfigDict) -> ScoreModel:
-    """The network, the forward process and the scale of the data they were made for."""
+    """Returns the network with its forward process and the scale of its data."""
     fields = config.network
     net = mm_csn.MMCSN(
         modalities=len(config.data.modalities),
@@ -120,7 +120,7 @@ def build_segmenter(config: ConfigDict) -> Segmenter:
 
 
 def build_downstream(config: ConfigDict) -> int:
-    """How many steps the segmentation network is trained for; 0 where there is none."""
+    """Returns the training steps of the segmentation network; 0: there is none."""
     return config.study.segmenter_steps
 
 
@@ -149,7 +149,7 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
 
 
 def build_objective(config: ConfigDict) -> loss.Objective:
-    """Which questions are drawn in training and how their errors are weighed."""
+    """Returns the missing patterns and times drawn in training, and the loss weighting."""
     modalities = len(config.data.modalities)
     table = missingness.missing_patterns(modalities, proper=config.missingness.keep_one_seen)
     sizes = build_sizes(config)
@@ -165,8 +165,8 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
     weights = missingness.pattern_probabilities(table, sizes)
     summed = fields.weighting == "paper"
-    each = config.missingness.patterns_per_image
-    return loss.Objective(table, weights, proposal, weighting, summed, each)
+    count = config.missingness.patterns_per_image
+    return loss.Objective(table, weights, proposal, weighting, summed, count)
 
 
 def build_update_rule(config: ConfigDict) -> UpdateRule:
@@ -191,7 +191,7 @@ def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
 
 
 def build_train_options(config: ConfigDict) -> TrainOptions:
-    """The length and the rhythm of training, and what a batch is."""
+    """Returns the length of training, its batches, and when it logs and saves."""
     fields = config.train
     return TrainOptions(
         config.seed,
@@ -206,13 +206,13 @@ def build_train_options(config: ConfigDict) -> TrainOptions:
 
 
 def build_evaluation_options(config: ConfigDict) -> EvaluationOptions:
-    """What evaluation asks and how much of it."""
+    """Returns the options of config.evaluate."""
     _known("evaluate.time_grid", config.evaluate.time_grid, TIME_GRIDS)
     return EvaluationOptions(config.seed, **config.evaluate.to_dict())
 
 
 def build_space(config: ConfigDict) -> ImageSpace:
-    """The modalities, and what the network is shown of a slice."""
+    """Returns the modalities, and how a slice is cropped and resampled for the network."""
     fields = config.data
     shown = (float(fields.spacing), bool(fields.mask), config.network.neighbour_slices)
     view = SliceView(tuple(fields.grid), *shown)
@@ -220,12 +220,12 @@ def build_space(config: ConfigDict) -> ImageSpace:
 
 
 def config_to_json(config: ConfigDict) -> dict:
-    """The config as plain JSON values."""
+    """Returns the config as plain JSON values."""
     return json.loads(config.to_json_best_effort())
 
 
 def config_from_json(fields: dict) -> ConfigDict:
-    """The inverse of `config_to_json`: a frozen config, lists become tuples."""
+    """Returns the inverse of `config_to_json`: a locked config; lists become tuples."""
 
     def restore(value):
         if isinstance(value, dict):
@@ -273,7 +273,7 @@ def _known(key: str, name: str, names: tuple[str, ...]) -> str:
 
 
 def lookup(key: str, name: str, table: dict):
-    """What `table` has for `name`. Raises InputError, naming the key, if nothing."""
+    """Returns `table[name]`. Raises InputError, naming the key, if `name` is not in it."""
     return table[_known(key, name, tuple(table))]
 
 

@@ -31,8 +31,8 @@ def check_data(config: ConfigDict) -> None:
 
 
 def build_layouts(config: ConfigDict) -> list[Layout]:
-    """The layouts that the data may have: the one of config.data.layout, or all that
-    know its modalities."""
+    """Returns the layouts that files may have: config.data.layout, or all that know the
+    modalities."""
     fields = config.data
     if fields.layout not in ("auto", *KNOWN_SUFFIXES, "flat"):
         raise InputError(
@@ -48,10 +48,10 @@ def build_layouts(config: ConfigDict) -> list[Layout]:
 
 
 def every_layout(config: ConfigDict) -> list[Layout]:
-    """All named layouts that know config.data.modalities.
+    """Returns all named layouts that know config.data.modalities.
 
     Raises:
-        InputError: there is none.
+        InputError: none does.
     """
     possible, reasons = [], []
     for name in KNOWN_SUFFIXES:
@@ -65,18 +65,18 @@ def every_layout(config: ConfigDict) -> list[Layout]:
 
 
 def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> SearchResult:
-    """The subjects in `folder`, in the layout of the config or else in any named one.
+    """Finds the subjects in `folder`, in the config's layout or else in any named layout.
 
-    In a named layout they have all contrasts that it knows, also those that are none of
+    Subjects of a named layout have all contrasts that it knows, not only
     config.data.modalities.
 
     Raises:
         InputError: as `find_subjects`.
     """
-    named = {name: _widened(config, name) for name in KNOWN_SUFFIXES}
-    own = [named.get(layout.name, layout) for layout in build_layouts(config)]
-    others = [layout for layout in named.values() if layout not in own]
-    return find_subjects(folder, own, others)
+    named = {name: _with_all_contrasts(config, name) for name in KNOWN_SUFFIXES}
+    first = [named.get(layout.name, layout) for layout in build_layouts(config)]
+    others = [layout for layout in named.values() if layout not in first]
+    return find_subjects(folder, first, others)
 
 
 def _named(config: ConfigDict, name: str, modalities: Sequence[str]) -> Layout:
@@ -84,29 +84,27 @@ def _named(config: ConfigDict, name: str, modalities: Sequence[str]) -> Layout:
     return named_layout(name, modalities, config.data.mask, config.data.entities)
 
 
-def _widened(config: ConfigDict, name: str) -> Layout:
-    """The named layout with all its contrasts and all config.data.modalities.
-
-    Those that it does not know are written under their own names.
-    """
-    contrasts = {contrast_of(one): one for one in config.data.modalities}
+def _with_all_contrasts(config: ConfigDict, name: str) -> Layout:
+    """The named layout with all its contrasts and all config.data.modalities; a modality
+    that it does not know has its name as the suffix."""
+    contrasts = {contrast_of(modality): modality for modality in config.data.modalities}
     modalities = [contrasts.get(contrast, contrast) for contrast in KNOWN_SUFFIXES[name]]
     layout = _named(config, name, modalities)
-    own = {one: layout.suffixes.get(one, one) for one in config.data.modalities}
-    return dataclasses.replace(layout, suffixes=own | layout.suffixes)
+    suffixes = {name: layout.suffixes.get(name, name) for name in config.data.modalities}
+    return dataclasses.replace(layout, suffixes=suffixes | layout.suffixes)
 
 
 def build_processes(config: ConfigDict) -> int:
-    """How many processes read scans: config.data.processes."""
+    """Returns how many processes read scans."""
     return config.data.processes
 
 
 def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
-    """The subjects of config.data.folder, or of a phantom made here, and their split.
+    """Returns the subjects of config.data.folder, or of a phantom made here, and their split.
 
     Raises:
-        InputError: there is no folder, no subject with two modalities, or the split of
-            the workdir was made of other subjects.
+        InputError: there is no folder, no subject has two modalities, or the split in the
+            workdir has other subjects.
     """
     fields = config.data
     possible = build_layouts(config)
@@ -130,18 +128,17 @@ def build_cohort(config: ConfigDict, workdir: pathlib.Path) -> Cohort:
 
 
 def build_settings(config: ConfigDict) -> StoreSettings:
-    """What the prepared slices depend on, beside the images."""
-    space = build_space(config)
-    own = config.data.min_brain_fraction, config.data.labels
-    return StoreSettings(space.modalities, space.view, *own)
+    """Returns the settings that the prepared slices depend on."""
+    space, fields = build_space(config), config.data
+    return StoreSettings(space.modalities, space.view, fields.min_brain_fraction, fields.labels)
 
 
 def build_stores(
     config: ConfigDict, workdir: pathlib.Path, cohort: Cohort, report: build_store.Report
 ) -> dict[str, Store]:
-    """The prepared slices of every split that has subjects, made once in the workdir.
+    """Returns the prepared slices of each split with subjects, made once in the workdir.
 
-    `report(done, of)` is called for each subject that is made.
+    Calls `report(done, total)` after each subject.
     """
     members = {split: cohort.members(split) for split in SPLITS}
     return build_store.build_stores(
@@ -156,18 +153,20 @@ def build_stores(
 def compatible_config(
     config: ConfigDict | None, saved: ConfigDict, workdir: pathlib.Path
 ) -> ConfigDict:
-    """`config`, checked to fit the weights made with `saved`; `saved` if it is None."""
+    """Returns `config`, or `saved` if it is None.
+
+    Raises:
+        InputError: `config` does not fit the weights that were trained with `saved`.
+    """
     if config is None:
         return saved
     check_config(config, devices=1)
-    fields, made = config_to_json(config), config_to_json(saved)
-    check_same(fields, made, str(workdir), NETWORK_KEYS)
+    check_same(config_to_json(config), config_to_json(saved), str(workdir), NETWORK_KEYS)
     return with_absolute_folder(config)
 
 
 def with_absolute_folder(config: ConfigDict) -> ConfigDict:
-    """The config with an absolute config.data.folder: it is to be found from anywhere
-    once it lies in a checkpoint."""
+    """Returns the config with an absolute config.data.folder, for a checkpoint."""
     config = config.copy_and_resolve_references()
     if config.data.folder:
         config.data.folder = str(pathlib.Path(config.data.folder).absolute())
@@ -175,9 +174,9 @@ def with_absolute_folder(config: ConfigDict) -> ConfigDict:
 
 
 def prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, Store]]:
-    """The subjects of the run, and their prepared slices by split, in the workdir.
+    """Returns the subjects of the run and their prepared slices by split.
 
-    The first process of a job makes what is not there; the others find it.
+    The first process of a job prepares what is missing, then the others read it.
 
     Raises:
         InputError: the config or the data is wrong.
@@ -207,11 +206,11 @@ def _prepare(config: Config, workdir: pathlib.Path) -> tuple[Cohort, dict[str, S
 
 
 def normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
-    """What undoes the scaling of a scan that is not there.
+    """Returns what gives a synthesised scan its intensity units.
 
-    Medians over the training subjects of each modality's scale, and of the size of a
-    voxel in the plane, in mm; and the range of all their scaled values, but for the
-    0.1 % on either side of each.
+    `scales` and `spacing` are medians over the training subjects, of each modality's
+    scale and of the pixel size in mm. `ranges` are the least and largest scaled values,
+    without the 0.1 % at either end of each scan.
     """
     ranges = {
         name: [e.ranges[name] for e in store.subjects if e.ranges[name] is not None]
@@ -220,8 +219,8 @@ def normaliser(store: Store, modalities: tuple[str, ...]) -> dict:
     return {
         "scales": {name: statistics.median(store.scales(name).values()) for name in modalities},
         "ranges": {
-            name: (min(low for low, _ in own), max(high for _, high in own))
-            for name, own in ranges.items()
+            name: (min(low for low, _ in pairs), max(high for _, high in pairs))
+            for name, pairs in ranges.items()
         },
         "spacing": np.median([e.spacing for e in store.subjects], axis=0).tolist(),
     }
