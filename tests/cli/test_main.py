@@ -52,7 +52,7 @@ def assert_says(said, words, **places):
 
 TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subjects
     "no such section": ("--config.trian.steps=3", ["config.trian.steps", "not exist"]),
-    "section": ("--config.train=3", ["config.train is a section", "--config.train.steps"]),
+    "section": ("--config.train=3", ["config.train is a section: set its keys"]),
     "text for int": ("--config.train.steps=many", ["config.train.steps", "many"]),
     "float for int": ("--config.train.steps=1.5", ["config.train.steps", "1.5"]),
     "text for float": ("--config.sde.beta_max=big", ["config.sde.beta_max", "big"]),
@@ -93,7 +93,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     ),
     "sizes' words": (
         "--config.missingness.size_probabilities=even",
-        ["sizes is 'even'", "uniform"],
+        ["size_probabilities is 'even'", "uniform"],
     ),
     "levels of ve": (
         "--config.sde.name=ve --config.sde.sigma_max=0.001",
@@ -302,6 +302,7 @@ def test_a_damaged_training_file_is_named(tmp_path, capsys, case):
     assert not [name for name in files_under(workdir) if "/." in f"/{name}"]
 
 
+@pytest.mark.slow
 def test_after_the_damage_is_mended_the_same_command_runs_on(tmp_path, capsys):
     folder, workdir = write_subjects(tmp_path / "subjects"), tmp_path / "run"
     path = path_of(folder, "P2", "t1c")
