@@ -27,8 +27,8 @@ TABLES += ("coherence.csv", "coherence.json", "coherence.md", "coherence.png")
 
 def state_bits(workdir):
     """All that the newest checkpoint holds of the state, and the average, as bytes."""
-    about = checkpoint.restore_metadata(workdir)
-    config = build.config_from_json(about["config"])
+    metadata = checkpoint.restore_metadata(workdir)
+    config = build.config_from_json(metadata["config"])
     start = build_trainable(config, "mm-csn").start
     state = train.start_or_restore(workdir, start, 0)
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
@@ -59,7 +59,7 @@ def test_a_study_leaves_all_that_it_promises(study):
     assert lines[0].startswith("preparing: 5/5")
     assert lines[1].startswith("prepared: 15 train slices of 3 subjects, 10 test")
     assert lines[2].startswith("step 25/150: loss ")
-    assert lines[-1].startswith("evaluated 2/2: P") and lines[-1].endswith("ridge2")
+    assert lines[-1].startswith("evaluated 2/2: P") and lines[-1].endswith(", ridge")
     assert not [p for p in files_under(run) if "tmp" in p or "/." in f"/{p}"]
 
 
@@ -110,8 +110,8 @@ def test_every_configuration_can_be_evaluated_by_flag(own_study):
     run = own_study / "run"
     assert run_main("--workdir", run, "--mode", "evaluate", "--all_configurations") == 0
     with (run / "evaluation" / "table.csv").open() as file:
-        asked = {row["missing"] for row in csv.DictReader(file)}
-    assert len(asked) == 14 and "flair+t1+t1c" in asked
+        requested = {row["missing"] for row in csv.DictReader(file)}
+    assert len(requested) == 14 and "flair+t1+t1c" in requested
 
 
 @pytest.mark.slow

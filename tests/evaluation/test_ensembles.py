@@ -36,8 +36,8 @@ ONE_OF_TWO = {
 def noise(images, missing, kind, addresses):
     """Standard normal where there is tissue to be drawn, by its purpose and place."""
     rows = [
-        np.random.default_rng([kind, *map(int, address), *map(int, asked)])
-        for address, asked in zip(addresses, missing, strict=True)
+        np.random.default_rng([kind, *map(int, address), *map(int, requested)])
+        for address, requested in zip(addresses, missing, strict=True)
     ]
     values = np.stack([row.normal(size=images.shape[1:]) for row in rows])
     return np.float32(values * PEAK * ERROR) * missing[:, None, None] * (images > 0)
@@ -52,8 +52,8 @@ def posterior(ratio):
         if sampler == "mean":
             return mean
         wide = np.array([ratio(address[0]) for address in addresses], np.float32)
-        own = noise(images, missing, 2, addresses)
-        return mean + wide[:, None, None, None] * own
+        group = noise(images, missing, 2, addresses)
+        return mean + wide[:, None, None, None] * group
 
     return fill
 
@@ -74,8 +74,8 @@ def check_numbers(result, version, ratio, factor=1.0):
     """What follows for normal draws of sd ratio x factor x ERROR about the mean."""
     wide, k = ratio * factor, 16
     for name in MODALITIES:
-        asked = {"missing": name, "modality": name, "version": version}
-        row = pick(summaries(result["records"]), **asked)
+        requested = {"missing": name, "modality": name, "version": version}
+        row = pick(summaries(result["records"]), **requested)
         error = GREY**2 * (1 + wide**2 / k)
         skill = np.sqrt((k + 1) / k * (GREY * wide) ** 2 / error)
         away, apart = np.sqrt(1 + wide**2), np.sqrt(2) * wide
@@ -119,8 +119,8 @@ def test_the_factor_undoes_a_wrong_spread(world, tmp_path, ratio):
     for name in MODALITIES:
         factor = result["facts"]["calibration"]["factors"][name]
         assert factor == pytest.approx(1 / ratio, rel=0.05)
-        asked = {"missing": name, "version": "recalibrated"}
-        row = pick(result["facts"]["calibration"]["summaries"], **asked)
+        requested = {"missing": name, "version": "recalibrated"}
+        row = pick(result["facts"]["calibration"]["summaries"], **requested)
         assert row["spread_skill"] == pytest.approx(1, abs=0.06)
         assert row["coverage"] == pytest.approx(0.9, abs=0.025)
 
@@ -128,8 +128,8 @@ def test_the_factor_undoes_a_wrong_spread(world, tmp_path, ratio):
 def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
     split = split_of(world)
     (inside,) = [zlib.crc32(name.encode()) for name in split["validation"]]
-    asked = posterior(lambda address: 0.5 if address == inside else 1)
-    network = FakeNetwork(world, asked, **ALL)
+    requested = posterior(lambda address: 0.5 if address == inside else 1)
+    network = FakeNetwork(world, requested, **ALL)
     result = network.evaluate(tmp_path, split=split)
     for factor in result["facts"]["calibration"]["factors"].values():
         assert factor == pytest.approx(2, rel=0.05)
@@ -138,11 +138,11 @@ def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
     subjects = {address[0] for _, _, addresses in network.calls for address in addresses}
     names = split["test"] + split["validation"]
     assert subjects == {zlib.crc32(name.encode()) for name in names}
-    told = json.loads((tmp_path / "run" / "calibration.json").read_text())
-    assert told["factors"] == result["facts"]["calibration"]["factors"]
-    assert told["subjects"] == split["validation"] and told["sampler"] == "warm"
-    assert (told["step"], told["parameters_sha256"]) == (7, "digest")
-    assert (told["draws"], told["sampler_steps"]) == (16, 2)
+    found = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert found["factors"] == result["facts"]["calibration"]["factors"]
+    assert found["subjects"] == split["validation"] and found["sampler"] == "warm"
+    assert (found["step"], found["parameters_sha256"]) == (7, "digest")
+    assert (found["draws"], found["sampler_steps"]) == (16, 2)
 
 
 def test_without_validation_there_is_no_factor(world, tmp_path):
@@ -170,23 +170,23 @@ def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
     result = network.evaluate(tmp_path)
     rows = {}
     for method in ("warm", "warm_mean", "mean_of_draw_slices"):
-        own = [row for row in result["subjects"] if row["method"] == method]
-        assert len(own) == 4 and {row["slices"] for row in own} == {2}
-        rows[method] = np.mean([row["mae"] for row in own])
+        group = [row for row in result["subjects"] if row["method"] == method]
+        assert len(group) == 4 and {row["slices"] for row in group} == {2}
+        rows[method] = np.mean([row["mae"] for row in group])
     usual = np.sqrt(2 / np.pi) * GREY * FRACTION  # clipped at both ends: less
     assert 0.6 * usual < rows["mean_of_draw_slices"] < rows["warm_mean"] < rows["warm"]
     assert rows["warm"] < 1.05 * np.sqrt(2) * usual
     assert {row["method"] for row in result["rows"]} >= {"warm", "mean", "algorithm1"}
     assert "warm_mean" not in {row["method"] for row in result["rows"]}
     assert len(result["records"]) == 4 and {r["slices"] for r in result["records"]} == {2}
-    asked = {
+    requested = {
         tuple(address)
         for sampler, _, addresses in network.calls
         if sampler == "warm"
         for address in addresses.tolist()
     }
-    assert len({(z, k) for _, z, k in asked if k}) == 2 * 15  # draw 0 is shown of others too
-    assert {k for _, _, k in asked} == set(range(16))
+    assert len({(z, k) for _, z, k in requested if k}) == 2 * 15  # draw 0 is shown of others too
+    assert {k for _, _, k in requested} == set(range(16))
     warm = result["facts"]["warm"]
     assert (warm["subjects"], warm["slices"]) == (1, 2)
 
@@ -205,7 +205,7 @@ def test_several_missing_have_an_energy_score_of_them_together(world, tmp_path):
     assert "energy score" in (tmp_path / "out" / "calibration.md").read_text()
 
 
-def test_kept_numbers_of_other_factors_are_not_taken(world, tmp_path):
+def test_parts_with_other_factors_are_computed_again(world, tmp_path):
     network = FakeNetwork(world, posterior(calibrated), **ALL)
     network.evaluate(tmp_path, split=split_of(world))
     shutil.rmtree(tmp_path / "run" / "evaluation" / "parts" / "validation")
@@ -253,17 +253,17 @@ def test_files_hold_the_numbers_and_the_pictures(right, tmp_path):
         lines = list(csv.DictReader(file))
     assert len(lines) == 2 * 2 * 4
     for line in lines:
-        asked = {"subject": line["subject"], "modality": line["modality"]}
-        told = pick(result["records"], **asked)[line["version"]]
-        assert float(line["crps"]) == told["crps"]
-        assert float(line["coverage"]) == told["coverage"]
+        requested = {"subject": line["subject"], "modality": line["modality"]}
+        found = pick(result["records"], **requested)[line["version"]]
+        assert float(line["crps"]) == found["crps"]
+        assert float(line["coverage"]) == found["coverage"]
     page = re.sub(" +", " ", (folder / "calibration.md").read_text())
     for name in MODALITIES:
         factor = result["facts"]["calibration"]["factors"][name]
         assert f"## {name}\n\nFactor on the spread: {factor:.3f}, of 1 val" in page
         for version in ("raw", "recalibrated"):
-            asked = {"modality": name, "version": version}
-            row = pick(result["facts"]["calibration"]["summaries"], **asked)
+            requested = {"modality": name, "version": version}
+            row = pick(result["facts"]["calibration"]["summaries"], **requested)
             assert (
                 f"| {name} | {version} | {row['crps']:.3f} | {row['mae_of_mean']:.3f} "
                 f"| {row['spread_skill']:.3f} (" in page
@@ -293,8 +293,8 @@ def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(world, tmp_pat
     for row in rows:
         assert row["ratio"] == pytest.approx(whole, rel=0.06) and row["subjects"] == 2
         assert row["error"] == pytest.approx(GREY**2, rel=0.1)
-    told = [r["predicted"]["reliability"] for r in result["records"]]
-    sums = np.sum(told, axis=0)
+    found = [r["predicted"]["reliability"] for r in result["records"]]
+    sums = np.sum(found, axis=0)
     assert sums[:, 0].sum() == sum(r["voxels"] for r in result["records"])
     bins = sums[sums[:, 0] > 0]
     bins = bins[:, 1:] / bins[:, :1] / GREY**2
@@ -338,14 +338,14 @@ def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path):
 
 
 def test_a_factor_is_of_single_questions_and_of_spreads_that_there_are():
-    one = {"modality": "t1", "mse_of_mean": 4.0}
-    records = [one | {"missing": "t1", "raw": {"variance": 1.0}}]
-    records += [one | {"missing": "t1+t2", "raw": {"variance": 100.0}}]
+    entry = {"modality": "t1", "mse_of_mean": 4.0}
+    records = [entry | {"missing": "t1", "raw": {"variance": 1.0}}]
+    records += [entry | {"missing": "t1+t2", "raw": {"variance": 100.0}}]
     alone = {"factor": 2.0, "subjects": 1, "low": None, "high": None}
     assert fit_factors(records) == {"t1": alone}
-    flat = one | {"missing": "t1", "raw": {"variance": 0.0}}
+    flat = entry | {"missing": "t1", "raw": {"variance": 0.0}}
     assert fit_factors([*records, flat]) == {} and fit_factors([]) == {}
-    more = one | {"missing": "t1", "raw": {"variance": 7.0}}
+    more = entry | {"missing": "t1", "raw": {"variance": 7.0}}
     fit = fit_factors([*records, more])["t1"]
     assert (fit["factor"], fit["subjects"]) == (1.0, 2)
     assert fit["low"] == pytest.approx(np.sqrt(4 / 7)) and fit["high"] == 2.0

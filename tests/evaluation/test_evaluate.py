@@ -207,7 +207,7 @@ def test_parts_are_computed_again_if_the_code_of_their_numbers_changed(
     world, tmp_path, monkeypatch
 ):
     """A solver is mended: the number that it gave before is not served."""
-    package, asked = provenance.PACKAGE, []
+    package, requested = provenance.PACKAGE, []
     network = FakeNetwork(world, darker)
     for name, file in (
         ("as it is", None),
@@ -220,8 +220,8 @@ def test_parts_are_computed_again_if_the_code_of_their_numbers_changed(
         monkeypatch.setattr(provenance, "PACKAGE", copy)
         before = len(network.calls)
         network.evaluate(tmp_path)
-        asked.append(len(network.calls) - before)
-    assert asked == [asked[0], 0, asked[0]] and asked[0] > 0
+        requested.append(len(network.calls) - before)
+    assert requested == [requested[0], 0, requested[0]] and requested[0] > 0
 
 
 def test_the_digest_of_the_code_names_what_exists():

@@ -46,14 +46,14 @@ def along(passed=lambda rho: rho):
     """fill(..., rho): draws correlate along z by passed(rho)."""
 
     def fill(sampler, images, missing, addresses, rho=0.0):
-        asked = missing[:, None, None] * (images > 0) * PEAK * ERROR
+        requested = missing[:, None, None] * (images > 0) * PEAK * ERROR
         errors = [series(TRUTH, 1, a[0])[a[1]] for a in addresses.tolist()]
-        mean = images + asked * np.stack(errors)
+        mean = images + requested * np.stack(errors)
         if sampler == "mean":
             return mean
-        own = passed(rho)
-        noise = [series(own, 2, a[0], a[2])[a[1]] for a in addresses.tolist()]
-        return mean + asked * np.stack(noise)
+        group = passed(rho)
+        noise = [series(group, 2, a[0], a[2])[a[1]] for a in addresses.tolist()]
+        return mean + requested * np.stack(noise)
 
     return fill
 
@@ -83,10 +83,10 @@ def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(world, tmp_path):
         (mean,) = rows_of(result, modality, "mean")
         still, together = rows_of(result, modality, "draw")
         assert (still["rho"], together["rho"]) == (0, facts["rho"])
-        few = 0.12 if modality != "all" else 0.06
-        assert truth["lag_one"] == pytest.approx(TRUTH, abs=few)
-        assert still["lag_one"] == pytest.approx(0, abs=few)
-        assert together["lag_one"] == pytest.approx(facts["rho"], abs=few)
+        tolerance = 0.12 if modality != "all" else 0.06
+        assert truth["lag_one"] == pytest.approx(TRUTH, abs=tolerance)
+        assert still["lag_one"] == pytest.approx(0, abs=tolerance)
+        assert together["lag_one"] == pytest.approx(facts["rho"], abs=tolerance)
         assert still["sd_ratio"] == 1
         assert together["sd_ratio"] == pytest.approx(1, abs=0.1)
         assert truth["gradient_error"] == 0 and mean["lag_one"] is None
@@ -97,17 +97,17 @@ def test_draws_at_the_fitted_rho_go_together_as_the_truth_does(world, tmp_path):
         assert truth["subjects"] == 2 and truth["coronal_ssim"] is None  # 5 slices
 
 
-def test_rho_is_fitted_on_validation_alone_and_kept(world, tmp_path):
+def test_rho_is_fitted_on_validation_alone_and_saved(world, tmp_path):
     network = FakeNetwork(world, along(), **SLAB)
     result = network.evaluate(tmp_path, split=split_of(world))
-    kept = told(tmp_path)
-    assert kept["rho"] == result["facts"]["coherence"]["rho"] > 0.4
-    assert kept["coherence"] == json.loads(
-        json.dumps({k: result["facts"]["coherence"][k] for k in kept["coherence"]})
+    saved = told(tmp_path)
+    assert saved["rho"] == result["facts"]["coherence"]["rho"] > 0.4
+    assert saved["coherence"] == json.loads(
+        json.dumps({k: result["facts"]["coherence"][k] for k in saved["coherence"]})
     )
-    asked = len(network.calls)
+    requested = len(network.calls)
     again = network.evaluate(tmp_path)
-    assert len(network.calls) == asked
+    assert len(network.calls) == requested
     np.testing.assert_equal(again["facts"], result["facts"])
     for name, marks in again["slabs"].items():
         assert marks["records"] == result["slabs"][name]["records"]
@@ -134,8 +134,8 @@ def test_a_sampler_that_passes_on_less_is_given_more_once(world, tmp_path):
 
 def records(truth, draw):
     """Those of one slab whose lag-1 are these."""
-    own = {"truth": truth, "draw": draw}
-    return [{"image": k, "sums": [v, 1.0, 1.0]} for k, v in own.items()]
+    group = {"truth": truth, "draw": draw}
+    return [{"image": k, "sums": [v, 1.0, 1.0]} for k, v in group.items()]
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def records(truth, draw):
     ],
 )
 def test_the_secant_step_by_hand(lags, expected):
-    asked = []
+    requested = []
 
     def measured(rho):
-        asked.append(rho)
+        requested.append(rho)
         return records(0.6, lags[rho])
 
     found = fit(records(0.6, lags[0.0]), measured)
-    assert found["rho"] == pytest.approx(expected) and asked == [0.6]
+    assert found["rho"] == pytest.approx(expected) and requested == [0.6]
     assert found["draws"] == [*lags.items()] and found["lag_one"] == 0.6
 
 
@@ -259,10 +259,10 @@ def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
     slices = SubjectSlices("P", np.arange(12), images, brain, np.ones(2))
     draws = {rho: mean + np.stack([noise(rho) for _ in range(4)]) for rho in (0.0, 0.5)}
     told = compare_slab(slices, 1, mean, draws)
-    assert [(one["image"], one["rho"]) for one in told] == [
+    assert [(entry["image"], entry["rho"]) for entry in told] == [
         ("truth", None), ("mean", None), ("draw", 0.0), ("draw", 0.5)
     ]  # fmt: skip
-    lags = [one["sums"] and lag_one(np.array(one["sums"])) for one in told]
+    lags = [entry["sums"] and lag_one(np.array(entry["sums"])) for entry in told]
     assert lags[1] is None
     assert lags[0] == pytest.approx(0.6, abs=0.04)
     assert lags[2:] == pytest.approx([0, 0.5], abs=0.03)
@@ -276,11 +276,11 @@ def test_the_lag_is_that_of_residuals_and_only_of_the_brain():
 
 
 def test_a_summary_pools_sums_and_means_scores():
-    one = {"modality": "t1", "gradient": 1.0, "gradient_error": 2.0}
-    one |= {"coronal_ssim": 0.5, "sums": None, "variance": None}
+    entry = {"modality": "t1", "gradient": 1.0, "gradient_error": 2.0}
+    entry |= {"coronal_ssim": 0.5, "sums": None, "variance": None}
     records = []
     for subject, cross, wide in (("a", 0.2, 4.0), ("b", 0.8, 1.0)):
-        facts = one | {"subject": subject}
+        facts = entry | {"subject": subject}
         records += [
             facts | {"image": "truth", "rho": None, "sums": [cross, 1.0, 1.0]},
             facts | {"image": "mean", "rho": None, "gradient": 3 * cross},

@@ -300,6 +300,7 @@ def test_a_resumed_segmenter_is_the_straight_one_bitwise(table, own_table, confi
     assert sum(moved) > len(moved) / 2
 
 
+@pytest.mark.slow
 def test_a_changed_segmentation_is_read_again(own_table):
     run = own_table / "run"
     before = files_under(run / "study")["subjects.csv"], downstream(own_table)
@@ -357,9 +358,9 @@ def test_draws_that_are_all_alike_give_the_one_segmentation(draws):
 
 def test_different_draws_give_the_mean_of_their_segmentations(draws):
     """Not the segmentation of their mean."""
-    one, other, _ = (regions(segment(images)) for images in draws)
+    entry, other, _ = (regions(segment(images)) for images in draws)
     found = probability_map(segment, iter(draws[:2]))
-    np.testing.assert_allclose(found, (one + other) / 2, rtol=1e-12)
+    np.testing.assert_allclose(found, (entry + other) / 2, rtol=1e-12)
     of_mean = regions(segment(draws[:2].mean(axis=0)))
     assert np.abs(found - of_mean).max() > 0.02
 
@@ -447,10 +448,10 @@ def test_draws_mean_and_truth_are_scored_alike(both):
     told = {(r["map"], r["region"]): r for r in records}
     assert len(told) == len(records) == 9
     for region in ("WT", "TC", "ET"):
-        one, other = told["draws", region], told["truth", region]
-        assert one["brier"] == pytest.approx(other["brier"], rel=1e-6)
-        assert one["modality"] == THREE[1] and one["subject"] == "a"
-        assert told["mean", region]["brier"] != pytest.approx(one["brier"], rel=1e-3)
+        entry, other = told["draws", region], told["truth", region]
+        assert entry["brier"] == pytest.approx(other["brier"], rel=1e-6)
+        assert entry["modality"] == THREE[1] and entry["subject"] == "a"
+        assert told["mean", region]["brier"] != pytest.approx(entry["brier"], rel=1e-3)
     np.testing.assert_allclose(maps, regions(segment(segmented.images)), rtol=1e-6)
 
 
@@ -463,8 +464,8 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
         [some.labels > 0, np.isin(some.labels, (CORE, ENHANCING)), some.labels == ENHANCING],
         axis=-1,
     )
-    about = {"missing": "t1", "draws": 8, "sampler": "warm"}
-    paths = write_maps(tmp_path / "maps", evaluated, some.slices.z, 0.75 * maps, about)
+    metadata = {"missing": "t1", "draws": 8, "sampler": "warm"}
+    paths = write_maps(tmp_path / "maps", evaluated, some.slices.z, 0.75 * maps, metadata)
     names = [f"a_without-t1_{name}-probability.nii.gz" for name in ("WT", "TC", "ET")]
     assert [path.name for path in paths] == names
     truth, _ = read_volume(subject.segmentation)
@@ -478,7 +479,7 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
         np.testing.assert_allclose(volume, expected, atol=1e-3)
         assert is_synthetic(path)
         told = json.loads(sidecar(path).read_text())
-        assert about.items() <= told.items()
+        assert metadata.items() <= told.items()
         assert (told["note"], told["slices"]) == (RESEARCH, [3])
         assert told["region"] == path.name.split("_")[2].split("-")[0]
 

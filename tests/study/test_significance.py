@@ -10,14 +10,14 @@ from ummcsgm.study.significance import add_holm, holm, paired_tests
 def rows(method, psnrs, modality="t1", missing="t1"):
     return [
         {
-            "subject": f"S{place}",
+            "subject": f"S{index}",
             "method": method,
             "missing": missing,
             "modality": modality,
             "psnr": psnr,
             "mae": 40 - psnr,
         }
-        for place, psnr in enumerate(psnrs)
+        for index, psnr in enumerate(psnrs)
     ]
 
 
@@ -80,20 +80,20 @@ def test_each_metric_is_a_family_of_all_methods_and_modalities():
     found = [row for m in ("t1", "t2") for row in paired_tests(subjects, "a", ["b", "c"], m)]
     corrected = add_holm(found)
     for metric in ("psnr", "mae"):
-        own = [row for row in corrected if row["metric"] == metric]
-        assert len(own) == 4
-        least = min(own, key=lambda row: row["p"])
+        group = [row for row in corrected if row["metric"] == metric]
+        assert len(group) == 4
+        least = min(group, key=lambda row: row["p"])
         assert least["p_holm"] == pytest.approx(min(1, 4 * least["p"]))
-        assert all(row["p_holm"] >= row["p"] for row in own)
+        assert all(row["p_holm"] >= row["p"] for row in group)
 
 
 def test_the_interval_is_the_same_in_every_run_and_holds_the_mean():
     generator = np.random.default_rng(1)
     subjects = rows("a", (30 + generator.normal(size=20)).tolist())
     subjects += rows("b", (29.5 + generator.normal(size=20)).tolist())
-    one, two = (paired_tests(subjects, "a", ["b"], "t1")[0] for _ in range(2))
-    assert one == two
-    spread = one["high"] - one["low"]
+    entry, two = (paired_tests(subjects, "a", ["b"], "t1")[0] for _ in range(2))
+    assert entry == two
+    spread = entry["high"] - entry["low"]
     differences = [a["psnr"] - b["psnr"] for a, b in zip(subjects[:20], subjects[20:], strict=True)]
     normal = 2 * 1.96 * np.std(differences, ddof=1) / np.sqrt(20)
     assert spread == pytest.approx(normal, rel=0.15)

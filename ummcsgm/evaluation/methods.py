@@ -153,7 +153,7 @@ def load_method(folder: pathlib.Path, options: EvaluationOptions) -> TrainedMeth
 def ridge_methods(
     store: Store, penalty: float, folder: pathlib.Path
 ) -> tuple[TrainedMethod, TrainedMethod]:
-    """The linear and the quadratic floor, fitted on the training slices when first asked.
+    """The quadratic and the linear floor, fitted on the training slices when first asked.
 
     A modality has no prediction (NaN) where no training subject was scanned with all that
     it needs.
@@ -181,7 +181,7 @@ def ridge_methods(
         return Estimate(predicted, None)
 
     data = [[entry.name, entry.crc] for entry in store.subjects]
-    methods = (("ridge", "ridge, linear (floor)", 1), ("ridge2", "ridge, quadratic (floor)", 2))
+    methods = (("ridge2", "ridge, quadratic (floor)", 2), ("ridge", "ridge, linear (floor)", 1))
     return tuple(
         TrainedMethod(
             name,

@@ -27,6 +27,7 @@ from ummcsgm.distributed import processes
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import (
     ALGORITHM1,
+    FLOORS,
     EvaluationSpec,
     SubjectResult,
     build_specs,
@@ -109,8 +110,8 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     if not processes.is_main():
         return
     write_evaluation(evaluation, workdir / "evaluation")
-    entries = _method_entries(workdir, spec, mm_csn, floors, methods, results)
-    study = study_results(entries, results, spec.space.modalities)
+    entries = _method_entries(workdir, spec, [mm_csn, *floors, *methods], results)
+    study = study_results(entries, spec.space.modalities)
     study["facts"] = _facts(config, trained, evaluation["facts"], cohort.split, entries)
     study["paper"] = paper_table.rows() if shows_paper(config) else []
     if segmenter:
@@ -146,8 +147,6 @@ def _is_trained(workdir: pathlib.Path, name: str) -> bool:
 def _method_entries(
     workdir: pathlib.Path,
     spec: EvaluationSpec,
-    mm_csn: TrainedMethod,
-    floors: Sequence[TrainedMethod],
     methods: Sequence[TrainedMethod],
     results: Results,
 ) -> list[dict]:
@@ -165,14 +164,14 @@ def _method_entries(
     draw = f"mm-CSN draw, 1 + {options.sampler_steps} evaluations"
     algorithm1 = f"mm-CSN Algorithm 1, {options.algorithm1_steps} evaluations"
     entries = [
-        (mm_csn.name, mm_csn.title, "", mm_csn),
+        *((m.name, m.title, m.note, m) for m in methods[:1]),
         (SAMPLER, draw, "One draw of each.", None),
         (ALGORITHM1, algorithm1, "One draw.", None),
-        *((m.name, m.title, m.note, m) for m in (*reversed(floors), *methods)),
+        *((m.name, m.title, m.note, m) for m in methods[1:]),
     ]
     found = []
     for name, title, note, method in entries:
-        part = results[mm_csn.name if method is None else name]
+        part = results[name if method else MM_CSN]
         rows = [row for result in part.values() for row in result.rows if row["method"] == name]
         if rows:
             entry = {"name": name, "title": title, "note": note}
@@ -180,7 +179,7 @@ def _method_entries(
             found.append(entry)
     counts = {entry["name"]: sum(row["slices"] for row in entry["rows"]) for entry in found}
     for entry in found:
-        if entry["name"] in (*DRAWS, *(floor.name for floor in floors)):
+        if entry["name"] in (*DRAWS, *FLOORS):
             few = _fewer_slices(counts[entry["name"]], counts[MM_CSN])
             entry["note"] = f"{entry['note']} {few}".strip()
     return found
@@ -195,7 +194,7 @@ def _fewer_slices(count: int, others: int) -> str:
     )
 
 
-def study_results(entries: Sequence[dict], results: Results, modalities: Sequence[str]) -> dict:
+def study_results(entries: Sequence[dict], modalities: Sequence[str]) -> dict:
     """results.json of a study, but for its facts, paper and downstream.
 
     Tests compare the mm-CSN's mean with every method that is not a draw.
