@@ -10,7 +10,7 @@ from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.layouts.pattern import flat
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.store import StoreSettings
+from ummcsgm.data.store import Store, StoreSettings, damaged_entries, read_index
 
 MODALITIES = ("t1", "t2", "flair")
 SHAPE = (9, 11, 7)  # X, Y, Z on disk
@@ -69,3 +69,10 @@ def content(folder: pathlib.Path) -> dict[str, bytes]:
         for path in paths
         if path.name != "lock"
     }
+
+
+def open_store(folder: pathlib.Path, split: str) -> Store:
+    """The store of `split` in `folder`, of which no byte is damaged."""
+    store = read_index(folder)[1][split]
+    assert damaged_entries(store) == []
+    return store

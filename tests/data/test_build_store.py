@@ -24,6 +24,7 @@ from tiny_slices import (
     content,
     look,
     made,
+    open_store,
     volume,
     write_subject,
     write_three,
@@ -35,7 +36,7 @@ from ummcsgm.data.crop import SliceView
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.store import damaged_entries, open_store, read_index
+from ummcsgm.data.store import damaged_entries, read_index
 from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.types import InputError
 from ummcsgm.utils import pool
@@ -137,10 +138,10 @@ def test_the_least_part_is_one_of_area_also_on_a_finer_grid(tmp_path, raw):
 
 
 def test_the_channels_follow_the_modalities(tmp_path, raw):
-    one, _ = made(tmp_path / "s", in_two(raw))
+    plain, _ = made(tmp_path / "s", in_two(raw))
     settings = replace(SETTINGS, modalities=MODALITIES[::-1])
     other, _ = made(tmp_path / "t", in_two(raw), settings)
-    slices = [stores["train"].subject_slices("c") for stores in (one, other)]
+    slices = [stores["train"].subject_slices("c") for stores in (plain, other)]
     assert np.array_equal(slices[0], slices[1][..., ::-1])
     assert not np.array_equal(*slices)
 
@@ -346,7 +347,7 @@ def test_a_mask_decides_what_is_brain_and_its_change_makes_anew(tmp_path, raw, r
         prepared = prepare_subject(subject, MODALITIES, SETTINGS.view)
         whole = network_slices(prepared, MODALITIES, np.array(entry.slices))
         masked = stores["train"].subject_slices(entry.name)
-        parts = [np.count_nonzero(each[..., 0]) for each in (masked, whole)]
+        parts = [np.count_nonzero(images[..., 0]) for images in (masked, whole)]
         assert parts[0] == parts[1] * 4 // 6  # of y 2..7 there are left 4..7
 
     del read[:]
@@ -369,16 +370,16 @@ def test_a_mask_that_is_not_asked_for_changes_nothing(tmp_path, raw, read):
 # What is damaged
 
 
-@pytest.mark.parametrize("place", [0, 9, 60, 127, 128, 5000, 12415, 12416, 20000, -1])
-def test_a_damaged_array_makes_that_subject_again(tmp_path, raw, read, place):
+@pytest.mark.parametrize("offset", [0, 9, 60, 127, 128, 5000, 12415, 12416, 20000, -1])
+def test_a_damaged_array_makes_that_subject_again(tmp_path, raw, read, offset):
     stores, _ = made(tmp_path / "s", {"train": look(raw)})
     before, path = content(tmp_path / "s"), stores["train"].path
     damaged = bytearray(path.read_bytes())
     assert len(damaged) == 128 + 3 * 4 * 768
-    damaged[place % len(damaged)] ^= 16
+    damaged[offset % len(damaged)] ^= 16
     path.write_bytes(damaged)
     _, reports = made(tmp_path / "s", {"train": look(raw)})
-    slices = max(place % len(damaged) - 128, 0)
+    slices = max(offset % len(damaged) - 128, 0)
     assert read[3:] == ["abc"[slices // (4 * 768)]] and reports == [(3, 3)]
     assert content(tmp_path / "s") == before
 

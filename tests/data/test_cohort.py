@@ -33,28 +33,28 @@ def start(folder, layouts=LAYOUTS, fractions=(2, 1, 1), seed=0):
     return open_cohort(folder, layouts, split, fractions, seed)
 
 
-def kept(folder):
+def saved_split(folder):
     return json.loads((folder.parent / "run/split.json").read_text())
 
 
 def test_a_cohort_has_all_subjects_divided_in_the_proportions(folder):
     cohort = start(folder)
     assert list(cohort.subjects) == [f"P{number:02d}" for number in range(12)]
-    assert {part: len(own) for part, own in cohort.split.items()} == {
+    assert {part: len(names) for part, names in cohort.split.items()} == {
         "train": 6,
         "validation": 3,
         "test": 3,
     }
     assert sorted(sum(cohort.split.values(), [])) == list(cohort.subjects)
     assert cohort.left_out == ()
-    for part, own in cohort.split.items():
-        assert [subject.name for subject in cohort.members(part)] == own
-        assert all(list(one.files) == list(WORDS) for one in cohort.members(part))
+    for part, names in cohort.split.items():
+        assert [subject.name for subject in cohort.members(part)] == names
+        assert all(list(subject.files) == list(WORDS) for subject in cohort.members(part))
 
 
 def test_the_division_is_kept_whatever_is_asked_later(folder):
     cohort = start(folder)
-    assert kept(folder) == cohort.split
+    assert saved_split(folder) == cohort.split
     before = (folder.parent / "run/split.json").read_bytes()
     assert start(folder, fractions=(1, 0, 0), seed=5).split == cohort.split
     assert (folder.parent / "run/split.json").read_bytes() == before
@@ -74,7 +74,7 @@ def test_a_subject_with_one_modality_is_left_out_and_named(folder):
     cohort = start(folder)
     assert cohort.left_out == ("Q1", "Q2")
     assert not {"Q1", "Q2"} & set(cohort.subjects)
-    assert not {"Q1", "Q2"} & set(sum(kept(folder).values(), []))
+    assert not {"Q1", "Q2"} & set(sum(saved_split(folder).values(), []))
     assert start(folder).split == cohort.split
 
 
@@ -91,9 +91,9 @@ def test_files_that_are_nobodys_are_kept_by_path(folder):
     touch(folder, "Q1", ("seg",))
     touch(folder, "P03", ("seg", "t1gd"))
     (folder / "scan.nii").touch()
-    own = ("P03/P03_t1gd.nii.gz", "Q1/Q1_seg.nii.gz", "scan.nii")
+    unused = ("P03/P03_t1gd.nii.gz", "Q1/Q1_seg.nii.gz", "scan.nii")
     cohort = start(folder)
-    assert cohort.unused_files == tuple(folder / name for name in own)
+    assert cohort.unused_files == tuple(folder / name for name in unused)
     assert len(cohort.subjects) == 12 and cohort.left_out == ()
 
 
@@ -126,8 +126,8 @@ def test_other_subjects_than_those_divided_are_refused_by_name(folder, change):
     with pytest.raises(InputError) as error:
         start(folder)
     stranger = "P99" if change == "one more" else "P07"
-    for told in (f"disagree about subject {stranger}", "split.json", "--workdir"):
-        assert told in str(error.value)
+    for words in (f"disagree about subject {stranger}", "split.json", "--workdir"):
+        assert words in str(error.value)
 
 
 def test_a_subject_that_lost_a_file_is_a_stranger_too(folder):
@@ -142,18 +142,18 @@ def test_a_modality_that_no_training_subject_has_is_refused(folder):
     (test, *_) = start(folder).split["test"]
     layouts = [flat((*WORDS, "pd"), "{subject}/{subject}_{modality}.nii.gz", "")]
     touch(folder, test, ("pd",))
-    told = "none of the 6 training subjects of .*split.json has pd: remove it from"
-    with pytest.raises(InputError, match=told) as error:
+    sentence = "none of the 6 training subjects of .*split.json has pd: remove it from"
+    with pytest.raises(InputError, match=sentence) as error:
         start(folder, layouts)
     for word in ("config.data.modalities", "--mode doctor", str(folder)):
         assert word in str(error.value)
-    touch(folder, kept(folder)["train"][-1], ("pd",))
+    touch(folder, saved_split(folder)["train"][-1], ("pd",))
     assert "pd" in start(folder, layouts).members("train")[-1].files
 
 
 def test_a_division_without_training_subjects_is_refused(folder):
     start(folder)
-    split = kept(folder)
+    split = saved_split(folder)
     split["test"] += split.pop("train")
     path = folder.parent / "run/split.json"
     path.write_text(json.dumps({"train": [], **split}))
@@ -185,7 +185,7 @@ def test_the_visits_of_a_patient_are_not_divided(tmp_path, seed):
             touch(tmp_path / "in", name, ("t1n", "t2w"), "-")
     cohort = start(tmp_path / "in", [brats23(WORDS, "")], (1, 1, 1), seed)
     assert {len(parts) for parts in divided(cohort).values()} == {1}
-    assert {part: len(own) for part, own in cohort.split.items()} == {
+    assert {part: len(names) for part, names in cohort.split.items()} == {
         "train": 9,
         "validation": 9,
         "test": 12,
@@ -195,11 +195,11 @@ def test_the_visits_of_a_patient_are_not_divided(tmp_path, seed):
 def test_the_sessions_of_a_patient_are_not_divided(tmp_path):
     for patient in range(10):
         for session in "ab":
-            own = f"sub-{patient}/ses-{session}/anat"
-            (tmp_path / "in" / own).mkdir(parents=True)
+            scans = f"sub-{patient}/ses-{session}/anat"
+            (tmp_path / "in" / scans).mkdir(parents=True)
             for word in ("T1w", "T2w"):
                 name = f"sub-{patient}_ses-{session}_{word}.nii.gz"
-                (tmp_path / "in" / own / name).touch()
+                (tmp_path / "in" / scans / name).touch()
     cohort = start(tmp_path / "in", [bids(WORDS, "", ())], (1, 0, 1))
     assert len(cohort.subjects) == 20 and len(divided(cohort)) == 10
     assert {len(parts) for parts in divided(cohort).values()} == {1}

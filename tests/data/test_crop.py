@@ -6,6 +6,7 @@ Where a pixel is not a voxel, they are so within the error that `uncrop` states.
 import json
 from dataclasses import asdict
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -28,18 +29,19 @@ def volume(shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("y", [(0, 4), (3, 9), (8, 11), (0, 11), (10, 11)])
-@pytest.mark.parametrize("x", [(0, 5), (4, 11), (13, 14), (0, 14)])
 @pytest.mark.parametrize("grid", [(11, 14), (16, 16), (12, 20), (40, 40)])
-def test_what_is_cut_and_pasted_is_the_brain_bitwise(y, x, grid):
-    mask = brain(y, x)
-    values = volume(mask.shape)
-    window = crop_around(mask, grid)
-    slices = crop(window, values)
-    again = uncrop(window, slices)
-    assert slices.shape == (3, *grid) and again.shape == values.shape
-    assert np.array_equal(again[mask], values[mask])
-    assert crop(window, mask).sum() == mask.sum()
+def test_what_is_cropped_and_uncropped_is_the_brain_bitwise(grid):
+    rows = ((0, 4), (3, 9), (8, 11), (0, 11), (10, 11))
+    columns = ((0, 5), (4, 11), (13, 14), (0, 14))
+    for y, x in product(rows, columns):
+        mask = brain(y, x)
+        values = volume(mask.shape)
+        window = crop_around(mask, grid)
+        slices = crop(window, values)
+        again = uncrop(window, slices)
+        assert slices.shape == (3, *grid) and again.shape == values.shape
+        assert np.array_equal(again[mask], values[mask])
+        assert crop(window, mask).sum() == mask.sum()
 
 
 @pytest.mark.parametrize("origin", [(-3, -2), (0, 0), (5, 9), (-1, 6), (4, 3)])
@@ -88,9 +90,9 @@ def test_no_brain_is_refused():
 
 
 def test_the_brain_is_where_any_volume_is_not_zero():
-    one, other = np.zeros((1, 2, 2)), np.zeros((1, 2, 2))
-    one[0, 0, 0], other[0, 1, 1] = -3, 2
-    mask = brain_mask(volume for volume in (one, other))
+    first, second = np.zeros((1, 2, 2)), np.zeros((1, 2, 2))
+    first[0, 0, 0], second[0, 1, 1] = -3, 2
+    mask = brain_mask(volume for volume in (first, second))
     assert mask.dtype == bool and mask.tolist() == [[[True, False], [False, True]]]
 
 
@@ -114,7 +116,7 @@ def disc(shape=(61, 71), middle=(29, 37), radii=(19, 24)):
 
 def around(mask, step, margin=6):
     """A window that is larger than what it is laid around."""
-    grid = [int((80 + margin) / each) for each in step]
+    grid = [int((80 + margin) / size) for size in step]
     return crop_around(mask, grid, step)
 
 
@@ -141,8 +143,8 @@ def test_what_is_linear_along_both_axes_is_so_on_the_grid_and_back():
     inner = np.s_[8:-8, 8:-8]  # the ends bend, since beyond them it is not linear
     np.testing.assert_allclose(slices[inner], expected[inner], rtol=1e-4)
     pasted = uncrop(window, expected[None].astype(np.float32))[0]
-    there = np.s_[18:34, 18:42]
-    np.testing.assert_allclose(pasted[there], volume[0][there], rtol=1e-4)
+    middle = np.s_[18:34, 18:42]
+    np.testing.assert_allclose(pasted[middle], volume[0][middle], rtol=1e-4)
 
 
 @each_step
@@ -186,8 +188,8 @@ def test_with_whole_pixels_a_voxel_every_voxel_is_a_pixel(parts):
 @cache
 def phantom():
     images = make_subject(0, 0, (120, 120, 78)).images
-    volumes = {name: each.transpose(2, 1, 0)[::3] for name, each in images.items()}
-    return {name: each.astype(np.float32) for name, each in volumes.items()}
+    volumes = {name: image.transpose(2, 1, 0)[::3] for name, image in images.items()}
+    return {name: image.astype(np.float32) for name, image in volumes.items()}
 
 
 STATED = [(3, 0.15), (1.2, 0.051), (0.8, 0.013), (0.5, 1e-6), (1 / 3, 1e-6)]

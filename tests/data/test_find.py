@@ -31,8 +31,8 @@ def touch(folder, *names):
 
 
 def touch_brats(folder, name, words=OLD, ending="nii.gz", divider="_"):
-    own = name.split("/")[-1]
-    touch(folder, *(f"{name}/{own}{divider}{word}.{ending}" for word in words))
+    folder_name = name.split("/")[-1]
+    touch(folder, *(f"{name}/{folder_name}{divider}{word}.{ending}" for word in words))
 
 
 def find(folder, layout):
@@ -53,7 +53,7 @@ def refuse(folder, layout, *refused):
     """The sentence on the names that are refused, and on no others."""
     found = find_subjects(folder, [layout])
     assert list(found.problems) == list(refused)
-    assert not {one.name for one in found.subjects} & set(refused)
+    assert not {subject.name for subject in found.subjects} & set(refused)
     (sentence,) = set(found.problems.values())
     return sentence
 
@@ -136,10 +136,10 @@ def test_a_group_or_a_subject_may_be_the_folder_itself(grouped):
     layout = brats(FOUR, "")
     found = find(grouped / "HGG", layout)
     assert names(found) == [("HGG", "BraTS19_B_1"), ("HGG", "BraTS19_Z_1")]
-    own = find(grouped / "HGG/BraTS19_Z_1", layout)
-    assert names(own) == [("HGG", "BraTS19_Z_1")]
-    assert own == find(grouped, layout)[2:] and own[0].segmentation
-    check_round_trip(grouped, layout, own)
+    subjects = find(grouped / "HGG/BraTS19_Z_1", layout)
+    assert names(subjects) == [("HGG", "BraTS19_Z_1")]
+    assert subjects == find(grouped, layout)[2:] and subjects[0].segmentation
+    check_round_trip(grouped, layout, subjects)
 
 
 def test_a_folder_that_is_no_grade_is_no_group(tmp_path):
@@ -209,15 +209,15 @@ def test_brats_2023_to_2025_has_several_visits_of_a_patient(tmp_path):
     assert words == list(NEW[:4])
     assert found[0].segmentation.name == "BraTS-GLI-00005-100-seg.nii.gz"
     check_round_trip(tmp_path, layout, found)
-    (own,) = find(tmp_path / "BraTS-GLI-00005-101", layout)
-    assert own == found[1]
+    (subject,) = find(tmp_path / "BraTS-GLI-00005-101", layout)
+    assert subject == found[1]
 
 
 def test_a_number_alone_is_no_visit(tmp_path):
     numbers = ("study-001", "study-002", "BraTS-GLI-00005", "p07", "2023-1")
     for name in numbers:
         touch_brats(tmp_path, name, NEW, divider="-")
-    assert {one.name: one.patient for one in find(tmp_path, brats23(FOUR, ""))} == {
+    assert {subject.name: subject.patient for subject in find(tmp_path, brats23(FOUR, ""))} == {
         name: name for name in numbers
     }
 
@@ -237,16 +237,16 @@ def decathlon(tmp_path):
 
 
 def describe(root, *channels):
-    told = {str(place): name for place, name in enumerate(channels)}
-    (root / "dataset.json").write_text(json.dumps({"modality": told}))
+    channels_by_index = {str(index): name for index, name in enumerate(channels)}
+    (root / "dataset.json").write_text(json.dumps({"modality": channels_by_index}))
 
 
 def test_the_decathlon_has_one_file_a_subject_and_labels(decathlon):
     found = find(decathlon, msd(FOUR, ""))
     assert names(found) == [("", f"BRATS_{n}") for n in ("001", "002", "003", "485")]
-    own = decathlon / "imagesTr/BRATS_001.nii.gz"
+    scan = decathlon / "imagesTr/BRATS_001.nii.gz"
     label = decathlon / "labelsTr/BRATS_001.nii.gz"
-    files = dict.fromkeys(FOUR, own)
+    files = dict.fromkeys(FOUR, scan)
     assert found[0] == Subject("BRATS_001", "", "BRATS_001", files, VOLUMES, label, None, (2, 1, 3))
     test = found[3]
     assert test.files["t2"] == decathlon / "imagesTs/BRATS_485.nii.gz"
@@ -254,10 +254,10 @@ def test_the_decathlon_has_one_file_a_subject_and_labels(decathlon):
 
 
 def test_the_decathlons_channels_are_flair_t1_t1gd_t2_also_undescribed(decathlon):
-    own = msd(("t2", "T1gd", "t1"), "")
-    assert find(decathlon, own)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
+    layout = msd(("t2", "T1gd", "t1"), "")
+    assert find(decathlon, layout)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
     (decathlon / "dataset.json").unlink()
-    assert find(decathlon, own)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
+    assert find(decathlon, layout)[0].volume_indices == {"t2": 3, "T1gd": 2, "t1": 1}
     describe(decathlon, "FLAIR", "T1w", "t1gd", "T2w")
     assert find(decathlon, msd(FOUR, ""))[0].volume_indices == VOLUMES
 
@@ -286,8 +286,8 @@ def test_channels_that_nobody_knows_are_refused(decathlon, channels, lacking):
     describe(decathlon, *channels)
     with pytest.raises(InputError) as error:
         find(decathlon, msd(FOUR, ""))
-    told = f"names {', '.join(channels)}, and none of them is {lacking}"
-    assert told in str(error.value) and "dataset.json" in str(error.value)
+    sentence = f"names {', '.join(channels)}, and none of them is {lacking}"
+    assert sentence in str(error.value) and "dataset.json" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_description_beside_data_of_another_layout_is_not_looked_at(grouped):
 
 
 def test_files_of_one_channel_each_are_no_decathlon(tmp_path):
-    touch(tmp_path, *(f"imagesTr/BRATS_001_000{place}.nii.gz" for place in range(4)))
+    touch(tmp_path, *(f"imagesTr/BRATS_001_000{index}.nii.gz" for index in range(4)))
     touch(tmp_path, "labelsTr/BRATS_001.nii.gz")
     with pytest.raises(NoSubjectError, match="no subject found"):
         find(tmp_path, msd(FOUR, ""))
@@ -314,8 +314,8 @@ def test_files_of_one_channel_each_are_no_decathlon(tmp_path):
 
 def test_a_decathlon_subject_in_train_and_test_is_refused_with_both_files(decathlon):
     touch(decathlon, "imagesTs/BRATS_001.nii.gz")
-    told = refuse(decathlon, msd(FOUR, ""), "BRATS_001")
-    assert re.search(r"imagesTr/BRATS_001.*imagesTs/BRATS_001", told)
+    sentence = refuse(decathlon, msd(FOUR, ""), "BRATS_001")
+    assert re.search(r"imagesTr/BRATS_001.*imagesTs/BRATS_001", sentence)
 
 
 def test_what_the_decathlon_lacks_is_written_as_a_file_of_its_own(decathlon):
@@ -378,18 +378,18 @@ def test_a_contrast_in_the_folder_of_another_is_not_taken(tmp_path):
 
 def test_one_contrast_of_ixi_in_two_places_is_refused_with_both(tmp_path):
     touch(tmp_path, f"IXI-T1/{IXI[0]}-T1.nii.gz", f"{IXI[0]}-T1.nii.gz")
-    told = rf"IXI-T1/{IXI[0]}-T1\.nii\.gz and .*/{IXI[0]}-T1\.nii\.gz are one image"
-    assert re.search(told, refuse(tmp_path, ixi(("t1", "t2"), ""), IXI[0]))
+    expected = rf"IXI-T1/{IXI[0]}-T1\.nii\.gz and .*/{IXI[0]}-T1\.nii\.gz are one image"
+    assert re.search(expected, refuse(tmp_path, ixi(("t1", "t2"), ""), IXI[0]))
 
 
 ALL_BIDS = ("t1", "t1c", "t2", "flair", "pd")
 
 
 def test_bids_without_sessions(tmp_path):
-    own = "sub-01/anat/sub-01"
-    touch(tmp_path, *(f"{own}_{suffix}.nii.gz" for suffix in ("T1w", "FLAIR", "PDw")))
-    touch(tmp_path, f"{own}_acq-tse_T2w.nii.gz", f"{own}_ce-gadolinium_T1w.nii.gz")
-    touch(tmp_path, f"{own}_T1w.json", "sub-01/func/sub-01_task-rest_bold.nii.gz")
+    stem = "sub-01/anat/sub-01"
+    touch(tmp_path, *(f"{stem}_{suffix}.nii.gz" for suffix in ("T1w", "FLAIR", "PDw")))
+    touch(tmp_path, f"{stem}_acq-tse_T2w.nii.gz", f"{stem}_ce-gadolinium_T1w.nii.gz")
+    touch(tmp_path, f"{stem}_T1w.json", "sub-01/func/sub-01_task-rest_bold.nii.gz")
     touch(tmp_path, "dataset_description.json", "sub-02/anat/sub-02_T1w.nii")
     touch(tmp_path, "derivatives/x/sub-01/anat/sub-01_desc-preproc_T1w.nii.gz")
     first, second = find(tmp_path, bids(ALL_BIDS, "", ()))
@@ -402,16 +402,16 @@ def test_bids_without_sessions(tmp_path):
         "sub-01_PDw.nii.gz",
     ]
     assert second.files == {"t1": tmp_path / "sub-02/anat/sub-02_T1w.nii"}
-    own = find(tmp_path / "derivatives/x", bids(ALL_BIDS, "", ()))
-    assert own[0].files["t1"].name == "sub-01_desc-preproc_T1w.nii.gz"
+    subjects = find(tmp_path / "derivatives/x", bids(ALL_BIDS, "", ()))
+    assert subjects[0].files["t1"].name == "sub-01_desc-preproc_T1w.nii.gz"
 
 
 @pytest.fixture
 def sessions(tmp_path):
-    for one in ("sub-01/{}/ses-a", "sub-01/{}/ses-b", "sub-02/{}/ses-a"):
-        subject, session = one.split("/{}/")
-        own = f"{subject}/{session}/anat/{subject}_{session}"
-        touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_FLAIR.nii.gz")
+    for path in ("sub-01/{}/ses-a", "sub-01/{}/ses-b", "sub-02/{}/ses-a"):
+        subject, session = path.split("/{}/")
+        stem = f"{subject}/{session}/anat/{subject}_{session}"
+        touch(tmp_path, f"{stem}_T1w.nii.gz", f"{stem}_FLAIR.nii.gz")
     return tmp_path
 
 
@@ -434,8 +434,8 @@ def test_each_session_of_bids_is_a_subject_of_the_same_patient(sessions):
 def test_a_missing_contrast_of_bids_has_the_name_it_would_have(sessions):
     layout = bids(ALL_BIDS, "", ("run-1",))
     name = file_name(layout, find(sessions, layout)[1], "t1c")
-    own = "sub-01/ses-b/anat/sub-01_ses-b_ce-gadolinium_T1w.nii.gz"
-    assert name == Path(own)
+    path = "sub-01/ses-b/anat/sub-01_ses-b_ce-gadolinium_T1w.nii.gz"
+    assert name == Path(path)
     touch(sessions, "sub-03/anat/sub-03_T1w.nii.gz")
     last = find(sessions, layout)[-1]
     name = file_name(layout, last, "t1c")
@@ -464,16 +464,16 @@ def test_a_contrast_agent_makes_t1c_and_is_never_t1(tmp_path, entity):
 
 @pytest.fixture
 def runs(tmp_path):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, f"{own}_run-1_T1w.nii.gz", f"{own}_run-2_T1w.nii.gz")
-    touch(tmp_path, f"{own}_T2w.nii.gz", f"{own}_acq-3D_FLAIR.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{stem}_run-1_T1w.nii.gz", f"{stem}_run-2_T1w.nii.gz")
+    touch(tmp_path, f"{stem}_T2w.nii.gz", f"{stem}_acq-3D_FLAIR.nii.gz")
     return tmp_path
 
 
 def test_two_runs_are_refused_with_both_files_and_what_chooses(runs):
     sentence = refuse(runs, bids(ALL_BIDS, "", ()), "sub-1")
-    for told in ("run-1_T1w.nii.gz and", "run-2_T1w.nii.gz", "config.data.entities"):
-        assert told in sentence
+    for words in ("run-1_T1w.nii.gz and", "run-2_T1w.nii.gz", "config.data.entities"):
+        assert words in sentence
 
 
 @pytest.mark.parametrize("run", ["run-1", "run-2"])
@@ -496,9 +496,9 @@ def test_every_entity_must_fit_and_one_that_fits_none_is_told(runs):
 
 @pytest.mark.parametrize("value", ["brain", "preproc"])
 def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(tmp_path, value):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-{value}_T1w.nii.gz")
-    touch(tmp_path, f"{own}_T2w.nii.gz", f"{own}_desc-other_T2w.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{stem}_T1w.nii.gz", f"{stem}_desc-{value}_T1w.nii.gz")
+    touch(tmp_path, f"{stem}_T2w.nii.gz", f"{stem}_desc-other_T2w.nii.gz")
     touch(tmp_path, "sub-2/anat/sub-2_T1w.nii.gz")
     first, second = find(tmp_path, bids(ALL_BIDS, "", (f"desc-{value}",)))
     assert {name: path.name for name, path in first.files.items()} == {
@@ -511,9 +511,9 @@ def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(tmp_path
 
 
 def test_a_bare_key_chooses_the_files_without_it(tmp_path):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-brain_T1w.nii.gz")
-    touch(tmp_path, f"{own}_desc-brain_T2w.nii.gz", f"{own}_run-1_FLAIR.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{stem}_T1w.nii.gz", f"{stem}_desc-brain_T1w.nii.gz")
+    touch(tmp_path, f"{stem}_desc-brain_T2w.nii.gz", f"{stem}_run-1_FLAIR.nii.gz")
     (subject,) = find(tmp_path, bids(ALL_BIDS, "", ("desc-",)))
     assert {name: path.name for name, path in subject.files.items()} == {
         "t1": "sub-1_T1w.nii.gz",
@@ -523,9 +523,9 @@ def test_a_bare_key_chooses_the_files_without_it(tmp_path):
 
 
 def test_the_first_of_two_entities_decides_first(tmp_path):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, f"{own}_run-1_T1w.nii.gz", f"{own}_acq-3D_T1w.nii.gz")
-    touch(tmp_path, f"{own}_run-1_acq-2D_T1w.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{stem}_run-1_T1w.nii.gz", f"{stem}_acq-3D_T1w.nii.gz")
+    touch(tmp_path, f"{stem}_run-1_acq-2D_T1w.nii.gz")
     for entities in (("run-1", "acq-3D"), ("acq-3D", "run-1")):
         (subject,) = find(tmp_path, bids(ALL_BIDS, "", entities))
         assert subject.files["t1"].name == f"sub-1_{entities[0]}_T1w.nii.gz"
@@ -533,10 +533,10 @@ def test_the_first_of_two_entities_decides_first(tmp_path):
 
 @pytest.mark.parametrize("entity", ["desc-preproc", "desc-"])
 def test_what_says_which_mask_it_is_chooses_no_mask(tmp_path, entity):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, f"{own}_T1w.nii.gz", f"{own}_desc-brain_mask.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, f"{stem}_T1w.nii.gz", f"{stem}_desc-brain_mask.nii.gz")
     (subject,) = find(tmp_path, bids(["t1"], "brain_mask", (entity,)))
-    assert subject.mask == tmp_path / f"{own}_desc-brain_mask.nii.gz"
+    assert subject.mask == tmp_path / f"{stem}_desc-brain_mask.nii.gz"
 
 
 def test_segmentation_and_mask_of_bids(tmp_path):
@@ -547,14 +547,14 @@ def test_segmentation_and_mask_of_bids(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_dseg.nii.gz")
     touch(tmp_path, "sub-2/anat/sub-2_label-lesion_mask.nii.gz")
     found = find(tmp_path, bids(["t1"], "brain_mask", ()))
-    assert [one.segmentation and one.segmentation.name for one in found] == [
+    assert [subject.segmentation and subject.segmentation.name for subject in found] == [
         "sub-1_dseg.nii.gz",
         "sub-2_label-lesion_mask.nii.gz",
         None,
     ]
-    masks = [f"{one.name}_space-T1w_desc-brain_mask.nii.gz" for one in found]
-    assert [one.mask.name for one in found] == masks
-    assert all(one.mask is None for one in find(tmp_path, bids(["t1"], "", ())))
+    masks = [f"{subject.name}_space-T1w_desc-brain_mask.nii.gz" for subject in found]
+    assert [subject.mask.name for subject in found] == masks
+    assert all(subject.mask is None for subject in find(tmp_path, bids(["t1"], "", ())))
 
 
 @pytest.mark.parametrize(
@@ -621,22 +621,22 @@ def test_signs_in_names_and_patterns_stand_for_themselves(tmp_path):
 
 
 def test_eight_modalities_of_ones_own_are_found(tmp_path):
-    own = tuple(f"m{number}" for number in range(8))
-    touch(tmp_path, *(f"S/S-{name}.nii.gz" for name in own))
-    layout = flat(own, FLAT, "")
+    modalities = tuple(f"m{number}" for number in range(8))
+    touch(tmp_path, *(f"S/S-{name}.nii.gz" for name in modalities))
+    layout = flat(modalities, FLAT, "")
     (subject,) = find(tmp_path, layout)
-    assert list(subject.files) == list(own)
+    assert list(subject.files) == list(modalities)
     check_round_trip(tmp_path, layout, [subject])
 
 
 def test_groups_and_sessions_of_ones_own(tmp_path):
     pattern = "{group}/{subject}/{session}/{subject}_{session}-{modality}.nii.gz"
-    for own in ("site a/P1/base", "site a/P1/later", "site b/P2/base"):
-        _, subject, session = own.split("/")
-        touch(tmp_path, *(f"{own}/{subject}_{session}-{m}.nii.gz" for m in ("x", "y")))
+    for folder in ("site a/P1/base", "site a/P1/later", "site b/P2/base"):
+        _, subject, session = folder.split("/")
+        touch(tmp_path, *(f"{folder}/{subject}_{session}-{m}.nii.gz" for m in ("x", "y")))
     layout = flat(["x", "y"], pattern, "")
     found = find(tmp_path, layout)
-    assert [(one.group, one.name, one.patient) for one in found] == [
+    assert [(subject.group, subject.name, subject.patient) for subject in found] == [
         ("site a", "P1_base", "P1"),
         ("site a", "P1_later", "P1"),
         ("site b", "P2_base", "P2"),
@@ -676,8 +676,8 @@ def test_a_file_that_two_patterns_claim_is_refused(tmp_path, pattern):
     layout = flat(["t1", "t2"], pattern, "")
     both = "{subject}.nii.gz" in pattern
     sentence = refuse(tmp_path, layout, *(["S", "S_t2"] if both else ["S"]))
-    for told in ("S_t2.nii.gz reads as", "t1 of ", "t2 of ", "config.data.pattern"):
-        assert told in sentence
+    for words in ("S_t2.nii.gz reads as", "t1 of ", "t2 of ", "config.data.pattern"):
+        assert words in sentence
     found = find_subjects(tmp_path, [layout])
     assert names(found.subjects) == ([("", "Q")] if both else [])
     left_over = [] if both else [tmp_path / "Q.nii.gz", tmp_path / "S.nii.gz"]
@@ -774,9 +774,9 @@ def test_names_that_differ_in_case_only_are_one_subject_twice(tmp_path, words):
 
 
 def test_a_patient_whose_name_differs_in_case_only_is_one_patient_twice(tmp_path):
-    own = "sub-{0}/ses-{1}/anat/sub-{0}_ses-{1}_T1w.nii.gz"
-    touch(tmp_path, own.format("A", 1), own.format("a", 2))
-    touch(tmp_path, own.format("B", 1))
+    path = "sub-{0}/ses-{1}/anat/sub-{0}_ses-{1}_T1w.nii.gz"
+    touch(tmp_path, path.format("A", 1), path.format("a", 2))
+    touch(tmp_path, path.format("B", 1))
     found = find_subjects(tmp_path, [bids(["t1"], "", ())])
     assert names(found.subjects) == [("", "sub-B_ses-1")]
     assert list(found.problems) == ["sub-A_ses-1", "sub-a_ses-2"]
@@ -785,8 +785,8 @@ def test_a_patient_whose_name_differs_in_case_only_is_one_patient_twice(tmp_path
 
 
 def test_sessions_that_differ_in_case_only_are_one_session_twice(tmp_path):
-    own = "sub-1/ses-{0}/anat/sub-1_ses-{0}_{1}.nii.gz"
-    touch(tmp_path, own.format("A", "T1w"), own.format("a", "T2w"))
+    path = "sub-1/ses-{0}/anat/sub-1_ses-{0}_{1}.nii.gz"
+    touch(tmp_path, path.format("A", "T1w"), path.format("a", "T2w"))
     layout = bids(["t1", "t2"], "", ())
     sentence = refuse(tmp_path, layout, "sub-1_ses-A", "sub-1_ses-a")
     assert re.search(r"sub-1_ses-A_T1w.*sub-1_ses-a_T2w", sentence)
@@ -866,14 +866,14 @@ def test_an_ambiguous_subject_leaves_the_others_and_its_files_are_not_nobodys(gr
     touch_brats(grouped, "LGG/BraTS19_D_1")
     for layouts in ([layout], every_layout()):
         found = find_subjects(grouped, layouts)
-        assert [one.name for one in found.subjects] == [one.name for one in before]
+        assert [subject.name for subject in found.subjects] == [subject.name for subject in before]
         assert list(found.problems) == ["BraTS19_C_1", "BraTS19_D_1"]
         assert found.layout.name == "brats"
     found = find_subjects(grouped, [layout])
     assert found.subjects == before and found.unused_files == ()
-    own = "BraTS19_C_1_flair.nii"
-    assert f"/{own} and " in found.problems["BraTS19_C_1"]
-    assert f"/{own}.gz are one image" in found.problems["BraTS19_C_1"]
+    scan = "BraTS19_C_1_flair.nii"
+    assert f"/{scan} and " in found.problems["BraTS19_C_1"]
+    assert f"/{scan}.gz are one image" in found.problems["BraTS19_C_1"]
 
 
 def test_a_folder_of_ambiguous_subjects_only_has_none_and_says_why(tmp_path):
@@ -938,9 +938,9 @@ def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_told(tmp_path)
 
 def test_a_brats23_word_in_a_brats_folder_is_nobodys_also_where_both_are_tried(tmp_path):
     touch(tmp_path, *EXAMPLES["brats"], "A/A_t1n.nii.gz", "A/A-seg.nii.gz")
-    own = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
-    assert left(tmp_path, *every_layout()) == own
-    assert left(tmp_path, brats(("t1", "t2"), "")) == own
+    unused = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
+    assert left(tmp_path, *every_layout()) == unused
+    assert left(tmp_path, brats(("t1", "t2"), "")) == unused
 
 
 def test_an_earlier_answer_is_not_nobodys(tmp_path):
@@ -954,12 +954,12 @@ def test_an_earlier_answer_is_not_nobodys(tmp_path):
 
 
 def test_what_entities_leave_aside_and_masks_are_not_nobodys(tmp_path):
-    own = "sub-1/anat/sub-1"
-    touch(tmp_path, *(f"{own}_run-{run}_T1w.nii.gz" for run in (1, 2)))
-    touch(tmp_path, f"{own}_run-2_FLAIR.nii.gz", "sub-2/anat/sub-2_run-2_T1w.nii.gz")
+    stem = "sub-1/anat/sub-1"
+    touch(tmp_path, *(f"{stem}_run-{run}_T1w.nii.gz" for run in (1, 2)))
+    touch(tmp_path, f"{stem}_run-2_FLAIR.nii.gz", "sub-2/anat/sub-2_run-2_T1w.nii.gz")
     for word in ("dseg", "label-lesion_mask", "label-eye_mask", "desc-brain_mask"):
-        touch(tmp_path, f"{own}_{word}.nii.gz")
-    nobodys = [f"{own}_PDw.nii.gz", f"{own}_ce-gd_T1w.nii.gz"]
+        touch(tmp_path, f"{stem}_{word}.nii.gz")
+    nobodys = [f"{stem}_PDw.nii.gz", f"{stem}_ce-gd_T1w.nii.gz"]
     nobodys += ["sub-1/func/sub-1_bold.nii.gz", "sub-3/anat/sub-3_dseg.nii.gz"]
     touch(tmp_path, *nobodys)
     layout = bids(["t1", "t2"], "", ("run-1",))
@@ -1014,20 +1014,20 @@ def test_others_count_where_nothing_reads_as_the_first(tmp_path, unreadable):
     touch(tmp_path, *EXAMPLES["brats"], "S/S-t1n.nii", "S/S-t1n.nii.gz", "closed/x")
     unreadable(tmp_path / "closed")
     first, second, *_ = every_layout()
-    for own, others in ((first, second), (second, first)):
-        assert find_subjects(tmp_path, [own], [others]).layout == own
-        assert find_subjects(tmp_path, [msd(FOUR, "")], [own]).layout == own
+    for layout, others in ((first, second), (second, first)):
+        assert find_subjects(tmp_path, [layout], [others]).layout == layout
+        assert find_subjects(tmp_path, [msd(FOUR, "")], [layout]).layout == layout
 
 
 def test_no_layout_is_refused_with_all_that_were_looked_for(tmp_path):
     touch(tmp_path, "S/scan.nii.gz")
     with pytest.raises(NoSubjectError) as error:
         find_subjects(tmp_path, every_layout())
-    for told in (
+    for words in (
         "the layouts brats, brats23, msd, ixi, bids (or set config.data.pattern)",
         "saw for example S/scan.nii.gz",
     ):
-        assert told in str(error.value)
+        assert words in str(error.value)
 
 
 @pytest.mark.skipif(
@@ -1035,11 +1035,11 @@ def test_no_layout_is_refused_with_all_that_were_looked_for(tmp_path):
 )
 def test_real_open_ms_subjects_are_found_as_brats23():
     assert find_subjects(OPEN_MS, every_layout()).layout.name == "brats23"
-    own = brats23(("t1n", "t1c", "t2w", "t2f"), "")
-    subjects = find(OPEN_MS, own)
+    layout = brats23(("t1n", "t1c", "t2w", "t2f"), "")
+    subjects = find(OPEN_MS, layout)
     assert [subject.name for subject in subjects] == ["patient07", "patient19"]
     assert [subject.patient for subject in subjects] == ["patient07", "patient19"]
-    check_round_trip(OPEN_MS, own, subjects)
-    (alone,) = find(OPEN_MS / "patient19", own)
+    check_round_trip(OPEN_MS, layout, subjects)
+    (alone,) = find(OPEN_MS / "patient19", layout)
     assert alone == subjects[1] and list(alone.files) == ["t1n", "t1c", "t2w", "t2f"]
     assert alone.segmentation.name == "patient19-seg.nii.gz"

@@ -23,8 +23,6 @@ import pytest
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_like
 from ummcsgm.types import InputError
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 2.0  # of the processor, for one file
 MEBIBYTE = 2**20
 SHAPE = (5, 6, 7)
@@ -106,7 +104,18 @@ BASES = [
     Base("series.nii", V1, "<i2", (0.5, 1.0), (), 1),
     Base("second_series.nii.gz", V2, "<f4", None, (), 2),
 ]
-each_base = pytest.mark.parametrize("base", BASES, ids=lambda base: base.name)
+# One of each header, byte order and packing; with the others the tests are slow.
+DEFAULT = ("plain.nii", "second_big.nii.gz")
+
+
+def each_of(bases):
+    """Runs a test with each of `bases`; those that are not in DEFAULT are slow."""
+    slow = pytest.mark.slow
+    cases = [pytest.param(b, marks=[] if b.name in DEFAULT else [slow], id=b.name) for b in bases]
+    return pytest.mark.parametrize("base", cases)
+
+
+each_base = each_of(BASES)
 
 
 @pytest.fixture
@@ -125,7 +134,7 @@ def check(tmp_path, capfd):
         logging.getLogger("nibabel.global").addHandler(records)
         begin = time.process_time()
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 assert is_synthetic(path) in (True, False)
                 volume, geometry = read_volume(path, base.index)
@@ -136,7 +145,7 @@ def check(tmp_path, capfd):
         finally:
             logging.getLogger("nibabel.global").removeHandler(records)
         assert time.process_time() - begin < SECONDS
-        assert not told, [str(warning.message) for warning in told]
+        assert not caught, [str(warning.message) for warning in caught]
         tried["files"] += 1
         tried["refused" if volume is None else "read"] += 1
         if volume is not None:
@@ -187,12 +196,12 @@ def field_values(dtype):
         values = [0, -1, 1e30, -1e-30, np.nan, np.inf, -np.inf, np.finfo(dtype).max]
     else:
         values = [0, -1, 1, 3, 7, 8, 1000, np.iinfo(dtype).min, np.iinfo(dtype).max]
-        values = [each for each in values if np.iinfo(dtype).min <= each]
-        values = [each for each in values if each <= np.iinfo(dtype).max]
-    return [np.array(each, dtype).tobytes() for each in values]
+        values = [value for value in values if np.iinfo(dtype).min <= value]
+        values = [value for value in values if value <= np.iinfo(dtype).max]
+    return [np.array(value, dtype).tobytes() for value in values]
 
 
-def places(fields):
+def number_fields(fields):
     """(field, offset, dtype) of each number in a header."""
     for name, (dtype, offset) in fields.fields.items():
         base, shape = dtype.subdtype or (dtype, ())
@@ -204,7 +213,7 @@ def places(fields):
 def test_every_field_at_its_boundaries(check, base):
     _, fields = base.header
     read = set()
-    for name, offset, dtype in places(fields):
+    for name, offset, dtype in number_fields(fields):
         for value in field_values(dtype):
             content = bytearray(base.content)
             content[offset : offset + dtype.itemsize] = value
@@ -269,7 +278,7 @@ def test_what_follows_the_volume_is_ignored_where_it_is_little(check, base):
 
 
 PACKED = [base for base in BASES if base.name.endswith(".gz")]
-each_packed = pytest.mark.parametrize("base", PACKED, ids=lambda base: base.name)
+each_packed = each_of(PACKED)
 
 
 @each_packed
@@ -277,13 +286,13 @@ def test_a_flipped_bit_of_a_packed_file_is_seen(check, base):
     whole = base.packed(base.content)
     chance = np.random.default_rng(9)
     free = {4, 5, 6, 7, 8, 9}  # of the gzip header: a time, a level, a system
-    for place in sorted({*range(12), *chance.integers(12, len(whole), 60).tolist()}):
+    for offset in sorted({*range(12), *chance.integers(12, len(whole), 60).tolist()}):
         content = bytearray(whole)
-        content[place] ^= 1 << chance.integers(0, 8)
-        check(base, content, True if place in free else None)
-    for place in range(len(whole) - 8, len(whole)):
+        content[offset] ^= 1 << chance.integers(0, 8)
+        check(base, content, True if offset in free else None)
+    for offset in range(len(whole) - 8, len(whole)):
         content = bytearray(whole)
-        content[place] ^= 1
+        content[offset] ^= 1
         check(base, content, False)
 
 
@@ -364,7 +373,7 @@ def test_a_header_that_claims_too_many_voxels_takes_neither_time_nor_memory(chec
             assert peak(lambda c=content: check(base, c, False)) < HELD
 
 
-@pytest.mark.parametrize("base", [BASES[0], BASES[2]], ids=["plain", "packed"])
+@each_of([BASES[0], BASES[2]])
 def test_a_claim_that_could_be_true_takes_only_what_is_found(check, base):
     """2^28 voxels claimed, a few MiB there: the file is short, and no more was held."""
     found = base.content[:352] + random_bytes(8 * MEBIBYTE)
@@ -383,10 +392,10 @@ def test_data_that_begin_where_they_cannot_are_refused(check, base):
         assert peak(lambda c=content: check(base, c, False)) < HELD
 
 
-EXTENDED = [base for base in BASES if base.extensions]
+each_extended = each_of([base for base in BASES if base.extensions])
 
 
-@pytest.mark.parametrize("base", EXTENDED, ids=lambda base: base.name)
+@each_extended
 def test_extensions_of_any_size_and_code_do_no_harm(check, base, tmp_path):
     size, _ = base.header
     order = base.dtype[0] + "i4"
@@ -405,14 +414,14 @@ def test_extensions_of_any_size_and_code_do_no_harm(check, base, tmp_path):
         check(base, base.packed(content), True)
 
 
-@pytest.mark.parametrize("base", EXTENDED, ids=lambda base: base.name)
+@each_extended
 def test_extensions_come_back_as_they_were(tmp_path, base):
     path, other = tmp_path / base.name, tmp_path / f"other_{base.name}"
     path.write_bytes(base.packed(base.content))
     write_like(other, *read_volume(path))
     expected = [(code, content) for code, content in base.extensions]
-    for each in (path, other):
-        extensions = nib.load(each).header.extensions
+    for file in (path, other):
+        extensions = nib.load(file).header.extensions
         found = [(e.get_code(), e.get_content().rstrip(b"\0")) for e in extensions]
         assert found == expected
 
@@ -431,6 +440,7 @@ def test_whether_a_file_is_synthetic_is_told_by_its_first_bytes(tmp_path):
     assert is_synthetic(large)
 
 
+@pytest.mark.slow
 def test_at_least_2000_files_were_tried_and_both_ends_were_seen():
     if tried["files"] < 500:
         pytest.skip("only some of this file's tests ran in this process")

@@ -47,10 +47,10 @@ def test_labels_lie_on_the_pixels_of_the_images(folder):
     painted = painted.astype(np.float32)
     write_new(folder / "a" / "a-t1.nii.gz", painted, AFFINE)
     subject = look(folder)[0]
-    own = prepared(subject)
+    subject_data = prepared(subject)
     z = np.arange(2, 6)
-    labels = network_labels(own, read_labels(subject, own), z)
-    t1 = network_slices(own, MODALITIES, z)[..., 0] * own.scales["t1"]
+    labels = network_labels(subject_data, read_labels(subject, subject_data), z)
+    t1 = network_slices(subject_data, MODALITIES, z)[..., 0] * subject_data.scales["t1"]
     assert set(np.unique(labels)) == {0, 1, 2, 4}
     for value in (1, 2, 4):
         np.testing.assert_array_equal(labels == value, np.isclose(t1, 100 + value))
@@ -62,22 +62,24 @@ def test_a_batch_has_the_labels_of_its_slices_mirrored_with_them(folder):
     store = stores["train"]
     entry, bare = store.subjects[0], store.subjects[1]
     subject = look(folder)[0]
-    own = prepared(subject)
-    wanted = network_labels(own, read_labels(subject, own), np.array(entry.slices))
-    places = make_batches(store, batch=len(store), seed=0, flip=False, process=0, processes=1).at(0)
-    assert places.images.shape[-1] == len(MODALITIES)
-    kept = {image.tobytes(): label for image, label in zip(*_rows(places), strict=True)}
+    subject_data = prepared(subject)
+    wanted = network_labels(
+        subject_data, read_labels(subject, subject_data), np.array(entry.slices)
+    )
+    batch = make_batches(store, batch=len(store), seed=0, flip=False, process=0, processes=1).at(0)
+    assert batch.images.shape[-1] == len(MODALITIES)
+    label_of = {image.tobytes(): label for image, label in zip(*_rows(batch), strict=True)}
     slices = store.read(store.slice_indices("a"))[0][..., :-1]
     for image, label in zip(slices, wanted, strict=True):
-        np.testing.assert_array_equal(kept[np.ascontiguousarray(image).tobytes()], label)
+        np.testing.assert_array_equal(label_of[np.ascontiguousarray(image).tobytes()], label)
     stored = store.read(store.slice_indices(bare.name))[0]
     assert (stored[..., -1] == UNKNOWN).all()
     both = make_batches(store, batch=len(store), seed=0, flip=True, process=0, processes=1).at(0)
-    pairs = zip(*_rows(places), strict=True)
+    pairs = zip(*_rows(batch), strict=True)
     mirrored = {np.ascontiguousarray(image[:, ::-1]).tobytes(): label for image, label in pairs}
     seen = 0
     for image, label in zip(*_rows(both), strict=True):
-        if image.tobytes() not in kept:
+        if image.tobytes() not in label_of:
             turned = mirrored[image.tobytes()][:, ::-1]
             np.testing.assert_array_equal(label, turned)
             seen += 1
@@ -115,9 +117,9 @@ def test_each_layouts_values_become_one_code(tmp_path, make, values):
         write_new(_path(layout, tmp_path, name), image, AFFINE)
     write_new(_path(layout, tmp_path, "seg"), tumour(values), AFFINE)
     (subject,) = find_subjects(tmp_path, [layout]).subjects
-    own = prepare_subject(subject, ("t1", "t2"), SETTINGS.view)
+    subject_data = prepare_subject(subject, ("t1", "t2"), SETTINGS.view)
     # what is read is turned to RAS: the sizes of the parts tell them apart
-    labels = read_labels(subject, own)
+    labels = read_labels(subject, subject_data)
     sizes = {value: int((labels == value).sum()) for value in (1, 2, 4)}
     assert sizes == {1: 4, 2: 24, 4: 4}
     assert [int(region(labels, r).sum()) for r in ("WT", "TC", "ET")] == [32, 8, 4]

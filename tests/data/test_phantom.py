@@ -168,8 +168,8 @@ def test_the_bias_is_the_coils_and_little_of_the_sequence():
             measure(np.random.default_rng(key), flat, 0.3, coil, 1.0).astype(float)
             for key in (seed, 50 + seed)
         ]
-        own = images[0] / images[1]
-        assert 0.005 < own.std() / own.mean() < 0.06
+        ratio = images[0] / images[1]
+        assert 0.005 < ratio.std() / ratio.mean() < 0.06
         bias = images[0] / images[0].mean()
         assert 0.05 < bias.std() < 0.2
         assert np.abs(np.diff(bias, axis=0)).max() < 0.08
@@ -337,8 +337,8 @@ def flat_tumour(necrosis: float) -> tuple[Tumour, Points]:
     dead = np.full_like(depth, necrosis)
     solid = (depth > 0).astype(np.float32)
     tumour = Tumour(necrosis > 0, depth, 0 * depth, solid, dead, [])
-    place = np.random.default_rng(0).uniform(-90, 90, (3, 400)).astype(np.float32)
-    return tumour, Points(*place, 1.0)
+    positions = np.random.default_rng(0).uniform(-90, 90, (3, 400)).astype(np.float32)
+    return tumour, Points(*positions, 1.0)
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from disguises import DISGUISES, OPEN_MS, SUFFIXES, WRITERS, original
 from tiny_run import files_under, run_main, tiny_config, write_config
+from tiny_slices import open_store
 
 from ummcsgm.data.nifti import read_volume
-from ummcsgm.data.store import open_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -114,8 +114,8 @@ def test_the_grid_is_the_inputs_and_the_background_0_skipped_without_real_data(w
 
 def test_thick_sagittal_slices_are_resampled_and_come_back_skipped_without_real_data(world):
     """Against the answer on the thin ones, averaged over three as the input was."""
-    about = json.loads(answer(world, "pir").with_suffix("").with_suffix(".json").read_text())
-    steps = about["voxels_per_pixel"]
+    record = json.loads(answer(world, "pir").with_suffix("").with_suffix(".json").read_text())
+    steps = record["voxels_per_pixel"]
     assert steps == [1.0, pytest.approx(1 / 3)]
     thick, _ = read_volume(answer(world, "pir"))
     thin, _ = read_volume(answer(world, "brats23"))
@@ -152,8 +152,8 @@ def test_each_has_a_preview_skipped_without_real_data(world):
 def test_the_real_scan_is_what_the_disguise_holds_skipped_without_real_data(world):
     source, _ = world[1]["msd"]
     (path,) = source.rglob("*.nii.gz")
-    for place, modality in enumerate(SUFFIXES):
-        values, _ = read_volume(path, place)
+    for index, modality in enumerate(SUFFIXES):
+        values, _ = read_volume(path, index)
         expected, _ = read_volume(OPEN_MS / "patient19" / f"patient19-{SUFFIXES[modality]}.nii.gz")
         assert np.array_equal(values, expected)
     assert original("patient19", "t1").shape == (182, 218, 182)

@@ -71,9 +71,9 @@ def test_all_scans_of_a_patient_go_the_way_that_the_patient_goes(seed):
     assert Counter(Counter(patients.values()).values())[1] < 30
     parts = split_subjects(patients, (2, 1, 1), seed)
     alone = split(names(60), (2, 1, 1), seed)
-    for part, own in parts.items():
-        assert sorted({patients[name] for name in own}) == alone[part]
-        assert own == sorted(name for name in patients if patients[name] in alone[part])
+    for part, members in parts.items():
+        assert sorted({patients[name] for name in members}) == alone[part]
+        assert members == sorted(name for name in patients if patients[name] in alone[part])
 
 
 def test_the_fractions_are_of_patients_and_not_of_scans():
@@ -94,7 +94,7 @@ def test_for_one_scan_each_the_draws_are_the_papers_runs(count, seed):
 
     A permutation of the sorted names; its first n f / sum(f), rounded, train, ..."""
     order = np.random.default_rng(seed).permutation(count)
-    mixed = [sorted(names(count))[place] for place in order]
+    mixed = [sorted(names(count))[index] for index in order]
     train = max(1, int(count * 20 / 29 + 0.5))
     validation = train + int(count / 29 + 0.5)
     assert split(names(count), PAPER, seed) == {

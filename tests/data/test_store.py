@@ -9,14 +9,13 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from tiny_slices import MODALITIES, SETTINGS, look, made, write_three
+from tiny_slices import MODALITIES, SETTINGS, look, made, open_store, write_three
 
 from ummcsgm.data import store as module
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.intensity import fit_scale
 from ummcsgm.data.nifti import read_volume
-from ummcsgm.data.store import SourceFile, damaged_entries, entry_from_json, open_store, read_index
-from ummcsgm.types import InputError
+from ummcsgm.data.store import SourceFile, damaged_entries, entry_from_json, read_index
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +57,17 @@ def test_what_is_read_back_is_the_volume_on_its_slices(raw, store):
 def test_slices_are_counted_through_the_subjects(store):
     assert len(store) == 8
     whole = {name: store.subject_slices(name) for name in "ab"}
-    for places in (np.arange(8), np.array([5, 0, 5, 3]), np.array([7]), np.arange(0)):
-        images, present = store.read(places)
-        assert images.dtype == np.float16 and images.shape == (len(places), 8, 16, 3)
-        assert present.dtype == bool and present.shape == (len(places), 3)
-        for row, place in enumerate(places):
-            name = "ab"[place // 4]
-            assert np.array_equal(images[row], whole[name][place % 4])
+    for indices in (np.arange(8), np.array([5, 0, 5, 3]), np.array([7]), np.arange(0)):
+        images, present = store.read(indices)
+        assert images.dtype == np.float16 and images.shape == (len(indices), 8, 16, 3)
+        assert present.dtype == bool and present.shape == (len(indices), 3)
+        for row, index in enumerate(indices):
+            name = "ab"[index // 4]
+            assert np.array_equal(images[row], whole[name][index % 4])
             assert present[row].tolist() == [True, name != "b", True]
-    for place in (-1, 8):
-        with pytest.raises(IndexError, match=str(place)):
-            store.read(np.array([0, place]))
+    for index in (-1, 8):
+        with pytest.raises(IndexError, match=str(index)):
+            store.read(np.array([0, index]))
 
 
 def test_what_is_read_is_the_readers_own(store):
@@ -98,11 +97,8 @@ def test_a_store_is_opened_again_and_travels_between_processes(folder, store):
     assert [e.name for e in open_store(folder, "test").subjects] == ["c"]
 
 
-def test_a_split_or_a_folder_without_slices_is_told(tmp_path, folder):
-    with pytest.raises(InputError, match="no prepared slices of val"):
-        open_store(folder, "val")
-    with pytest.raises(InputError, match="no prepared slices of train"):
-        open_store(tmp_path, "train")
+def test_the_index_has_the_splits_that_have_subjects_and_an_empty_folder_has_none(tmp_path, folder):
+    assert list(read_index(folder)[1]) == ["train", "test"]
     assert read_index(tmp_path) is None
 
 
@@ -125,16 +121,16 @@ def test_an_entry_survives_json(store):
         assert entry_from_json(json.loads(json.dumps(asdict(entry)))) == entry
 
 
-def flipped(path, places):
+def flipped(path, offsets):
     """Each of `places` of the file at `path` changed in turn, and changed back."""
     with path.open("r+b", buffering=0) as file:
-        for place in places:
-            file.seek(place)
+        for offset in offsets:
+            file.seek(offset)
             byte = file.read(1)
-            file.seek(place)
-            file.write(bytes([byte[0] ^ (1 << place % 8)]))
-            yield place
-            file.seek(place)
+            file.seek(offset)
+            file.write(bytes([byte[0] ^ (1 << offset % 8)]))
+            yield offset
+            file.seek(offset)
             file.write(byte)
 
 
@@ -143,8 +139,8 @@ def test_a_byte_flipped_anywhere_is_found_in_its_subject(store, monkeypatch):
     head, size = len(store.header), store.path.stat().st_size
     end_of_a = head + 4 * SETTINGS.slice_bytes
     assert size == head + 8 * SETTINGS.slice_bytes and damaged_entries(store) == []
-    for place in flipped(store.path, range(size)):
-        assert damaged_entries(store) == ["a" if place < end_of_a else "b"], place
+    for offset in flipped(store.path, range(size)):
+        assert damaged_entries(store) == ["a" if offset < end_of_a else "b"], offset
     assert damaged_entries(store) == []
 
 
@@ -167,9 +163,6 @@ def test_a_file_cut_short_lengthened_or_gone_is_found(folder, store):
     for length, names in cuts.items():
         store.path.write_bytes(whole[:length])
         assert damaged_entries(store) == list(names), length
-        if names:
-            with pytest.raises(InputError, match=rf"damaged, .* subject {names[0]}\b"):
-                open_store(folder, "train")
     store.path.write_bytes(whole + b"\0")
     assert damaged_entries(store) == ["b"]
     store.path.unlink()
@@ -194,12 +187,12 @@ def test_a_store_that_is_being_read_outlives_its_removal(store):
 def test_a_byte_flipped_anywhere_in_the_index_is_not_trusted(folder):
     path = folder / "index.json"
     whole, before = read_index(folder), json.loads(path.read_text())
-    for place in flipped(path, range(path.stat().st_size)):
+    for offset in flipped(path, range(path.stat().st_size)):
         try:
             blank = json.loads(path.read_bytes()) == before  # one space for another
         except ValueError:
             blank = False
-        assert read_index(folder) == (whole if blank else None), place
+        assert read_index(folder) == (whole if blank else None), offset
 
 
 @pytest.mark.parametrize(
@@ -208,8 +201,6 @@ def test_a_byte_flipped_anywhere_in_the_index_is_not_trusted(folder):
 def test_an_index_that_is_none_is_not_trusted(folder, text):
     (folder / "index.json").write_bytes(text.encode(errors="surrogateescape"))
     assert read_index(folder) is None
-    with pytest.raises(InputError, match="no prepared slices of train.*--mode prepare"):
-        open_store(folder, "train")
 
 
 def test_an_index_of_another_format_is_not_read(folder, monkeypatch):
@@ -249,9 +240,9 @@ def test_threads_read_what_one_reads(store):
     fresh = pickle.loads(pickle.dumps(store))  # whose file no thread has opened
 
     def read(seed):
-        for place in np.random.default_rng(seed).integers(0, 8, 300):
-            if not np.array_equal(fresh.read(place[None])[0][0], expected[place]):
-                wrong.append(place)
+        for index in np.random.default_rng(seed).integers(0, 8, 300):
+            if not np.array_equal(fresh.read(index[None])[0][0], expected[index]):
+                wrong.append(index)
 
     threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
     for thread in threads:
@@ -265,8 +256,8 @@ def test_a_store_holds_one_file_open_and_none_once_it_is_gone(folder):
     gc.collect()
     before = len(os.listdir("/dev/fd"))
     store = open_store(folder, "train")
-    for place in range(8):
-        store.read(np.array([place]))
+    for index in range(8):
+        store.read(np.array([index]))
     assert len(os.listdir("/dev/fd")) == before + 1
     del store
     gc.collect()

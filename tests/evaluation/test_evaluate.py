@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from fake_network import FRACTION, PEAK, PEAKS, FakeNetwork, pick, plateau
 from tiny_run import AFFINE, MODALITIES, SHAPE, brain, files_under, path_of
+from tiny_slices import open_store
 
 from ummcsgm.baselines.ridge import fit_normal_equations, solve_ridge
 from ummcsgm.data.nifti import write_new
-from ummcsgm.data.store import open_store
 from ummcsgm.evaluation import evaluate as evaluation
 from ummcsgm.evaluation.subject import choose_evenly, possible_patterns
 from ummcsgm.reporting.evaluation_report import write_evaluation

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import MODALITIES, NAMES, path_of, run_main, tiny_config, write_config, write_subjects
+from tiny_slices import open_store
 
-from ummcsgm.data.store import open_store
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.evaluation.subject import possible_patterns
 

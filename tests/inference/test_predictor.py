@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import MODALITIES
+from tiny_slices import open_store
 
 from ummcsgm.config import build
-from ummcsgm.data.store import open_store
 from ummcsgm.diffusion.correlated_noise import ar1_noise
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import make_denoise

@@ -268,12 +268,12 @@ def moved(image, spacing, *, shift=(0, 0, 0), turn=(0, 0, 0), outline):
     turned = Rotation.from_rotvec(turn, degrees=True).as_matrix()
     middle = np.array(image.shape) / 2
     offset = middle - turned @ (middle + np.array(shift) / spacing)
-    there = ndimage.affine_transform(image, turned, offset, order=1)
-    here = ndimage.affine_transform((image != 0).astype(float), turned, offset, order=0)
+    content = ndimage.affine_transform(image, turned, offset, order=1)
+    inside = ndimage.affine_transform((image != 0).astype(float), turned, offset, order=0)
     if outline:
-        return there * (here > 0.5)
+        return content * (inside > 0.5)
     typical = np.median(image[image != 0])
-    return within(image, np.where((here > 0.5) & (there != 0), there, typical))
+    return within(image, np.where((inside > 0.5) & (content != 0), content, typical))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_modality_with_left_and_right_exchanged_is_told_and_not_to_be_register
 @pytest.mark.slow
 def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
     image = moved(images["flair"], 3.75, shift=(8, 6, 4), turn=(0, 8, 8), outline=False)
-    every = {m: own[::-1, ::-1] for m, own in (images | {"flair": image}).items()}
+    every = {m: volume[::-1, ::-1] for m, volume in (images | {"flair": image}).items()}
     subject = written(tmp_path, every)
     assert found(subject) == {("flair", "misregistered")}
 
@@ -364,14 +364,12 @@ def test_what_lies_nowhere_better_is_not_called_misregistered(tmp_path, images):
 
 @pytest.mark.parametrize(("first", "second"), rest_slow(combinations(MODALITIES, 2)))
 def test_each_exchange_of_two_of_four_modalities_is_found(tmp_path, images, first, second):
-    pair = (first, second)
-    one, other = pair
-    subject = written(tmp_path, images | {one: images[other], other: images[one]})
+    subject = written(tmp_path, images | {first: images[second], second: images[first]})
     findings = examine_subject(subject, MODALITIES)
-    assert seen_in(findings) == {(one, "swapped"), (other, "swapped")}
+    assert seen_in(findings) == {(first, "swapped"), (second, "swapped")}
     sentences = " ".join(finding.sentence for finding in findings)
-    assert f"called {one} but looks like {other}" in sentences
-    assert f"called {other} but looks like {one}" in sentences
+    assert f"called {first} but looks like {second}" in sentences
+    assert f"called {second} but looks like {first}" in sentences
     assert {finding.severity for finding in findings} == {"stop"}
 
 
@@ -565,26 +563,26 @@ def examined(subjects, modalities=MODALITIES, processes=1, settings=None):
     return findings
 
 
-def told(findings):
+def summary(findings):
     return {(f.subject, f.modality, f.code, f.severity) for f in findings}
 
 
 def test_a_sound_cohort_is_passed_in_silence(tmp_path, others):
-    subjects = [written(tmp_path, own, f"s{k}") for k, own in enumerate(others)]
+    subjects = [written(tmp_path, images, f"s{k}") for k, images in enumerate(others)]
     assert examined(subjects) == []
 
 
 def test_missing_modalities_are_noted_by_subject_and_counted(tmp_path, others):
     parts = (MODALITIES, ("t1", "t2"), ("t1",))
     subjects = [
-        written(tmp_path, {m: own[m] for m in part}, f"s{k}")
-        for k, (own, part) in enumerate(zip(others, parts, strict=True))
+        written(tmp_path, {m: images[m] for m in part}, f"s{k}")
+        for k, (images, part) in enumerate(zip(others, parts, strict=True))
     ]
     findings = examined(subjects, (*MODALITIES, "pd"))
     by_subject = {("s1", m) for m in ("flair", "t1c", "pd")}
     by_subject |= {("s2", m) for m in ("flair", "t1c", "t2", "pd")} | {("s0", "pd")}
     cohort = {("", m, "missing", "note") for m in ("flair", "t1c", "t2")}
-    assert told(findings) == {(s, m, "missing", "note") for s, m in by_subject} | (
+    assert summary(findings) == {(s, m, "missing", "note") for s, m in by_subject} | (
         cohort | {("", "pd", "missing", "stop"), ("s2", "", "too_few", "warn")}
     )
     sentences = " ".join(finding.sentence for finding in findings)
@@ -597,7 +595,7 @@ def test_a_cohort_in_which_nothing_can_be_used_stops(tmp_path, others):
         path.write_bytes(b"")
     expected = {("a", m, "unreadable", "stop") for m in MODALITIES}
     expected |= {("a", "", "too_few", "warn"), ("", "", "unusable", "stop")}
-    assert told(examined([subject])) == expected
+    assert summary(examined([subject])) == expected
 
 
 def test_an_image_of_two_patients_is_a_leak_and_one_of_one_patient_is_not(tmp_path, others):
@@ -612,7 +610,7 @@ def test_an_image_of_two_patients_is_a_leak_and_one_of_one_patient_is_not(tmp_pa
     third = written(tmp_path, lone, "s2", affines={"t2": mirrored})
     pair = ("t2",)
     leaks = [f for f in examined([first, second, third], pair) if f.code == "leakage"]
-    assert told(leaks) == {("s2", "t2", "leakage", "stop")}
+    assert summary(leaks) == {("s2", "t2", "leakage", "stop")}
     for path in (first.files["t2"], third.files["t2"]):
         assert str(path) in leaks[0].sentence
     same = dataclasses.replace(third, patient="s0")
@@ -625,19 +623,19 @@ def zoomed(affine, y, x):
 
 
 @pytest.mark.parametrize(
-    ("zoom", "told_of"), [((1.15, 1), False), ((1.25, 1), True), ((1, 0.8), True)]
+    ("zoom", "is_found"), [((1.15, 1), False), ((1.25, 1), True), ((1, 0.8), True)]
 )
 def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
-    tmp_path, others, zoom, told_of
+    tmp_path, others, zoom, is_found
 ):
     subjects = []
-    for k, own in enumerate(others):
-        affine = zoomed(affine_of(own["t1"].shape), *(zoom if k == 1 else (1, 1)))
-        two = {m: own[m] for m in ("t1", "t2")}
+    for k, images in enumerate(others):
+        affine = zoomed(affine_of(images["t1"].shape), *(zoom if k == 1 else (1, 1)))
+        two = {m: images[m] for m in ("t1", "t2")}
         subjects.append(written(tmp_path, two, f"s{k}", dict.fromkeys(two, affine)))
     findings = examined(subjects, ("t1", "t2"))
-    assert told(findings) == ({("", "", "spacing", "warn")} if told_of else set())
-    if told_of:
+    assert summary(findings) == ({("", "", "spacing", "warn")} if is_found else set())
+    if is_found:
         odd = f"{7.5 * zoom[1]:.3g} x {7.5 * zoom[0]:.3g} mm in subject s1"
         ends = [odd, "7.5 x 7.5 mm in subject s0"]
         ends = ends[::-1] if max(zoom) > 1 else ends
@@ -653,9 +651,9 @@ def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
 @pytest.mark.slow
 def test_oblong_pixels_that_all_subjects_share_are_passed_in_silence(tmp_path, others):
     subjects = []
-    for k, own in enumerate(others):
-        two = {m: own[m] for m in ("t1", "t2")}
-        affine = zoomed(affine_of(own["t1"].shape), 0.7, 1)
+    for k, images in enumerate(others):
+        two = {m: images[m] for m in ("t1", "t2")}
+        affine = zoomed(affine_of(images["t1"].shape), 0.7, 1)
         subjects.append(written(tmp_path, two, f"s{k}", dict.fromkeys(two, affine)))
     assert examined(subjects, ("t1", "t2")) == []
 
@@ -667,9 +665,9 @@ def test_what_a_search_refused_stops_and_what_reads_as_nothing_is_counted(tmp_pa
     for count, codes in ((0, 0), (4, 4), (5, 5), (6, 6), (8, 6)):
         found = SearchResult(layout, [], twice, closed, paths[:count])
         ambiguous, shut, *unknown = check_search(found)
-        assert told([ambiguous]) == {("a", "", "ambiguous", "stop")}
+        assert summary([ambiguous]) == {("a", "", "ambiguous", "stop")}
         assert ambiguous.sentence == twice["a"]
-        assert told([shut]) == {("", "", "unreadable", "stop")}
+        assert summary([shut]) == {("", "", "unreadable", "stop")}
         assert (shut.path, shut.sentence) == (tmp_path, closed[str(tmp_path)])
         assert len(unknown) == codes
         assert {f.severity for f in unknown} | {"warn"} == {"warn"}
@@ -746,18 +744,18 @@ def test_a_mask_that_the_config_asks_for_stops_each_subject_without(tmp_path, ot
     path = tmp_path / "mask.nii"
     shape = others[0]["t1"].shape
     write_new(path, (others[0]["t1"] != 0).astype(np.uint8), affine_of(shape))
-    own = [{m: other[m] for m in ("t1", "t2")} for other in others]
-    bare = [written(tmp_path, two, f"s{k}") for k, two in enumerate(own)]
+    pairs = [{m: other[m] for m in ("t1", "t2")} for other in others]
+    bare = [written(tmp_path, two, f"s{k}") for k, two in enumerate(pairs)]
     subjects = [dataclasses.replace(bare[0], mask=path), *bare[1:]]
-    pair, asked = ("t1", "t2"), settings_of(shape[:2], masked=True)
+    pair, settings = ("t1", "t2"), settings_of(shape[:2], masked=True)
     lacking = {(f"s{k}", "mask", "missing", "stop") for k in range(3)}
-    assert told(examined(bare, pair, settings=asked)) == lacking
+    assert summary(examined(bare, pair, settings=settings)) == lacking
     lacking.remove(("s0", "mask", "missing", "stop"))
-    assert told(examined(subjects, pair, settings=asked)) == lacking
+    assert summary(examined(subjects, pair, settings=settings)) == lacking
     assert examined(bare, pair, settings=settings_of(shape[:2])) == []
     assert examined(bare, pair) == []
-    agreed(tmp_path, subjects[1], asked, "no brain mask, which config.data.mask asks")
-    agreed(tmp_path, subjects[0], asked)
+    agreed(tmp_path, subjects[1], settings, "no brain mask, which config.data.mask asks")
+    agreed(tmp_path, subjects[0], settings)
 
 
 def test_the_brain_is_the_masks_where_the_config_asks_for_one(tmp_path, two, extent):
@@ -794,8 +792,8 @@ def test_what_a_run_leaves_out_does_not_stop_it(tmp_path, two):
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds_in_the_same_order(tmp_path, others):
     subjects = [
-        written(tmp_path, {"t1": own["t1"], "t2": own["t1"]}, f"s{k}")
-        for k, own in enumerate(others)
+        written(tmp_path, {"t1": images["t1"], "t2": images["t1"]}, f"s{k}")
+        for k, images in enumerate(others)
     ]
     findings = examined(subjects, ("t1", "t2"))
     assert [f.subject for f in findings] == ["s0", "s1", "s2"]
@@ -839,10 +837,10 @@ def test_real_scans_are_passed_in_silence(name):
 @pytest.mark.slow
 def test_an_exchange_of_real_scans_is_found(pair):
     subject = real_subject("patient07")
-    one, other = pair
-    files = subject.files | {one: subject.files[other], other: subject.files[one]}
+    first, second = pair
+    files = subject.files | {first: subject.files[second], second: subject.files[first]}
     subject = dataclasses.replace(subject, files=files)
-    assert found(subject) == {(one, "swapped"), (other, "swapped")}
+    assert found(subject) == {(first, "swapped"), (second, "swapped")}
 
 
 @real

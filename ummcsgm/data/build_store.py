@@ -1,8 +1,8 @@
-"""NIfTI files -> the store of prepared slices, by several processes.
+"""Builds the store of prepared slices from NIfTI files, with several processes.
 
-Each subject is a part that exists completely or not at all. When all parts exist, each
-split becomes one array; then the index is replaced, and only then are old files removed.
-A stopped run is continued, and every stored byte is checked before it is used.
+Each subject is first a part, written completely or not at all. When all parts exist, each
+split becomes one array; then the index is replaced, and last old files are removed. A
+stopped run is continued, and every stored byte is checked before it is used.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def _tissue_ranges(prepared: PreparedSubject, modalities: Sequence[str]) -> dict
 def _source(path: Path) -> SourceFile:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    facts = path.stat()
-    return SourceFile(path.name, facts.st_size, facts.st_mtime_ns, sha256_of_file(path))
+    stat = path.stat()
+    return SourceFile(path.name, stat.st_size, stat.st_mtime_ns, sha256_of_file(path))
 
 
 def _slices(

@@ -21,7 +21,7 @@ SPLITS = ("train", "validation", "test")
 class Cohort:
     """The subjects of a run by name, and the names in train, validation and test.
 
-    Each has two modalities or more; `left_out` names those that have fewer.
+    Each has two modalities or more; `left_out` names the subjects that have fewer.
     `unused_files` are the NIfTI files of the folder that belong to no subject.
     """
 
@@ -41,13 +41,12 @@ def open_cohort(
     """The subjects in `folder` with two modalities or more, in the split of the file `split`.
 
     If there is no such file, the split is drawn by `seed` in proportion to `fractions` and
-    written to it: a run's test subjects never become training subjects, and neither do
-    other scans of the same patients.
+    written to it: scans of a test patient never become training subjects.
 
     Raises:
-        InputError: a subject of `folder` is ambiguous, or a folder in it cannot be
-            read; it has no such subject, or others than `split`; or a modality is in
-            none of the training subjects.
+        InputError: a subject of `folder` is ambiguous, or a folder in it cannot be read; it
+            has no such subject, or not the subjects of `split`; or no training subject has
+            one of the modalities.
     """
     found = find_subjects(folder, layouts)
     for sentence in found.problems.values():

@@ -17,7 +17,7 @@ from ummcsgm.types import InputError
 CUBIC, LINEAR = 3, 1  # of splines
 UNIT_STEP = (1.0, 1.0)  # a pixel is a voxel
 ROUNDING = 1e-6  # of a voxel
-STEP_TOLERANCE = 1e-3  # a step so near to 1 is 1, but for the rounding of an affine
+STEP_TOLERANCE = 1e-3  # a step this close to 1 is 1, up to the rounding of an affine
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def crop_around(
 ) -> CropWindow:
     """The window of `grid` centred on the bounding box of `brain` [Z, Y, X] bool.
 
-    A pixel lies on the centre of the voxel in the middle of that box, so that with a
-    step of 1/n every voxel of the brain is a pixel. A step within 1/1000 of 1 is 1.
+    A pixel lies on the centre of the voxel in the middle of that box: with a step of 1/n,
+    every voxel of the brain is a pixel. A step within 1/1000 of 1 is taken as 1.
 
     Raises:
         InputError: there is no brain, or it does not fit in the grid.
@@ -140,11 +140,10 @@ def uncrop(window: CropWindow, slices: np.ndarray) -> np.ndarray:
     `slices` must be 0 off the brain (see `crop_mask`); their values are continued outwards,
     so that the brain's outermost voxels have some, and the caller masks the result.
 
-    A brain that is cropped and uncropped differs from itself, edge included, by a root mean
-    square (in parts of the median intensity; the worst modality of a phantom with noise, of
-    2 mm voxels) of 0.15 with a step of 3, 0.051 with 1.2, 0.013 with 0.8, and by rounding,
-    1e-6, with 1/2 and 1/3. Without the continued values it is 1.7 to 3 times as much, and
-    linear interpolation makes it larger still.
+    The root mean square error of a cropped and uncropped brain, edge included, is 0.15 of the
+    median intensity with a step of 3, 0.051 with 1.2, 0.013 with 0.8, and 1e-6 with 1/2 and
+    1/3 (the worst modality of a phantom with noise, of 2 mm voxels). Without the continued
+    values it is 1.7 to 3 times as large, and larger still with linear interpolation.
     """
     if window.step == UNIT_STEP:
         volume = np.zeros((*slices.shape[:-2], *window.frame), slices.dtype)
@@ -164,7 +163,7 @@ def _extent(line: np.ndarray) -> tuple[int, int]:
 
 def _start(first: int, length: int, size: int, step: float) -> float:
     """The first of `size` pixels, one of which is the middle of `length` voxels."""
-    # Of two voxels in the middle the one by which a crop is centred and fits.
+    # Of two middle voxels, this one centres the crop so that it fits.
     middle = first + (length - 1 + size % 2) // 2
     before = (size - 1) // 2
     return middle - before if step == 1 else middle - step * before

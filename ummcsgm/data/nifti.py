@@ -3,8 +3,8 @@
 In memory volume[z] is an axial slice, y grows to anterior and x to the right. On disk the
 axes may lie in any of 48 ways, and there they stay.
 
-Files are not trusted: a header takes no memory before the bytes are there, and what would
-unpack to more than the header says is not unpacked.
+Files are not trusted: memory is taken for bytes that are read, never for a size that a header
+claims, and a gzipped file is not unpacked beyond that size.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # for nibabel's header 
 
 
 class NiftiError(InputError):
-    """A file that is no usable scan: missing, no NIfTI, damaged or cut short.
-
-    `reason` is the message without the path.
-    """
+    """A file that is missing, no NIfTI, damaged or cut short; `reason` says which."""
 
     def __init__(self, path: Path, reason: str):
         super().__init__(path, reason)
@@ -64,7 +61,7 @@ class NotAVolumeError(NiftiError):
 
 
 class VolumeCountError(NiftiError):
-    """The file holds several volumes instead of one, or not the one that is wanted."""
+    """The file holds several volumes instead of one, or lacks the volume that is wanted."""
 
 
 class UnplacedError(NiftiError):
@@ -183,10 +180,10 @@ def check_same_grid(first: Geometry, second: Geometry) -> None:
 def write_like(path: Path, volume: np.ndarray, geometry: Geometry) -> None:
     """Writes `volume` [Z, Y, X] to `path` as the file of `geometry` would hold it.
 
-    Affine, orientation, type and header are those of the reference. What a float type
-    or the scaling of an integer type holds exactly comes back bitwise; else the values
-    are rounded, by at most 1/1000 of the largest or as finely as the integer type
-    allows, in a new scaling if need be. Nothing is clipped, and 0 reads back as 0.
+    Affine, orientation, type and header are those of the reference. Values that its type and
+    scaling hold exactly are read back bitwise; others are rounded, by at most 1/1000 of the
+    largest or as finely as the integer type allows, with a new scaling if necessary.
+    Nothing is clipped, and 0 is read back as 0.
     """
     dtype, scaling = geometry.header.get_data_dtype(), _scaling(geometry.header)
     stored, *scaling = _encode(dtype, scaling, _to_stored_axes(volume, geometry))
@@ -308,9 +305,8 @@ def _check_index(path: Path, shape: tuple[int, ...], index: int) -> None:
 def _check_values(path: Path, volume: np.ndarray, allow_constant: bool) -> None:
     broken = volume.size - np.count_nonzero(np.isfinite(volume))
     if broken:
-        raise NotFiniteError(
-            path, f"{broken} of {volume.size} voxels are NaN or infinite, wanted none"
-        )
+        reason = f"{broken} of {volume.size} voxels are NaN or infinite, wanted none"
+        raise NotFiniteError(path, reason)
     if allow_constant or volume.min() != volume.max():
         return
     value = float(volume.flat[0])
@@ -333,8 +329,7 @@ def _geometry(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> G
         placed = np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 0
         orientation = io_orientation(affine) if placed else np.full((3, 2), np.nan)
     if np.isnan(orientation).any():
-        rows = affine[:3].tolist()
-        raise UnplacedError(path, f"the affine {rows} does not place it in space")
+        raise UnplacedError(path, f"the affine {affine[:3].tolist()} does not place it in space")
     return Geometry(Path(path), shape, affine, header, orientation)
 
 
@@ -344,8 +339,7 @@ def _geometry(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> G
 def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
     """The checked header in `path`, and the array as it is stored.
 
-    The file may hold at most 1 MiB more; a gzipped file is unpacked to its end, where its
-    checksum is.
+    At most 1 MiB may follow it. A gzipped file is read to its end, where its checksum is.
     """
     header, dtype, start = _read_header(path)
     shape, size = header.get_data_shape(), header.sizeof_hdr
@@ -353,11 +347,8 @@ def _read_file(path: Path) -> tuple[nib.Nifti1Header, np.ndarray]:
     with _unpacked(path) as stream:
         content = _read(stream, num_bytes)
         if len(content) < num_bytes:
-            raise NiftiError(
-                path,
-                f"the file is damaged or cut short: it holds {len(content)} bytes, "
-                f"wanted {num_bytes}",
-            )
+            found = f"it holds {len(content)} bytes, wanted {num_bytes}"
+            raise NiftiError(path, f"the file is damaged or cut short: {found}")
         if len(_read(stream, MAX_EXCESS_BYTES + 1)) > MAX_EXCESS_BYTES:
             raise NiftiError(
                 path,
@@ -482,9 +473,9 @@ def _encode(
 ) -> tuple[np.ndarray, float, float]:
     """What to store for `volume` in `dtype`, with its slope and intercept.
 
-    These are `scaling` where it holds every value within the range of the type, 0 as
-    exactly 0 and the others but for rounding by 1/1000 of the largest magnitude, or as
-    finely as a scaling can that spans all values; else they are such a scaling.
+    `scaling` stays if it holds all values within the range of the type: 0 exactly, others up
+    to rounding by 1/1000 of the largest magnitude, or by what the finest scaling of them
+    rounds. Else this finest scaling takes its place.
     """
     if dtype.kind == "f":
         return volume.astype(dtype), 1.0, 0.0
@@ -496,7 +487,7 @@ def _encode(
 
 
 def _is_close(decoded: np.ndarray, volume: np.ndarray, finest: float) -> bool:
-    """Whether `decoded` is `volume`, but for rounding by 1/1000 or by `finest`."""
+    """Whether `decoded` is `volume` up to rounding by 1/1000 or by `finest`, and 0 is 0."""
     rounding = max(ROUNDING * float(np.abs(volume).max()), finest)
     near = np.abs(decoded.astype(np.float64) - volume).max() <= rounding
     return np.array_equal(decoded, volume) or (near and not decoded[volume == 0].any())

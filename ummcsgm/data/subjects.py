@@ -22,8 +22,6 @@ from ummcsgm.data.nifti import (
 )
 from ummcsgm.types import InputError
 
-SPACING_TOLERANCE = 1e-3  # relative: a spacing so near to the wanted one stays
-
 
 @dataclass(frozen=True)
 class PreparedSubject:
@@ -43,7 +41,7 @@ class PreparedSubject:
 def prepare_subject(
     subject: Subject, modalities: Sequence[str], view: SliceView
 ) -> PreparedSubject:
-    """Reads and prepares those of `modalities` that `subject` has.
+    """Reads and prepares the scans of `subject` in `modalities`, as many as it has.
 
     Raises:
         InputError: it has none of them, a file cannot be read or scaled, or the brain
@@ -59,7 +57,12 @@ def prepare_subject(
         window = view_window(brain, geometry, view)
     except InputError as error:
         raise InputError(f"subject {subject.name}: {error}") from None
-    scales = {name: _scale(files[name], volumes[name]) for name in files}
+    scales = {}
+    for name, path in files.items():
+        try:
+            scales[name] = fit_scale(volumes[name])
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
     return PreparedSubject(volumes, geometry, brain, window, scales, view.neighbours)
 
 
@@ -68,8 +71,8 @@ def read_with_brain(
 ) -> tuple[dict[str, np.ndarray], Geometry, np.ndarray]:
     """The volumes [Z, Y, X] of `files` by modality, their geometry, and the brain.
 
-    The brain is the subject's mask where `masked`, and volumes are then 0 outside it; else
-    it is where any volume is not 0.
+    If `masked`, the brain is the subject's mask, and volumes are 0 outside it. Else it is
+    where any volume is not 0.
 
     Raises:
         InputError: a file cannot be read or lies on another grid, or there is no mask.
@@ -93,7 +96,10 @@ def view_window(brain: np.ndarray, geometry: Geometry, view: SliceView) -> CropW
     Raises:
         InputError: there is no brain, or it does not fit in the grid.
     """
-    return crop_around(brain, view.grid, _step(geometry, view.spacing))
+    if not view.spacing:
+        return crop_around(brain, view.grid)
+    dy, dx = spacing_in_plane(geometry)
+    return crop_around(brain, view.grid, (view.spacing / dy, view.spacing / dx))
 
 
 def network_slices(
@@ -186,18 +192,3 @@ def network_labels(
     for value in (OEDEMA, CORE, ENHANCING):
         cropped[crop_mask(window, labels[z] == value)] = value
     return cropped
-
-
-def _step(geometry: Geometry, spacing: float) -> tuple[float, float]:
-    """Voxels per pixel along y and x; exactly 1 if they are as large, or `spacing` is 0."""
-    if not spacing:
-        return (1.0, 1.0)
-    steps = (spacing / size for size in spacing_in_plane(geometry))
-    return tuple(1.0 if abs(step - 1) < SPACING_TOLERANCE else float(step) for step in steps)
-
-
-def _scale(path: Path, volume: np.ndarray) -> float:
-    try:
-        return fit_scale(volume)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None

@@ -7,9 +7,9 @@ The mutual information of the two at random points of the brain is climbed over 
 and turns, from where they are. Only points inside both brains count: an outline that
 does not show the fault, as under a shared mask, does not hide it.
 
-Left and right are told apart by the same measure, climbed from the mirror image too.
-Brains are not so symmetric that this is close: in six phantoms and two patients, each
-pair of contrasts has 1.5 to 9 times as much information as with one of them mirrored.
+The same measure, climbed from the mirror image too, finds exchanged left and right. Brains
+are asymmetric enough: in six phantoms and two patients, each pair of contrasts has 1.5 to 9
+times as much information as with one of them mirrored.
 """
 
 from __future__ import annotations
@@ -85,16 +85,16 @@ MIRRORED = Move(0.0, (0.0, 0.0, 0.0), 0.0, mirrored=True)
 def misplacement(reference: Tissue, other: Tissue, voxel: float) -> Move | None:
     """How `other` is moved against `reference`; None if it is not, or not clearly.
 
-    Clear is a mean distance over 2 mm and over a `voxel` (mm), by whose undoing the
-    mutual information grows by a third and by 0.04; or that it grows so once more in
-    the mirror.
+    A move is clear if its mean distance is over 2 mm and over a `voxel` (mm), and undoing it
+    raises the mutual information by a third and by 0.04. A mirror image is clear if it raises
+    the information as much again.
     """
     pair = _Pair(reference, other)
     best = pair.best(pair.starts())
     mirror = _Pair(reference, _mirrored(other))
     reflected, _ = mirror.best(mirror.starts())
     if _grown(reflected, best[0]):
-        # A turn that the climb did not undo is none: it is tried from turns as well.
+        # A turn that the climb missed is no mirror image: climb from turns as well.
         best = max(best, pair.best(TURNED))
         if _grown(reflected, best[0]):
             return MIRRORED
@@ -140,7 +140,7 @@ class _Pair:
         self.min_overlap = OVERLAP * self.sampled(self.points)[1].mean()
 
     def starts(self) -> list[tuple]:
-        """Where to climb from: as they are, and one centre on the other if far."""
+        """Where to climb from: no move, and the centres on each other if they are far."""
         centred = (*self.offset.tolist(), 0.0, 0.0, 0.0)
         return [(0.0,) * 6] + [centred] * bool(np.linalg.norm(self.offset) > FAR)
 
@@ -183,15 +183,14 @@ class _Pair:
             for _ in range(ROUNDS):
                 before = best[0]
                 for axis in range(6):
-                    best = max(best, *self._neighbours(best[1], axis, step))
+                    move = best[1]
+                    moves = [
+                        (*move[:axis], move[axis] + s, *move[axis + 1 :]) for s in (step, -step)
+                    ]
+                    best = max(best, *((self.information(move), move) for move in moves))
                 if best[0] == before:
                     break
         return best
-
-    def _neighbours(self, move: tuple, axis: int, step: float) -> list[tuple]:
-        """The information and the move `step` to either side of `move` along `axis`."""
-        moves = [(*move[:axis], move[axis] + s, *move[axis + 1 :]) for s in (step, -step)]
-        return [(self.information(other), other) for other in moves]
 
 
 def _blurred_with_bins(tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:

@@ -15,14 +15,14 @@ MAX_RATIO = 1.2  # of two subjects' pixels: above it the network sees brains of 
 
 
 def check_search(found: SearchResult) -> Iterator[Finding]:
-    """The findings on the folder that was searched: all that is not about its subjects."""
+    """The findings on the folder that was searched, other than on its subjects."""
     for name, sentence in found.ambiguous.items():
         yield Finding("stop", name, "", None, "ambiguous", sentence)
     for folder, sentence in found.unreadable.items():
         yield Finding("stop", "", "", Path(folder), "unreadable", sentence)
-    layout, unused_files = found.layout, found.unused_files
+    unused_files = found.unused_files
     advice = (
-        f"as no scan of the layout {layout.name}: rename it, or name a pattern with "
+        f"as no scan of the layout {found.layout.name}: rename it, or name a pattern with "
         "config.data.pattern"
     )
     for path in unused_files[:MAX_LISTED]:

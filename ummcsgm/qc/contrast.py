@@ -50,7 +50,11 @@ def true_names(tissues: Mapping[str, Tissue]) -> dict[str, str]:
     numbers = range(len(names))
     orders = [dict(zip(contrasts, order, strict=True)) for order in permutations(numbers)]
     present = orders[0]
-    best = max(orders, key=lambda order: facts.fit(order) - MOVE_COST * _num_moved(order, present))
+
+    def score(order: dict[str, int]) -> float:
+        return facts.fit(order) - MOVE_COST * sum(order[c] != present[c] for c in order)
+
+    best = max(orders, key=score)
     if facts.fit(best) < facts.fit(present) + CLEAR or not facts.plausible(best):
         return {}
     true = {volume: contrast for contrast, volume in best.items()}
@@ -65,11 +69,6 @@ def _known(tissues: Mapping[str, Tissue]) -> list[str]:
     if "t2" not in contrasts or not {"t1", "t1c"} & set(contrasts):
         named = {name: c for name, c in named.items() if c != "pd"}
     return [n for n, c in named.items() if c is not None and contrasts.count(c) == 1]
-
-
-def _num_moved(order: Mapping[str, int], present: Mapping[str, int]) -> int:
-    """The number of contrasts for which `order` has another volume than `present`."""
-    return sum(order[contrast] != present[contrast] for contrast in order)
 
 
 def _inside(tissues: list[Tissue]) -> np.ndarray:

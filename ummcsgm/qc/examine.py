@@ -74,16 +74,11 @@ def _examine(
     modalities: Sequence[str], settings: StoreSettings | None, subject: Subject
 ) -> Examination:
     """The examination of one subject; a file that fails a check is examined no further."""
-    problems = [
-        (
-            name,
-            Problem(
-                "note", "missing", f"has no {name}: it is trained and tested on with the others"
-            ),
-        )
-        for name in modalities
-        if name not in subject.files
-    ]
+    problems = []
+    for name in modalities:
+        if name not in subject.files:
+            text = f"has no {name}: it is trained and tested on with the others"
+            problems.append((name, Problem("note", "missing", text)))
     scans, unreadable = read_scans(subject, modalities)
     scans, off_grid = on_one_grid(scans)
     scans, off_mask = within_mask(subject, scans)
@@ -108,16 +103,12 @@ def _check_between(scans: dict[str, Scan], problems: NamedProblems) -> NamedProb
     brains = {name: scan for name, scan in scans.items() if name not in no_brain}
     between = list(check_modalities(brains))
     moved = {name for name, p in between if p.code in ("misregistered", "mirrored")}
-    return _check_empty({n: scan for n, scan in brains.items() if n not in moved}) + between
-
-
-def _check_empty(scans: dict[str, Scan]) -> NamedProblems:
-    """Which of `scans`, on one grid, have empty slices amid the brain."""
-    if not scans:
-        return []
-    area = np.count_nonzero(brain_mask(scan.brain for scan in scans.values()), axis=(1, 2))
-    found = {name: check_empty_slices(scan.brain, area) for name, scan in scans.items()}
-    return [(name, problem) for name, problem in found.items() if problem is not None]
+    aligned = {name: scan.brain for name, scan in brains.items() if name not in moved}
+    if not aligned:
+        return between
+    area = np.count_nonzero(brain_mask(aligned.values()), axis=(1, 2))
+    found = [(name, check_empty_slices(brain, area)) for name, brain in aligned.items()]
+    return [(name, problem) for name, problem in found if problem is not None] + between
 
 
 def _check_preparation(
@@ -128,14 +119,14 @@ def _check_preparation(
 ) -> NamedProblems:
     """The problem that keeps a run with `settings` from preparing a subject.
 
-    None where one of `problems` says already why the brain is not where it seems to be.
+    Empty if one of `problems` already explains why the brain is not found.
     """
     if settings is None or len(subject.files) < MIN_MODALITIES:
         return []
     if settings.view.masked and subject.mask is None:
         text = (
-            "has no brain mask, which config.data.mask asks for: add it, or leave "
-            'config.data.mask "" if what is not brain is 0 in all scans'
+            "has no brain mask, which config.data.mask asks for: add it, or set "
+            'config.data.mask to "" if what is not brain is 0 in all scans'
         )
         return [(MASK, Problem("stop", "missing", text))]
     known = any(n == MASK or p.code in ("background", "not_stripped") for n, p in problems)

@@ -25,7 +25,7 @@ NamedProblems = list[tuple[str, Problem]]  # modality, "mask", "segmentation" or
 class Finding:
     """One thing that is wrong, and what to do about it.
 
-    `subject` and `modality` are "" and `path` is None where it is not about one of these.
+    `subject` and `modality` are "" and `path` is None if it does not concern one of these.
     """
 
     severity: str  # one of SEVERITIES
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """The findings on one subject, and what it is compared with others by."""
+    """The findings on one subject, and what it is compared with other subjects by."""
 
     findings: list[Finding]
     digests: dict[str, str]  # by modality, for those that can be trained on

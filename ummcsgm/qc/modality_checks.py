@@ -30,21 +30,19 @@ def check_modalities(scans: Mapping[str, Scan]) -> Iterator[tuple[str, Problem]]
     tissues = {name: tissue for name, tissue in found.items() if tissue is not None}
     twice = _duplicates(scans, tissues)
     for name, other in twice.items():
-        yield name, _duplicate(other)
+        text = f"is the same image as {other}: give the right file, or leave it out"
+        yield name, Problem("stop", "duplicate", text)
     single = {name: tissue for name, tissue in tissues.items() if name not in twice}
-    moved = _misplaced(single, _voxel(scans))
+    edges = [spacing(scan.geometry) for scan in scans.values()]
+    voxel = float(np.prod(edges[0]) ** (1 / 3)) if edges else 0.0
+    moved = _misplaced(single, voxel)
     for name, (other, move) in moved.items():
-        yield name, (_mirrored(other) if move.mirrored else _misregistered(other, move))
+        yield name, _misplacement_problem(other, move)
     doubtful = {*twice.values(), *moved}
     sound = {name: tissue for name, tissue in single.items() if name not in doubtful}
     for name, seen in true_names(sound).items():
-        yield name, _swapped(name, seen)
-
-
-def _voxel(scans: Mapping[str, Scan]) -> float:
-    """The edge in mm of a cube as large as a voxel of `scans`; 0 where none are."""
-    edges = [spacing(scan.geometry) for scan in scans.values()]
-    return float(np.prod(edges[0]) ** (1 / 3)) if edges else 0.0
+        text = f"is called {name} but looks like {seen}: exchange the files, or correct their names"
+        yield name, Problem("stop", "swapped", text)
 
 
 def _duplicates(scans: Mapping[str, Scan], tissues: Mapping[str, Tissue]) -> dict[str, str]:
@@ -90,7 +88,13 @@ def _anchor(name: str) -> int:
     return ANCHORS.index(contrast) if contrast in ANCHORS else len(ANCHORS)
 
 
-def _misregistered(other: str, move: Move) -> Problem:
+def _misplacement_problem(other: str, move: Move) -> Problem:
+    if move.mirrored:
+        text = (
+            f"has left and right exchanged against {other}: correct the orientation in the "
+            "header of the wrong one, or convert it again; no registration mends it"
+        )
+        return Problem("stop", "mirrored", text)
     right, front, up = move.shift
     text = (
         f"lies {move.distance:.1f} mm off {other} on average ({right:+.1f} mm to the "
@@ -98,21 +102,3 @@ def _misregistered(other: str, move: Move) -> Problem:
         f"{move.angle:.0f} degrees): register the modalities to one another"
     )
     return Problem("stop", "misregistered", text)
-
-
-def _mirrored(other: str) -> Problem:
-    text = (
-        f"has left and right exchanged against {other}: correct the orientation in the "
-        "header of the wrong one, or convert it again; no registration mends it"
-    )
-    return Problem("stop", "mirrored", text)
-
-
-def _duplicate(other: str) -> Problem:
-    text = f"is the same image as {other}: give the right file, or leave it out"
-    return Problem("stop", "duplicate", text)
-
-
-def _swapped(name: str, seen: str) -> Problem:
-    text = f"is called {name} but looks like {seen}: exchange the files, or correct their names"
-    return Problem("stop", "swapped", text)

@@ -115,19 +115,14 @@ def check_segmentation(subject: Subject, scans: dict[str, Scan]) -> Iterator[Pro
         yield replace(labels, severity="warn")
 
 
-def reading_problem(error: NiftiError) -> Problem:
-    """The problem of a file that cannot be read, by the class of the error."""
-    code, remedy = next(
-        problem for kind, problem in READING_PROBLEMS.items() if isinstance(error, kind)
-    )
-    return Problem("stop", code, f"{error.reason}; {remedy}")
-
-
 def _read(path: Path, index: int | None) -> tuple[np.ndarray, Geometry] | Problem:
+    """The volume and its geometry, or why they cannot be read."""
     try:
         return read_volume(path, index)
     except NiftiError as error:
-        return reading_problem(error)
+        found = (entry for kind, entry in READING_PROBLEMS.items() if isinstance(error, kind))
+        code, remedy = next(found)
+        return Problem("stop", code, f"{error.reason}; {remedy}")
 
 
 def _read_on_grid(path: Path, geometry: Geometry) -> np.ndarray | Problem:
@@ -142,12 +137,12 @@ def _read_on_grid(path: Path, geometry: Geometry) -> np.ndarray | Problem:
 
 
 def _scan(volume: np.ndarray, geometry: Geometry) -> Scan:
-    brain, background = foreground(volume)
+    brain, background = _foreground(volume)
     inside = brain if background == 0 else volume != 0
     return Scan(volume, brain, inside, background, geometry)
 
 
-def foreground(volume: np.ndarray) -> tuple[np.ndarray, float]:
+def _foreground(volume: np.ndarray) -> tuple[np.ndarray, float]:
     """Where `volume` [Z, Y, X] is not background, and the value of the background.
 
     The background is the value of most of the frame's faces, else 0.

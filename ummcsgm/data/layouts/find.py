@@ -29,11 +29,10 @@ class SearchResult:
     """The subjects in a folder, and all else that lies there.
 
     `ambiguous` has, by name, a sentence for each subject that is not in `subjects` because
-    several files may be the same image. `unreadable` has one for each folder that cannot be
-    read, by path. `unused_files` are NIfTI files that belong to no subject: they fit no
-    pattern, are of a modality that the layout does not know, or a segmentation or mask
-    without images. Earlier completions are not among them, nor files that the layout's
-    entities left out.
+    several files may be the same image; `unreadable` has, by path, one for each folder that
+    cannot be read. `unused_files` are NIfTI files that belong to no subject: they fit no
+    pattern, have an unknown modality, or are a segmentation or mask without images. Earlier
+    completions and files that the layout's entities leave out are not among them.
     """
 
     layout: Layout
@@ -76,11 +75,10 @@ class Match:
 def find_subjects(
     folder: Path, layouts: Sequence[Layout], fallbacks: Sequence[Layout] = ()
 ) -> SearchResult:
-    """The subjects in `folder`, in the one of `layouts` that it has.
+    """The subjects in `folder`, which has one of `layouts`, else one of `fallbacks`.
 
-    `folder` may hold the groups, one group, subjects, or be one subject's folder: what a
-    pattern has above is then read from the path of `folder`. `fallbacks` are tried where no
-    path fits any of `layouts`.
+    `folder` may hold the groups, one group or subjects, or be one subject's folder: the
+    path of `folder` then has the first parts of the pattern.
 
     Raises:
         NoSubjectError: no path fits any of the layouts, and all folders could be read.
@@ -90,7 +88,9 @@ def find_subjects(
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     unreadable: dict[str, str] = {}
-    paths = list(_walk(folder, _depth([*layouts, *fallbacks]), (), unreadable))
+    patterns = [pattern for layout in [*layouts, *fallbacks] for pattern, _ in layout.patterns]
+    depth = max(pattern.count("/") + 1 for pattern in patterns)
+    paths = list(_walk(folder, depth, (), unreadable))
     if str(folder) in unreadable:
         raise InputError(unreadable[str(folder)])
     files = [path for path in paths if not is_synthetic(folder.joinpath(*path))]
@@ -126,10 +126,6 @@ def file_name(layout: Layout, subject: Subject, modality: str) -> Path:
         if all(values[field] for field in fields_of(pattern) if field != "entities")
     )
     return Path(next(complete).format(**values))
-
-
-def _depth(layouts: Sequence[Layout]) -> int:
-    return max(p.count("/") + 1 for layout in layouts for p, _ in layout.patterns)
 
 
 def _walk(folder: Path, depth: int, above: Parts, unreadable: dict[str, str]) -> Iterator[Parts]:

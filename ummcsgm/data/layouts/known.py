@@ -1,4 +1,7 @@
-"""The named layouts: BraTS, BraTS 2023, Medical Segmentation Decathlon, IXI and BIDS."""
+"""The named layouts: BraTS, BraTS 2023, Medical Segmentation Decathlon, IXI and BIDS.
+
+Each raises InputError for a modality that it does not know, and for two names of one contrast.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,7 @@ KNOWN_SUFFIXES = {
 def named_layout(
     name: str, modalities: Sequence[str], mask: str, entities: Sequence[str] = ()
 ) -> Layout:
-    """The layout called `name`, one of KNOWN_SUFFIXES; only bids has `entities`.
-
-    Raises:
-        InputError: the layout does not know one of the modalities.
-    """
+    """The layout called `name`, one of KNOWN_SUFFIXES; only bids has `entities`."""
     if name == "bids":
         return bids(modalities, mask, entities)
     make = {"brats": brats, "brats23": brats23, "msd": msd, "ixi": ixi}[name]
@@ -45,11 +44,7 @@ def named_layouts() -> list[Layout]:
 
 
 def brats(modalities: Sequence[str], mask: str) -> Layout:
-    """BraTS 2018 to 2021: [HGG|LGG/]SUBJECT/SUBJECT_{flair,t1,t1ce,t2,seg}.nii[.gz].
-
-    Raises:
-        InputError: a modality is none of these four contrasts.
-    """
+    """BraTS 2018 to 2021: [HGG|LGG/]SUBJECT/SUBJECT_{flair,t1,t1ce,t2,seg}.nii[.gz]."""
     path = "{subject}/{subject}_{modality}.nii.gz"
     patterns = (("{group}/" + path, ""), (path, ""))
     fields = {"group": "HGG|LGG", "subject": NAME_EXPRESSION}
@@ -60,9 +55,6 @@ def brats23(modalities: Sequence[str], mask: str) -> Layout:
     """BraTS 2023 to 2025: PATIENT-VISIT/PATIENT-VISIT-{t1n,t1c,t2w,t2f,seg}.nii[.gz].
 
     A patient may have several visits, such as BraTS-GLI-00005-100 and -101.
-
-    Raises:
-        InputError: a modality is none of these four contrasts.
     """
     return Layout(
         "brats23",
@@ -81,9 +73,6 @@ def msd(modalities: Sequence[str], mask: str) -> Layout:
 
     Its volumes are FLAIR, T1, T1gd, T2, unless a dataset.json beside the folder names
     others (`layouts.find` reads it).
-
-    Raises:
-        InputError: a modality is none of these four contrasts.
     """
     file = "{subject}.nii.gz"
     patterns = ((f"imagesTr/{file}", FOUR_D), (f"imagesTs/{file}", FOUR_D))
@@ -104,11 +93,7 @@ def msd(modalities: Sequence[str], mask: str) -> Layout:
 
 
 def ixi(modalities: Sequence[str], mask: str) -> Layout:
-    """IXI: IXI-T1/IXI002-Guys-0828-T1.nii.gz and so on, a folder for each contrast.
-
-    Raises:
-        InputError: a modality is none of T1, T2 and PD.
-    """
+    """IXI: IXI-T1/IXI002-Guys-0828-T1.nii.gz and so on, a folder for each contrast."""
     file = "{subject}-{modality}.nii.gz"
     patterns = tuple((f"{above}{file}", "") for above in ("IXI-{modality}/", "", "{modality}/"))
     fields = {"subject": r"IXI\d+-[^/-]+-\d+"}
@@ -118,15 +103,13 @@ def ixi(modalities: Sequence[str], mask: str) -> Layout:
 def bids(modalities: Sequence[str], mask: str, entities: Sequence[str]) -> Layout:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,PDw}.nii[.gz]; T1w with ce- is T1c.
 
-    Of several files of one contrast, `entities` choose: those with run-1 where
-    ("run-1",) is given, else those without any run, never those of another run.
-    ("desc-",) chooses those without any desc. The first entity decides first.
+    Of several files of one contrast, `entities` choose: ("run-1",) the files with run-1, else
+    files without any run, never files of another run; ("desc-",) the files without any desc.
+    The first entity decides first.
     The segmentation is *_dseg or *_label-lesion_mask; a brain mask has the suffix
     brain_mask, for *_desc-brain_mask.
 
-    Raises:
-        InputError: a modality is none of these contrasts, or an entity is neither
-            key-value nor key-.
+    Raises InputError for an entity that is neither key-value nor key-.
     """
     check_entities(entities)
     file = "{entities}_{modality}.nii.gz"

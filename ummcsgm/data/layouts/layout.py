@@ -12,7 +12,7 @@ from ummcsgm.types import InputError
 SEGMENTATION = "seg"
 FOUR_D = "4-D"  # the suffix of a file that holds every modality
 NAME_EXPRESSION = r"[^/.][^/]*?"  # the name of a subject or session
-TUMOUR_VALUES = (1, 2, 4)  # core, oedema, enhancing: those of BraTS 2018 to 2021
+TUMOUR_VALUES = (1, 2, 4)  # core, oedema, enhancing, as in BraTS 2018 to 2021
 
 # What users and data sets call one contrast.
 CONTRASTS = {
@@ -28,8 +28,8 @@ CONTRASTS = {
 class Layout:
     """How the files of a data set are named.
 
-    A pattern is a relative path with fields such as {subject} and {modality}. Its partner is
-    the suffix that stands for {modality} in all of its files, "" where the path tells it.
+    A pattern is a relative path with fields such as {subject} and {modality}. It comes with
+    the suffix that all of its files have for {modality}, "" if the path has that field.
     """
 
     name: str

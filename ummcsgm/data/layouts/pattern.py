@@ -37,7 +37,10 @@ def flat(modalities: Sequence[str], pattern: str, mask: str) -> Layout:
             f"config.data.pattern {pattern!r}: all of its patterns need the same of "
             "{group} and {session}"
         )
-    ungrouped = [(_without_group(path), suffix) for path, suffix in patterns]
+    ungrouped = [
+        ("/".join(part for part in path.split("/") if part != "{group}"), suffix)
+        for path, suffix in patterns
+    ]
     fields = {"group": r"[^/.][^/]*", "session": NAME_EXPRESSION, "subject": NAME_EXPRESSION}
     suffixes = {name: name for name in modalities}
     return Layout("flat", tuple(dict.fromkeys([*patterns, *ungrouped])), suffixes, fields, mask)
@@ -84,7 +87,3 @@ def _check(pattern: str) -> None:
         raise InputError(f"config.data.pattern {pattern!r} lacks {{subject}}")
     if not pattern.endswith((".nii", ".nii.gz")):
         raise InputError(f"config.data.pattern {pattern!r} must end in .nii.gz or .nii")
-
-
-def _without_group(pattern: str) -> str:
-    return "/".join(part for part in pattern.split("/") if part != "{group}")

@@ -1,8 +1,8 @@
 """Synthetic brain-tumour subjects, written as files in the layout of BraTS 2019.
 
-A phantom is a function of (seed, subject). Each part draws from a random stream of its
-own, so that no part shifts another, and neither the number of processes nor the subjects
-before it matter. Anatomy is drawn in mm and then sampled: two shapes show the same brain.
+A phantom is a function of (seed, subject). Each part draws from a separate random stream:
+it depends neither on other parts nor on the number of processes nor on other subjects.
+Anatomy is drawn in mm and then sampled: two shapes show the same brain.
 """
 
 import json
@@ -222,34 +222,28 @@ def write_phantom(
     Existing subjects are not made again. A subject appears completely or not at all, and
     has the same bytes for the same seed, whatever the number of processes.
 
-    Raises InputError if `shape`, `subjects`, `seed` or `processes` is not one to work
-    with, or if `folder` holds the phantom of another seed or shape.
+    Raises InputError if `shape`, `subjects`, `seed` or `processes` is out of range, or if
+    `folder` holds the phantom of another seed or shape.
     """
     folder, shape = Path(folder), check_shape(shape)
     minimum = {"subjects": (subjects, 1), "processes": (processes, 1), "seed": (seed, 0)}
     for name, (number, low) in minimum.items():
         if number < low:
             raise InputError(f"{name} is {number}; it must be at least {low}.")
-    write_note(folder, {"seed": seed, "shape": list(shape), "format": FORMAT})
+    record, options = (
+        folder / "phantom.json",
+        {"seed": seed, "shape": list(shape), "format": FORMAT},
+    )
+    existing = read_json(record) if record.exists() else None
+    if existing is None:
+        write_atomic(record, json.dumps(options))
+    elif existing != options:
+        raise InputError(
+            f"{folder} holds the phantom of {existing}, not of {options}; name another "
+            "folder, or remove this one."
+        )
     write = partial(write_subject, folder, shape, seed)
     return list(map_in_processes(write, range(subjects), processes))
-
-
-def write_note(folder: Path, options: dict[str, object]) -> None:
-    """Writes `options` to phantom.json of `folder`.
-
-    Raises InputError if it holds other options: a phantom of another seed or shape.
-    """
-    note = folder / "phantom.json"
-    if note.exists():
-        existing = read_json(note)
-        if existing != options:
-            raise InputError(
-                f"{folder} holds the phantom of {existing}, not of {options}; name another "
-                "folder, or remove this one."
-            )
-        return
-    write_atomic(note, json.dumps(options))
 
 
 def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
@@ -259,22 +253,17 @@ def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
         if finished.is_dir():
             return finished
     phantom = make_subject(seed, index, shape)
+    size = np.array(FIELD_OF_VIEW) / shape
+    affine = np.diag([-size[0], -size[1], size[2], 1.0])
+    affine[1, 3] = FIELD_OF_VIEW[1] - size[1]
+    volumes = {SUFFIXES[m]: image for m, image in phantom.images.items()}
     target = folder / phantom.grade / name
     temporary = folder / f".{name}.{os.getpid()}"
     try:
-        write_files(temporary, phantom)
+        for suffix, volume in (volumes | {"seg": phantom.segmentation}).items():
+            write_new(temporary / f"{name}_{suffix}.nii.gz", volume, affine)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
-
-
-def write_files(folder: Path, phantom: Phantom) -> None:
-    """Writes the images and the segmentation of `phantom` to `folder`."""
-    size = np.array(FIELD_OF_VIEW) / phantom.segmentation.shape
-    affine = np.diag([-size[0], -size[1], size[2], 1.0])
-    affine[1, 3] = FIELD_OF_VIEW[1] - size[1]
-    volumes = {SUFFIXES[m]: image for m, image in phantom.images.items()}
-    for suffix, volume in (volumes | {"seg": phantom.segmentation}).items():
-        write_new(folder / f"{phantom.name}_{suffix}.nii.gz", volume, affine)

@@ -1,8 +1,8 @@
 """A tumour in the phantom's brain: its growth and, independently, its uptake.
 
-The uptake of gadolinium has its own random stream and is independent of the other
-contrasts. The grade is read off the finished tumour, necrotic or
-brightly enhancing being high, and so does not tie the two together.
+The uptake of gadolinium has a separate random stream and is independent of the other
+contrasts. The grade follows from the finished tumour: high if it is necrotic or enhances
+brightly.
 """
 
 from dataclasses import dataclass
@@ -82,7 +82,10 @@ def draw_tumour(key: np.random.Generator, seat: Seat, at: Points, brain: Brain) 
     depth = seat.radius * (1 + 0.24 * rough) - distance
     depth = np.where(near, np.minimum(depth, 2 * brain.hull - 2), np.float32(FAR))
     spread = depth + extent * (0.8 + 0.75 * fingers[0])
-    hold = share(brain.tissue - 3.5, 3.0) * white_share(brain)
+    white = np.ones_like(brain.hull)  # what the layers leave of it; deep nuclei hold oedema too
+    for name, part in brain.layers:
+        white *= 1 - part * (1.0 if name in ("grey", "fluid") else 0.6)
+    hold = share(brain.tissue - 3.5, 3.0) * white
     oedema = share(spread, 5.0) * hold
     solid = share(depth, 1.8)
     necrosis = share(depth - rim - 2.5 * fingers[1], 2.0) * np.float32(necrotic)
@@ -94,14 +97,6 @@ def draw_tumour(key: np.random.Generator, seat: Seat, at: Points, brain: Brain) 
 def look_near(lattice: Array, near: Array, at: Points) -> Array:
     """`lattice` looked up where `near`, 0 elsewhere."""
     return depth_within(near, at, lambda p: look_up(lattice, p.x, p.y, p.z), 0.0)
-
-
-def white_share(brain: Brain) -> Array:
-    """What the layers leave of the white matter; deep nuclei hold some oedema too."""
-    white = np.ones_like(brain.hull)
-    for name, part in brain.layers:
-        white *= 1 - part * (1.0 if name in ("grey", "fluid") else 0.6)
-    return white
 
 
 def draw_uptake(key: np.random.Generator, tumour: Tumour, at: Points, leaky: Array) -> Uptake:
