@@ -19,7 +19,7 @@ def test_an_error_inside_the_lesion_counts_five_times():
     truth = jnp.zeros_like(batch.images)
     generated = truth.at[..., 1].set(0.5).at[..., 0].set(7.0)
     batch = batch._replace(lesion=jnp.asarray(lesion))
-    error = cocagan.lesion_weighted_error(generated, batch, truth)
+    error = jax.jit(cocagan.lesion_weighted_error)(generated, batch, truth)
     np.testing.assert_allclose(error, [0.5 * 3, 0.5 * (15 + 5) / 16, 0.5, 0.5])
 
 
@@ -52,16 +52,16 @@ def test_a_chosen_input_is_the_only_one_where_it_is_available():
     condition = mask_inputs(jnp.asarray(tiny_gan_batch.make_images(3)), missing)
     for input_modality, counts in ((None, [2, 2, 1, 2]), (1, [1, 2, 1, 1])):
         method = cocagan.CocaGAN(3, input_modality, generator, None, None)
-        completed = np.asarray(method.complete({"generator": {}}, condition))
+        completed = np.asarray(jax.jit(method.complete)({"generator": {}}, condition))
         for example, count in enumerate(counts):
             assert (completed[example][..., np.asarray(missing)[example]] == count).all()
 
 
-def test_the_encoders_want_even_guesses_and_the_classifier_right_ones():
+def test_encoders_learn_even_and_the_classifier_correct_probabilities():
     guesses = np.array([[0.5, 0.25, 0.25], [1 / 3] * 3, [0.1, 0.1, 0.8]])
     scores = jnp.log(jnp.asarray(guesses))[None] * jnp.ones((3, 1, 1))
     available = jnp.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
-    uneven, wrong = cocagan.classifier_losses(scores, available)
+    uneven, wrong = jax.jit(cocagan.classifier_losses)(scores, available)
     by_hand = -np.log(guesses).mean(axis=1) - np.log(3)
     right = -np.log([0.5, 1 / 3, 0.8])
     np.testing.assert_allclose(uneven, [by_hand.mean(), by_hand[0], 0], atol=1e-6)
@@ -82,7 +82,7 @@ def test_the_parts_of_the_loss_have_our_weights():
     images = (np.array([0.8, 0.9, 9]) + 1) / 2
     batch = tiny_gan_batch.make_batch(3, (4, 4), [0, 1, 1], [0, 1, 0], images)
     params = {"generator": {}, "discriminator": {"images": {}, "features": {}}}
-    losses = method.losses(jax.random.key(0), params, batch)
+    losses = jax.jit(method.losses)(jax.random.key(0), params, batch)
     fake, real = (0.8 + 0.5) / 3, (0.8 + 0.9) / 3
     uneven = -np.log(np.asarray(guess)).mean() - np.log(3)
     parts = 10 * 0.4 + 0.25 * (fake - 1) ** 2 + 0.25 * uneven

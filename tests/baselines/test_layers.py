@@ -17,6 +17,8 @@ from ummcsgm.baselines.layers import (
 )
 from ummcsgm.baselines.method import masked_mean
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 
 def draws(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -46,7 +48,7 @@ def test_a_grid_is_halved_as_often_as_it_can_be(grid, most, smallest, count):
 
 def test_up_is_the_transposed_convolution():
     features = draws(2, 5, 3, 6)
-    output, variables = Up(4).init_with_output(jax.random.key(0), features)
+    output, variables = jax.jit(Up(4).init_with_output)(jax.random.key(0), features)
     same = jax.lax.conv_transpose(
         features,
         variables["params"]["kernel"],
@@ -79,16 +81,16 @@ def test_a_masked_mean_is_over_the_flagged_channels():
     assert masked_mean(jnp.asarray(values), jnp.asarray(flags)).tolist() == [3, 0]
 
 
-def normed(features, valid, axis=None):
-    norm = BatchNorm(axis)
+def normalise(features, valid, axis=None):
+    """(the output of a new BatchNorm, its changed statistics)."""
     variables = BatchNorm(None).init(jax.random.key(0), features, valid)
-    return norm.apply(variables, features, valid, mutable=["statistics"])
+    return BatchNorm(axis).apply(variables, features, valid, mutable=["statistics"])
 
 
 def test_statistics_are_of_the_valid_examples():
     features = 3 + 2 * draws(4, 3, 2, 5)
     valid = np.array([True, False, True, True])
-    output, changed = normed(features, valid)
+    output, changed = jax.jit(normalise)(features, valid)
     mean, variance = features[valid].mean((0, 1, 2)), features[valid].var((0, 1, 2))
     expected = (features - mean) / np.sqrt(variance + 1e-5)
     np.testing.assert_allclose(output, expected, atol=1e-5)
@@ -112,19 +114,19 @@ def test_statistics_are_of_all_devices_and_their_gradients_too():
     weight = draws(6, 3, 2, 2, seed=1)
 
     def loss(features, valid, weight, axis):
-        output, changed = normed(features, valid, axis)
+        output, changed = normalise(features, valid, axis)
         return jnp.sum(weight * output), changed["statistics"]["mean_variance"]
 
-    grad = jax.grad(loss, has_aux=True)
+    grad = jax.jit(jax.grad(loss, has_aux=True), static_argnums=3)
     whole, statistics = grad(features, valid, weight, None)
     parts = [value.reshape(2, 3, *value.shape[1:]) for value in (features, valid)]
     mapped = jax.vmap(lambda *shards: grad(*shards, "devices"), axis_name="devices")
-    halves, both = mapped(*parts, weight.reshape(2, 3, 3, 2, 2))
+    halves, both = jax.jit(mapped)(*parts, weight.reshape(2, 3, 3, 2, 2))
     np.testing.assert_allclose(both, [statistics, statistics], rtol=1e-5)
     np.testing.assert_allclose(halves.reshape(whole.shape), whole, atol=1e-4)
 
 
 def test_without_a_valid_example_the_statistics_stay():
-    output, changed = normed(draws(2, 3, 2, 1), np.zeros(2, bool))
+    output, changed = jax.jit(normalise)(draws(2, 3, 2, 1), np.zeros(2, bool))
     np.testing.assert_array_equal(changed["statistics"]["mean_variance"], [[0], [1]])
     np.testing.assert_allclose(output, draws(2, 3, 2, 1), rtol=1e-4)

@@ -190,13 +190,13 @@ def test_arguments_out_of_range_are_refused():
 def test_subjects_that_lack_what_is_needed_are_left_out():
     """A modality that is all 0 is not fitted; the subjects that have all of it add up."""
     rng = np.random.default_rng(0)
-    one, two, three = (rng.uniform(0.2, 1, (1, 8, 8, 3)) for _ in range(3))
-    two[..., 2], three[..., 0] = 0, 0
-    sets = [((True, True, True), one), ((True, True, False), two)]
-    fitted = fit_normal_equations([*sets, ((False, True, True), three)])
+    first, second, third = (rng.uniform(0.2, 1, (1, 8, 8, 3)) for _ in range(3))
+    second[..., 2], third[..., 0] = 0, 0
+    sets = [((True, True, True), first), ((True, True, False), second)]
+    fitted = fit_normal_equations([*sets, ((False, True, True), third)])
     missing = (False, True, True)  # the second is predicted from the first
     equations = select_normal_equations(fitted, (True, True, False))
-    both = np.concatenate([one, two])
+    both = np.concatenate([first, second])
     expected = solve_ridge(_fit([both]), missing, 2, 1e-3).predict(both)[..., 1]
     found = solve_ridge(equations, missing, 2, 1e-3).predict(both)[..., 1]
     np.testing.assert_allclose(found, expected, rtol=1e-9)

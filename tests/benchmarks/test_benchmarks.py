@@ -47,7 +47,7 @@ def record_calls(monkeypatch):
     events, over_rows = [], devices.shard_over_rows
     clock = sampling.time.perf_counter
 
-    def noted(fill):
+    def record(fill):
         shared = over_rows(fill)
 
         def call(params, *rows):
@@ -60,7 +60,7 @@ def record_calls(monkeypatch):
         events.append("clock")
         return clock()
 
-    monkeypatch.setattr(devices, "shard_over_rows", noted)
+    monkeypatch.setattr(devices, "shard_over_rows", record)
     monkeypatch.setattr(sampling.time, "perf_counter", now)
     return events
 
@@ -112,10 +112,10 @@ def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
         return (images for _ in addresses)
 
     images = np.zeros((10, 2, 2, 4), np.float32)
-    question = SubjectInputs("P", np.arange(10), images, np.ones(4, bool))
+    inputs = SubjectInputs("P", np.arange(10), images, np.ones(4, bool))
     posterior = SubjectPosterior(mean, draws, np.ones(4))
     for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
-        timer, description = sampling.make_timer(posterior, question, 2, count, timed)
+        timer, description = sampling.make_timer(posterior, inputs, 2, count, timed)
         total = 5 * max(count, 1)
         assert description == f"{timed or total} of {total}"
         # All is compiled before the clock starts.
@@ -282,11 +282,11 @@ def test_training_is_timed_over_processes(tmp_path, monkeypatch, capsys):
     scaling.main()
     title, *lines, last = capsys.readouterr().out.splitlines()
     assert json.loads(last) == json.loads(file.read_text())
-    one, two = json.loads(last)["rows"]
-    assert [one["processes"], two["processes"]] == [1, 2] and len(lines) == 2
+    single, two = json.loads(last)["rows"]
+    assert [single["processes"], two["processes"]] == [1, 2] and len(lines) == 2
     assert title.startswith("processes | images/s") and lines[1].startswith("2 | ")
-    assert one["efficiency"] == one["speedup"] == 1 and len(two["turns_images_per_s"]) == 2
-    ratio = two["images_per_s"] / one["images_per_s"]
+    assert single["efficiency"] == single["speedup"] == 1 and len(two["turns_images_per_s"]) == 2
+    ratio = two["images_per_s"] / single["images_per_s"]
     assert two["speedup"] == pytest.approx(ratio, abs=1e-3)
     assert two["efficiency"] == pytest.approx(ratio / 2, abs=1e-3)
     assert two["collectives"] > 0.01  # two processes wait for one another, at least

@@ -1,4 +1,4 @@
-"""The dial: every sampler completes the same cases; scores by hand; the table is kept."""
+"""The dial: every sampler completes the same cases; scores by hand; the table is reused."""
 
 import argparse
 import dataclasses
@@ -138,12 +138,12 @@ def test_the_key_depends_on_parameters_cases_draws_and_noise(comparison):
 
 
 @pytest.mark.slow
-def test_one_modality_is_completed_at_a_time(comparison):
-    cases = [(q.subject, q.channel, q.missing.tolist()) for q in comparison.cases]
+def test_every_case_completes_a_single_modality(comparison):
+    cases = [(case.subject, case.channel, case.missing.tolist()) for case in comparison.cases]
     names = sorted({name for name, _, _ in cases})
     assert len(names) == 2 and [c for _, c, _ in cases] == [0, 1, 2, 3] * 2
     assert all(missing == np.eye(4)[c].astype(bool).tolist() for _, c, missing in cases)
-    assert all(q.images.shape[0] == len(q.z) == 2 for q in comparison.cases)
+    assert all(case.images.shape[0] == len(case.z) == 2 for case in comparison.cases)
 
 
 @pytest.mark.slow
@@ -181,11 +181,11 @@ def test_scores_are_of_the_brain_alone_and_as_by_hand(comparison):
     """Draws 3 and 1 grey levels off: the mean is 2 off, |error| - |x - x'| / 2 is 1."""
     comparison = dataclasses.replace(comparison, draws=2)
     rows = []
-    for q in comparison.cases:
-        drawn = np.full((len(q.z), 2, *q.images.shape[1:]), 1e3)
+    for case in comparison.cases:
+        drawn = np.full((len(case.z), 2, *case.images.shape[1:]), 1e3)
         for k, error in enumerate((3, 1)):
-            right = q.images[..., q.channel] + error / q.grey_levels
-            drawn[:, k, ..., q.channel] = np.where(q.brain, right, -1e3)
+            right = case.images[..., case.channel] + error / case.grey_levels
+            drawn[:, k, ..., case.channel] = np.where(case.brain, right, -1e3)
         rows.append(drawn)
     scores = dial.scores(comparison, np.concatenate(rows))
     assert scores["psnr_draw"] == pytest.approx(
@@ -244,22 +244,22 @@ def test_longest_limits_all_but_uniform_grids():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words, why",
+    "flags, message",
     [
         (("--subjects", 0), "no test subject"),
         (("--samplers", "magic"), "magic"),
         (("--steps", "1,two"), "two"),
     ],
 )
-def test_what_cannot_be_measured_is_one_line_of_error(printed, capsys, words, why):
+def test_what_cannot_be_measured_is_one_line_of_error(printed, capsys, flags, message):
     with pytest.raises(SystemExit):
-        printed(*words)
-    said = capsys.readouterr().err
-    assert why in said and "Traceback" not in said
+        printed(*flags)
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
 
 
 @pytest.mark.slow
-def test_one_draw_has_no_spread(printed, capsys):
+def test_a_single_draw_is_refused_as_it_has_no_spread(printed, capsys):
     with pytest.raises(SystemExit):
         printed("--draws", 1)
     assert "at least 2" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_the_loss_is_of_the_missing_modalities_alone(ours, twin):
 
 
 @pytest.mark.parametrize("gigaflops", [0.02, 0.1])
-def test_monais_network_has_the_flops_asked_for(ours, gigaflops):
+def test_monais_network_has_the_wanted_flops(ours, gigaflops):
     monai, size = torch_networks.make_monai(gigaflops * 1e9, ours.inputs, compiled=False)
     assert size["gflop_an_image"] == pytest.approx(gigaflops, rel=0.15)
     flops = torch_networks.forward_flops(monai.trained.module, ours.inputs)

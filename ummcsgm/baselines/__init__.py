@@ -1,1 +1,1 @@
-"""The methods that the mm-CSN is compared with, one in each file."""
+"""The methods that the mm-CSN is compared with, a file for each."""

@@ -1,15 +1,15 @@
 """CocaGAN (Huang et al. 2019), reconstructed: a common feature space, aware of lesions.
 
-Each modality has an encoder to one common space of features. A classifier guesses which
-modality features come from, and the encoders are trained to leave it guessing. Each
-modality has a decoder that reads any features of that space. A least-squares GAN scores
-the images, and errors inside the lesion count five times.
+Each modality has an encoder to a common feature space. A classifier guesses which modality
+the features come from, and the encoders are trained so that it cannot. Each modality has
+a decoder that reads any features of that space. A least-squares GAN scores the images,
+and errors inside the lesion count five times.
 
 Written from the abstract, in two dimensions and not in three, with layers and weights of
 our choice. The features of all available modalities are averaged. With `input_modality`
-only that modality's are used wherever it is available, as the paper seems to have done
-with T1: the other encoders are then trained for the common space alone, and for the
-examples that lack it.
+only the features of that modality are used wherever it is available, as the paper seems
+to have done with T1. The other encoders then learn only from the common space and from
+the examples that lack that modality.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ L1, ADVERSARIAL, COMMON_SPACE = 10.0, 0.25, 0.25
 
 
 class Decoder(nn.Module):
-    """Features of the common space -> one modality [B, *size, 1]."""
+    """One modality [B, *size, 1] of features of the common space."""
 
     widths: tuple[int, ...]
 
@@ -41,9 +41,9 @@ class Decoder(nn.Module):
 
 
 class Generator(nn.Module):
-    """(images in [-1, 1], used) -> all modalities, and the features of each.
+    """All modalities [B, H, W, M] in [-1, 1], and the features of each.
 
-    `used` [B, M] says of which modalities the features are averaged and decoded.
+    The features of the `used` [B, M] modalities are averaged and decoded.
     """
 
     widths: tuple[int, ...]
@@ -71,17 +71,17 @@ def select_inputs(missing: Array, input_modality: int | None) -> Array:
 
 
 def lesion_weighted_error(generated: Images, batch: method.GANBatch, truth: Images) -> Losses:
-    """[B] the mean absolute error of what is scored; a voxel of the lesion counts
+    """[B] the mean absolute error of the scored modalities; a voxel of the lesion counts
     `LESION_WEIGHT` times."""
     weight = jnp.where(batch.lesion, LESION_WEIGHT, 1.0)[..., None]
     return method.masked_mean(weight * jnp.abs(generated - truth), batch.scored)
 
 
 def classifier_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
-    """([B], [B]): how far the guesses are from even (the encoders' loss), and from right
-    (the classifier's), averaged over the available [B, M].
+    """([B], [B]) the encoders' loss, which is 0 where all modalities are equally likely, and
+    the classifier's cross entropy, averaged over the features of the available [B, M].
 
-    `scores` [B, M, M] are of the features of each modality, for each modality.
+    `scores` [B, features, classes] has a row for the features of each modality.
     """
     logs = jax.nn.log_softmax(scores)
     uneven = -logs.mean(axis=-1) - jnp.log(scores.shape[-1])
@@ -92,7 +92,7 @@ def classifier_losses(scores: Array, available: Array) -> tuple[Losses, Losses]:
 
 @dataclasses.dataclass(frozen=True)
 class CocaGAN(method.Method):
-    """CocaGAN for `modalities` modalities; it works in [-1, 1]."""
+    """CocaGAN for `modalities` modalities, of images in [-1, 1]."""
 
     modalities: int
     input_modality: int | None
@@ -106,12 +106,12 @@ class CocaGAN(method.Method):
 
     @property
     def note(self) -> str:
-        """What is reconstructed, and from which modalities it answers."""
-        inputs = "one modality alone" if self.input_modality is not None else None
+        """What is reconstructed, and which modalities are the inputs."""
+        alone = self.input_modality is not None
         return (
-            "Reconstructed from its abstract, in two dimensions, with layers and"
-            " weights of our choice; it completes from the features of"
-            f" {inputs or 'all available modalities'}."
+            "Reconstructed from its abstract, in two dimensions, with layers and weights of our"
+            " choice; it completes from the features of"
+            f" {'one modality alone' if alone else 'all available modalities'}."
         )
 
     def init(self, key: Array, grid: tuple[int, int]) -> Params:
@@ -135,7 +135,7 @@ class CocaGAN(method.Method):
         return condition.fill((generated + 1) / 2)
 
     def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
-        """The lesion-weighted error, the least-squares GAN's loss and the classifier's.
+        """The lesion-weighted error, the least-squares GAN loss and the classifier's losses.
         `keys` are not used."""
         images = 2 * batch.images - 1
         variables, seen_images = {"params": params["generator"]}, method.select(batch.seen, images)

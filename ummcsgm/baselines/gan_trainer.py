@@ -1,9 +1,8 @@
-"""The one trainer of the five published methods: a generator and a discriminator.
+"""Training of the five published methods: a generator and a discriminator.
 
-Both are updated at once, from the same outputs: the gradient of the generator's loss
-stops at the discriminator and the other way round, so that one backward pass serves both.
-That is the published order of MM-GAN, whose discriminator is updated on the outputs that
-the generator gave before its own update.
+Both are updated at once, from the same outputs. The gradient of the generator's loss
+stops at the discriminator and vice versa, so that one backward pass serves both. MM-GAN is
+published so: its discriminator is updated on outputs from before the generator's update.
 """
 
 from collections.abc import Callable
@@ -30,8 +29,8 @@ from ummcsgm.types import Array, Batch, Params
 def make_optimizer(
     method: Method, schedule: Callable[[float], optax.Schedule]
 ) -> optax.GradientTransformation:
-    """Adam for generator and discriminator, each with the `schedule` of its published
-    rate; running statistics are not the optimizer's to move."""
+    """Adam for generator and discriminator, with the `schedule` of their published rates.
+    Running statistics are left as they are."""
     generator, discriminator = (
         optax.adam(schedule(rate), *method.betas) for rate in method.learning_rates
     )
@@ -59,10 +58,10 @@ def make_train_step(
     """step(key, state, batch) -> (state, metrics), to be mapped over devices.
 
     `patterns_per_image` missing patterns of each image are sampled as for the mm-CSN,
-    with the `probabilities` [N] of `patterns`, or with those of the method's own
-    curriculum at the step's share of `num_steps`. The gradient is that of the mean over
-    the scored examples of the global batch. An example's random numbers come from its
-    own key, the same on any number of devices.
+    with the `probabilities` [N] of `patterns`, or with those of the method's curriculum
+    at the step's share of `num_steps`. The gradient is that of the mean over the scored
+    examples of the global batch. Random numbers are keyed by the example's index in the
+    global batch, the same on any number of devices.
     """
 
     def step(key: jax.Array, state: TrainState, batch: Batch) -> tuple:

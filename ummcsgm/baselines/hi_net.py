@@ -1,18 +1,20 @@
 """Hi-Net (Zhou et al. 2020): features of each modality, fused at every level.
 
-Each modality has an encoder and, in training, a decoder that reconstructs it from its own
-features. A fusion network runs beside them: each level takes the sum, the product and
-the maximum over the modalities' features, and the output of the level before. Its result
-is decoded with the same fusions on the way up.
+Each modality has an encoder and, in training, a decoder that reconstructs it from the
+encoder's features. A fusion network runs beside them: each level takes the sum, the
+product and the maximum over the modalities' features, and the output of the previous
+level. Its result is decoded with the same fusions on the way up.
 
-Adapted: Hi-Net is published for two inputs and one output, one model for each. Here one
-model answers every missing pattern: fusions are over the available modalities of each
-example, the generator has an output for each modality, and the discriminator sees all
-modalities, the seen ones being real. A modality's batch statistics are of the examples
-that have it. The learning rate is that of the published code.
+Adapted: Hi-Net is published with two inputs and one output, and needs a model for each
+combination. Here a single model completes every missing pattern: fusions are over the
+available modalities of each example, the generator has an output for each modality, and
+the discriminator sees all modalities, of which the seen ones are real. A modality's batch
+statistics are over the examples that have it. The learning rate is that of the published
+code.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -44,7 +46,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """One modality [B, H, W, 1] -> its features at 1/2, 1/4 and 1/8."""
+    """The features of one modality [B, H, W, 1] at 1/2, 1/4 and 1/8 of its size."""
 
     widths: tuple[int, ...]
     axis: str | None
@@ -61,42 +63,33 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """One modality from its own features at 1/8; used in training alone."""
+    """One modality [B, H, W, 1], reconstructed from its encoder's features at 1/8 of its
+    size. Used in training only."""
 
     widths: tuple[int, ...]
     axis: str | None
 
     @nn.compact
     def __call__(self, levels: list[Array], image: Images, valid: Array) -> Images:
-        fine, middle, coarse = self.widths
-        features = levels[2]
-        for widths, finer in (
-            ((coarse,), levels[1]),
-            ((coarse, middle), levels[0]),
-            ((middle, fine), image),
-        ):
-            for width in widths:
-                features = Layer(width, self.axis, running=False)(features, valid)
+        features = levels[-1]
+        for width, finer in zip(self.widths[::-1], [*levels[-2::-1], image], strict=True):
+            features = Layer(width, self.axis, running=False)(features, valid)
             features = layers.upsample(features, finer)
-        features = Layer(fine, self.axis, running=False)(features, valid)
+            features = Layer(width, self.axis, running=False)(features, valid)
         return nn.Conv(1, (3, 3), name="head")(features)
 
 
 def fuse(features: list[Array], available: Array) -> Array:
     """[B, h, w, 3 C] the sum, product and maximum over the available [B, M] of M
     features [B, h, w, C]."""
-    total, product = 0.0, 1.0
-    for feature, flag in zip(features, available.T, strict=True):
-        flag = flag[:, None, None, None]
-        total += jnp.where(flag, feature, 0.0)
-        product *= jnp.where(flag, feature, 1.0)
-    return jnp.concatenate(
-        [total, product, layers.max_over_available(features, available)], axis=-1
-    )
+    total = sum(layers.fill_unavailable(features, available, 0.0))
+    product = math.prod(layers.fill_unavailable(features, available, 1.0))
+    maximum = layers.max_over_available(features, available)
+    return jnp.concatenate([total, product, maximum], axis=-1)
 
 
 class Fusion(nn.Module):
-    """The fused features of a level, joined with the output of the level before."""
+    """The fused features of a level, joined with the output of the previous level."""
 
     inner: int
     width: int
@@ -104,19 +97,20 @@ class Fusion(nn.Module):
     activate: Callable
 
     @nn.compact
-    def __call__(self, fused: Array, before: Array | None, valid: Array | None) -> Array:
+    def __call__(self, fused: Array, previous: Array | None, valid: Array | None) -> Array:
         hidden = Layer(self.inner, self.axis, self.activate, name="fuse")(fused, valid)
-        if before is None:
+        if previous is None:
             return hidden
-        joined = jnp.concatenate([hidden, before], axis=-1)
+        joined = jnp.concatenate([hidden, previous], axis=-1)
         return Layer(self.width, self.axis, self.activate, name="join")(joined, valid)
 
 
 class Generator(nn.Module):
-    """(images in [-1, 1], available) -> all modalities, and each as its own decoder
-    reconstructs it.
+    """All modalities [B, H, W, M], generated from the available ones of images in
+    [-1, 1], and the reconstruction of each modality by its decoder.
 
-    `valid` [B] is False on padding. None: running statistics and no reconstructions.
+    `valid` [B] is False on padding. With None the running statistics are used, and
+    nothing is reconstructed.
     """
 
     widths: tuple[int, ...]
@@ -129,11 +123,11 @@ class Generator(nn.Module):
         levels, reconstructions = [], []
         for m in range(images.shape[-1]):
             image = images[..., m : m + 1]
-            having = None if valid is None else valid & available[:, m]
-            levels.append(Encoder(self.widths, self.axis, name=f"encoder{m}")(image, having))
+            has_modality = None if valid is None else valid & available[:, m]
+            levels.append(Encoder(self.widths, self.axis, name=f"encoder{m}")(image, has_modality))
             if valid is not None:
                 decoder = Decoder(self.widths, self.axis, name=f"decoder{m}")
-                reconstructions.append(decoder(levels[m], image, having))
+                reconstructions.append(decoder(levels[m], image, has_modality))
         fused = [fuse(list(level), available) for level in zip(*levels, strict=True)]
         features = self._encode_fused(fused, valid)
         generated = self._decode(features, fused, images, valid)
@@ -144,9 +138,9 @@ class Generator(nn.Module):
         sizes = ((middle, middle), (middle, coarse), (coarse, coarse))
         features = None
         for level, (inner, width) in enumerate(sizes):
-            before = None if features is None else layers.downsample(features)
+            previous = None if features is None else layers.downsample(features)
             fusion = Fusion(inner, width, self.axis, layers.leaky, name=f"down{level}")
-            features = fusion(fused[level], before, valid)
+            features = fusion(fused[level], previous, valid)
         return Layer(2 * coarse, self.axis, layers.leaky, name="deep")(features, valid)
 
     def _decode(
@@ -156,8 +150,7 @@ class Generator(nn.Module):
         features = Layer(coarse, self.axis, name="enter")(features, valid)
         finer = [images, *fused[:-1]]
         sizes = ((fine, fine), (middle, fine), (coarse, middle))
-        for level in reversed(range(3)):
-            inner, width = sizes[level]
+        for level, (inner, width) in reversed([*enumerate(sizes)]):
             fusion = Fusion(inner, width, self.axis, nn.relu, name=f"up{level}")
             features = layers.upsample(fusion(fused[level], features, valid), finer[level])
         features = Layer(fine, self.axis, name="leave")(features, valid)
@@ -165,7 +158,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """All modalities of an example -> scores of its patches, [B, h, w, 1]."""
+    """The scores [B, h, w, 1] of the patches of all modalities [B, H, W, M]."""
 
     widths: tuple[int, ...]
     axis: str | None
@@ -186,7 +179,7 @@ class Discriminator(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class HiNet(method.Method):
-    """Hi-Net for `modalities` modalities; it works in [-1, 1]."""
+    """Hi-Net for `modalities` modalities, of images in [-1, 1]."""
 
     modalities: int
     generator: nn.Module
@@ -203,17 +196,17 @@ class HiNet(method.Method):
     training_only = ("decoder",)
 
     def init(self, key: Array, grid: tuple[int, int]) -> Params:
-        key_generator, key_discriminator = jax.random.split(key)
+        keys = jax.random.split(key)
         images, valid = jnp.zeros((1, *grid, self.modalities)), jnp.ones(1, bool)
         available = jnp.ones((1, self.modalities), bool)
-        # Initialisation runs on one device: no statistics over several.
+        # Initialisation runs on a single device: the batch norms must not sum over `axis`.
         generator, discriminator = (
             network.clone(axis=None) for network in (self.generator, self.discriminator)
         )
-        variables = generator.init(key_generator, images, available, valid)
+        variables = generator.init(keys[0], images, available, valid)
         return {
             "generator": variables["params"],
-            "discriminator": discriminator.init(key_discriminator, images, valid)["params"],
+            "discriminator": discriminator.init(keys[1], images, valid)["params"],
             "statistics": variables["statistics"],
         }
 
@@ -224,8 +217,8 @@ class HiNet(method.Method):
         return condition.fill((generated + 1) / 2)
 
     def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
-        """The least-squares GAN's loss, 100 times the mean absolute error of what is
-        scored, and 20 times that of each reconstructed input. `keys` are not used."""
+        """The least-squares GAN loss, 100 times the mean absolute error of the scored
+        modalities, and 20 times that of each reconstructed input. `keys` are not used."""
         images = 2 * batch.images - 1
         (generated, reconstructed), changed = self.generator.apply(
             {"params": params["generator"], "statistics": params["statistics"]},
@@ -248,7 +241,7 @@ class HiNet(method.Method):
         parts = {
             "adversarial": (1.0, adversarial),
             "l1": (L1_WEIGHT, error),
-            # As published, a sum over the inputs: an example has as many as it has.
+            # As published, a sum over the inputs of the example.
             "rebuilt": (RECONSTRUCTION_WEIGHT, reconstruction * batch.seen.sum(axis=1)),
         }
         statistics = jax.lax.stop_gradient(changed["statistics"])

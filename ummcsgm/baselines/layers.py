@@ -1,10 +1,13 @@
 """Flax layers that the published methods share: channels last, any grid.
 
-Grids are halved to ceil(n / 2); on the way up features are cropped to the finer grid.
-Flax names unnamed layers by their class, so renaming a class here changes the
-parameters' paths and with them the initialisation. Modalities have separate networks,
-run one after another: grouped convolutions take forty times as long on a CPU.
+Grids are halved to ceil(n / 2). On the way up features are cropped to the finer grid.
+Flax names unnamed layers after their class: a renamed class changes the paths of the
+parameters and with them the initialisation. The networks of the modalities run in turn,
+because grouped convolutions take forty times as long on a CPU.
 """
+
+import functools
+from collections.abc import Iterator
 
 import flax.linen as nn
 import jax
@@ -21,7 +24,7 @@ def scale_widths(published: tuple[int, ...], width: float) -> tuple[int, ...]:
 
 
 def count_halvings(grid: tuple[int, int], most: int, smallest: int) -> int:
-    """How often a grid is halved: at most `most` times, until a side is `smallest`."""
+    """How often a grid is halved: until a side is `smallest`, at most `most` times."""
     count, side = 0, min(grid)
     while count < most and side > smallest:
         count, side = count + 1, -(-side // 2)
@@ -34,7 +37,7 @@ def leaky(features: Array) -> Array:
 
 
 def instance_norm(features: Array) -> Array:
-    """Each channel of each image with mean 0 and variance 1. No parameters."""
+    """Each channel of each image scaled to mean 0 and variance 1, without parameters."""
     mean = features.mean(axis=(1, 2), keepdims=True)
     centred = features - mean
     variance = jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True)
@@ -57,25 +60,25 @@ def downsample(features: Array) -> Array:
     return nn.max_pool(features, (2, 2), (2, 2), "SAME")
 
 
+def fill_unavailable(features: list[Array], available: Array, value: float) -> Iterator[Array]:
+    """The M features [B, H, W, C], with `value` where not available [B, M]."""
+    for feature, flag in zip(features, available.T, strict=True):
+        yield jnp.where(_per_example(flag), feature, value)
+
+
 def max_over_available(features: list[Array], available: Array) -> Array:
     """The maximum over the available [B, M] of M features [B, H, W, C]; 0 without any."""
     lowest = jnp.finfo(jnp.float32).min
-    largest = jnp.full_like(features[0], lowest)
-    for feature, flag in zip(features, available.T, strict=True):
-        largest = jnp.maximum(largest, jnp.where(_per_example(flag), feature, lowest))
+    filled = fill_unavailable(features, available, lowest)
+    largest = functools.reduce(jnp.maximum, filled, jnp.full_like(features[0], lowest))
     return jnp.where(_per_example(available.any(axis=1)), largest, 0.0)
 
 
 def mean_over_available(features: list[Array], available: Array) -> Array:
     """The mean over the available [B, M] of M features [B, H, W, C]; 0 without any."""
     weights = available / jnp.maximum(available.sum(axis=1, keepdims=True), 1)
-    masked = (
-        jnp.where(_per_example(flag), feature, 0.0)
-        for feature, flag in zip(features, available.T, strict=True)
-    )
-    return sum(
-        _per_example(weight) * feature for weight, feature in zip(weights.T, masked, strict=True)
-    )
+    filled = fill_unavailable(features, available, 0.0)
+    return sum(_per_example(w) * feature for w, feature in zip(weights.T, filled, strict=True))
 
 
 def _per_example(values: Array) -> Array:
@@ -83,11 +86,11 @@ def _per_example(values: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Each channel with mean 0 and variance 1 over the valid examples of all devices.
+    """Each channel scaled to mean 0 and variance 1 over the `valid` [B] examples of all
+    devices.
 
-    `valid` [B] says which examples count; None: the running averages are used, of which
-    a training step keeps nine tenths. `running=False` keeps none, for a network that is
-    only trained.
+    With `valid` None the running averages are used, of which a training step replaces a
+    tenth. `running=False` has no averages, for a network that is used in training only.
     """
 
     axis: str | None
@@ -100,7 +103,7 @@ class BatchNorm(nn.Module):
         gain = self.param("scale", nn.initializers.ones, width)
         shift = self.param("bias", nn.initializers.zeros, width)
         if valid is None or self.running:
-            average = self.variable("statistics", "mean_variance", _standard, *width)
+            average = self.variable("statistics", "mean_variance", _zeros_and_ones, *width)
         if valid is None:
             mean, variance = average.value
         else:
@@ -108,7 +111,7 @@ class BatchNorm(nn.Module):
             if self.running and not self.is_initializing():
                 new = 0.9 * average.value + 0.1 * jnp.stack([mean, variance])
                 average.value = jnp.where(count > 0, new, average.value)
-            # Without a valid example, what follows must still be finite.
+            # Without a valid example the output must still be finite.
             variance = jnp.where(count > 0, variance, 1.0)
         return (features - mean) * jax.lax.rsqrt(variance + self.epsilon) * gain + shift
 
@@ -123,15 +126,15 @@ class BatchNorm(nn.Module):
         return count, mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
-def _standard(width: int) -> Array:
+def _zeros_and_ones(width: int) -> Array:
     return jnp.stack([jnp.zeros(width), jnp.ones(width)])
 
 
 class Up(nn.Module):
     """A transposed 4 x 4 convolution of stride 2 without bias: twice the size.
 
-    It is computed as four 2 x 2 convolutions, one for each position in a 2 x 2 block:
-    the same sums in a seventh of the time on a CPU.
+    It is computed as a 2 x 2 convolution for each position in a 2 x 2 block: the same
+    sums in a seventh of the time on a CPU.
     """
 
     width: int
@@ -157,15 +160,13 @@ class Up(nn.Module):
 
 
 def conv4(features: Array, width: int, stride: int, *, bias: bool, name: str) -> Array:
-    """A GAN's 4 x 4 convolution, a layer of the module that calls this; stride 1 keeps
-    the size."""
+    """A GAN's 4 x 4 convolution, as a layer of the calling module; stride 1 keeps the
+    size."""
     padding = "SAME"
     if stride == 1:
         features, padding = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0))), "VALID"
-    size, strides = (4, 4), (stride, stride)
-    return nn.Conv(
-        width, size, strides, padding=padding, use_bias=bias, kernel_init=NORMAL, name=name
-    )(features)
+    options = dict(padding=padding, use_bias=bias, kernel_init=NORMAL, name=name)
+    return nn.Conv(width, (4, 4), (stride, stride), **options)(features)
 
 
 class Residual(nn.Module):
@@ -181,8 +182,8 @@ class Residual(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """One image [B, H, W, 1] -> features [B, H / 4, W / 4, C] of three widths: a 7 x 7
-    convolution, strided 3 x 3 ones, then residual blocks."""
+    """Features [B, H / 4, W / 4, C] of images [B, H, W, 1]: a 7 x 7 convolution, two
+    strided 3 x 3 convolutions, then residual blocks."""
 
     widths: tuple[int, ...]
     blocks: int
@@ -202,8 +203,8 @@ class ResidualEncoder(nn.Module):
 def decode_residual(
     features: Array, widths: tuple[int, ...], blocks: int, size: tuple[int, int]
 ) -> Array:
-    """An image [B, *size, 1] of encoded features, linear; its layers belong to the
-    module that calls this."""
+    """An image [B, *size, 1] of encoded features, without a last activation, as layers of
+    the calling module."""
     for _ in range(blocks):
         features = Residual()(features)
     for width in widths[-2::-1]:
@@ -212,8 +213,8 @@ def decode_residual(
 
 
 class Patches(nn.Module):
-    """The features of a PatchGAN: strided 4 x 4 convolutions and leaky ReLUs, instance
-    norms after the first. As many levels as leave 2 positions a side."""
+    """The features of a PatchGAN: strided 4 x 4 convolutions and leaky ReLUs, with
+    instance norms after the first. A side keeps at least 2 positions."""
 
     widths: tuple[int, ...]
 
@@ -227,7 +228,7 @@ class Patches(nn.Module):
 
 
 class PatchMaps(nn.Module):
-    """A last 4 x 4 convolution of unchanged size: `maps` scores of each patch."""
+    """`maps` scores of each patch, by a 4 x 4 convolution."""
 
     maps: int
 
@@ -237,8 +238,8 @@ class PatchMaps(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A PatchGAN: images [B, H, W, C] -> (`maps` scores of each patch [B, h, w, maps],
-    scores [B, classes] of the image's class); None for what there is none of."""
+    """A PatchGAN: (`maps` scores of each patch [B, h, w, maps], class scores [B, classes])
+    of images [B, H, W, C]. None in place of maps or classes that number 0."""
 
     widths: tuple[int, ...]
     maps: int = 1
@@ -255,7 +256,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def dropout(keys: Keys, features: Array, layer: int, rate: float) -> Array:
-    """Dropout of each example [B, ...] by its own key, another mask in each `layer`."""
+    """Dropout of features [B, ...] by the `keys` [B], with another mask in each `layer`."""
 
     def draw_mask(key: Array) -> Array:
         key = jax.random.fold_in(key, layer)

@@ -13,11 +13,11 @@ from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 class GANBatch(NamedTuple):
     """The examples of one device in one training step.
 
-    `images` [B, H, W, M] are the truth, 0 in the background. `missing` [B, M] is hidden
-    from the generator: the sampled pattern, and the modalities that were never scanned.
-    `scored` [B, M] is the sampled pattern alone, of which the truth is known. `lesion`
-    [B, H, W] bool is the segmented tumour, False everywhere where there is no
-    segmentation. An example with nothing `scored` is padding.
+    `images` [B, H, W, M] are the truth, 0 in the background. `missing` [B, M] modalities
+    are hidden from the generator: the sampled pattern, and those never scanned. `scored`
+    [B, M] is the sampled pattern alone, whose truth is known. `lesion` [B, H, W] bool is
+    the segmented tumour, False without a segmentation. An example with nothing `scored`
+    is padding.
     """
 
     images: Images
@@ -42,10 +42,10 @@ class GANBatch(NamedTuple):
 
 
 class MethodLosses(NamedTuple):
-    """Losses [B] to minimise: `generator` and `discriminator` (0 without one).
+    """The losses [B] to minimise of `generator` and `discriminator` (0 without one).
 
-    `statistics` are the new running statistics of batch norms ({} without any);
-    `metrics` are parts of the losses, [B] each, for the log.
+    `statistics` are the new running statistics of batch norms ({} without any). `metrics`
+    are the parts of the losses, for the log.
     """
 
     generator: Losses
@@ -60,8 +60,8 @@ class Method:
     `learning_rates` are Adam's for (generator, discriminator), `betas` its momenta.
     `curriculum(progress, modalities)` gives the probabilities [N] of
     `missing_patterns(modalities, proper=True)` at a progress of 0 to 1 through training;
-    None: those of the study. `training_only` names the parts of the generator's
-    parameters that `complete` does not read.
+    with None those of the study are used. `training_only` names the parts of the
+    generator's parameters that `complete` does not read.
     """
 
     name: str
@@ -77,15 +77,15 @@ class Method:
         raise NotImplementedError
 
     def complete(self, params: Params, condition: Condition) -> Images:
-        """Images [B, H, W, M] with the missing modalities predicted, the seen ones bit
-        for bit as given. Each example is predicted independently of the others."""
+        """Images [B, H, W, M] with the missing modalities predicted and the seen modalities
+        unchanged, bit for bit. Examples do not depend on each other."""
         raise NotImplementedError
 
     def losses(self, keys: Keys, params: Params, batch: GANBatch) -> MethodLosses:
-        """The losses of each example; its random numbers come from its own key.
+        """The losses of each example, whose random numbers come from its key in `keys` [B].
 
-        The generator's loss has no gradient on the discriminator's parameters and the
-        other way round, so that one gradient of their sum trains both.
+        The generator's loss has no gradient on the discriminator's parameters and vice
+        versa, so that one gradient of their sum trains both.
         """
         raise NotImplementedError
 
@@ -123,8 +123,8 @@ def adversarial_losses(
 ) -> tuple[Losses, Losses]:
     """(the generator's loss, twice the discriminator's) of loss(params, images, target).
 
-    The generator wants `fake` to score 1. The discriminator wants 1 for `real` and
-    `fake_target` for `fake`. Neither has a gradient on the other's parameters.
+    The generator's target for `fake` is 1. The discriminator's targets are 1 for `real`
+    and `fake_target` for `fake`. Neither has a gradient on the other's parameters.
     """
     frozen = jax.lax.stop_gradient
     generator = loss(frozen(params), fake, 1.0)

@@ -1,13 +1,13 @@
 """MM-GAN (Sharma and Hamarneh 2020): one U-Net for every missing pattern.
 
 Missing channels are imputed with zeros. In the discriminator's input and in the loss the
-seen channels of the output are replaced with the real ones ("implicit conditioning");
-the discriminator scores each modality, and a seen one is to be scored as real. Training
+seen channels of the output are replaced with the real ones ("implicit conditioning"). The
+discriminator scores each modality, and learns to score the seen ones as real. Training
 begins with one missing modality and ends with all patterns ("curriculum").
 
-Adapted: the published U-Net halves 256 x 256 eight times, to one position; here a grid is
-halved until a side has one position, at most eight times. A pattern is drawn for each
-example, not for each batch. Never scanned modalities are in neither loss.
+Adapted: the published U-Net halves 256 x 256 eight times, to one position. Here a grid is
+halved until a side has one position, at most eight times. A pattern is sampled for each
+example and not for each batch. Modalities that were never scanned are in neither loss.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from ummcsgm.types import Array, Images, Keys, Losses, Params
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
 DISCRIMINATOR_WIDTHS = (64, 128, 256, 512)
 DROPOUT_RATE = 0.2
-DROPOUT_LEVEL = 3  # the first level with layers.dropout, counted from 0
-STAGES = (10 / 14, 7 / 14, 3 / 14, 0.0)  # the share of patterns still left out
+DROPOUT_LEVEL = 3  # the first level with dropout, counted from 0
+STAGES = (10 / 14, 7 / 14, 3 / 14, 0.0)  # the share of patterns left out in each stage
 
 
 class Generator(nn.Module):
-    """[B, H, W, M], 0 where missing -> [B, H, W, M], none negative. No keys: no dropout."""
+    """Images [B, H, W, M] >= 0 of images that are 0 where missing. Dropout needs `keys`."""
 
     widths: tuple[int, ...]
 
@@ -62,8 +62,8 @@ class Generator(nn.Module):
 def curriculum(progress: Array, modalities: int) -> Array:
     """[N] the probabilities of `missing_patterns(modalities, proper=True)`.
 
-    The patterns with the most missing are left out at first: 10, 7, 3 and then none of
-    14, for a sixth of training each and the last for half of it.
+    At first the patterns with the most missing modalities are left out: 10 of 14, then 7,
+    then 3, each for a sixth of training. In the second half of training none is left out.
     """
     count = len(missing_patterns(modalities, proper=True))
     stage = jnp.sum(progress >= jnp.arange(1, len(STAGES)) / 6)
@@ -74,7 +74,7 @@ def curriculum(progress: Array, modalities: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class MMGAN(method.Method):
-    """MM-GAN for `modalities` modalities; images are divided by `scale`."""
+    """MM-GAN for `modalities` modalities, of images divided by `scale`."""
 
     modalities: int
     scale: float
@@ -92,12 +92,12 @@ class MMGAN(method.Method):
     curriculum = staticmethod(curriculum)
 
     def init(self, key: Array, grid: tuple[int, int]) -> Params:
-        key_generator, key_discriminator = jax.random.split(key)
+        keys = jax.random.split(key)
         images = jnp.zeros((1, *grid, self.modalities))
         pair = jnp.zeros((1, *grid, 2 * self.modalities))
         return {
-            "generator": self.generator.init(key_generator, images)["params"],
-            "discriminator": self.discriminator.init(key_discriminator, pair)["params"],
+            "generator": self.generator.init(keys[0], images)["params"],
+            "discriminator": self.discriminator.init(keys[1], pair)["params"],
             "statistics": {},
         }
 
@@ -107,7 +107,7 @@ class MMGAN(method.Method):
         return condition.fill(self.scale * generated)
 
     def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
-        """0.1 of the least-squares GAN's loss and 0.9 of the mean absolute error."""
+        """0.1 times the least-squares GAN loss and 0.9 times the mean absolute error."""
         images = batch.images / self.scale
         variables = {"params": params["generator"]}
         generated = self.generator.apply(variables, method.select(batch.seen, images), keys)

@@ -2,12 +2,12 @@
 
 An encoder for each modality gives a latent of 16 channels at full resolution; the
 voxelwise maximum over the available modalities is the fused latent. A decoder for each
-modality reads any latent: it is trained on the fused one and on each modality's, and a
-loss makes the latents of a subject alike.
+modality reads any latent. It is trained on the fused latent and on that of each modality,
+and a loss makes the latents of a subject alike.
 
-Adapted: trained on random missing patterns. Images are divided by one constant, about
-their mean, and the bias of the last layer starts at 1, that mean: a ReLU that starts
-below 0 would stay there.
+Adapted: trained on random missing patterns. Images are divided by a constant near their
+mean, and the bias of the last layer starts at 1, which is then the mean: a ReLU that
+starts below 0 would stay there.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ GLOROT = nn.initializers.glorot_uniform()
 
 
 class Encoder(nn.Module):
-    """One modality [B, H, W, 1] -> its latent [B, H, W, latent], by a U-Net."""
+    """The latent [B, H, W, latent] of one modality [B, H, W, 1], by a U-Net."""
 
     widths: tuple[int, ...]
     latent: int
@@ -49,31 +49,29 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Any latent [B, H, W, latent] -> one modality [B, H, W, 1], none negative."""
+    """One modality [B, H, W, 1] >= 0 of any latent [B, H, W, latent]."""
 
     width: int
 
     @nn.compact
     def __call__(self, latent: Array) -> Images:
-        features = latent
-        for repeat in range(2):
-            if repeat:
-                features = jnp.concatenate([features, latent], axis=-1)
+        inputs = latent
+        for _ in range(2):
+            features = inputs
             for _ in range(2):
-                conv = nn.Conv(self.width, (3, 3), kernel_init=GLOROT)
-                features = nn.relu(conv(features))
-        features = jnp.concatenate([features, latent], axis=-1)
-        ones = nn.initializers.ones
-        head = nn.Conv(1, (1, 1), kernel_init=GLOROT, bias_init=ones, name="head")
-        return nn.relu(head(features))
+                features = nn.relu(nn.Conv(self.width, (3, 3), kernel_init=GLOROT)(features))
+            inputs = jnp.concatenate([features, latent], axis=-1)
+        bias_init = nn.initializers.ones
+        head = nn.Conv(1, (1, 1), kernel_init=GLOROT, bias_init=bias_init, name="head")
+        return nn.relu(head(inputs))
 
 
 class Generator(nn.Module):
-    """(images, available) -> all modalities decoded from each of K latents
-    [K, B, H, W, M], and the latent [B, H, W, latent] of each modality.
+    """All modalities decoded from each of K latents [K, B, H, W, M], and the latent
+    [B, H, W, latent] of each modality.
 
-    The first of the K latents is the fused one; with `single_latents` the M modalities'
-    own follow.
+    The first of the K latents is the fused one. With `single_latents` the latents of the
+    M modalities follow.
     """
 
     widths: tuple[int, ...]
@@ -98,7 +96,7 @@ class Generator(nn.Module):
 
 def latent_variance(latents: list[Array], available: Array) -> Losses:
     """[B] the variance over the available [B, M] of M latents, averaged over voxels and
-    channels; 0 with a single one."""
+    channels; 0 with a single latent."""
     stacked = jnp.stack(latents)
     flags = available.T[:, :, None, None, None]
     count = jnp.maximum(flags.sum(axis=0), 1)
@@ -109,7 +107,7 @@ def latent_variance(latents: list[Array], available: Array) -> Losses:
 
 @dataclasses.dataclass(frozen=True)
 class MMSYN(method.Method):
-    """MM-SYN for `modalities` modalities; images are divided by `scale`."""
+    """MM-SYN for `modalities` modalities, of images divided by `scale`."""
 
     modalities: int
     scale: float
@@ -137,9 +135,9 @@ class MMSYN(method.Method):
         return condition.fill(self.scale * decoded[0])
 
     def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
-        """The mean absolute error of every output whose truth is known, from the fused
-        latent and from each available modality's, summed over outputs and latents as
-        published, and the variance of the latents. `keys` are not used."""
+        """The mean absolute error of every output whose truth is known, and the variance of
+        the latents. As published, the error is summed over the outputs and over the
+        latents: the fused one and those of the available modalities. `keys` are not used."""
         images = batch.images / self.scale
         variables = {"params": params["generator"]}
         decoded, latents = self.generator.apply(

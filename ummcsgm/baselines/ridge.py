@@ -84,7 +84,7 @@ def compute_products(images: Array, products: tuple[tuple[int, ...], ...]) -> Ar
 
 
 def empty_normal_equations(modalities: int) -> NormalEquations:
-    """The normal equations of no voxel."""
+    """The normal equations before any voxel is added."""
     size = 1 + len(list_products(range(modalities), 2))
     return NormalEquations(np.zeros((size, size)), 0)
 

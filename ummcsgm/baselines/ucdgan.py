@@ -1,14 +1,14 @@
-"""UcDGAN (Liu et al. 2021), reconstructed: one encoder for all, a target by its name.
+"""UcDGAN (Liu et al. 2021), reconstructed: one encoder and one decoder for all modalities.
 
 One encoder for all modalities gives a code of the anatomy alone; one generator turns it
 into the modality that a one-hot vector names. A discriminator says whether an image is
-real, and which modality it is. The output's own code is to be that of the source, and to
-give the source back.
+real, and which modality it is. The code of the output has to equal that of the source,
+and the generator has to reconstruct the source from it.
 
 Written from the abstract, with layers and weights of our choice. The codes of several
-available modalities are averaged. Each example trains one random target and gives back
-one random source in each step. The target's name enters before a convolution without a
-norm: an instance norm would subtract what is the same everywhere.
+available modalities are averaged. In each step an example trains one random target, and
+one random source is reconstructed. The one-hot target enters before a convolution without
+a norm: an instance norm would subtract what is constant over the image.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ L1, CYCLE, CODE, ADVERSARIAL, CLASS = 10.0, 1.0, 1.0, 0.25, 0.25
 
 
 class Generator(nn.Module):
-    """(code, a one-hot target [B, M]) -> that modality [B, *size, 1]."""
+    """The modality [B, *size, 1] of a one-hot target [B, M], generated from a code."""
 
     widths: tuple[int, ...]
 
@@ -58,8 +58,8 @@ def cross_entropy(scores: Array, modality: Array) -> Losses:
 
 
 def choose_channel(keys: Keys, flags: Array) -> Array:
-    """[B] the index of a random channel among those that `flags` [B, M] method.select, each
-    equally likely; 0 without any."""
+    """[B] the index of a random channel among those that `flags` [B, M] select, all equally
+    likely; 0 without any."""
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, flags.shape[1:]))(keys)
     return jnp.argmax(jnp.where(flags, uniforms, -1.0), axis=1)
 
@@ -74,7 +74,7 @@ def _distance(image: Images, other: Images) -> Losses:
 
 @dataclasses.dataclass(frozen=True)
 class UcDGAN(method.Method):
-    """UcDGAN for `modalities` modalities; it works in [-1, 1]."""
+    """UcDGAN for `modalities` modalities, of images in [-1, 1]."""
 
     modalities: int
     encoder: nn.Module
@@ -103,11 +103,11 @@ class UcDGAN(method.Method):
         }
 
     def encode(self, params: Params, image: Images) -> Array:
-        """The code [B, h, w, C] of one image of each example."""
+        """The code [B, h, w, C] of images [B, H, W, 1]."""
         return self.encoder.apply({"params": params["encoder"]}, image)
 
     def encode_all(self, params: Params, images: Images) -> list[Array]:
-        """The code of each modality, in one pass of the encoder."""
+        """The codes of the M modalities of images [B, H, W, M], in one pass of the encoder."""
         stacked = jnp.concatenate(jnp.split(images, self.modalities, axis=-1))
         return jnp.split(self.encode(params, stacked), self.modalities)
 
@@ -128,8 +128,8 @@ class UcDGAN(method.Method):
         return condition.fill((generated + 1) / 2)
 
     def losses(self, keys: Keys, params: Params, batch: method.GANBatch) -> method.MethodLosses:
-        """Errors of the target, of the source given back and of the code, and the
-        discriminator's least-squares and cross-entropy losses."""
+        """The errors of the target, of the reconstructed source and of the code, and the
+        least-squares and cross-entropy losses of the discriminator."""
         generator, images = params["generator"], 2 * batch.images - 1
         pairs = jax.vmap(jax.random.split)(keys)
         target = choose_channel(pairs[:, 0], batch.scored)

@@ -15,7 +15,6 @@ import argparse
 import multiprocessing
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
+from ummcsgm.benchmarks.report import make_parser, report_in_folder, summarise_ratios, system_load
 from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.crop import SliceView
 from ummcsgm.data.layouts.find import find_subjects
@@ -196,8 +195,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print_report(measure(Path(folder), flags), flags.json)
+    report_in_folder(parser, flags, measure)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ gzipped files, and examined `repeats` times, reading included.
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
-from ummcsgm.benchmarks.report import make_parser, print_report, system_load
+from ummcsgm.benchmarks.report import make_parser, report_in_folder, system_load
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.layouts.known import brats
 from ummcsgm.data.phantom.make import write_phantom
@@ -49,8 +48,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the phantom")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print_report(measure(Path(folder), flags), flags.json)
+    report_in_folder(parser, flags, measure)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 
 from ummcsgm.benchmarks.data import make_training_batches, write_subjects
 from ummcsgm.benchmarks.networks import read_config, start_training
-from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
+from ummcsgm.benchmarks.report import make_parser, report_in_folder, summarise_ratios, system_load
 from ummcsgm.config import build, build_data
 from ummcsgm.data.build_store import build_stores
 from ummcsgm.data.loader import Batches
@@ -132,8 +132,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print_report(measure(Path(folder), flags), flags.json)
+    report_in_folder(parser, flags, measure)
 
 
 if __name__ == "__main__":

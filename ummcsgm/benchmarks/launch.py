@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from ummcsgm.benchmarks.networks import read_config
-from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
+from ummcsgm.benchmarks.report import make_parser, report_in_folder, summarise_ratios, system_load
 from ummcsgm.types import InputError
 
 WANTED = 1 / 3  # of the median ratio, at most
@@ -111,12 +111,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/quickstart.py")
     parser.add_argument("--repeats", type=int, default=3)
     flags = parser.parse_args()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            report = measure(Path(folder), flags)
-    except InputError as error:
-        parser.error(str(error))
-    print_report(report, flags.json)
+    report_in_folder(parser, flags, measure)
 
 
 if __name__ == "__main__":

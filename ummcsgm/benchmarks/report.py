@@ -1,11 +1,14 @@
-"""The flags and the output that all benchmarks have alike."""
+"""The flags and the output that all benchmarks share."""
 
 import argparse
 import json
 import os
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from ummcsgm.types import InputError
 
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
@@ -27,6 +30,19 @@ def summarise_ratios(ratios: Sequence[float], digits: int) -> dict[str, object]:
 def system_load() -> list[float]:
     """The machine's load averages over 1, 5 and 15 minutes."""
     return [round(load, 1) for load in os.getloadavg()]
+
+
+def report_in_folder(
+    parser: argparse.ArgumentParser, flags: argparse.Namespace, measure: Callable
+) -> None:
+    """Prints the report of measure(folder, flags), whose folder is empty and temporary; an
+    InputError ends the program with its message."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report = measure(Path(folder), flags)
+    except InputError as error:
+        parser.error(str(error))
+    print_report(report, flags.json)
 
 
 def print_report(report: dict, file: Path | None) -> None:

@@ -20,7 +20,6 @@ starts.
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +35,7 @@ from ummcsgm.benchmarks.networks import (
     read_config,
     write_subject,
 )
-from ummcsgm.benchmarks.report import make_parser, print_report, summarise_ratios, system_load
+from ummcsgm.benchmarks.report import make_parser, report_in_folder, summarise_ratios, system_load
 from ummcsgm.config import build
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.subjects import prepare_subject
@@ -76,7 +75,7 @@ def make_forward_and_draw(config: Config, batch: int) -> tuple[Callable, Callabl
 
 
 def seconds(work: Callable, calls: int = 1) -> float:
-    """How long `calls` calls take, until the last one's result is there."""
+    """How long `calls` calls take, until the last result is computed."""
     start = time.perf_counter()
     for _ in range(calls):
         result = work()
@@ -114,7 +113,7 @@ def make_posterior(
 def draw_all(
     posterior: SubjectPosterior, inputs: SubjectInputs, estimate: Estimate, draws: int
 ) -> None:
-    """Draws as `complete` makes them, one after another; keeps none."""
+    """Draws in turn, as `complete` does, and discards the draws."""
     for _ in sample_draws(posterior, inputs, estimate, draws):
         pass
 
@@ -253,8 +252,7 @@ def main() -> None:
     if set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")
     devices.use_cpu_cores(None)  # as complete does
-    with tempfile.TemporaryDirectory() as folder:
-        print_report(measure(Path(folder), flags), flags.json)
+    report_in_folder(parser, flags, measure)
 
 
 if __name__ == "__main__":

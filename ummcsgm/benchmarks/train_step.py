@@ -37,10 +37,8 @@ from ummcsgm.config import build
 from ummcsgm.distributed import devices
 from ummcsgm.types import Batch, Config
 
-AGREEMENT = {
-    "float32": 1e-4,
-    "bfloat16": 0.1,
-}  # largest difference, as a share of the largest output
+# The largest difference of the outputs, as a share of the largest output.
+AGREEMENT = {"float32": 1e-4, "bfloat16": 0.1}
 
 
 def make_ours(config: Config, batch: int) -> SimpleNamespace:
