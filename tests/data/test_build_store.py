@@ -119,7 +119,7 @@ def test_the_slices_are_those_the_network_is_to_see(tmp_path, raw, spacing):
         assert entry.window == prepared.window and stored.any()
 
 
-def test_a_slice_is_kept_when_its_brain_is_above_the_least_part(tmp_path, raw):
+def test_a_slice_is_stored_if_its_brain_is_above_the_least_part(tmp_path, raw):
     first = {"train": look(raw)[:1]}
     for least, slices in ((0.0, 6), (3.9 / 128, 6), (4 / 128, 4), (29.9 / 128, 4)):
         stores, _ = made(tmp_path / "s", first, replace(SETTINGS, min_brain=least))
@@ -275,7 +275,7 @@ def test_another_content_is_made_anew_also_of_the_same_size(tmp_path, raw, read)
     assert stores["train"].subjects[0].sources["t1:"].sha256 == sha256_of_file(path)
 
 
-def test_another_place_in_space_alone_is_a_change(tmp_path, raw):
+def test_another_position_in_space_alone_is_a_change(tmp_path, raw):
     before = slices_of(made(tmp_path / "s", {"test": look(raw)[1:2]})[0])
     shifted = AFFINE.copy()
     shifted[0, 3] = 5
@@ -295,7 +295,7 @@ def test_a_modality_that_appears_later_makes_its_subject_anew(tmp_path, raw, rea
     assert read[3:] == ["b"] and stores["test"].subjects[0].present == (True,) * 3
 
 
-def test_a_group_or_a_patient_that_is_named_otherwise_is_told(tmp_path, raw):
+def test_a_group_or_a_patient_that_is_named_otherwise_is_reported(tmp_path, raw):
     a = look(raw)[0]
     for changed in (a, replace(a, group="HGG"), replace(a, patient="p")):
         stores, reports = made(tmp_path / "s", {"train": [changed]})
@@ -647,7 +647,7 @@ def test_a_kill_at_any_moment_is_as_if_it_had_not_been(tmp_path, three, case):
     assert order == [first] * change + [len(allowed) - 1] * (len(order) - change)
 
 
-def test_no_file_is_written_under_its_own_name(tmp_path, three, monkeypatch):
+def test_no_file_is_written_under_its_final_name(tmp_path, three, monkeypatch):
     """Renaming is what a kill cannot halve."""
     written, opened = [], io.open
 
@@ -688,7 +688,7 @@ if __name__ == "__main__":
 
 
 def start(script, raw, folder, processes):
-    """A process of its own, in a session of its own, that prepares `raw`."""
+    """A new process, in a new session, that prepares `raw`."""
     tests = pathlib.Path(__file__).parents[1]
     script.write_text(SCRIPT)
     return subprocess.Popen(
@@ -702,7 +702,7 @@ def start(script, raw, folder, processes):
 
 
 def alive(session):
-    """The processes of `session` that still run; None where that is not told."""
+    """The processes of `session` that still run; None if the system does not say."""
     if not pathlib.Path("/proc/self/stat").is_file():
         return None
     found = []

@@ -1,4 +1,4 @@
-"""A run's subjects: who takes part, who is left out, and a division that is kept."""
+"""The subjects of a run: which take part, which are left out, and a split that stays."""
 
 import json
 
@@ -37,7 +37,7 @@ def saved_split(folder):
     return json.loads((folder.parent / "run/split.json").read_text())
 
 
-def test_a_cohort_has_all_subjects_divided_in_the_proportions(folder):
+def test_a_cohort_has_all_subjects_split_in_the_proportions(folder):
     cohort = start(folder)
     assert list(cohort.subjects) == [f"P{number:02d}" for number in range(12)]
     assert {part: len(names) for part, names in cohort.split.items()} == {
@@ -52,7 +52,7 @@ def test_a_cohort_has_all_subjects_divided_in_the_proportions(folder):
         assert all(list(subject.files) == list(WORDS) for subject in cohort.members(part))
 
 
-def test_the_division_is_kept_whatever_is_asked_later(folder):
+def test_the_split_stays_whatever_is_asked_later(folder):
     cohort = start(folder)
     assert saved_split(folder) == cohort.split
     before = (folder.parent / "run/split.json").read_bytes()
@@ -60,7 +60,7 @@ def test_the_division_is_kept_whatever_is_asked_later(folder):
     assert (folder.parent / "run/split.json").read_bytes() == before
 
 
-def test_the_seed_draws_the_division(folder):
+def test_the_seed_draws_the_split(folder):
     first = start(folder).split
     (folder.parent / "run/split.json").unlink()
     assert start(folder).split == first
@@ -86,7 +86,7 @@ def test_an_ambiguous_subject_is_refused_with_both_files(folder):
     assert not (folder.parent / "run").exists()
 
 
-def test_files_that_are_nobodys_are_kept_by_path(folder):
+def test_unused_files_are_listed_by_path(folder):
     assert start(folder).unused_files == ()
     touch(folder, "Q1", ("seg",))
     touch(folder, "P03", ("seg", "t1gd"))
@@ -117,7 +117,7 @@ def test_subjects_with_one_modality_each_are_no_cohort(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["one more", "one less"])
-def test_other_subjects_than_those_divided_are_refused_by_name(folder, change):
+def test_other_subjects_than_those_of_the_split_are_refused_by_name(folder, change):
     start(folder)
     if change == "one more":
         touch(folder, "P99")
@@ -151,7 +151,7 @@ def test_a_modality_that_no_training_subject_has_is_refused(folder):
     assert "pd" in start(folder, layouts).members("train")[-1].files
 
 
-def test_a_division_without_training_subjects_is_refused(folder):
+def test_a_split_without_training_subjects_is_refused(folder):
     start(folder)
     split = saved_split(folder)
     split["test"] += split.pop("train")
@@ -161,14 +161,14 @@ def test_a_division_without_training_subjects_is_refused(folder):
         start(folder)
 
 
-def test_a_damaged_division_is_refused(folder):
+def test_a_damaged_split_is_refused(folder):
     start(folder)
     (folder.parent / "run/split.json").write_text("{")
     with pytest.raises(InputError, match="split.json cannot be read"):
         start(folder)
 
 
-def divided(cohort):
+def splits_of_patients(cohort):
     """The parts that each patient is in."""
     parts = {}
     for part in cohort.split:
@@ -178,13 +178,13 @@ def divided(cohort):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_visits_of_a_patient_are_not_divided(tmp_path, seed):
+def test_the_visits_of_a_patient_are_not_split(tmp_path, seed):
     for patient in range(10):
         for visit in range(3):
             name = f"BraTS-GLI-{patient:05d}-{visit:03d}"
             touch(tmp_path / "in", name, ("t1n", "t2w"), "-")
     cohort = start(tmp_path / "in", [brats23(WORDS, "")], (1, 1, 1), seed)
-    assert {len(parts) for parts in divided(cohort).values()} == {1}
+    assert {len(parts) for parts in splits_of_patients(cohort).values()} == {1}
     assert {part: len(names) for part, names in cohort.split.items()} == {
         "train": 9,
         "validation": 9,
@@ -192,7 +192,7 @@ def test_the_visits_of_a_patient_are_not_divided(tmp_path, seed):
     }
 
 
-def test_the_sessions_of_a_patient_are_not_divided(tmp_path):
+def test_the_sessions_of_a_patient_are_not_split(tmp_path):
     for patient in range(10):
         for session in "ab":
             scans = f"sub-{patient}/ses-{session}/anat"
@@ -201,8 +201,8 @@ def test_the_sessions_of_a_patient_are_not_divided(tmp_path):
                 name = f"sub-{patient}_ses-{session}_{word}.nii.gz"
                 (tmp_path / "in" / scans / name).touch()
     cohort = start(tmp_path / "in", [bids(WORDS, "", ())], (1, 0, 1))
-    assert len(cohort.subjects) == 20 and len(divided(cohort)) == 10
-    assert {len(parts) for parts in divided(cohort).values()} == {1}
+    assert len(cohort.subjects) == 20 and len(splits_of_patients(cohort)) == 10
+    assert {len(parts) for parts in splits_of_patients(cohort).values()} == {1}
 
 
 def test_the_layout_is_the_one_that_the_folder_has(tmp_path):

@@ -1,4 +1,4 @@
-"""Cutting and pasting are each other's exact inverse, wherever the grid lies.
+"""`crop` and `uncrop` are each other's exact inverse, wherever the grid lies.
 
 Where a pixel is not a voxel, they are so within the error that `uncrop` states.
 """
@@ -45,7 +45,7 @@ def test_what_is_cropped_and_uncropped_is_the_brain_bitwise(grid):
 
 
 @pytest.mark.parametrize("origin", [(-3, -2), (0, 0), (5, 9), (-1, 6), (4, 3)])
-def test_what_is_pasted_and_cut_is_itself_within_the_frame(origin):
+def test_what_is_uncropped_and_cropped_is_itself_within_the_frame(origin):
     window = CropWindow((6, 8), origin, FRAME)
     slices = volume((2, 3, 6, 8))
     again = crop(window, uncrop(window, slices))
@@ -197,7 +197,7 @@ STATED = [(3, 0.15), (1.2, 0.051), (0.8, 0.013), (0.5, 1e-6), (1 / 3, 1e-6)]
 
 @pytest.mark.parametrize("step, stated", STATED)
 @pytest.mark.slow
-def test_cut_and_pasted_differ_by_what_is_stated_and_not_much_less(step, stated):
+def test_cropped_and_uncropped_brains_differ_by_what_is_stated_and_not_much_less(step, stated):
     mask = brain_mask(phantom().values())
     window = around(mask, (step, step), margin=50)
     worst = 0
@@ -246,7 +246,7 @@ def test_off_the_frame_and_off_the_grid_is_zero_where_pixels_are_not_voxels():
     np.testing.assert_allclose(pasted[reached], 1, rtol=1e-6)
 
 
-def test_a_brain_too_large_for_a_grid_of_other_pixels_is_told_in_voxels():
+def test_a_brain_too_large_for_a_grid_of_other_pixels_is_reported_in_voxels():
     mask = np.zeros((1, 300, 300), bool)
     mask[0, 50:231, 60:201] = True  # 181 x 141
     assert crop_around(mask, (151, 151), (1.2, 1.2)).origin == (50, 40)

@@ -42,8 +42,8 @@ def find(folder, layout):
     return found.subjects
 
 
-def left(folder, *layouts):
-    """What is nobody's, relative to the folder."""
+def unused(folder, *layouts):
+    """The files that belong to no subject, relative to the folder."""
     unused_files = find_subjects(folder, layouts).unused_files
     assert list(unused_files) == sorted(unused_files)
     return [str(path.relative_to(folder)) for path in unused_files]
@@ -88,7 +88,7 @@ def grouped(tmp_path):
     return root
 
 
-def test_brats_2019_has_groups_its_own_words_and_segmentations(grouped):
+def test_brats_2019_has_groups_suffixes_and_segmentations(grouped):
     subjects = find(grouped, brats(FOUR, ""))
     assert names(subjects) == [
         ("LGG", "BraTS19_A_1"),
@@ -486,7 +486,7 @@ def test_entities_choose_and_files_without_them_are_read(runs, run):
     ]
 
 
-def test_every_entity_must_fit_and_one_that_fits_none_is_told(runs):
+def test_every_entity_must_fit_and_one_that_fits_none_is_reported(runs):
     (subject,) = find(runs, bids(ALL_BIDS, "", ("run-2", "acq-2D")))
     assert list(subject.files) == ["t1", "t2"]
     (runs / "sub-1/anat/sub-1_T2w.nii.gz").unlink()
@@ -506,7 +506,7 @@ def test_of_a_file_with_the_entity_and_one_without_it_that_with_it_wins(tmp_path
         "t2": "sub-1_T2w.nii.gz",
     }
     assert second.files["t1"].name == "sub-2_T1w.nii.gz"
-    assert left(tmp_path, bids(ALL_BIDS, "", (f"desc-{value}",))) == []
+    assert unused(tmp_path, bids(ALL_BIDS, "", (f"desc-{value}",))) == []
     assert "one image" in refuse(tmp_path, bids(ALL_BIDS, "", ()), "sub-1")
 
 
@@ -519,7 +519,7 @@ def test_a_bare_key_chooses_the_files_without_it(tmp_path):
         "t1": "sub-1_T1w.nii.gz",
         "flair": "sub-1_run-1_FLAIR.nii.gz",
     }
-    assert left(tmp_path, bids(ALL_BIDS, "", ("desc-",))) == []
+    assert unused(tmp_path, bids(ALL_BIDS, "", ("desc-",))) == []
 
 
 def test_the_first_of_two_entities_decides_first(tmp_path):
@@ -620,7 +620,7 @@ def test_signs_in_names_and_patterns_stand_for_themselves(tmp_path):
     assert subject.files == {"t(1)*": tmp_path / "S(1)/S(1)+t(1)*.nii.gz"}
 
 
-def test_eight_modalities_of_ones_own_are_found(tmp_path):
+def test_eight_custom_modalities_are_found(tmp_path):
     modalities = tuple(f"m{number}" for number in range(8))
     touch(tmp_path, *(f"S/S-{name}.nii.gz" for name in modalities))
     layout = flat(modalities, FLAT, "")
@@ -692,7 +692,7 @@ def test_a_folder_is_known_by_its_name_also_when_one_stands_in_it(grouped, monke
     assert names(find(Path("."), brats(FOUR, ""))) == [("LGG", "BraTS19_A_1")]
 
 
-def test_a_link_to_a_folder_counts_under_its_own_name(tmp_path):
+def test_a_link_to_a_folder_counts_under_its_name(tmp_path):
     touch(tmp_path, "stored/3f2a/P-t1.nii.gz")
     (tmp_path / "in").mkdir()
     (tmp_path / "in/P").symlink_to(tmp_path / "stored/3f2a")
@@ -710,7 +710,7 @@ def test_a_link_to_a_file_is_a_file_and_one_to_nothing_is_not_passed_over(tmp_pa
     assert list(subject.files) == ["t1", "t2", "pd"]
 
 
-def test_an_earlier_answer_is_not_a_scan(tmp_path):
+def test_an_earlier_completion_is_not_a_scan(tmp_path):
     for modality in ("t1", "t2"):
         path = tmp_path / f"S/S-{modality}.nii.gz"
         volume = np.arange(1, 61, dtype=np.float32).reshape(3, 4, 5)
@@ -813,10 +813,10 @@ def test_a_segmentation_alone_is_no_subject(tmp_path):
         find(tmp_path, flat(["t1"], FLAT, ""))
     touch(tmp_path, "B/B-t1.nii.gz", "B/B-seg.nii.gz", "A/A-seg.nii")
     assert names(find(tmp_path, flat(["t1"], FLAT, ""))) == [("", "B")]
-    assert left(tmp_path, flat(["t1"], FLAT, "")) == ["A/A-seg.nii", "A/A-seg.nii.gz"]
+    assert unused(tmp_path, flat(["t1"], FLAT, "")) == ["A/A-seg.nii", "A/A-seg.nii.gz"]
 
 
-def test_no_folder_and_no_subject_are_told_apart_and_say_what_was_seen(tmp_path):
+def test_no_folder_and_no_subject_are_distinguished_and_say_what_was_seen(tmp_path):
     layout = brats(FOUR, "")
     with pytest.raises(InputError, match="nowhere: there is no such folder") as error:
         find(tmp_path / "nowhere", layout)
@@ -834,7 +834,7 @@ def test_no_folder_and_no_subject_are_told_apart_and_say_what_was_seen(tmp_path)
         assert word in str(error.value)
 
 
-def test_a_file_in_the_place_of_the_folder_is_no_folder(tmp_path):
+def test_a_file_instead_of_the_folder_is_no_folder(tmp_path):
     touch(tmp_path, "S.nii.gz")
     with pytest.raises(InputError, match="no such folder"):
         find(tmp_path / "S.nii.gz", brats(FOUR, ""))
@@ -857,7 +857,7 @@ def unreadable(monkeypatch):
     return closed.append
 
 
-def test_an_ambiguous_subject_leaves_the_others_and_its_files_are_not_nobodys(grouped):
+def test_an_ambiguous_subject_leaves_the_others_and_its_files_are_not_unused(grouped):
     layout = brats(FOUR, "")
     before = find(grouped, layout)
     touch_brats(grouped, "HGG/BraTS19_C_1")
@@ -889,7 +889,7 @@ def test_a_layout_of_ambiguous_subjects_is_one_of_two_layouts(tmp_path):
         find_subjects(tmp_path, every_layout())
 
 
-def test_a_folder_that_cannot_be_read_is_passed_over_and_told(grouped, unreadable):
+def test_a_folder_that_cannot_be_read_is_skipped_and_reported(grouped, unreadable):
     layout = brats(FOUR, "")
     before = find(grouped, layout)
     unreadable(grouped / "HGG/BraTS19_B_1")
@@ -899,7 +899,7 @@ def test_a_folder_that_cannot_be_read_is_passed_over_and_told(grouped, unreadabl
     assert found.problems == {closed: f"{closed} cannot be read (Permission denied)"}
 
 
-def test_where_nothing_could_be_read_that_is_what_is_told(tmp_path, unreadable):
+def test_if_nothing_can_be_read_this_is_reported(tmp_path, unreadable):
     touch(tmp_path, "A/A_t1.nii.gz", "scan.nii.gz")
     unreadable(tmp_path / "A")
     found = find_subjects(tmp_path, every_layout())
@@ -917,10 +917,10 @@ def test_a_link_to_itself_is_no_folder(tmp_path):
     assert names(find(tmp_path, brats(FOUR, ""))) == [("", "A")]
 
 
-# What is nobody's.
+# Files of no subject.
 
 
-def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_told(tmp_path):
+def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_reported(tmp_path):
     touch_brats(tmp_path, "A")
     touch_brats(tmp_path, "B", ("t1", "t1gd", "brain", "dwi"))
     touch_brats(tmp_path, "C", ("seg",))
@@ -928,49 +928,49 @@ def test_files_that_read_as_nothing_or_as_an_unasked_modality_are_told(tmp_path)
     touch(tmp_path, "A/._A_t1x.nii.gz", "A/notes.txt")
     lost = ["A/A_flair_old.nii", "B/B_brain.nii.gz", "B/B_dwi.nii.gz"]
     lost += ["B/B_t1gd.nii.gz", "C/C_seg.nii.gz", "scan.nii.gz"]
-    assert left(tmp_path, brats(FOUR, "")) == lost
+    assert unused(tmp_path, brats(FOUR, "")) == lost
     assert list(find(tmp_path, brats(FOUR, ""))[1].files) == ["t1"]
     lost.remove("B/B_brain.nii.gz")
-    assert left(tmp_path, brats(FOUR, "brain")) == lost
-    fewer = left(tmp_path, brats(("t1", "flair", "t2"), "brain"))
+    assert unused(tmp_path, brats(FOUR, "brain")) == lost
+    fewer = unused(tmp_path, brats(("t1", "flair", "t2"), "brain"))
     assert fewer == sorted([*lost, "A/A_t1ce.nii.gz"])
 
 
-def test_a_brats23_word_in_a_brats_folder_is_nobodys_also_where_both_are_tried(tmp_path):
+def test_a_brats23_suffix_in_a_brats_folder_is_unused_also_if_both_layouts_are_tried(tmp_path):
     touch(tmp_path, *EXAMPLES["brats"], "A/A_t1n.nii.gz", "A/A-seg.nii.gz")
-    unused = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
-    assert left(tmp_path, *every_layout()) == unused
-    assert left(tmp_path, brats(("t1", "t2"), "")) == unused
+    expected = ["A/A-seg.nii.gz", "A/A_t1n.nii.gz"]
+    assert unused(tmp_path, *every_layout()) == expected
+    assert unused(tmp_path, brats(("t1", "t2"), "")) == expected
 
 
-def test_an_earlier_answer_is_not_nobodys(tmp_path):
+def test_an_earlier_completion_is_not_an_unused_file(tmp_path):
     touch(tmp_path, "S/S-t1.nii.gz")
     scan = tmp_path / "scan.nii.gz"
     write_new(scan, np.arange(60, dtype=np.float32).reshape(3, 4, 5), np.eye(4))
     values, geometry = read_volume(scan)
     for name in ("S/S-t2.nii.gz", "S/S-pd.nii.gz", "preview.nii.gz"):
         write_like(tmp_path / name, values, geometry)
-    assert left(tmp_path, flat(["t1", "t2"], FLAT, "")) == ["scan.nii.gz"]
+    assert unused(tmp_path, flat(["t1", "t2"], FLAT, "")) == ["scan.nii.gz"]
 
 
-def test_what_entities_leave_aside_and_masks_are_not_nobodys(tmp_path):
+def test_what_entities_leave_aside_and_masks_are_not_unused_files(tmp_path):
     stem = "sub-1/anat/sub-1"
     touch(tmp_path, *(f"{stem}_run-{run}_T1w.nii.gz" for run in (1, 2)))
     touch(tmp_path, f"{stem}_run-2_FLAIR.nii.gz", "sub-2/anat/sub-2_run-2_T1w.nii.gz")
     for word in ("dseg", "label-lesion_mask", "label-eye_mask", "desc-brain_mask"):
         touch(tmp_path, f"{stem}_{word}.nii.gz")
-    nobodys = [f"{stem}_PDw.nii.gz", f"{stem}_ce-gd_T1w.nii.gz"]
-    nobodys += ["sub-1/func/sub-1_bold.nii.gz", "sub-3/anat/sub-3_dseg.nii.gz"]
-    touch(tmp_path, *nobodys)
+    expected = [f"{stem}_PDw.nii.gz", f"{stem}_ce-gd_T1w.nii.gz"]
+    expected += ["sub-1/func/sub-1_bold.nii.gz", "sub-3/anat/sub-3_dseg.nii.gz"]
+    touch(tmp_path, *expected)
     layout = bids(["t1", "t2"], "", ("run-1",))
-    assert left(tmp_path, layout) == nobodys
+    assert unused(tmp_path, layout) == expected
     assert names(find(tmp_path, layout)) == [("", "sub-1")]
 
 
-def test_channels_in_files_of_their_own_are_none_of_a_decathlon(decathlon):
+def test_channels_in_separate_files_are_none_of_a_decathlon(decathlon):
     touch(decathlon, "imagesTr/BRATS_001_0000.nii.gz", "labelsTr/BRATS_009.nii.gz")
     lost = ["imagesTr/BRATS_001_0000.nii.gz", "labelsTr/BRATS_009.nii.gz"]
-    assert left(decathlon, msd(FOUR, "")) == lost
+    assert unused(decathlon, msd(FOUR, "")) == lost
 
 
 # Whichever layout there is.

@@ -426,7 +426,7 @@ def test_extensions_come_back_as_they_were(tmp_path, base):
         assert found == expected
 
 
-def test_whether_a_file_is_synthetic_is_told_by_its_first_bytes(tmp_path):
+def test_whether_a_file_is_synthetic_is_reported_by_its_first_bytes(tmp_path):
     path, large = tmp_path / "a.nii.gz", tmp_path / "large.nii.gz"
     path.write_bytes(BASES[0].packed(BASES[0].content))
     nib.save(nib.Nifti1Image(np.ones((200, 200, 200), "f4"), AFFINE), large)

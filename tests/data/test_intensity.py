@@ -45,7 +45,7 @@ def test_normalising_divides_and_comes_back():
     np.testing.assert_allclose(again, volume, rtol=2e-7)
 
 
-def test_the_scale_of_a_volume_in_its_own_units_is_one():
+def test_the_scale_of_a_volume_in_units_of_itself_is_1():
     volume = np.random.default_rng(0).gamma(2, 300, (5, 6, 7)).astype(np.float32)
     assert fit_scale(normalise(volume, fit_scale(volume))) == pytest.approx(1, abs=1e-6)
     assert fit_scale(volume * 3) == pytest.approx(3 * fit_scale(volume), rel=1e-6)

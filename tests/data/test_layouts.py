@@ -44,7 +44,7 @@ def test_other_names_are_no_contrast(name):
 
 
 @each_named
-def test_a_named_layout_has_its_own_words_in_the_users_order(name):
+def test_a_named_layout_has_its_suffixes_in_the_users_order(name):
     known = KNOWN_SUFFIXES[name]
     layout = NAMED[name](tuple(known)[::-1])
     assert layout.name == name
@@ -69,7 +69,7 @@ def test_the_words_are_those_that_the_data_sets_document():
 
 
 @each_named
-def test_a_synonym_is_kept_as_the_users_name_and_has_the_contrasts_word(name):
+def test_a_synonym_stays_the_users_name_and_has_the_contrasts_suffix(name):
     for contrast, word in KNOWN_SUFFIXES[name].items():
         for synonym in SYNONYMS[contrast]:
             layout = NAMED[name]((synonym,))
@@ -107,7 +107,7 @@ def test_each_layout_knows_its_contrasts_and_no_others():
     assert set(KNOWN_SUFFIXES["bids"]) == set(CONTRASTS)
 
 
-def test_two_to_eight_modalities_of_ones_own_have_their_own_names():
+def test_two_to_eight_modalities_of_the_user_have_the_users_names():
     names = ("adc", "dwi-b1000", "T1", "t1", "swi.mag", "cbv(x)", "mtt", "pd")
     for count in range(2, 9):
         modalities = names[:count]
@@ -238,6 +238,6 @@ def test_entities_are_kept_in_the_layout():
     assert bids(["t1"], "", ()).entities == ()
 
 
-def test_the_fields_of_a_pattern_are_told_as_often_as_they_stand_in_it():
+def test_the_fields_of_a_pattern_are_reported_as_often_as_they_stand_in_it():
     assert fields_of(FLAT) == ["subject", "subject", "modality"]
     assert fields_of("a.nii") == []

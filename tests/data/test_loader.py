@@ -126,7 +126,7 @@ def test_processes_share_one_batch_row_by_row(store, processes):
         assert same(whole.at(step)[:3], together)
 
 
-def test_a_process_reads_its_own_rows_only(store):
+def test_a_process_reads_its_rows_only(store):
     read = []
 
     class Watched(Store):
@@ -169,7 +169,7 @@ def test_a_batch_may_be_larger_than_the_store(store):
 
 
 def test_a_mirrored_slice_has_its_pixels_whole(tmp_path):
-    """Any number of modalities, each value of its own: none goes astray."""
+    """With any number of modalities and all values different, none goes astray."""
     for modalities in (1, 2, 3, 4, 5):
         names = tuple(f"m{k}" for k in range(modalities))
         settings = StoreSettings(names, SliceView(GRID, 0.0, masked=False, neighbours=0), 0.0)

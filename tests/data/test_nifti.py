@@ -153,7 +153,7 @@ def test_new_values_in_a_scaled_file_keep_their_size_and_their_zeros(
 @pytest.mark.parametrize("version", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "i4", "f4", "f8"])
 @pytest.mark.parametrize("slope, inter", [(None, None), (0.37, 0.0), (0.5, -3.0)])
-def test_the_place_and_the_units_of_a_file_are_the_references(
+def test_the_position_and_the_units_of_a_file_are_the_references(
     tmp_path, version, dtype, slope, inter
 ):
     image = version(noise().astype(dtype), oblique())
@@ -384,7 +384,7 @@ def test_a_plain_file_cut_short_tells_both_lengths(tmp_path):
     refused(path, "831", "832")
 
 
-def test_a_claim_of_too_many_voxels_is_told_and_the_file_not_read(tmp_path):
+def test_a_claim_of_too_many_voxels_is_reported_and_the_file_not_read(tmp_path):
     write_new(tmp_path / "a.nii", noise(), np.eye(4))
     whole = bytearray((tmp_path / "a.nii").read_bytes())
     whole[42:48] = np.array([10**4] * 3, "<i2").tobytes()
@@ -439,7 +439,7 @@ def test_what_is_no_finite_3d_image_is_refused_with_what_was_seen(tmp_path, data
     refused(tmp_path / "a.nii", word)
 
 
-def test_a_file_without_a_place_in_space_is_refused(tmp_path):
+def test_a_file_without_a_position_in_space_is_refused(tmp_path):
     image = nib.Nifti1Image(noise(), np.eye(4))
     for field in ("srow_x", "srow_y", "srow_z"):
         image.header[field] = 0

@@ -109,14 +109,14 @@ def test_what_the_config_asks_of_every_subject_is_looked_for(healthy, capsys, ch
 
 
 @pytest.mark.slow
-def test_the_quickstart_passes_its_own_phantom(tmp_path, capsys):
+def test_the_quickstart_passes_its_phantom(tmp_path, capsys):
     folder = tmp_path / "subjects"
     write_phantom(folder, subjects=1, shape=(64, 64, 40), seed=3, processes=1)
     fields = {"data__grid": (56, 48), "data__min_brain_fraction": 0.3}
     assert findings_of(capsys, folder, **fields) == (0, set())
 
 
-def test_a_file_of_no_subject_is_told_and_stops_nothing(healthy, tmp_path, capsys):
+def test_a_file_of_no_subject_is_reported_and_stops_nothing(healthy, tmp_path, capsys):
     folder = shutil.copytree(healthy, tmp_path / "odd")
     path = first_file(folder, "t2")
     odd = path.rename(path.with_name(path.name.replace("_t2", "_T2_new")))

@@ -148,7 +148,7 @@ def test_blur_shading_and_gamma_are_no_fault(tmp_path, images, damage):
 # ------------------------------------------------------------------- files
 
 
-def test_files_that_cannot_be_read_are_told_and_the_others_examined(tmp_path, coarse):
+def test_files_that_cannot_be_read_are_reported_and_the_others_examined(tmp_path, coarse):
     twice = coarse | {"t2": coarse["flair"]}
     subject = written(tmp_path, twice)
     whole = subject.files["t1"].read_bytes()
@@ -240,7 +240,7 @@ def test_an_origin_or_spacing_unlike_the_others_stops(tmp_path, coarse, index, a
     only(written(tmp_path, coarse, affines={"t1": affine}), "t1", "grid", "stop", words)
 
 
-def test_an_oblique_grid_is_told_once(tmp_path, two):
+def test_an_oblique_grid_is_reported_once(tmp_path, two):
     for degrees, codes in ((10, set()), (20, {("", "oblique")})):
         turn = np.eye(4)
         turn[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
@@ -248,7 +248,7 @@ def test_an_oblique_grid_is_told_once(tmp_path, two):
         assert found(written(tmp_path, two, affines=affines)) == codes
 
 
-def test_thick_slices_are_told_once_and_only_above_three_to_one(tmp_path, two):
+def test_thick_slices_are_reported_once_and_only_above_three_to_one(tmp_path, two):
     for step, codes in ((2, set()), (4, {("", "anisotropic")})):
         thick = {m: image[:, :, ::step] for m, image in two.items()}
         affine = affine_of(COARSE)
@@ -318,7 +318,7 @@ def test_a_shift_far_beyond_a_voxel_with_its_outline_is_found(tmp_path, images):
 
 
 @pytest.mark.parametrize(("modality",), rest_slow(MODALITIES))
-def test_a_modality_with_left_and_right_exchanged_is_told_and_not_to_be_registered(
+def test_a_modality_with_left_and_right_exchanged_is_reported_and_not_to_be_registered(
     tmp_path, images, modality
 ):
     subject = written(tmp_path, images | {modality: images[modality][::-1]})
@@ -335,7 +335,9 @@ def test_a_turn_that_no_step_undoes_is_not_taken_for_a_mirror(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_told(tmp_path, images):
+def test_of_two_modalities_that_are_mirrored_to_one_another_the_second_is_reported(
+    tmp_path, images
+):
     for pair in combinations(MODALITIES, 2):
         both = {pair[0]: images[pair[0]], pair[1]: images[pair[1]][::-1]}
         ((_, code),) = found(written(tmp_path, both, "_".join(pair)))
@@ -376,7 +378,7 @@ def test_each_exchange_of_two_of_four_modalities_is_found(tmp_path, images, firs
 @pytest.mark.parametrize(
     ("first", "second"), rest_slow([("T1w", "T2W"), ("t1", "t2"), ("t1n", "t2w")])
 )
-def test_t1_and_t2_alone_are_told_apart_under_all_their_names(tmp_path, images, first, second):
+def test_t1_and_t2_alone_are_distinguished_under_all_their_names(tmp_path, images, first, second):
     names = (first, second)
     sound = dict(zip(names, (images["t1"], images["t2"]), strict=True))
     wrong = dict(zip(names, (images["t2"], images["t1"]), strict=True))
@@ -437,13 +439,13 @@ def scored(image):
     return (image - values.mean()) / values.std()
 
 
-def test_a_z_scored_brain_is_told(tmp_path, two):
+def test_a_z_scored_brain_is_reported(tmp_path, two):
     image = within(two["t1"], scored(two["t1"]))
     subject = written(tmp_path, two | {"t1": image})
     only(subject, "t1", "normalised", "warn", "z-scored", "negative")
 
 
-def test_a_background_that_is_not_zero_is_told_with_its_value(tmp_path, two):
+def test_a_background_that_is_not_zero_is_reported_with_its_value(tmp_path, two):
     image = two["t2"] - 100
     subject = written(tmp_path, two | {"t2": image})
     only(subject, "t2", "background", "stop", "-100, not 0")
@@ -455,7 +457,7 @@ def test_a_background_that_is_not_zero_is_told_with_its_value(tmp_path, two):
 
 
 @pytest.mark.parametrize(("low", "words"), [(0, "to 0."), (-1, "to -0.57")])
-def test_intensities_scaled_to_one_are_told(tmp_path, two, low, words):
+def test_intensities_scaled_to_one_are_reported(tmp_path, two, low, words):
     image = two["t1"] / two["t1"].max()
     subject = written(tmp_path, two | {"t1": within(image, low + (1 - low) * image)})
     only(subject, "t1", "normalised", "warn", "normalised already", words)
@@ -466,13 +468,13 @@ def bytes_of(image, largest=255):
 
 
 @pytest.mark.parametrize("pick", [bytes_of, lambda image: 255 * image / image.max()])
-def test_intensities_scaled_to_255_are_told(tmp_path, two, pick):
+def test_intensities_scaled_to_255_are_reported(tmp_path, two, pick):
     subject = written(tmp_path, two | {"t1": pick(two["t1"])})
     only(subject, "t1", "normalised", "warn", "0 ... 255", "originals")
 
 
 @pytest.mark.slow
-def test_an_image_stored_in_8_bits_is_told_and_one_in_16_is_not(tmp_path, two):
+def test_an_image_stored_in_8_bits_is_reported_and_one_in_16_is_not(tmp_path, two):
     few = bytes_of(two["t1"], 180)
     subject = written(tmp_path, two | {"t1": few})
     assert found(subject) == set()
@@ -496,7 +498,7 @@ def test_an_image_without_a_positive_value_stops(tmp_path, two):
     only(subject, "t1", "negative", "stop", "no positive value")
 
 
-def test_clipped_intensities_are_told_with_their_share(tmp_path, two):
+def test_clipped_intensities_are_reported_with_their_share(tmp_path, two):
     for percentile, codes in ((99.9, set()), (98, {("t2", "saturated")})):
         limit = np.percentile(two["t2"][two["t2"] != 0], percentile)
         clipped = np.minimum(two["t2"], limit)
@@ -504,7 +506,7 @@ def test_clipped_intensities_are_told_with_their_share(tmp_path, two):
 
 
 @pytest.mark.parametrize("slices", [[10], [9, 10, 11]])
-def test_empty_slices_amid_the_brain_are_told_by_number(tmp_path, two, slices):
+def test_empty_slices_amid_the_brain_are_reported_by_number(tmp_path, two, slices):
     image = two["t2"].copy()
     image[:, :, slices] = 0
     subject = written(tmp_path, two | {"t2": image})
@@ -514,7 +516,7 @@ def test_empty_slices_amid_the_brain_are_told_by_number(tmp_path, two, slices):
 # ------------------------------------------------------------------- other files
 
 
-def test_a_segmentation_or_mask_on_another_grid_is_told(tmp_path, two):
+def test_a_segmentation_or_mask_on_another_grid_is_reported(tmp_path, two):
     path = tmp_path / "label.nii"
     write_new(path, (two["t1"] != 0)[:, :, 1:].astype(np.uint8), affine_of(COARSE))
     subject = written(tmp_path, two, segmentation=path)
@@ -523,7 +525,7 @@ def test_a_segmentation_or_mask_on_another_grid_is_told(tmp_path, two):
     only(subject, "mask", "grid", "stop", str(path), "(32, 32, 19)")
 
 
-def test_a_segmentation_without_a_lesion_is_sound_and_a_broken_one_told(tmp_path, two):
+def test_a_segmentation_without_a_lesion_is_sound_and_a_broken_one_is_reported(tmp_path, two):
     path = tmp_path / "label.nii"
     write_new(path, np.zeros(COARSE, np.uint8), affine_of(COARSE))
     assert found(written(tmp_path, two, segmentation=path)) == set()
@@ -625,7 +627,7 @@ def zoomed(affine, y, x):
 @pytest.mark.parametrize(
     ("zoom", "is_found"), [((1.15, 1), False), ((1.25, 1), True), ((1, 0.8), True)]
 )
-def test_pixels_that_differ_between_subjects_are_told_with_the_ends(
+def test_pixels_that_differ_between_subjects_are_reported_with_the_ends(
     tmp_path, others, zoom, is_found
 ):
     subjects = []
@@ -815,7 +817,7 @@ def real_subject(name):
 
 
 def replaced(folder, subject, **volumes):
-    """`subject` with other volumes [Z, Y, X] in files of their own for some."""
+    """`subject` with other volumes [Z, Y, X] in new files for some modalities."""
     files = dict(subject.files)
     for modality, volume in volumes.items():
         _, geometry = read_volume(files[modality])

@@ -35,23 +35,20 @@ def check_search(found: SearchResult) -> Iterator[Finding]:
 
 
 def check_cohort(
-    subjects: Sequence[Subject],
-    examinations: Sequence[Examination],
-    modalities: Sequence[str],
-    spacing: float,
+    examinations: Sequence[Examination], modalities: Sequence[str], spacing: float
 ) -> Iterator[Finding]:
-    """The findings on `subjects` together; `spacing` is config.data.spacing."""
-    yield from _check_missing(subjects, modalities)
+    """The findings on all subjects together; `spacing` is config.data.spacing."""
+    yield from _check_missing([e.subject for e in examinations], modalities)
     if not spacing:
-        yield from _check_spacing(subjects, examinations)
-    yield from _check_trainable(subjects, examinations)
-    yield from _check_leakage(subjects, examinations)
+        yield from _check_spacing(examinations)
+    yield from _check_trainable(examinations)
+    yield from _check_leakage(examinations)
 
 
 def _check_missing(subjects: Sequence[Subject], modalities: Sequence[str]) -> Iterator[Finding]:
-    """One finding for each modality that some or all of the subjects lack."""
+    """A finding for each modality that some or all of the subjects lack."""
     for name in modalities:
-        lacking = [s.name for s in subjects if name not in s.files]
+        lacking = [subject.name for subject in subjects if name not in subject.files]
         if lacking and len(lacking) == len(subjects):
             sentence = f"no subject has {name}: correct config.data.modalities or the layout"
             yield Finding("stop", "", name, None, "missing", sentence)
@@ -63,13 +60,9 @@ def _check_missing(subjects: Sequence[Subject], modalities: Sequence[str]) -> It
             yield Finding("note", "", name, None, "missing", sentence)
 
 
-def _check_spacing(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
-    """A finding where pixels differ so much that brains seem large to small."""
-    names = [subject.name for subject in subjects]
-    pixels = [examination.pixel for examination in examinations]
-    known = [(p, name) for p, name in zip(pixels, names, strict=True) if p is not None]
+def _check_spacing(examinations: Sequence[Examination]) -> Iterator[Finding]:
+    """A finding if pixels differ so much that brains seem large or small."""
+    known = [(e.pixel, e.subject.name) for e in examinations if e.pixel is not None]
     if not known:
         return
     ends = [
@@ -89,34 +82,27 @@ def _check_spacing(
     yield Finding("warn", "", "", None, "spacing", sentence)
 
 
-def _check_trainable(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
-    """One finding for each subject with too few modalities to learn one from another."""
-    few = [
-        (subject.name, len(examination.digests))
-        for subject, examination in zip(subjects, examinations, strict=True)
-        if len(examination.digests) < MIN_MODALITIES
-    ]
-    for name, count in few:
+def _check_trainable(examinations: Sequence[Examination]) -> Iterator[Finding]:
+    """A finding for each subject with too few modalities to learn one from another."""
+    few = [e for e in examinations if len(e.digests) < MIN_MODALITIES]
+    for examination in few:
+        name = examination.subject.name
         sentence = (
-            f"subject {name} has {count} usable modalities and cannot be trained on, "
-            f"wanted {MIN_MODALITIES} or more: repair or remove it"
+            f"subject {name} has {len(examination.digests)} usable modalities and cannot be "
+            f"trained on, wanted {MIN_MODALITIES} or more: repair or remove it"
         )
         yield Finding("warn", name, "", None, "too_few", sentence)
-    if len(few) == len(subjects):
-        sentence = f"none of the {len(subjects)} subjects can be trained on: see above"
+    if len(few) == len(examinations):
+        sentence = f"none of the {len(few)} subjects can be trained on: see above"
         yield Finding("stop", "", "", None, "unusable", sentence)
 
 
-def _check_leakage(
-    subjects: Sequence[Subject], examinations: Sequence[Examination]
-) -> Iterator[Finding]:
-    """One finding for each image that two patients have."""
+def _check_leakage(examinations: Sequence[Examination]) -> Iterator[Finding]:
+    """A finding for each image that two patients have."""
     owners: dict[str, list[tuple[Subject, str]]] = defaultdict(list)
-    for subject, examination in zip(subjects, examinations, strict=True):
+    for examination in examinations:
         for name, digest in examination.digests.items():
-            owners[digest].append((subject, name))
+            owners[digest].append((examination.subject, name))
     for (first, first_name), *others in owners.values():
         for subject, name in others:
             if subject.patient != first.patient:

@@ -67,7 +67,7 @@ def examine_cohort(
         progress(len(examinations), len(subjects))
     findings = [finding for examination in examinations for finding in examination.findings]
     spacing = 0.0 if settings is None else settings.view.spacing
-    return findings + list(check_cohort(subjects, examinations, modalities, spacing))
+    return findings + list(check_cohort(examinations, modalities, spacing))
 
 
 def _examine(
@@ -94,7 +94,7 @@ def _examine(
     findings = [_finding(subject, name, problem) for name, problem in problems]
     digests = {name: _digest(scan) for name, scan in scans.items()}
     pixels = [spacing_in_plane(scan.geometry) for scan in scans.values()]
-    return Examination(findings, digests, pixels[0] if pixels else None)
+    return Examination(subject, findings, digests, pixels[0] if pixels else None)
 
 
 def _check_between(scans: dict[str, Scan], problems: NamedProblems) -> NamedProblems:

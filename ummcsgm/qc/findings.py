@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ummcsgm.data.layouts.layout import Subject
+
 SEVERITIES = ("stop", "warn", "note")  # would stop or poison a run; may; is to know
 MIN_MODALITIES = 2  # with which a subject can be trained on
 
@@ -40,6 +42,7 @@ class Finding:
 class Examination:
     """The findings on one subject, and what it is compared with other subjects by."""
 
+    subject: Subject
     findings: list[Finding]
     digests: dict[str, str]  # by modality, for those that can be trained on
     pixel: tuple[float, float] | None  # dy, dx in mm; None where nothing was read
