@@ -36,7 +36,7 @@ setup(
         ],
         "cuda": ["jax[cuda13]>=0.10,<0.13"],  # NVIDIA GPUs
         "tpu": ["jax[tpu]>=0.10,<0.13"],  # Cloud TPUs
-        "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5"],  # builds docs/
+        "docs": ["mkdocs>=1.6"],  # builds docs/
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging test names itself

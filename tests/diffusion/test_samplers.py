@@ -104,7 +104,7 @@ def literal_algorithm_1(key_seed, sde, condition, denoise, steps):
         return jax.random.normal(key, b.shape[1:])
 
     def noise(step):
-        rows = [make_noise(row, step) for row in range(len(b))]
+        rows = [noise_of(row, step) for row in range(len(b))]
         return np.asarray(rows, np.float64)
 
     def now(function, t):

@@ -85,7 +85,8 @@ class Comparison:
     def key(self) -> str:
         """A hash of all that the scores depend on: parameters, cases, draws, noise levels."""
         cases = [[case.subject, case.z.tolist(), case.channel] for case in self.cases]
-        levels = [self.options.seed, self.options.sigma_min, self.options.warm_start_sigma]
+        options = self.options
+        levels = [options.seed, options.time_grid, options.sigma_min, options.warm_start_sigma]
         values = [self.trained.digest, cases, self.draws, levels]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
@@ -141,7 +142,7 @@ def list_points(samplers: list[str], numbers: list[int], longest: int) -> list[t
     have at most `longest` evaluations."""
     points = [("mean", 1)] if "mean" in samplers else []
     for sampler in (name for name in samplers if name != "mean"):
-        uniform = find_sampler(sampler).grid == "uniform"
+        uniform = find_sampler(sampler).uniform_grid
         limits = [n for n in numbers if uniform or n <= longest]
         points += [(sampler, n) for n in (steps_within(sampler, n) for n in limits) if n]
     return list(dict.fromkeys(points))

@@ -16,6 +16,7 @@ from ummcsgm.config.schema import check_fields
 from ummcsgm.data.crop import ImageSpace, SliceView
 from ummcsgm.diffusion import loss, missingness, sde
 from ummcsgm.diffusion.preconditioning import ScoreModel
+from ummcsgm.diffusion.time_grids import LEVEL_GRIDS
 from ummcsgm.models import mm_csn
 from ummcsgm.models.segmenter import Segmenter
 from ummcsgm.training.dsm_step import UpdateRule
@@ -32,7 +33,7 @@ class EvaluationOptions:
     seed: int
     algorithm1_steps: int  # of Algorithm 1, and of every sampler on a uniform grid
     sampler_steps: int  # steps of the other samplers
-    time_grid: str  # the grid of the other samplers, one of TIME_GRIDS
+    time_grid: str  # the grid of the other samplers, one of time_grids.LEVEL_GRIDS
     sigma_min: float  # the noise level at which they end
     warm_start_sigma: float  # the one at which `warm` begins
     draws: int  # of each question, to measure what is not known
@@ -207,7 +208,7 @@ def build_train_options(config: ConfigDict) -> TrainOptions:
 
 def build_evaluation_options(config: ConfigDict) -> EvaluationOptions:
     """Returns the options of config.evaluate."""
-    _known("evaluate.time_grid", config.evaluate.time_grid, TIME_GRIDS)
+    _known("evaluate.time_grid", config.evaluate.time_grid, tuple(LEVEL_GRIDS))
     return EvaluationOptions(config.seed, **config.evaluate.to_dict())
 
 
@@ -300,7 +301,5 @@ SCHEDULES: dict[str, Callable] = {
     ),
 }
 
-
-TIME_GRIDS = ("log_uniform", "karras")
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -138,11 +138,15 @@ def sample_from_mean(
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A sampler that a user may name: its step, default time grid and cost."""
+    """A sampler that a user may name: its step, its cost, and where it steps.
+
+    A sampler on the uniform grid takes many small steps (Algorithm 1: 1000); the others
+    take few, on the time grid that the caller names.
+    """
 
     step: Callable[[Missing], Step]
-    grid: str  # a name in GRIDS
     evaluations: Callable[[int], int]  # of the network, for a number of steps
+    uniform_grid: bool = False
     from_mean: bool = False  # starts at the posterior mean: `sample_from_mean`
 
 
@@ -151,21 +155,19 @@ def _any_missing(step: Step) -> Callable[[Missing], Step]:
 
 
 SAMPLERS = {
-    "euler_maruyama": Sampler(_any_missing(euler_maruyama), "uniform", lambda n: n),
-    "ddim": Sampler(_any_missing(ddim), "log_uniform", lambda n: n),
-    "ancestral": Sampler(
-        _any_missing(functools.partial(ddim, eta=1.0)), "log_uniform", lambda n: n
-    ),
-    "heun": Sampler(_any_missing(heun), "log_uniform", lambda n: 2 * n - 1),
-    "dpmpp2m": Sampler(_any_missing(dpmpp2m), "log_uniform", lambda n: n),
-    "sde_dpmpp2m": Sampler(_any_missing(sde_dpmpp2m), "log_uniform", lambda n: n),
-    "unipc2": Sampler(_any_missing(unipc2), "log_uniform", lambda n: n),
+    "euler_maruyama": Sampler(_any_missing(euler_maruyama), lambda n: n, uniform_grid=True),
+    "ddim": Sampler(_any_missing(ddim), lambda n: n),
+    "ancestral": Sampler(_any_missing(functools.partial(ddim, eta=1.0)), lambda n: n),
+    "heun": Sampler(_any_missing(heun), lambda n: 2 * n - 1),
+    "dpmpp2m": Sampler(_any_missing(dpmpp2m), lambda n: n),
+    "sde_dpmpp2m": Sampler(_any_missing(sde_dpmpp2m), lambda n: n),
+    "unipc2": Sampler(_any_missing(unipc2), lambda n: n),
     "predictor_corrector": Sampler(
         lambda missing: functools.partial(predictor_corrector, missing=missing),
-        "uniform",
         lambda n: 2 * n,
+        uniform_grid=True,
     ),
-    "warm": Sampler(_any_missing(dpmpp2m), "log_uniform", lambda n: 1 + n, from_mean=True),
+    "warm": Sampler(_any_missing(dpmpp2m), lambda n: 1 + n, from_mean=True),
 }
 
 
@@ -183,21 +185,25 @@ def count_evaluations(name: str, steps: int) -> int:
 
 
 def sampler_times(
-    name: str, sde: SDE, steps: int, *, sigma_min: float, warm_start_sigma: float, grid: str = ""
+    name: str,
+    sde: SDE,
+    steps: int,
+    *,
+    sigma_min: float,
+    warm_start_sigma: float,
+    grid: str = "log_uniform",
 ) -> np.ndarray:
-    """The times of a sampler, from t = 1, or from the noise level `warm_start_sigma` where
-    it starts at the posterior mean, by way of `sigma_min` to 0.
+    """The times of a sampler's steps: from t = 1, or from the noise level
+    `warm_start_sigma` where it starts at the posterior mean, by way of `sigma_min` to 0.
 
-    `grid` names the time grid of a sampler whose default is not "uniform"; "" is the
-    default.
+    `grid` names one of GRIDS. A sampler on the uniform grid ignores it, and `sigma_min`.
 
     Raises:
         InputError: no such sampler, no steps, or a level that the SDE does not reach.
     """
     sampler = find_sampler(name)
     sigma_max = warm_start_sigma if sampler.from_mean else noise_level_at(sde, 1)
-    if sampler.grid == "uniform" or not grid:
-        grid = sampler.grid
+    grid = "uniform" if sampler.uniform_grid else grid
     return GRIDS[grid](sde, steps, sigma_max, sigma_min)
 
 

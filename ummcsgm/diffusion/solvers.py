@@ -7,7 +7,8 @@ the same one, y = images + tau n, and with D = denoise(x, t) its probability flo
     dy / d tau = (y - D) / tau.
 
 So a solver is written once, in y and in ratios of noise levels, for any SDE and any
-grid. Time 0 is clean: the step to it returns D, and nothing is ever evaluated there.
+grid; the step to time 0, which is clean, returns D. `euler_maruyama` and
+`predictor_corrector` are the paper's, in x and t instead. Nothing is evaluated at time 0.
 Noise is drawn by calling the step's argument `noise(like)`; the caller decides where it
 comes from and how it correlates with that of other examples.
 """

@@ -109,4 +109,5 @@ def _uniform(sde: SDE, steps: int, sigma_max: float, sigma_min: float) -> np.nda
 
 # The grids that a user may name, functions of (sde, steps, sigma_max, sigma_min). The
 # uniform grid goes from the time of sigma_max to 0 in equal steps, without a sigma_min.
-GRIDS = {"uniform": _uniform, "log_uniform": log_uniform_times, "karras": karras_times}
+LEVEL_GRIDS = {"log_uniform": log_uniform_times, "karras": karras_times}
+GRIDS = {"uniform": _uniform, **LEVEL_GRIDS}

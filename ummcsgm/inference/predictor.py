@@ -237,34 +237,34 @@ def sampler_facts(
     correlation of its noise along z; for files and tables."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
-    steps = len(sampler_time_grid(trained.model.sde, sampler, options)) - 1
+    sde, steps = trained.model.sde, getattr(options, steps_key(sampler))
     facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
-    if find_sampler(sampler).grid != "uniform":
-        facts |= {"time_grid": options.time_grid, "sigma_min": options.sigma_min}
+    lowest, start = _reachable_levels(sde, options)
+    if not find_sampler(sampler).uniform_grid:
+        facts |= {"time_grid": options.time_grid, "sigma_min": lowest}
     if find_sampler(sampler).from_mean:
-        facts["warm_start_sigma"] = options.warm_start_sigma
+        facts["warm_start_sigma"] = start
     return facts
 
 
 def sampler_time_grid(sde: SDE, sampler: str, options: EvaluationOptions) -> Array:
-    """Returns the decreasing times of a sampler's steps."""
+    """Returns the decreasing times of a sampler's steps, by config.evaluate."""
+    lowest, start = _reachable_levels(sde, options)
     steps = getattr(options, steps_key(sampler))
+    levels = {"sigma_min": lowest, "warm_start_sigma": start}
+    return sampler_times(sampler, sde, steps, **levels, grid=options.time_grid)
+
+
+def _reachable_levels(sde: SDE, options: EvaluationOptions) -> tuple[float, float]:
+    """(sigma_min, warm_start_sigma) of the options, within the SDE's own range."""
     lowest = max(options.sigma_min, 1.05 * noise_level_at(sde, 0))
-    start = min(options.warm_start_sigma, noise_level_at(sde, 1))
-    return sampler_times(
-        sampler,
-        sde,
-        steps,
-        sigma_min=lowest,
-        warm_start_sigma=start,
-        grid=options.time_grid,
-    )
+    return lowest, min(options.warm_start_sigma, noise_level_at(sde, 1))
 
 
 def steps_key(sampler: str) -> str:
-    """Returns the option with a sampler's number of steps: on a uniform grid, as that of
-    Algorithm 1, many are needed."""
-    return "algorithm1_steps" if find_sampler(sampler).grid == "uniform" else "sampler_steps"
+    """Returns the option with a sampler's number of steps: on the uniform grid many are
+    needed, as of Algorithm 1."""
+    return "algorithm1_steps" if find_sampler(sampler).uniform_grid else "sampler_steps"
 
 
 class Calibration(NamedTuple):
