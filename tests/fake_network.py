@@ -111,14 +111,7 @@ class FakeNetwork:
         parts = workdir / "evaluation" / "parts"
         costs = Costs(7, 0, 0, lambda: 0.0)
         mm_csn = TrainedMethod(
-            "mm-csn",
-            parts / "mm-csn",
-            "",
-            "",
-            self.predict,
-            "digest",
-            costs,
-            self.make_sampler,
+            "mm-csn", parts / "mm-csn", "", "", self.predict, "digest", costs, self.make_sampler
         )
         floors = ridge_methods(stores["train"], specs[0].options.ridge_penalty, parts)
         return evaluate(workdir, specs, [mm_csn, *floors], {})[0]

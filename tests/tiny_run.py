@@ -60,10 +60,7 @@ TINY = {
 
 
 # Without XLA's optimizations: here compiling takes longer than computing.
-ENVIRONMENT = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_NUM_CPU_DEVICES": "2",
-}
+ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_NUM_CPU_DEVICES": "2"}
 
 
 def quickstart() -> ConfigDict:

@@ -11,9 +11,8 @@ from ummcsgm.cli import commands, flags
 def run() -> None:
     """Runs one command, the console script `ummcsgm`.
 
-    Exit codes: 0; 1 if a subject is ill, not completed or not scored, or a method failed;
-    2 after one sentence about wrong input; 75 if another process of this job ended;
-    130 after Ctrl-C.
+    Exit codes: 0; 1 if a subject is ill, not completed or not scored, or a method failed; 2 after
+    one sentence about wrong input; 75 if another process of this job ended; 130 after Ctrl-C.
     """
     try:
         words = flags.parse(sys.argv)

@@ -24,10 +24,9 @@ Noise: TypeAlias = Callable[..., Images]  # noise(like, *address): standard norm
 class Batch(NamedTuple):
     """The examples of a training step.
 
-    `images` are slices, with their neighbours if the network sees any. `present[b, m]`:
-    subject b was scanned with modality m (else its images are 0). `valid[b]` is False for
-    an example that only pads the batch. `labels` are those of `data.labels`, None where
-    the store has none.
+    `images` are slices, with their neighbours if the network sees any. `present[b, m]`: subject b
+    was scanned with modality m (else its images are 0). `valid[b]` is False for an example that
+    only pads the batch. `labels` are those of `data.labels`, None where the store has none.
     """
 
     images: Stacks

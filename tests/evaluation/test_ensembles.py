@@ -26,11 +26,7 @@ ERROR = 0.04  # of the peak
 GREY = 255 * ERROR
 ALL = {"evaluate__draws": 16, "evaluate__draw_subjects": 0, "evaluate__draw_slices": 0}
 
-ONE_OF_TWO = {
-    "evaluate__draw_subjects": 1,
-    "evaluate__draw_slices": 2,
-    "evaluate__slab_slices": 1,
-}
+ONE_OF_TWO = {"evaluate__draw_subjects": 1, "evaluate__draw_slices": 2, "evaluate__slab_slices": 1}
 
 
 def noise(images, missing, kind, addresses):
@@ -229,13 +225,7 @@ def test_curves_are_of_patterns_with_one_modality_missing(right):
     assert result["curves"]["reliability"]["predicted"] == {}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"sampler_steps": 3},
-        {"draw_slices": 3},
-    ],
-)
+@pytest.mark.parametrize("change", [{"sampler_steps": 3}, {"draw_slices": 3}])
 def test_draws_with_other_options_are_computed_again(world, tmp_path, change):
     network = FakeNetwork(world, posterior(calibrated), **ALL)
     network.evaluate(tmp_path, split=split_of(world))

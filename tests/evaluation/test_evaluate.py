@@ -134,10 +134,7 @@ def test_all_missing_patterns_are_evaluated_by_flag(world, tmp_path):
 
 @pytest.mark.parametrize(("subjects", "slices", "expected"), [(1, 2, [2]), (0, 0, [5, 5])])
 def test_algorithm_1_draws_its_share_and_0_means_all(world, tmp_path, subjects, slices, expected):
-    changes = {
-        "evaluate__algorithm1_subjects": subjects,
-        "evaluate__algorithm1_slices": slices,
-    }
+    changes = {"evaluate__algorithm1_subjects": subjects, "evaluate__algorithm1_slices": slices}
     network = FakeNetwork(world, darker, **changes)
     result = network.evaluate(tmp_path)
     drawn = [call for call in network.calls if call[0] == "euler_maruyama"]
@@ -189,12 +186,7 @@ def test_a_stopped_evaluation_continues_and_reads_each_subject_once(world, tmp_p
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"evaluate__algorithm1_slices": 3},
-        {"evaluate__algorithm1_steps": 4},
-        {"seed": 5},
-    ],
+    "change", [{"evaluate__algorithm1_slices": 3}, {"evaluate__algorithm1_steps": 4}, {"seed": 5}]
 )
 def test_parts_with_other_options_are_computed_again(world, tmp_path, change):
     FakeNetwork(world, darker).evaluate(tmp_path)

@@ -18,12 +18,7 @@ from ummcsgm.config.build import build_evaluation_options, build_objective
 from ummcsgm.config.build_data import find_anywhere
 from ummcsgm.data.crop import SliceView, uncrop
 from ummcsgm.data.loader import make_batches
-from ummcsgm.data.subjects import (
-    network_slices,
-    network_stacks,
-    prepare_subject,
-    stack_neighbours,
-)
+from ummcsgm.data.subjects import network_slices, network_stacks, prepare_subject, stack_neighbours
 from ummcsgm.diffusion.loss import DSMInputs, dsm_and_variance_losses
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import ScoreModel, make_denoise

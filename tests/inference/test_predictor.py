@@ -172,10 +172,7 @@ def test_the_seen_comes_back_bit_for_bit_and_the_missing_is_not_read(mean, algor
     assert not estimate.variance[seen].any()
     pairs = [
         (estimate.mean, mean(spoiled, MISSING).mean),
-        (
-            algorithm1_draw(images, MISSING, ADDRESSES),
-            algorithm1_draw(spoiled, MISSING, ADDRESSES),
-        ),
+        (algorithm1_draw(images, MISSING, ADDRESSES), algorithm1_draw(spoiled, MISSING, ADDRESSES)),
     ]
     for filled, again in pairs:
         assert np.array_equal(filled[seen], images[seen]) and np.array_equal(filled, again)

@@ -9,12 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from ummcsgm.models import mm_csn
-from ummcsgm.models.mm_csn import (
-    CONDITIONINGS,
-    from_patches,
-    split_patches,
-    to_patches,
-)
+from ummcsgm.models.mm_csn import CONDITIONINGS, from_patches, split_patches, to_patches
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

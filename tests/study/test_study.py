@@ -333,10 +333,7 @@ def test_a_method_that_is_not_trained_yet_is_left_out_with_a_message(own_table, 
         ({"data__labels": False}, "set config.data.labels to True"),
         ({"study__budget": "euros"}, "config.study.budget is 'euros'"),
         ({"study__cocagan_input": "pd"}, "config.study.cocagan_input is 'pd'"),
-        (
-            {"missingness__patterns_per_image": 2},
-            "has 1 for regression, which is trained as",
-        ),
+        ({"missingness__patterns_per_image": 2}, "has 1 for regression, which is trained as"),
     ],
 )
 def test_what_is_wrong_with_a_study_is_one_sentence(tmp_path, capsys, changes, sentence):

@@ -5,12 +5,11 @@ encoder's features. A fusion network runs beside them: each level takes the sum,
 product and the maximum over the modalities' features, and the output of the previous
 level. Its result is decoded with the same fusions on the way up.
 
-Adapted: Hi-Net is published with two inputs and one output, and needs a model for each
-combination. Here a single model completes every missing pattern: fusions are over the
-available modalities of each example, the generator has an output for each modality, and
-the discriminator sees all modalities, of which the seen ones are real. A modality's batch
-statistics are over the examples that have it. The learning rate is that of the published
-code.
+Adapted: Hi-Net is published with two inputs and one output, and needs a model for each combination.
+Here a single model completes every missing pattern: fusions are over the available modalities of
+each example, the generator has an output for each modality, and the discriminator sees all
+modalities, of which the seen ones are real. A modality's batch statistics are over the examples
+that have it. The learning rate is that of the published code.
 """
 
 import dataclasses

@@ -86,8 +86,7 @@ def _per_example(values: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Each channel scaled to mean 0 and variance 1 over the `valid` [B] examples of all
-    devices.
+    """Each channel scaled to mean 0 and variance 1 over the `valid` [B] examples of all devices.
 
     With `valid` None the running averages are used, of which a training step replaces a
     tenth. `running=False` has no averages, for a network that is used in training only.
@@ -160,8 +159,7 @@ class Up(nn.Module):
 
 
 def conv4(features: Array, width: int, stride: int, *, bias: bool, name: str) -> Array:
-    """A GAN's 4 x 4 convolution, as a layer of the calling module; stride 1 keeps the
-    size."""
+    """A GAN's 4 x 4 convolution, as a layer of the calling module; stride 1 keeps the size."""
     padding = "SAME"
     if stride == 1:
         features, padding = jnp.pad(features, ((0, 0), (2, 1), (2, 1), (0, 0))), "VALID"

@@ -13,11 +13,10 @@ from ummcsgm.types import Array, Images, Keys, Losses, Missing, Params
 class GANBatch(NamedTuple):
     """The examples of one device in one training step.
 
-    `images` [B, H, W, M] are the truth, 0 in the background. `missing` [B, M] modalities
-    are hidden from the generator: the sampled pattern, and those never scanned. `scored`
-    [B, M] is the sampled pattern alone, whose truth is known. `lesion` [B, H, W] bool is
-    the segmented tumour, False without a segmentation. An example with nothing `scored`
-    is padding.
+    `images` [B, H, W, M] are the truth, 0 in the background. `missing` [B, M] modalities are hidden
+    from the generator: the sampled pattern, and those never scanned. `scored` [B, M] is the sampled
+    pattern alone, whose truth is known. `lesion` [B, H, W] bool is the segmented tumour, False
+    without a segmentation. An example with nothing `scored` is padding.
     """
 
     images: Images
@@ -58,10 +57,9 @@ class Method:
     """A published method of Table 1: its networks, its losses and its learning rates.
 
     `learning_rates` are Adam's for (generator, discriminator), `betas` its momenta.
-    `curriculum(progress, modalities)` gives the probabilities [N] of
-    `missing_patterns(modalities, proper=True)` at a progress of 0 to 1 through training;
-    with None those of the study are used. `training_only` names the parts of the
-    generator's parameters that `complete` does not read.
+    `curriculum(progress, modalities)` gives the probabilities [N] of `missing_patterns(modalities,
+    proper=True)` at a progress of 0 to 1 through training; with None those of the study are used.
+    `training_only` names the parts of the generator's parameters that `complete` does not read.
     """
 
     name: str
@@ -96,8 +94,7 @@ def select(flags: Array, images: Images) -> Images:
 
 
 def masked_mean(values: Images, flags: Array) -> Losses:
-    """[B] the mean over the channels of [B, H, W, M] that `flags` [B, M] select; 0
-    without any."""
+    """[B] the mean over the channels of [B, H, W, M] that `flags` [B, M] select; 0 without any."""
     count = flags.sum(axis=1) * values[0, ..., 0].size
     return select(flags, values).sum(axis=(1, 2, 3)) / jnp.maximum(count, 1)
 

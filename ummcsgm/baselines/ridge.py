@@ -119,8 +119,7 @@ def fit_normal_equations(
 ) -> dict[tuple[bool, ...], NormalEquations]:
     """The normal equations of `training`, separate for each set of scanned modalities.
 
-    `training` gives (present [M], images [S, H, W, M]), 0 where not present; it is read
-    once.
+    `training` gives (present [M], images [S, H, W, M]), 0 where not present; it is read once.
 
     Raises:
         InputError: there are no images, or their numbers of modalities differ.
@@ -157,10 +156,9 @@ def solve_ridge(
 ) -> Regression:
     """The ridge regression of the `missing` [M] modalities on products of the seen ones.
 
-    Minimises mean (y - intercept - w . f)^2 + penalty sum_k var(f_k) w_k^2 over the
-    brain's voxels. The penalty is on standardised features, so that it means the same
-    for any number of voxels and any units; the intercept is free. With nothing seen the
-    prediction is the mean over the brain.
+    Minimises mean (y - intercept - w . f)^2 + penalty sum_k var(f_k) w_k^2 over the brain's voxels.
+    The penalty is on standardised features, so that it means the same for any number of voxels and
+    any units; the intercept is free. With nothing seen the prediction is the mean over the brain.
 
     Raises:
         InputError: an argument is out of range, or training had no brain voxel.

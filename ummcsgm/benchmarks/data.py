@@ -3,12 +3,11 @@
     python -m ummcsgm.benchmarks.data [--subjects N] [--repeats R] [--processes P]
         [--json FILE]
 
-Phantom subjects are written and their slices prepared in a temporary folder. Then, in
-turn, `repeats` times: batches in the order of training, with the code of training; all
-slices of every subject from NIfTI, each file read once for all its slices (the best
-case); random slices from NIfTI. Last, how much memory reading batches adds to a process,
-from this store and from one with four times as many slices: that of the batches read
-ahead.
+Phantom subjects are written and their slices prepared in a temporary folder. Then, in turn,
+`repeats` times: batches in the order of training, with the code of training; all slices of every
+subject from NIfTI, each file read once for all its slices (the best case); random slices from
+NIfTI. Last, how much memory reading batches adds to a process, from this store and from one with
+four times as many slices: that of the batches read ahead.
 """
 
 import argparse

@@ -188,9 +188,8 @@ def _inputs(cases: tuple[TestCase, ...], draws: int) -> tuple[Images, Missing, A
 
 
 def scores(comparison: Comparison, drawn: Images) -> dict[str, float]:
-    """PSNR of a draw and of the mean of all draws in dB and fair CRPS in grey levels, means
-    over subjects and modalities; and the mean over modalities of the spread-skill ratio
-    over subjects.
+    """PSNR of a draw and of the mean of all draws in dB and fair CRPS in grey levels, means over
+    subjects and modalities; and the mean over modalities of the spread-skill ratio over subjects.
 
     Voxels of the brain only, not clipped; a PSNR is of all slices of a subject.
     """

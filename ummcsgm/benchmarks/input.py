@@ -3,12 +3,11 @@
     python -m ummcsgm.benchmarks.input [--config FILE] [--subjects N] [--shape X Y Z]
         [--steps S] [--repeats R] [--processes P] [--json FILE]
 
-Phantom subjects are prepared as the config says. Then `loop.run_training` trains the
-config's network, in turn, `repeats` times: on one constant batch in memory, and on the
-batches that it reads. Reported are the ms a step of both, over S steps after the first
-WARM, and their ratio, whose median should be 1.03 at most. Both batches go from host
-memory to the device, so that only reading is compared. The slices are in the page cache:
-a slow disk is not seen here.
+Phantom subjects are prepared as the config says. Then `loop.run_training` trains the config's
+network, in turn, `repeats` times: on one constant batch in memory, and on the batches that it
+reads. Reported are the ms a step of both, over S steps after the first WARM, and their ratio, whose
+median should be 1.03 at most. Both batches go from host memory to the device, so that only reading
+is compared. The slices are in the page cache: a slow disk is not seen here.
 """
 
 import argparse

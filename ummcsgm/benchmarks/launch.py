@@ -2,13 +2,12 @@
 
     python -m ummcsgm.benchmarks.launch [--config FILE] [--repeats R] [--json FILE]
 
-A small phantom is prepared once. Then, in turn, `repeats` times, each on a copy of it:
-`python -m ummcsgm.main --mode train` of one step with an empty compilation cache (cold),
-and again with what the first launch left in the cache (warm). Reported are the seconds
-from each launch until it prints the line of its step, and the ratio of warm to cold,
-whose median should be a third at most. `prepared_s` of them end with the line
-"prepared:": imports and a check of the slices. `rest_s` is tracing, compiling or loading
-compiled programs, and the step.
+A small phantom is prepared once. Then, in turn, `repeats` times, each on a copy of it: `python -m
+ummcsgm.main --mode train` of one step with an empty compilation cache (cold), and again with what
+the first launch left in the cache (warm). Reported are the seconds from each launch until it prints
+the line of its step, and the ratio of warm to cold, whose median should be a third at most.
+`prepared_s` of them end with the line "prepared:": imports and a check of the slices. `rest_s` is
+tracing, compiling or loading compiled programs, and the step.
 """
 
 import argparse

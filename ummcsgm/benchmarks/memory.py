@@ -151,8 +151,7 @@ def measure_training(flags: argparse.Namespace) -> dict:
 
 
 def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) -> None:
-    """A workdir with a checkpoint of random parameters, for the voxels of a phantom of
-    `shape`."""
+    """A workdir with a checkpoint of random parameters, for the voxels of a phantom of `shape`."""
     trained = make_untrained_model(config)
     spacing = [FIELD_OF_VIEW[axis] / shape[axis] for axis in (1, 0)]
     metadata = {"config": build.config_to_json(config), "scales": trained.scales}

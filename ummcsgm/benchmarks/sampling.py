@@ -15,8 +15,7 @@ volume    Seconds a phantom subject of 240 x 240 x 155, on a grid that holds a b
           `timed` in the report says how many of how many.
 growth    The slope of log seconds over log batch, draws and slices, by least squares.
 
-Parameters are random: time does not depend on them. All is compiled before the clock
-starts.
+Parameters are random: time does not depend on them. All is compiled before the clock starts.
 """
 
 import argparse

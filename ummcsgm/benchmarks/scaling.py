@@ -8,11 +8,10 @@ share of a constant batch of config.train.batch. In turn they take training step
 same steps with sums over their own device alone: the difference is the share of time in
 collectives, waiting for slower processes included.
 
-The speed-up is images/s divided by those of the first count; the efficiency is the
-speed-up divided by the ratio of the process counts. On a CPU all processes share the
-cores, and one device uses about one and a half: that bounds the speed-up, and so do the
-sums, which go through sockets. One process with a device a core, as training runs alone,
-is faster.
+The speed-up is images/s divided by those of the first count; the efficiency is the speed-up divided
+by the ratio of the process counts. On a CPU all processes share the cores, and one device uses
+about one and a half: that bounds the speed-up, and so do the sums, which go through sockets. One
+process with a device a core, as training runs alone, is faster.
 
 Prints a table, then one JSON object.
 """

@@ -2,14 +2,13 @@
 
     python -m ummcsgm.benchmarks.train_step [--config FILE] [--batch N] [--repeats R]
 
-Three networks on one constant batch and one device, in turn, `repeats` times: ours, with
-the training step itself; its PyTorch twin, channels last, with the same parameters, whose
-outputs are compared with ours first; MONAI's DiffusionModelUNet with as many FLOPs as
-ours. Every PyTorch step draws noise, weighs the loss, clips, runs Adam and averages
-parameters as ours does: eagerly on a CPU, by torch.compile on a GPU or with --compile.
-Reported are images a second, their ratios, and the GFLOP/s of our step and MONAI's (a
-step counts as three forward passes) beside those of one large matrix product, which no
-network reaches. Needs the extra `bench`.
+Three networks on one constant batch and one device, in turn, `repeats` times: ours, with the
+training step itself; its PyTorch twin, channels last, with the same parameters, whose outputs are
+compared with ours first; MONAI's DiffusionModelUNet with as many FLOPs as ours. Every PyTorch step
+draws noise, weighs the loss, clips, runs Adam and averages parameters as ours does: eagerly on a
+CPU, by torch.compile on a GPU or with --compile. Reported are images a second, their ratios, and
+the GFLOP/s of our step and MONAI's (a step counts as three forward passes) beside those of one
+large matrix product, which no network reaches. Needs the extra `bench`.
 """
 
 import argparse

@@ -141,8 +141,7 @@ def segmenter_config(config: ConfigDict) -> ConfigDict:
 
 
 def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
-    """The config with another number of training steps, and a warm-up of at most half
-    of them."""
+    """The config with another number of training steps, and a warm-up of at most half of them."""
     config = config.copy_and_resolve_references()
     config.train.steps = steps
     config.train.warmup = min(config.train.warmup, steps // 2)

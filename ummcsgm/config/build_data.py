@@ -67,8 +67,7 @@ def every_layout(config: ConfigDict) -> list[Layout]:
 def find_anywhere(config: ConfigDict, folder: pathlib.Path) -> SearchResult:
     """Finds the subjects in `folder`, in the config's layout or else in any named layout.
 
-    Subjects of a named layout have all contrasts that it knows, not only
-    config.data.modalities.
+    Subjects of a named layout have all contrasts that it knows, not only config.data.modalities.
 
     Raises:
         InputError: as `find_subjects`.

@@ -71,10 +71,9 @@ def split_subjects(
 ) -> dict[str, list[str]]:
     """The names of `patients`, {subject name: patient}, in train, validation and test.
 
-    All scans of a patient go the same way. Of n patients, n f / sum(f) by rounding
-    train and validate, and the rest is the test: (20, 1, 8) makes 231, 12 and 92 of the
-    paper's 335. Train has one patient at least. Lists are sorted; the order of
-    `patients` does not matter.
+    All scans of a patient go the same way. Of n patients, n f / sum(f) by rounding train and
+    validate, and the rest is the test: (20, 1, 8) makes 231, 12 and 92 of the paper's 335. Train
+    has one patient at least. Lists are sorted; the order of `patients` does not matter.
 
     Raises:
         InputError: there is no subject, or the fractions are not three whole numbers

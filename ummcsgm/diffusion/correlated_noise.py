@@ -30,9 +30,8 @@ def ar1_noise(keys: Keys, like: Images, *, slices: Array, rho: float) -> Images:
 
         mean  r / (1 + r^2) (first + last),    variance  (1 - r^2) / (1 + r^2)
 
-    and z is reached from the ends of its span in at most 12 steps. The variance is
-    exactly 1, and the correlation is rho^|dz| up to 1e-8: for every z if rho < 0.982,
-    else for z < 1024.
+    and z is reached from the ends of its span in at most 12 steps. The variance is exactly 1, and
+    the correlation is rho^|dz| up to 1e-8: for every z if rho < 0.982, else for z < 1024.
 
     Raises:
         InputError: rho is not in [0, 1].

@@ -82,12 +82,11 @@ def weigh_min_snr(sde: SDE, t: Times, data_std: float) -> Times:
 class NoiseProposal(NamedTuple):
     """A distribution of times: log-normal noise levels mixed with uniform times.
 
-    The fraction `uniform_fraction` is t ~ U(eps, 1) (1 is the paper); the rest has
-    ln(noise level) ~ N(log_sigma_mean, log_sigma_std^2). No level is below `sigma_min`,
-    whose time is eps. The fraction `mean_fraction` of the examples asks for the mean
-    instead: t = 1 and a_t = 0. Their loss is multiplied by `mean_weight`, because it is
-    much smaller than that of examples with little noise, whose gradient variance would
-    dominate in a short run.
+    The fraction `uniform_fraction` is t ~ U(eps, 1) (1 is the paper); the rest has ln(noise level)
+    ~ N(log_sigma_mean, log_sigma_std^2). No level is below `sigma_min`, whose time is eps. The
+    fraction `mean_fraction` of the examples asks for the mean instead: t = 1 and a_t = 0. Their
+    loss is multiplied by `mean_weight`, because it is much smaller than that of examples with
+    little noise, whose gradient variance would dominate in a short run.
     """
 
     uniform_fraction: float
@@ -191,9 +190,8 @@ def variance_nll(estimate: Estimate, images: Images, inputs: DSMInputs) -> Losse
 def dsm_and_variance_losses(
     model: ScoreModel, params: Params, objective: Objective, images: Stacks, inputs: DSMInputs
 ) -> tuple[Losses, Losses | None]:
-    """([B], [B]): `dsm_loss` of the network and `variance_nll` of its variance head, or
-    None without one; from one evaluation, and neither has a gradient on what the other
-    trains.
+    """([B], [B]): `dsm_loss` of the network and `variance_nll` of its variance head, or None
+    without one; from one evaluation, and neither has a gradient on what the other trains.
 
     A mean query is weighted by `weigh_edm` times `mean_weight`, whatever the weighting:
     at t = 1 the others almost vanish, and the mean would never be learned. The variance

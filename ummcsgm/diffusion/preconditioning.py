@@ -3,9 +3,8 @@
 With tau = std / mean the noise level and y = x / mean the images on the clean scale,
 the network F gives on the missing modalities (Karras et al. 2022, table 1)
 
-    denoise = c_skip y + c_out F(c_in y | b / data_std, A|B, ln(tau) / 4)
-    c_skip = s^2 / (tau^2 + s^2),  c_out = tau s / sqrt(tau^2 + s^2),
-    c_in = 1 / sqrt(tau^2 + s^2),  s = data_std
+    denoise = c_skip y + c_out F(c_in y | b / data_std, A|B, ln(tau) / 4) c_skip = s^2 / (tau^2 +
+    s^2),  c_out = tau s / sqrt(tau^2 + s^2), c_in = 1 / sqrt(tau^2 + s^2),  s = data_std
 
 which for VP and s = 1 is v-prediction, F = -v. On the seen modalities denoise is b.
 With a variance head u, the log variance of F, the variance of denoise is c_out^2 exp(u).

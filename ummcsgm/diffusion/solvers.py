@@ -1,8 +1,7 @@
 """The solvers: one step each, from one time of a grid to the next.
 
-On the clean scale y = x / mean(t), at the noise level tau = std / mean, every SDE is
-the same one, y = images + tau n, and with D = denoise(x, t) its probability flow is
-(Karras et al. 2022, eq. 3)
+On the clean scale y = x / mean(t), at the noise level tau = std / mean, every SDE is the same one,
+y = images + tau n, and with D = denoise(x, t) its probability flow is (Karras et al. 2022, eq. 3)
 
     dy / d tau = (y - D) / tau.
 
@@ -159,9 +158,8 @@ def unipc2(
 ) -> SolverState:
     """UniPC-2 (Zhao et al. 2023): the prediction of 2M, corrected by the next D.
 
-    The evaluation at a predicted y also corrects that y (UniC-2): the flow from y at
-    `before` is solved anew, for the parabola in ln tau through the last three D. One
-    evaluation.
+    The evaluation at a predicted y also corrects that y (UniC-2): the flow from y at `before` is
+    solved anew, for the parabola in ln tau through the last three D. One evaluation.
     """
     denoised = denoise(state.x, times.now)
     predicted = _clean_scale(sde, state.x, times.now)
@@ -184,9 +182,8 @@ def predictor_corrector(
 
         x <- x + e score + sqrt(2 e) n,   e = 2 (0.16 |n| / |score|)^2
 
-    The norms are those of an example's missing modalities, and only these move: a draw
-    depends neither on the other examples of the batch nor on the scores of b. Two
-    evaluations.
+    The norms are those of an example's missing modalities, and only these move: a draw depends
+    neither on the other examples of the batch nor on the scores of b. Two evaluations.
     """
     x, t, mask = state.x, times.now, per_modality(missing)
     score, drawn = score_from_denoised(sde, x, denoise(x, t), t), noise(x, 0)

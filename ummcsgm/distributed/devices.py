@@ -1,7 +1,6 @@
 """Devices: the only file with pmap, sharding and sums over devices.
 
-A step is written for the examples of one device; `AXIS` names the devices it is mapped
-over.
+A step is written for the examples of one device; `AXIS` names the devices it is mapped over.
 """
 
 import contextlib
@@ -26,10 +25,9 @@ def use_cpu_cores(batch: int | None) -> None:
     """Makes the cores of a CPU its devices: as many as divide `batch` evenly with at least
     MIN_EXAMPLES each; all cores if `batch` is None.
 
-    XLA computes much of a network on one core, but several devices at once: on two cores
-    a training step of the quickstart takes 0.7 of the time. Does nothing in a job of
-    several processes, where the environment or a caller has set the number of devices,
-    or where they are in use.
+    XLA computes much of a network on one core, but several devices at once: on two cores a training
+    step of the quickstart takes 0.7 of the time. Does nothing in a job of several processes, where
+    the environment or a caller has set the number of devices, or where they are in use.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices > 0 or "host_platform_device_count" in flags:
@@ -99,9 +97,8 @@ def shard(batch: Any) -> Any:
 def shard_over_rows(function: Callable) -> Callable:
     """function(params, *arrays) compiled, its examples shared among the local devices.
 
-    Arrays [B, ...], or trees of them, go in and come out; a device needs nothing of the
-    others. B must be a multiple of the number of devices (`round_up_to_devices`), and
-    `params` `replicate`d.
+    Arrays [B, ...], or trees of them, go in and come out; a device needs nothing of the others. B
+    must be a multiple of the number of devices (`round_up_to_devices`), and `params` `replicate`d.
     """
     mesh, by_example = _local_mesh(), PartitionSpec(AXIS)
     compiled = jax.jit(

@@ -152,11 +152,10 @@ def in_job(
 ) -> Iterator[None]:
     """Inside, this process belongs to a job, if the environment names one of several.
 
-    The block ends, also with `Stopped`, when it has ended in all processes. With any
-    other error this process ends at once, and thereby the others: with
-    exit_code_of(error), which prints the error, or with a traceback where it is None.
-    Where another process ended, with EXIT_PEER_LOST and a sentence that says how to
-    resume (`describe_resume()`).
+    The block ends, also with `Stopped`, when it has ended in all processes. With any other error
+    this process ends at once, and thereby the others: with exit_code_of(error), which prints the
+    error, or with a traceback where it is None. Where another process ended, with EXIT_PEER_LOST
+    and a sentence that says how to resume (`describe_resume()`).
 
     Raises:
         InputError: the environment names half a job.
@@ -289,9 +288,7 @@ def _join(job: dict[str, Any]) -> None:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("", port))
     jax.distributed.initialize(
-        **job,
-        initialization_timeout=START_TIMEOUT,
-        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        **job, initialization_timeout=START_TIMEOUT, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
     )
     # Connects the devices now: at the first step, a process that is half a minute late
     # would fail to.

@@ -89,12 +89,11 @@ def rank_histogram(generator: np.random.Generator, draws: Array, truth: Array) -
 def coverage_of_ranks(counts: Array, level: float) -> Array:
     """[...] the fraction of truths in the central `level`, from counts [..., K + 1].
 
-    It assumes no law: (rank + u) / (K + 1), u uniform, is uniform if calibrated, and is
-    covered between (1 - level) / 2 and (1 + level) / 2; this is the mean over u. So
-    `level` is met exactly at every K, and at (K - 1) / (K + 1) this is the fraction
-    between the smallest and the largest draw. Below K = 19 no draw lies beyond 90 %:
-    the outermost ranks count in part, and the result is at least
-    1 - (1 - level) (K + 1) / 2. It is less sensitive than `coverage`: for normal draws
+    It assumes no law: (rank + u) / (K + 1), u uniform, is uniform if calibrated, and is covered
+    between (1 - level) / 2 and (1 + level) / 2; this is the mean over u. So `level` is met exactly
+    at every K, and at (K - 1) / (K + 1) this is the fraction between the smallest and the largest
+    draw. Below K = 19 no draw lies beyond 90 %: the outermost ranks count in part, and the result
+    is at least 1 - (1 - level) (K + 1) / 2. It is less sensitive than `coverage`: for normal draws
     with 0.8 of the spread it is 0.86 at K = 8 and 0.83 at K = 16, against 0.83 and 0.82.
     """
     check_level(level)
@@ -196,11 +195,10 @@ def respread(draws: Array, mean: Array, factor: float) -> Array:
 def law_of_draws(draws: Array, mean: Array, truth: Array) -> Array:
     """[n, 3] rows (k, MSE_k, E + V / k) for means of k = 1, 2, 4, ... up to K draws.
 
-    MSE_k is the mean over the K // k groups of successive draws, V the variance of the
-    draws, E the MSE of `mean`. That has to be the network's own mean: with the mean of
-    the same draws the law is an identity. Both columns agree in expectation if the
-    draws are independent and centred on `mean`. If they are calibrated, E = V, and one
-    draw is 3.01 dB below the mean.
+    MSE_k is the mean over the K // k groups of successive draws, V the variance of the draws, E the
+    MSE of `mean`. That has to be the network's own mean: with the mean of the same draws the law is
+    an identity. Both columns agree in expectation if the draws are independent and centred on
+    `mean`. If they are calibrated, E = V, and one draw is 3.01 dB below the mean.
     """
     draws = members(draws)
     variance = np.mean(np.var(draws, axis=0, ddof=1))
@@ -216,12 +214,11 @@ def law_of_draws(draws: Array, mean: Array, truth: Array) -> Array:
 def reliability(draws: Array, truth: Array, edges: Array) -> Array:
     """[bins, 3] sums over voxels: number, predicted variance, squared error.
 
-    Add them over subjects, then divide by the number: the two columns are equal if
-    calibrated. One half of the draws puts a voxel into a bin; the other half gives its
-    variance and the error of its mean, less the 1/k part that is due to k draws. Then
-    the halves are swapped, so each voxel counts twice. With one set for both, a bin of
-    large variances would hold those that are large by chance, and the curve of
-    calibrated draws would be too flat.
+    Add them over subjects, then divide by the number: the two columns are equal if calibrated. One
+    half of the draws puts a voxel into a bin; the other half gives its variance and the error of
+    its mean, less the 1/k part that is due to k draws. Then the halves are swapped, so each voxel
+    counts twice. With one set for both, a bin of large variances would hold those that are large by
+    chance, and the curve of calibrated draws would be too flat.
 
     Raises:
         InputError: there are fewer than 4 draws.

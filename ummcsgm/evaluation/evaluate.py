@@ -1,10 +1,9 @@
 """Every number of an evaluation: one cached map over subjects and methods.
 
-`evaluate_subjects` reads a subject at most once and hands it to all parts that are not
-on disk yet: a method's predictions and scores, the slabs, or what a study adds. A part
-lies beside its method, under a key of all that it depends on, so that an evaluation that
-was stopped continues, and a method that is trained later, or copied in from another
-workdir, adds only what is new.
+`evaluate_subjects` reads a subject at most once and hands it to all parts that are not on disk yet:
+a method's predictions and scores, the slabs, or what a study adds. A part lies beside its method,
+under a key of all that it depends on, so that an evaluation that was stopped continues, and a
+method that is trained later, or copied in from another workdir, adds only what is new.
 
 `evaluation_results`, which `reporting` writes, has only plain values and arrays:
 

@@ -155,8 +155,7 @@ def ridge_methods(
 ) -> tuple[TrainedMethod, TrainedMethod]:
     """The quadratic and the linear floor, fitted on the training slices when first asked.
 
-    A modality has no prediction (NaN) where no training subject was scanned with all that
-    it needs.
+    A modality has no prediction (NaN) where no training subject was scanned with all that it needs.
     """
 
     @functools.cache

@@ -1,9 +1,8 @@
 """Metrics of an estimate against the truth, and the mean and sd of values over subjects.
 
-The first functions take images [..., H, W] and return a number for each image. The
-metrics that a profile (`protocols.Profile`) may name take volumes [Z, Y, X], scaled
-alike, the data range `span` and a region [Z, Y, X] bool, and return one number; they
-are in METRICS.
+The first functions take images [..., H, W] and return a number for each image. The metrics that a
+profile (`protocols.Profile`) may name take volumes [Z, Y, X], scaled alike, the data range `span`
+and a region [Z, Y, X] bool, and return one number; they are in METRICS.
 """
 
 from __future__ import annotations

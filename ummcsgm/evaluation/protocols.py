@@ -77,11 +77,10 @@ class Measure:
 class Profile:
     """All that decides the numbers of a protocol.
 
-    Volumes are cropped, the slices chosen (None: all), truth and estimate scaled
-    (`scaling` is a key of SCALINGS, with its percentiles, to 0 to `peak`), the
-    estimate's background is changed (`background` is a key of BACKGROUNDS), and the
-    measures taken. Means are taken over slices, where the metric says so, then over
-    subjects.
+    Volumes are cropped, the slices chosen (None: all), truth and estimate scaled (`scaling` is a
+    key of SCALINGS, with its percentiles, to 0 to `peak`), the estimate's background is changed
+    (`background` is a key of BACKGROUNDS), and the measures taken. Means are taken over slices,
+    where the metric says so, then over subjects.
     """
 
     name: str

@@ -123,8 +123,7 @@ def choose_evenly(z: Array, count: int) -> Array:
 
 
 def predict_patterns(evaluated: EvaluatedSubject, z: Array, predict: Callable) -> Estimate:
-    """What `predict(images, missing)` estimates of slices `z` for all patterns,
-    [Q, S, H, W, M]."""
+    """What `predict(images, missing)` estimates of slices `z` for all patterns, [Q, S, H, W, M]."""
     if not len(evaluated.missing):
         return Estimate(evaluated.truth(z)[None][:0], None)
     estimate = predict(*_inputs(evaluated, z))

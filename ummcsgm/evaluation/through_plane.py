@@ -70,9 +70,8 @@ def middle_slab(brain: Array, count: int) -> Array:
 def compare_slab(
     slices: SubjectSlices, channel: int, mean: Array, draws: dict[float, Array]
 ) -> list[dict]:
-    """A record for each of the truth, the `mean` [S, H, W, M] and the draws [K, S, H, W, M]
-    of each rho, in grey levels within the brain; none if the draws are all alike, or the
-    mean is the truth.
+    """A record for each of the truth, the `mean` [S, H, W, M] and the draws [K, S, H, W, M] of each
+    rho, in grey levels within the brain; none if the draws are all alike, or the mean is the truth.
 
     `sums` are `neighbour_sums` of the residuals, `variance` that of the draws; numbers of
     several draws are their mean. `coronal_ssim` is None if the slab is smaller than its
@@ -149,11 +148,10 @@ def fit(records: list[dict], measure: Callable[[float], list[dict]]) -> dict:
     """`rho` at which draws are as coherent as the truth, the truth's `lag_one`, and
     `draws`, pairs of a rho and the lag-1 of draws with it.
 
-    `records` are those of validation slabs with rho 0, measure(rho) makes others. A
-    sampler passes on a little less of rho than it is given, and its draws share what of
-    their mean is not the network's: where draws at `fit_rho` miss the truth's lag-1 by
-    more than CLOSE, rho moves once, on the line through these and the draws at 0. Empty
-    without records.
+    `records` are those of validation slabs with rho 0, measure(rho) makes others. A sampler passes
+    on a little less of rho than it is given, and its draws share what of their mean is not the
+    network's: where draws at `fit_rho` miss the truth's lag-1 by more than CLOSE, rho moves once,
+    on the line through these and the draws at 0. Empty without records.
     """
     if not records:
         return {}

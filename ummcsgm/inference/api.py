@@ -19,12 +19,7 @@ from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.subjects import PreparedSubject
 from ummcsgm.diffusion.samplers import SAMPLERS
 from ummcsgm.inference.draw_statistics import quantile
-from ummcsgm.inference.inputs import (
-    SubjectInputs,
-    check_modalities,
-    find_incomplete,
-    load_inputs,
-)
+from ummcsgm.inference.inputs import SubjectInputs, check_modalities, find_incomplete, load_inputs
 from ummcsgm.inference.outputs import output_units, output_volume
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model, steps_key
 from ummcsgm.inference.subject_posterior import (
@@ -69,8 +64,7 @@ class Completion:
     def quantile(self, q: float) -> dict[str, Volume]:
         """Returns the volumes that the truth is below with probability `q`, in (0, 1).
 
-        Where the draws are too few to reach `q`, it is the end of Student's prediction
-        interval.
+        Where the draws are too few to reach `q`, it is the end of Student's prediction interval.
 
         Raises:
             InputError: `q` is not in (0, 1), or there are fewer than 2 draws.

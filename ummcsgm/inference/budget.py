@@ -34,11 +34,10 @@ def within_budget(
 ) -> CompletionOptions:
     """Returns `options` with the sampler and the draws that the seconds a subject buy.
 
-    The mean first; then as many draws of `warm` as there is time for, if two or more,
-    since one alone is farther from the truth than the mean. The rate is measured on the
-    first subject that can be read, without compiling, reading and writing. What was chosen
-    for the same seconds and network in `target` is chosen again, unless
-    `options.overwrite`.
+    The mean first; then as many draws of `warm` as there is time for, if two or more, since one
+    alone is farther from the truth than the mean. The rate is measured on the first subject that
+    can be read, without compiling, reading and writing. What was chosen for the same seconds and
+    network in `target` is chosen again, unless `options.overwrite`.
 
     Raises:
         InputError: the seconds do not buy one evaluation a slice, or the draws that

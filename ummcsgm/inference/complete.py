@@ -22,12 +22,7 @@ from ummcsgm.data.subjects import PreparedSubject, network_brain
 from ummcsgm.distributed import processes
 from ummcsgm.inference.acquisition_value import expected_gains, gains_table
 from ummcsgm.inference.budget import within_budget
-from ummcsgm.inference.inputs import (
-    SubjectInputs,
-    check_modalities,
-    find_incomplete,
-    load_inputs,
-)
+from ummcsgm.inference.inputs import SubjectInputs, check_modalities, find_incomplete, load_inputs
 from ummcsgm.inference.outputs import (
     CompletionOptions,
     OutputFile,
@@ -39,11 +34,7 @@ from ummcsgm.inference.outputs import (
     write_output,
 )
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model, sampler_facts
-from ummcsgm.inference.subject_posterior import (
-    SubjectPosterior,
-    load_posterior,
-    posterior_outputs,
-)
+from ummcsgm.inference.subject_posterior import SubjectPosterior, load_posterior, posterior_outputs
 from ummcsgm.reporting.figures import Preview, check_preview, write_preview
 from ummcsgm.types import Config, Images, InputError
 from ummcsgm.utils.atomic_io import write_atomic
@@ -91,9 +82,8 @@ def complete(
     draw come from `config`, or from the checkpoint's if it is None; the calibration of
     draws is the one that `evaluate` fitted for this checkpoint, if it did.
 
-    With `options.rank_acquisitions` no volume is written: a table, and
-    advice/SUBJECT.csv in the target, say what acquiring each missing modality is expected
-    to do.
+    With `options.rank_acquisitions` no volume is written: a table, and advice/SUBJECT.csv in the
+    target, say what acquiring each missing modality is expected to do.
 
     Returns whether every subject is completed; a table says which are not.
 

@@ -122,11 +122,10 @@ def make_sampler(
     the same slices, which all draws share; a sampler that starts from the prior does not
     read it. A draw is [R, H, W, M], the seen modalities bit for bit.
 
-    The noise of a draw correlates by rho^|dz| along its slices, see `ar1_noise`. Each
-    slice alone has the same law at any rho, and is the same image whichever of its
-    neighbours are computed beside it. Draws and slices are one stream through one
-    compiled program: ceil(K R / microbatch) calls, and the memory of one draw and two
-    microbatches, whatever K is.
+    The noise of a draw correlates by rho^|dz| along its slices, see `ar1_noise`. Each slice alone
+    has the same law at any rho, and is the same image whichever of its neighbours are computed
+    beside it. Draws and slices are one stream through one compiled program: ceil(K R / microbatch)
+    calls, and the memory of one draw and two microbatches, whatever K is.
 
     Raises:
         InputError: there is no such sampler, its time grid is not valid, or rho is

@@ -331,11 +331,10 @@ def in_variance_head(params: Params) -> Any:
 class MMCSN(UNet):
     """mm-CSN: (images, missing, log_level) -> [B, H, W, M] float32, 0 at initialisation.
 
-    `images` [B, H, W, channels()] has the scaled a_t where missing and the scaled b
-    elsewhere, then the scaled b of the neighbouring slices, 0 where missing; `log_level`
-    [B] is ln(noise level) / 4. H and W must be multiples of `multiple()`. With
-    `predict_variance` the output is [B, H, W, 2M]: the image, then the log variance of
-    its error.
+    `images` [B, H, W, channels()] has the scaled a_t where missing and the scaled b elsewhere, then
+    the scaled b of the neighbouring slices, 0 where missing; `log_level` [B] is ln(noise level) /
+    4. H and W must be multiples of `multiple()`. With `predict_variance` the output is [B, H, W,
+    2M]: the image, then the log variance of its error.
     """
 
     modalities: int

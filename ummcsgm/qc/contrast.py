@@ -4,12 +4,11 @@ Fluid is bright on T2 and dark on T1, T1c and FLAIR; T1 and T1c are nearly one i
 but for vessels and tumours that are brighter on T1c; and what is bright on T2 is dark
 on both of them. The names that fit these facts best are the likely ones.
 
-With three or four of FLAIR, T1, T1c and T2 any exchange is found, except that of a T1c
-without enhancement and its T1. With only two, FLAIR, T1 and T1c are distinguished from T2,
-and T1 from T1c where enough tissue takes up gadolinium (seven of ten brains that were
-tried). FLAIR with only T1 or T1c is not checked: in real scans their tails are alike, their
-correlation varies, and neither depth nor grey and white matter distinguish them safely. PD
-is checked beside T2 with T1 or T1c only.
+With three or four of FLAIR, T1, T1c and T2 any exchange is found, except that of a T1c without
+enhancement and its T1. With only two, FLAIR, T1 and T1c are distinguished from T2, and T1 from T1c
+where enough tissue takes up gadolinium (seven of ten brains that were tried). FLAIR with only T1 or
+T1c is not checked: in real scans their tails are alike, their correlation varies, and neither depth
+nor grey and white matter distinguish them safely. PD is checked beside T2 with T1 or T1c only.
 """
 
 from __future__ import annotations

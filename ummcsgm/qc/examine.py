@@ -1,9 +1,8 @@
 """The doctor: what is wrong with the input, before any training, one sentence each.
 
-A finding says what was seen, where, and what to do. On sound data there is none. Not
-found, because no measure of it was safe: volumes under each other's names where only
-two modalities are present that look alike (`contrast` lists the pairs), and scans upside
-down or back to front.
+A finding says what was seen, where, and what to do. On sound data there is none. Not found, because
+no measure of it was safe: volumes under each other's names where only two modalities are present
+that look alike (`contrast` lists the pairs), and scans upside down or back to front.
 """
 
 from __future__ import annotations
@@ -56,9 +55,8 @@ def examine_cohort(
 ) -> list[Finding]:
     """The findings on each of the subjects, and on all of them together.
 
-    They are in the order of the subjects, whatever the number of processes;
-    `progress(done, total)` is called after each subject. `settings` are those of the
-    planned run.
+    They are in the order of the subjects, whatever the number of processes; `progress(done, total)`
+    is called after each subject. `settings` are those of the planned run.
     """
     examinations = []
     examine = partial(_examine, tuple(modalities), settings)

@@ -22,8 +22,7 @@ VIEWS = {"images": "images", "error": "absolute error", "sd": "predicted standar
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph. Its style is "warning", "run" (the name of the study that follows) or
-    empty."""
+    """A paragraph. Its style is "warning", "run" (the name of the study that follows) or empty."""
 
     text: str
     style: str = ""

@@ -33,10 +33,9 @@ PICTURES = {
 class StudyResults:
     """Everything a report shows of one workdir.
 
-    Rows are those of results.json, with NaN where a number is null. `galleries` has a
-    file for each subject, `logs` points [n, 2] of step and loss for each method,
-    `pictures` the calibration PNGs with their captions; `figure` is the Figure 2 of one
-    slice.
+    Rows are those of results.json, with NaN where a number is null. `galleries` has a file for each
+    subject, `logs` points [n, 2] of step and loss for each method, `pictures` the calibration PNGs
+    with their captions; `figure` is the Figure 2 of one slice.
     """
 
     name: str

@@ -35,8 +35,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Cell:
-    """A printed number or word, whether it is the best of its column, and small print below
-    it."""
+    """A printed number or word, whether it is the best of its column, and small print below it."""
 
     text: str
     best: bool = False

@@ -145,10 +145,7 @@ def _is_trained(workdir: pathlib.Path, name: str) -> bool:
 
 
 def _method_entries(
-    workdir: pathlib.Path,
-    spec: EvaluationSpec,
-    methods: Sequence[TrainedMethod],
-    results: Results,
+    workdir: pathlib.Path, spec: EvaluationSpec, methods: Sequence[TrainedMethod], results: Results
 ) -> list[dict]:
     """The study's `methods` in the order of the table: name, title, note and costs of each
     that has rows, and these `rows`."""
@@ -302,10 +299,7 @@ def study_notes(evaluation_facts: dict, neighbours: int) -> list[str]:
 
 
 def _galleries(
-    spec: EvaluationSpec,
-    mm_csn: TrainedMethod,
-    methods: Sequence[TrainedMethod],
-    results: Results,
+    spec: EvaluationSpec, mm_csn: TrainedMethod, methods: Sequence[TrainedMethod], results: Results
 ) -> dict[str, dict[str, Array]]:
     """By shown subject: the slices `z` and [M, S, H, W] uint8 grey levels of the truth and
     of the trained methods, a draw and the sd of the mm-CSN."""

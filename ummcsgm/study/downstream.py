@@ -26,12 +26,7 @@ from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
-from ummcsgm.evaluation.subject import (
-    EvaluatedSubject,
-    SubjectSlices,
-    choose_evenly,
-    read_subject,
-)
+from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices, choose_evenly, read_subject
 from ummcsgm.inference.outputs import write_output
 from ummcsgm.inference.predictor import in_microbatches, slice_addresses
 from ummcsgm.training import checkpoint
@@ -174,9 +169,8 @@ def segment_replaced(
 def overlaps(found: Array, labels: Array) -> list[dict]:
     """How `found`, probabilities [S, H, W, 3] of REGIONS, agree with `labels`.
 
-    For each region its Dice, 2 |A and B| / (|A| + |B|), None where the labels have
-    nothing of it, and its number of `voxels` in the labels and `predicted`: those of a
-    probability above a half.
+    For each region its Dice, 2 |A and B| / (|A| + |B|), None where the labels have nothing of it,
+    and its number of `voxels` in the labels and `predicted`: those of a probability above a half.
     """
     records = []
     for index, name in enumerate(REGIONS):
@@ -190,9 +184,8 @@ def overlaps(found: Array, labels: Array) -> list[dict]:
 def dice_summary(records: Sequence[dict]) -> list[dict]:
     """Means over subjects, a row for each method, replaced modality and region.
 
-    Subjects that have nothing of the region are `skipped` and have no Dice; the mean
-    number of voxels that were predicted in them is `false_voxels`. None where there are
-    too few subjects.
+    Subjects that have nothing of the region are `skipped` and have no Dice; the mean number of
+    voxels that were predicted in them is `false_voxels`. None where there are too few subjects.
     """
     rows = []
     names = ("method", "modality", "region")
@@ -215,8 +208,7 @@ def dice_summary(records: Sequence[dict]) -> list[dict]:
 def probability_map(segment: Callable[[Images], Array], draws: Iterable[Images]) -> Array:
     """[S, H, W, 3]: the probability of each of REGIONS, over draws [K, S, H, W, M].
 
-    The mean over draws of the probability that `segment` gives; one draw is in memory at
-    a time.
+    The mean over draws of the probability that `segment` gives; one draw is in memory at a time.
     """
     total, count = 0.0, 0
     for images in draws:
@@ -250,10 +242,9 @@ def compare_maps(
 def score_map(maps: Array, labels: Array, brain: Array) -> list[dict]:
     """A record for each region of `maps` [S, H, W, 3].
 
-    The numbers of `overlaps`, the Brier score (the mean squared error of the probability,
-    over the brain), and the counts of a reliability table: of each of BINS of probability
-    the brain's voxels in it, the sum of their probabilities (`said`), and how many of
-    them are of the region (`true`).
+    The numbers of `overlaps`, the Brier score (the mean squared error of the probability, over the
+    brain), and the counts of a reliability table: of each of BINS of probability the brain's voxels
+    in it, the sum of their probabilities (`said`), and how many of them are of the region (`true`).
     """
     records = overlaps(maps, labels)
     for index, record in enumerate(records):

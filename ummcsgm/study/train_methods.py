@@ -1,8 +1,7 @@
 """Training of the mm-CSN and of a study's other methods, each in its folder.
 
-The mm-CSN's checkpoints lie in WORKDIR itself, another method's in
-WORKDIR/methods/NAME: methods may be trained in several workdirs, on several machines,
-and their folders copied together.
+The mm-CSN's checkpoints lie in WORKDIR itself, another method's in WORKDIR/methods/NAME: methods
+may be trained in several workdirs, on several machines, and their folders copied together.
 """
 
 import functools

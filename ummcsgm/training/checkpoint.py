@@ -1,12 +1,10 @@
 """Checkpoints by Orbax: save, restore, restore the EMA alone.
 
-A checkpoint has three items: `state` (a pytree of arrays), `ema` (the averaged
-parameters, which can be read alone) and `about`, JSON metadata: the config and what else
-is needed to use the weights. Orbax writes to a temporary folder and renames it, so a
-checkpoint is complete or absent.
+A checkpoint has three items: `state` (a pytree of arrays), `ema` (the averaged parameters, which
+can be read alone) and `about`, JSON metadata: the config and what else is needed to use the
+weights. Orbax writes to a temporary folder and renames it, so a checkpoint is complete or absent.
 
-All processes of a job save together, and Orbax lets the first one write; each reads by
-itself.
+All processes of a job save together, and Orbax lets the first one write; each reads by itself.
 """
 
 import pathlib

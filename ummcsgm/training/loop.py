@@ -1,8 +1,7 @@
 """The loop around the training step: prefetch, log, save, stop.
 
-Schedulers signal the processes of a job at different moments, and a step belongs to all
-of them: a flag in every step says whether a process received a signal, so that all stop
-after the same step.
+Schedulers signal the processes of a job at different moments, and a step belongs to all of them: a
+flag in every step says whether a process received a signal, so that all stop after the same step.
 """
 
 import contextlib
@@ -45,12 +44,11 @@ def run_training(
 ) -> Any:
     """The state after `options.steps` of `step(state, (batch, stop_flags))`.
 
-    `batches.from_step(n)` iterates over the batches from step n on. `save(step, state)`
-    is called every `save_every` steps and at the end, `log(step, metrics)` for every
-    step, and `before_step(i)` before the i-th step of this call. The next step is
-    dispatched before the metrics of the last are read, so that the device never waits
-    for the log. SIGTERM and SIGINT end the loop after a step; it saves and exits with
-    128 + the signal's number.
+    `batches.from_step(n)` iterates over the batches from step n on. `save(step, state)` is called
+    every `save_every` steps and at the end, `log(step, metrics)` for every step, and
+    `before_step(i)` before the i-th step of this call. The next step is dispatched before the
+    metrics of the last are read, so that the device never waits for the log. SIGTERM and SIGINT end
+    the loop after a step; it saves and exits with 128 + the signal's number.
 
     Raises:
         FloatingPointError: `options.max_nonfinite` steps in a row were not finite.

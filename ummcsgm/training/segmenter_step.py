@@ -40,9 +40,8 @@ def make_segment(model: Segmenter) -> Callable[[Params, Images], Array]:
 def losses(logits: Array, labels: Array) -> tuple[Losses, Losses]:
     """(loss, soft Dice), each [B], both 0 where the labels are UNKNOWN.
 
-    The loss is the mean cross entropy of pixels and 1 - the mean soft Dice of REGIONS,
-    with 1 voxel added to numerator and denominator, so that an empty prediction of an
-    empty region scores 1.
+    The loss is the mean cross entropy of pixels and 1 - the mean soft Dice of REGIONS, with 1 voxel
+    added to numerator and denominator, so that an empty prediction of an empty region scores 1.
     """
     target = (labels[..., None] == np.array(CLASSES)).astype(jnp.float32)
     entropy = -jnp.sum(target * jax.nn.log_softmax(logits), axis=-1).mean((1, 2))

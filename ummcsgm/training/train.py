@@ -16,13 +16,7 @@ from ummcsgm.data.store import Store
 from ummcsgm.distributed import devices, processes
 from ummcsgm.training import checkpoint
 from ummcsgm.training.dsm_step import TrainState
-from ummcsgm.training.logging import (
-    TRACES,
-    TrainingLog,
-    peak_flops,
-    profiler_trace,
-    program_flops,
-)
+from ummcsgm.training.logging import TRACES, TrainingLog, peak_flops, profiler_trace, program_flops
 from ummcsgm.training.loop import TrainOptions, run_training, with_stop_flag
 from ummcsgm.types import InputError
 from ummcsgm.utils.provenance import write_manifest

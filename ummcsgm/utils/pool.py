@@ -18,9 +18,8 @@ def map_in_processes(
 ) -> Iterator:
     """The results of `function` for each of `items`, computed by `processes` processes.
 
-    They come in the order of `items`, or as they are done where `ordered` is False. What
-    `function` raises is raised here, after the items that are in work. The processes end
-    with this one.
+    They come in the order of `items`, or as they are done where `ordered` is False. What `function`
+    raises is raised here, after the items that are in work. The processes end with this one.
 
     Raises:
         InputError: a process was killed.

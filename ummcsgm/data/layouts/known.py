@@ -103,11 +103,10 @@ def ixi(modalities: Sequence[str], mask: str) -> Layout:
 def bids(modalities: Sequence[str], mask: str, entities: Sequence[str]) -> Layout:
     """BIDS: sub-*/[ses-*/]anat/*_{T1w,T2w,FLAIR,PDw}.nii[.gz]; T1w with ce- is T1c.
 
-    Of several files of one contrast, `entities` choose: ("run-1",) the files with run-1, else
-    files without any run, never files of another run; ("desc-",) the files without any desc.
-    The first entity decides first.
-    The segmentation is *_dseg or *_label-lesion_mask; a brain mask has the suffix
-    brain_mask, for *_desc-brain_mask.
+    Of several files of one contrast, `entities` choose: ("run-1",) the files with run-1, else files
+    without any run, never files of another run; ("desc-",) the files without any desc. The first
+    entity decides first. The segmentation is *_dseg or *_label-lesion_mask; a brain mask has the
+    suffix brain_mask, for *_desc-brain_mask.
 
     Raises InputError for an entity that is neither key-value nor key-.
     """

@@ -1,8 +1,7 @@
 """Shapes as functions of position, and smooth random fields: a phantom's raw material.
 
-A shape is its signed depth in mm, positive inside, right to first order in the
-distance from its surface; so a soft edge of one sample's width keeps coarse grids
-free of jagged steps.
+A shape is its signed depth in mm, positive inside, right to first order in the distance from its
+surface; so a soft edge of one sample's width keeps coarse grids free of jagged steps.
 """
 
 from collections.abc import Callable

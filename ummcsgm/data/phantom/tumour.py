@@ -1,8 +1,7 @@
 """A tumour in the phantom's brain: its growth and, independently, its uptake.
 
-The uptake of gadolinium has a separate random stream and is independent of the other
-contrasts. The grade follows from the finished tumour: high if it is necrotic or enhances
-brightly.
+The uptake of gadolinium has a separate random stream and is independent of the other contrasts. The
+grade follows from the finished tumour: high if it is necrotic or enhances brightly.
 """
 
 from dataclasses import dataclass
