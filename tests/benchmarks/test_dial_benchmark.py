@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -135,6 +136,16 @@ def test_the_key_depends_on_parameters_cases_draws_and_noise(comparison):
     ]
     assert same.key == comparison.key
     assert len({comparison.key, *(other.key for other in others)}) == 5
+
+
+def test_the_key_depends_on_the_code(monkeypatch):
+    names = ("seed", "time_grid", "sigma_min", "warm_start_sigma")
+    options = types.SimpleNamespace(**dict.fromkeys(names, 1))
+    trained = types.SimpleNamespace(digest="abc")
+    comparison = dial.Comparison(trained, options, (), draws=2)
+    before = comparison.key
+    monkeypatch.setattr(dial, "code_digest", lambda: "other code", raising=False)
+    assert comparison.key != before
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from ummcsgm.inference import complete, inputs, outputs, predictor, subject_post
 from ummcsgm.inference.outputs import CompletionOptions
 from ummcsgm.types import Estimate, InputError
 from ummcsgm.utils import atomic_io
-from ummcsgm.utils.provenance import versions
+from ummcsgm.utils.provenance import code_digest, versions
 
 pytest_plugins = ["tiny_study"]
 
@@ -292,6 +292,7 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
 
     def calibrate(rho):
         saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
+        saved |= {"code_sha256": code_digest()}
         saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
         saved |= {"fits": {}, "rho": rho}
         atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
@@ -918,6 +919,7 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
 def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
     saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
+    saved |= {"code_sha256": code_digest()}
     saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
     saved |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
@@ -954,7 +956,13 @@ def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(stand_in
 
 
 @pytest.mark.parametrize(
-    "other", [{"parameters_sha256": "abd"}, {"sampler": "ddim"}, {"sampler_steps": 3}]
+    "other",
+    [
+        {"parameters_sha256": "abd"},
+        {"code_sha256": "abd"},
+        {"sampler": "ddim"},
+        {"sampler_steps": 3},
+    ],
 )
 def test_a_factor_of_other_draws_is_not_used(stand_in, tmp_path, other):
     fitted(tmp_path, **other)

@@ -33,6 +33,7 @@ from ummcsgm.inference.predictor import (
 )
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Estimate, InputError
+from ummcsgm.utils.provenance import code_digest
 
 pytest_plugins = ["tiny_study"]
 
@@ -447,7 +448,8 @@ DRAWS = {
     "warm_start_sigma": 3.0,
 }
 FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
-SAVED = {"parameters_sha256": "abc", "sampler": "warm", "fits": FITS, "rho": 0.625} | DRAWS
+SAVED = {"parameters_sha256": "abc", "code_sha256": code_digest(), "sampler": "warm"}
+SAVED |= {"fits": FITS, "rho": 0.625} | DRAWS
 
 
 def read(folder, **changes):
@@ -462,6 +464,9 @@ def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(t
     assert read(tmp_path) == Calibration(FITS, 0.625)
     assert capsys.readouterr().out == ""
     assert read(tmp_path, parameters_sha256="abd") == nothing
+    assert "another checkpoint" in capsys.readouterr().out
+    assert read(tmp_path, code_sha256="abd") == nothing
+    assert "is of another version of the code; --mode" in capsys.readouterr().out
     assert read(tmp_path, sampler="ddim") == Calibration({}, 0.625)
     for name, value in {"sampler_steps": 13, "sigma_min": 0.05, "warm_start_sigma": 1.0}.items():
         capsys.readouterr()

@@ -15,9 +15,7 @@ import argparse
 import csv
 import dataclasses
 import functools
-import hashlib
 import io
-import json
 import os
 import pathlib
 import time
@@ -44,7 +42,8 @@ from ummcsgm.inference.predictor import (
 )
 from ummcsgm.reporting.figures import write_dial
 from ummcsgm.types import Array, Images, InputError, Missing
-from ummcsgm.utils.atomic_io import write_atomic
+from ummcsgm.utils.atomic_io import digest, write_atomic
+from ummcsgm.utils.provenance import code_digest
 
 STEPS = "1,2,4,6,8,12,16,20,50,100,250,1000"
 SCORES = ("psnr_draw", "psnr_mean", "crps", "spread_skill")
@@ -83,12 +82,11 @@ class Comparison:
 
     @property
     def key(self) -> str:
-        """A hash of all that the scores depend on: parameters, cases, draws, noise levels."""
+        """A hash of all that the scores depend on: code, parameters, cases, draws, noise levels."""
         cases = [[case.subject, case.z.tolist(), case.channel] for case in self.cases]
         options = self.options
         levels = [options.seed, options.time_grid, options.sigma_min, options.warm_start_sigma]
-        values = [self.trained.digest, cases, self.draws, levels]
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+        return digest([code_digest(), self.trained.digest, cases, self.draws, levels])[:16]
 
 
 def make_cases(trained: TrainedModel, subject: Subject, slices: int) -> list[TestCase]:

@@ -8,9 +8,10 @@ method that is trained later, or copied in from another workdir, adds only what 
 `evaluation_results`, which `reporting` writes, has only plain values and arrays:
 
 rows        table.csv: dicts of method, missing, modality, profile, profile_hash, metric,
-            mean, sd, subjects, slices; means over subjects
+            mean, sd, subjects; means over subjects. Also slices, which no file has
 subjects    subjects.csv: dicts of subject, group, method, missing, modality, slices,
-            psnr, ssim_global, ssim_wang, mae, crps (None where not measured)
+            psnr, ssim_global, ssim_wang, mae. Also crps (None where not measured),
+            which study/subjects.csv has and this file has not
 records     calibration.csv: dicts of subject, group, method, draws, slices, missing,
             modality, voxels, mae_of_mean, mse_of_mean; `raw` and `recalibrated`, each
             the numbers of those draws or None, and `predicted` or None
@@ -443,6 +444,7 @@ def calibrate(
     content = {
         "step": method.costs.steps,
         "parameters_sha256": method.digest,
+        "code_sha256": code_digest(),
         "sampler": SAMPLER,
         **{key: getattr(options, key) for key in (*DRAW_KEYS, "draws", "draw_slices", "seed")},
         "factors": _factors(fits),

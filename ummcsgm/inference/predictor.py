@@ -42,6 +42,7 @@ from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint
 from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
 from ummcsgm.utils.atomic_io import read_json
+from ummcsgm.utils.provenance import code_digest
 from ummcsgm.utils.suggest import did_you_mean
 
 MODES = ("mean", *SAMPLERS)
@@ -277,7 +278,8 @@ class Calibration(NamedTuple):
 def read_calibration(
     workdir: pathlib.Path, trained: TrainedModel, sampler: str, options: EvaluationOptions
 ) -> Calibration:
-    """Returns the calibration fitted with these parameters; no fits and rho 0 without one.
+    """Returns the calibration fitted with these parameters and this code; without one, no fits
+    and rho 0.
 
     Factors are valid for one sampler, its number of steps and their noise levels only: for
     other draws there are none, and a line is printed that says so.
@@ -291,6 +293,9 @@ def read_calibration(
         if saved["parameters_sha256"] != trained.digest:
             if path.is_file():
                 _warn_not_recalibrated(path, sampler, "another checkpoint")
+            return Calibration({}, 0.0)
+        if saved.get("code_sha256") != code_digest():
+            _warn_not_recalibrated(path, sampler, "another version of the code")
             return Calibration({}, 0.0)
         fits = {name: dict(fit) for name, fit in saved["fits"].items()}
         if not all(0 < fit["factor"] < math.inf for fit in fits.values()):

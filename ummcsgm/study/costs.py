@@ -14,6 +14,7 @@ from ummcsgm.evaluation.subject import EvaluatedSubject
 from ummcsgm.training.logging import training_seconds
 from ummcsgm.types import Missing, Stacks
 from ummcsgm.utils.atomic_io import read_json, write_atomic
+from ummcsgm.utils.provenance import code_digest
 
 FILE = "costs.json"
 REPEATS = 5  # of a timed prediction
@@ -28,13 +29,14 @@ def method_costs(
     """The costs of the method that was trained in `folder`; None for what is unknown.
 
     GFLOP and seconds of a slice are measured once, on the slices of the subject that
-    `read` gives, and kept in folder/costs.json until the parameters change.
+    `read` gives, and kept in folder/costs.json until the parameters or the code change.
     """
     path, keys = folder / FILE, ("gflop", "seconds_per_slice")
     measured = read_json(path) if path.is_file() else {}
-    if measured.get("digest") != method.digest or not all(key in measured for key in keys):
+    versions = {"digest": method.digest, "code_sha256": code_digest()}
+    if not (versions.items() <= measured.items() and all(key in measured for key in keys)):
         seconds = _seconds_per_slice(method, read(), microbatch)
-        measured = {"digest": method.digest, "gflop": method.costs.count_gflop()}
+        measured = versions | {"gflop": method.costs.count_gflop()}
         measured["seconds_per_slice"] = seconds
         write_atomic(path, json.dumps(measured))
     return {
