@@ -88,7 +88,7 @@ def test_a_package_imports_only_what_is_below_it():
 
 
 def test_packages_form_at_most_nine_levels_without_a_circle():
-    """types and utils are one level, cli and main are one."""
+    """Of packages: the modules types and main count with utils and cli."""
     used, level = package_imports(), {}
     used["utils"] -= {"types"}
     used["main"] = used["cli"] | (used["main"] - {"cli"})
@@ -120,6 +120,22 @@ def test_configs_import_nothing_of_the_package():
     for path in (ROOT / "configs").glob("*.py"):
         modules = {name.split(".")[0] for name in names_of(ast.parse(path.read_text()))}
         assert "ml_collections" in modules and not modules & {"ummcsgm", "jax", "flax"}, path
+
+
+def test_the_reader_sees_what_the_rules_forbid():
+    """Imports in functions, aliases and attributes: else a broken reader passes everything."""
+    tree = ast.parse(
+        "import jax as j\nfrom ummcsgm.data import nifti\nfrom ummcsgm.study import compare\n"
+        "def f():\n    import nibabel as nib\n    return jax.pmap(f)\n"
+    )
+    assert {"jax", "nibabel", "jax.pmap", "ummcsgm.data.nifti"} <= names_of(tree)
+    assert below("data.nifti", ["data"]) and not below("database", ["data"])
+
+
+def test_the_public_names_exist():
+    """__init__ imports by strings on first use, which the table cannot see."""
+    code = "import ummcsgm; [getattr(ummcsgm, name) for name in ummcsgm.__all__]"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
 def test_at_most_six_modules_lie_directly_in_the_package():

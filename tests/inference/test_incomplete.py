@@ -68,7 +68,7 @@ def test_only_what_has_a_truth_is_scored_under_the_name_of_all_that_is_missing(r
     facts = json.loads((run / "evaluation" / "metrics.json").read_text())["facts"]
     assert (facts["questions"], facts["scored"]) == (8, 6)
     text = (run / "evaluation" / "table.md").read_text()
-    assert "6 of 8 questions were asked" in text
+    assert "6 of 8 missing patterns were scored" in text
     assert (run / "evaluation" / "figure.png").is_file()
 
 

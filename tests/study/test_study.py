@@ -126,7 +126,7 @@ def test_costs_and_facts_are_those_of_the_run(table):
     notes = {entry["name"]: entry["note"] for entry in found["methods"]}
     assert "dapted" in notes["mm-gan"]
     assert "0.02 of its channels, its learning rates times 1, 2 missing" in notes["mm-gan"]
-    assert "On 8 answers of the other rows' " in notes["algorithm1"]
+    assert "On 8 slices of the other rows' " in notes["algorithm1"]
     assert found["paper"] == []
 
 

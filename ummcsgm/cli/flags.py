@@ -55,7 +55,14 @@ FLAG_TABLE = (
         ("complete",),
         "mean, warm, ddim, ...: docs/completing.md",
     ),
-    Flag("quantiles", "Q,Q", "list", None, ("complete",), "of several draws; 0.05,0.5,0.95"),
+    Flag(
+        "quantiles",
+        "Q,Q",
+        "list",
+        None,
+        ("complete",),
+        "of several draws: 0.05,0.5,0.95",
+    ),
     Flag("keep_draws", "", "bool", True, ("complete",), "write each of several draws"),
     Flag("budget-seconds", "S", "float", None, ("complete",), "chooses sampler and draws"),
     Flag("advise", "", "bool", False, ("complete",), "which missing scan would help most"),
@@ -146,10 +153,10 @@ def _check_config(arguments: list[str]) -> None:
     """Raises InputError unless the file of --config makes a config that has every key
     that the command line changes."""
     words = [part for word in arguments for part in word.split("=", 1)]
-    place = next((i for i, word in enumerate(words) if word in ("--config", "-config")), None)
-    if place is None or place + 1 == len(words):
+    position = next((i for i, word in enumerate(words) if word in ("--config", "-config")), None)
+    if position is None or position + 1 == len(words):
         return
-    config = _read_config(*words[place + 1].split(":", 1))
+    config = _read_config(*words[position + 1].split(":", 1))
     for word in arguments:
         found = re.match(r"(--?(?:no)?config\.)([^=\[]+)", word)
         if found:

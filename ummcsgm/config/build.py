@@ -23,6 +23,7 @@ from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.training.loop import TrainOptions
 from ummcsgm.training.segmenter_step import CLASSES
 from ummcsgm.types import InputError
+from ummcsgm.utils.provenance import lists_to_tuples
 from ummcsgm.utils.suggest import did_you_mean
 
 
@@ -36,7 +37,7 @@ class EvaluationOptions:
     time_grid: str  # the grid of the other samplers, one of time_grids.LEVEL_GRIDS
     sigma_min: float  # the noise level at which they end
     warm_start_sigma: float  # the one at which `warm` begins
-    draws: int  # of each question, to measure what is not known
+    draws: int  # of each missing pattern, to measure the uncertainty
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
     slab_slices: int  # neighbouring slices, to measure how they go together
@@ -226,13 +227,7 @@ def config_to_json(config: ConfigDict) -> dict:
 
 def config_from_json(fields: dict) -> ConfigDict:
     """Returns the inverse of `config_to_json`: a locked config; lists become tuples."""
-
-    def restore(value):
-        if isinstance(value, dict):
-            return {key: restore(inner) for key, inner in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    return ConfigDict(restore(fields)).lock()
+    return ConfigDict(lists_to_tuples(fields)).lock()
 
 
 def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:

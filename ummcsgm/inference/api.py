@@ -223,6 +223,8 @@ def _load(
 ) -> tuple[PreparedSubject, SubjectInputs, bool]:
     """The subject as the network sees it; whether arrays came in."""
     if isinstance(volumes, str | os.PathLike):
+        if mask is not None or spacing is not None:
+            raise InputError("mask and spacing are read from a subject's folder: leave them out.")
         folder = pathlib.Path(volumes)
         found = find_incomplete(trained, folder, missing)
         if found.problems:
@@ -246,6 +248,8 @@ def _load(
     kinds = {_kind(volume) for volume in files.values()}
     if len(kinds) > 1:
         raise InputError(f"the volumes are {' and '.join(sorted(kinds))}: give one kind.")
+    if spacing is not None and kinds != {"arrays"}:
+        raise InputError("spacing is for arrays: images and files have their own; leave it out.")
     with tempfile.TemporaryDirectory() as folder:
         if kinds != {"paths"}:
             dx, dy = reversed(trained.spacing)

@@ -103,9 +103,9 @@ def complete(
     found = find_incomplete(trained, pathlib.Path(source), unused)
     if options.budget_seconds is not None and found.subjects:
         # The first process of a job measures for all.
-        asked = options if processes.is_main() else replace(options, overwrite=False)
+        requested = options if processes.is_main() else replace(options, overwrite=False)
         chosen = processes.main_process_first(
-            lambda: within_budget(asked, trained, sampling, found.subjects, target)
+            lambda: within_budget(requested, trained, sampling, found.subjects, target)
         )
         options = replace(chosen, overwrite=options.overwrite)
     posterior = load_posterior(workdir, trained, options.sampler, sampling)

@@ -103,16 +103,16 @@ def _score_notes(facts: dict) -> list[str]:
     """How the scores were obtained, a sentence each."""
     notes = [
         f"{facts['test_subjects']} test subjects; checkpoint of step {facts['step']}. "
-        "The floors and the mean answer for every scored slice.",
+        "The floors and the mean were computed for every scored slice.",
         "Every method is given the truth's own intensity scale and brain mask; where a "
         "scan is really missing, these are estimated from the others.",
     ]
     unscored = facts["questions"] - facts["scored"]
     if unscored:
         notes.append(
-            f"{facts['scored']} of {facts['questions']} questions were asked: for the "
-            f"other {unscored} a subject lacks the truth, or all else. What a subject "
-            "was never scanned with is missing in each of its questions."
+            f"{facts['scored']} of {facts['questions']} missing patterns were scored: for the "
+            f"other {unscored} a subject lacks the truth, or every given modality. A modality "
+            "that a subject was never scanned with is missing in all its patterns."
         )
     for key, title in (("algorithm1", "Algorithm 1"), ("warm", "The warm start")):
         sampled = facts[key]
@@ -121,7 +121,7 @@ def _score_notes(facts: dict) -> list[str]:
                 np.mean(list(sampled[name].values())) for name in ("psnr", "psnr_of_mean")
             )
             notes.append(
-                f"{title} answers for {sampled['slices']} slices of "
+                f"{title} was run on {sampled['slices']} slices of "
                 f"{sampled['subjects']} subjects. There, with one modality missing, its PSNR "
                 f"is {draw:.2f} dB and that of the mean on the same slices {mean:.2f} dB; "
                 "a perfect sampler's draw is 3.01 dB below a perfect mean."
@@ -203,7 +203,7 @@ def _calibration_document(evaluation: dict) -> Document:
     for name in list(evaluation["pictures"])[:1]:
         notes.append(f"uncertainty.png shows a slice of {name}, its draws as drawn.")
     sections.append(Section("Notes", (Bullets((*notes, RESEARCH_ONLY)),)))
-    title = "Is the uncertainty what it claims to be"
+    title = "Calibration of the uncertainty"
     return Document(title, (Paragraph(opening),), tuple(sections))
 
 
@@ -350,7 +350,7 @@ def _coherence_document(facts: dict, records: list[dict], shown: list[str]) -> D
         notes.append("There is no validation subject to fit a rho on: slices are drawn one by one.")
     notes += [f"coherence.png shows a coronal plane of {name}." for name in shown]
     sections.append(Section("Notes", (Bullets((*notes, RESEARCH_ONLY)),)))
-    return Document("Do neighbouring slices go together", (Paragraph(opening),), tuple(sections))
+    return Document("Coherence of neighbouring slices", (Paragraph(opening),), tuple(sections))
 
 
 def _with_interval(row: dict, key: str) -> str:

@@ -223,7 +223,7 @@ def cost_tables(studies: list[StudyResults]) -> list[Table]:
                 rows.append((*_label(studies, (study.name, method["name"])), *numbers))
     if not rows:
         return []
-    note = "GFLOP are of one forward pass of one slice as the method answers with it."
+    note = "GFLOP of one forward pass of the network for one slice."
     labels = _label_columns(studies)
     return [Table("Costs", (*labels, *columns), rows, (note,), len(labels))]
 
@@ -346,8 +346,8 @@ def _table_by_size(studies: list[StudyResults], rows: Rows, caption: str, folded
             lines.append(line)
     columns = ("missing", *_label_columns(studies), *modalities)
     note = (
-        "Means over the configurations with so many missing that the column is among; n is the "
-        "number of answers in a mean."
+        "Means over the missing patterns of that size that contain the column's modality; n is "
+        "the number of predictions in a mean."
     )
     return Table(caption, columns, lines, (note,), 1 + len(_label_columns(studies)), folded)
 

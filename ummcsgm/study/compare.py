@@ -186,8 +186,8 @@ def _fewer_slices(count: int, others: int) -> str:
     if count == others:
         return ""
     return (
-        f"On {count} answers of the other rows' {others}: its numbers, "
-        "but for the CRPS, are not to be compared with theirs."
+        f"On {count} slices of the other rows' {others}: do not compare its numbers with "
+        "theirs, except the CRPS."
     )
 
 
@@ -263,7 +263,7 @@ def _budget(entries: Sequence[dict], patterns_per_image: int) -> str:
         several = "s"[: patterns_per_image > 1]
         return (
             f"Every trained method saw the same number of images, {seen.pop()}, the "
-            f"mm-CSN and regression {patterns_per_image} question{several} of each."
+            f"mm-CSN and regression {patterns_per_image} missing pattern{several} of each."
         )
     parts = [
         f"{title} {cost['images_seen']} images in {_seconds(cost['train_seconds'])}"
@@ -281,8 +281,8 @@ def study_notes(evaluation_facts: dict, neighbours: int) -> list[str]:
     notes = []
     if neighbours:
         notes.append(
-            "The mm-CSN and regression see the neighbours of the slice that they answer "
-            f"for, up to {neighbours} away; the published methods, that slice alone."
+            "The mm-CSN and regression see the neighbours of the slice that they predict, "
+            f"up to {neighbours} away; the published methods see that slice alone."
         )
     return [
         *notes,
@@ -290,7 +290,7 @@ def study_notes(evaluation_facts: dict, neighbours: int) -> list[str]:
         "truth's own intensity scale and brain mask.",
         "mm-CSN draws are of the network whose mean is the row above them, after "
         f"{evaluation_facts['few']} further evaluations; a draw that is right has 3 dB less PSNR "
-        "than the mean. Their CRPS is the fair one of all draws of a question: that of "
+        "than the mean. Their CRPS is the fair one of all draws of a pattern: that of "
         "as many draws as one likes.",
         "Differences are the mm-CSN mean minus the method, p of Wilcoxon's signed-rank "
         "test over subjects, corrected by Holm for all methods and modalities of a "

@@ -7,6 +7,7 @@ import pathlib
 import platform
 import subprocess
 import time
+from typing import Any
 
 import jax
 
@@ -59,7 +60,7 @@ def write_manifest(
         "starts": [*starts, {"step": step, "config": config, **environment_facts()}],
     }
     write_atomic(path, json.dumps(manifest, indent=1))
-    text = CONFIG_FILE.format(fields=_tuples(config))
+    text = CONFIG_FILE.format(fields=lists_to_tuples(config))
     write_atomic(workdir / "config.py", text)
 
 
@@ -134,7 +135,8 @@ def commit() -> str | None:
     return said.stdout.strip()
 
 
-def _tuples(value):
+def lists_to_tuples(value: Any) -> Any:
+    """Returns JSON values as config values: every list, at any depth of dicts, a tuple."""
     if isinstance(value, dict):
-        return {key: _tuples(inner) for key, inner in value.items()}
+        return {key: lists_to_tuples(inner) for key, inner in value.items()}
     return tuple(value) if isinstance(value, list) else value
