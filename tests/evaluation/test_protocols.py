@@ -103,7 +103,7 @@ def test_a_slice_without_any_error_is_left_out_of_the_psnr_of_table1():
     ]
     assert values[0]["psnr"] == values[1]["psnr"] and np.isfinite(values[0]["psnr"])
     assert values[0]["mae"] == pytest.approx(values[1]["mae"] * 2 / 3)
-    assert values[2]["psnr"] == metrics.NO_ERROR
+    assert isinstance(values[2]["psnr"], metrics.NoErrorError)
 
 
 def test_wrong_shapes_and_slices_are_refused():
@@ -223,7 +223,8 @@ def test_a_slice_without_any_error_has_no_psnr(name):
     more = score(by_name[name], volume)
     assert more["psnr"] == psnr and np.isfinite(psnr)
     same = dataclasses.replace(volume, estimate=volume.truth)
-    assert score(by_name[name], same)["psnr"] == ("truth and estimate agree in every slice")
+    reason = score(by_name[name], same)["psnr"]
+    assert str(reason) == "truth and estimate agree in every slice"
 
 
 def slow_ssim_3d(truth, estimate, span):
@@ -383,7 +384,7 @@ def test_frames_of_brats_are_cropped_as_the_code_of_each_does():
         assert np.array_equal(cropped.truth, expected), name
         assert np.array_equal(cropped.estimate, expected[::-1]), name
         values = score(by_name[name], volume)
-        assert values == score(by_name[name], cropped)
+        assert str(values) == str(score(by_name[name], cropped))
         uncropped = dataclasses.replace(by_name[name], crop=None)
         assert values["psnr"] != score(uncropped, volume)["psnr"]
     assert cropped.brain.shape == cropped.truth.shape == (2, 180, 160)
@@ -416,21 +417,25 @@ def test_mm_gan_leaves_out_the_top_slices_of_brats():
 def test_where_nothing_can_be_measured_a_reason_stands():
     free = noisy_volume(tumour=False)
     tumour = score(by_name["tumour"], free)
-    assert tumour == dict.fromkeys(["psnr", "ssim", "mae"], "tumour-free")
+    assert {name: str(reason) for name, reason in tumour.items()} == dict.fromkeys(
+        ["psnr", "ssim", "mae"], "tumour-free"
+    )
     official = score(by_name["brasyn-official"], free)
-    assert official["ssim_tumour"] == "tumour-free"
+    assert str(official["ssim_tumour"]) == "tumour-free"
     assert official["ssim_healthy"] == official["ssim"]
     whole = score(by_name["brain-only"], free)
     assert score(by_name["healthy"], free) == whole
     bare = dataclasses.replace(free, tumour=None)
-    assert set(score(by_name["healthy"], bare).values()) == {"no segmentation"}
-    assert score(by_name["tumour"], bare)["psnr"] == "no segmentation"
+    assert {str(reason) for reason in score(by_name["healthy"], bare).values()} == {
+        "no segmentation"
+    }
+    assert str(score(by_name["tumour"], bare)["psnr"]) == "no segmentation"
     flat = noisy_volume(shape=(9, 26, 22))
     values = score(by_name["volume-3d"], flat)
-    assert "9 x 26 x 22 voxels are fewer than" in values["ssim"]
+    assert "9 x 26 x 22 voxels are fewer than" in str(values["ssim"])
     assert isinstance(values["psnr"], float)
     dark = dataclasses.replace(free, truth=free.truth * 0)
-    assert "nothing to scale by" in score(by_name["brain-only"], dark)["mae"]
+    assert "nothing to scale by" in str(score(by_name["brain-only"], dark)["mae"])
 
 
 def test_the_definitions_are_those_of_before():

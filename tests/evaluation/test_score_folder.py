@@ -28,7 +28,7 @@ from ummcsgm.data.crop import ImageSpace, SliceView, uncrop
 from ummcsgm.data.layouts import known
 from ummcsgm.data.layouts.find import find_subjects
 from ummcsgm.data.nifti import is_synthetic, read_geometry, write_like, write_new
-from ummcsgm.evaluation.metrics import NO_ERROR
+from ummcsgm.evaluation.metrics import NoErrorError
 from ummcsgm.evaluation.protocols import PROFILES, profile_hash
 from ummcsgm.evaluation.score_subject import Prediction, score_subject
 from ummcsgm.evaluation.subject import read_subject, score_prediction
@@ -393,7 +393,7 @@ def test_evaluate_and_score_agree_where_slices_have_no_error(gain, tmp_path):
         if row["profile"] == "umm-csgm-table1"
     }
     if gain == 1:
-        assert scores.pop("psnr") == NO_ERROR and evaluated["psnr"] is None
+        assert scores.pop("psnr") == str(NoErrorError()) and evaluated["psnr"] is None
     else:
         assert 20 < scores["psnr"] < 30
     assert scores == {name: evaluated[name] for name in scores}

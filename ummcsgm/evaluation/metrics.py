@@ -19,11 +19,17 @@ from ummcsgm.types import Array, InputError
 WANG_SIGMA = 1.5  # pixels
 WANG_RADIUS = 5  # pixels: the window is 11 x 11
 CHUNK = 16  # slices that are filtered at once; bounds the memory
-NO_ERROR = "truth and estimate agree in every slice"
 
 
 class NotMeasuredError(Exception):
     """The reason why a metric has no value for a subject."""
+
+
+class NoErrorError(NotMeasuredError):
+    """PSNR has no value: no slice has an error."""
+
+    def __init__(self):
+        super().__init__("truth and estimate agree in every slice")
 
 
 def psnr(truth: Array, estimate: Array, peak: float) -> Array:
@@ -153,7 +159,7 @@ def _psnr_slices(truth: Array, estimate: Array, span: float, region: Array) -> f
     values = psnr(truth, estimate, span)
     values = values[~np.isposinf(values)]
     if not values.size:
-        raise NotMeasuredError(NO_ERROR)
+        raise NoErrorError
     return np.mean(values)
 
 

@@ -107,8 +107,11 @@ def profile_hash(profile: Profile) -> str:
     return digest({"definition": asdict(profile), "versions": versions})[:12]
 
 
-def score(profile: Profile, volume: ScoredVolume) -> dict[str, float | str]:
-    """The value of each metric of `profile` by its name, or the reason why it has none.
+Reason = NotMeasuredError | InputError  # why a metric has no value; its text is reported
+
+
+def score(profile: Profile, volume: ScoredVolume) -> dict[str, float | Reason]:
+    """The value of each metric of `profile` by its name, or the Reason why it has none.
 
     Raises:
         InputError: the shapes disagree, no slice is given, or only some slices are and
@@ -123,7 +126,7 @@ def score(profile: Profile, volume: ScoredVolume) -> dict[str, float | str]:
             z = scored_slices(volume.brain, profile)
             volume = replace(volume, estimate=volume.estimate[z], slices=z)
     except InputError as error:
-        return {measure.name: str(error) for measure in profile.measures}
+        return {measure.name: error.with_traceback(None) for measure in profile.measures}
     truth = scale_truth(volume.truth[volume.slices])
     estimate = scale_estimate(volume.estimate)
     background, _ = BACKGROUNDS[profile.background]
@@ -201,14 +204,14 @@ def _cropped(crop: Crop | None, volume: ScoredVolume) -> ScoredVolume:
 
 def _value_or_reason(
     measure: Measure, truth: Array, estimate: Array, volume: ScoredVolume
-) -> float | str:
+) -> float | Reason:
     try:
         region = REGIONS[measure.region][0](volume)[volume.slices]
         if not region.any():
             raise NotMeasuredError(f"no voxel is {measure.region}")
         return float(METRICS[measure.function][0](truth, estimate, measure.span, region))
     except (NotMeasuredError, InputError) as error:
-        return str(error)
+        return error.with_traceback(None)  # which would keep the volumes in memory
 
 
 # What scales the truth's slices and the estimate's; statistics are those of the volume.

@@ -13,7 +13,7 @@ import numpy as np
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.data.nifti import Geometry, check_same_grid, read_segmentation, read_volume
 from ummcsgm.data.subjects import read_with_brain
-from ummcsgm.evaluation.protocols import PROFILES, ScoredVolume, profile_hash, score
+from ummcsgm.evaluation.protocols import PROFILES, Reason, ScoredVolume, profile_hash, score
 from ummcsgm.types import Array, InputError
 
 
@@ -107,7 +107,7 @@ def _add_scores(scores: Scores, prediction: Prediction, volume: ScoredVolume) ->
             "profile_hash": profile_hash(profile),
         }
         for metric, value in score(profile, volume).items():
-            if isinstance(value, str):
-                scores.skipped.append(labels | {"metric": metric, "reason": value})
+            if isinstance(value, Reason):
+                scores.skipped.append(labels | {"metric": metric, "reason": str(value)})
             else:
                 scores.rows.append(labels | {"metric": metric, "value": value})

@@ -21,9 +21,10 @@ from ummcsgm.data.subjects import (
     network_stacks,
     prepare_subject,
 )
-from ummcsgm.evaluation.metrics import NO_ERROR
+from ummcsgm.evaluation.metrics import NoErrorError
 from ummcsgm.evaluation.protocols import (
     TABLE1,
+    Reason,
     ScoredVolume,
     grey_levels_per_unit,
     score,
@@ -165,10 +166,10 @@ def score_prediction(
     truth = prepared.volumes[name]
     scores = score(TABLE1, ScoredVolume(truth, estimate, prepared.brain, slices=z))
     for metric, value in scores.items():
-        if isinstance(value, str) and value != NO_ERROR:
+        if isinstance(value, Reason) and not isinstance(value, NoErrorError):
             raise InputError(f"subject {evaluated.subject.name}, {metric} of {name}: {value}")
     columns = {"missing": evaluated.pattern_name(missing), "modality": name, "slices": len(z)}
-    return columns | {m: None if v == NO_ERROR else v for m, v in scores.items()}
+    return columns | {m: None if isinstance(v, Reason) else v for m, v in scores.items()}
 
 
 def absolute_error(evaluated: EvaluatedSubject, z: Array, channel: int, images: Array) -> float:
