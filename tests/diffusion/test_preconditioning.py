@@ -170,7 +170,7 @@ def test_one_evaluation_answers_the_posterior_mean(sde):
     """D(0, 1) = m - V / (V + tau^2) m: the mean but for 1 / tau(1)^2 of it."""
     images, condition, mean, variance = all_patterns(0, (8, 8))
     denoise = make_gaussian_denoise(sde, mean, variance)
-    ours = np.asarray(posterior_mean(sde, denoise, condition), np.float64)
+    ours = np.asarray(posterior_mean(denoise, condition), np.float64)
     tau = float(sde.noise_level(jnp.float32(1)))
     largest = np.linalg.eigvalsh(variance).max()
     reach = np.sqrt(np.square(mean).sum(axis=-1).max())
@@ -185,6 +185,6 @@ def test_the_mean_is_asked_of_the_token_the_loss_trains_on(make_network):
     """t = 1 for every row and exactly zero where missing."""
     network, sde = Spy(jnp.ones((15, 16, 16, 4))), SDES["vp"]
     condition = mask_inputs(jnp.asarray(voxels(0)), jnp.asarray(PATTERNS))
-    posterior_mean(sde, make_denoise(ScoreModel(network, sde, 0.4), 1.0, condition), condition)
+    posterior_mean(make_denoise(ScoreModel(network, sde, 0.4), 1.0, condition), condition)
     np.testing.assert_array_equal(np.asarray(network.inputs)[MISSING], 0)
     np.testing.assert_allclose(network.level, 0.25 * np.log(152.2), atol=1e-3)

@@ -314,6 +314,31 @@ def test_an_error_of_ones_own_is_a_traceback_whatever_its_text(kind):
     assert waits == processes.EXIT_PEER_LOST
 
 
+@pytest.mark.parametrize("error", ["callback", "runtime"])
+def test_a_step_that_fails_in_one_live_process_is_a_traceback(tmp_path, error):
+    """Not the advice to start again; the other, in the same step, does lose a process."""
+    lines = f"""
+    import pathlib
+    import numpy as np
+    from ummcsgm.training.checkpoint import open_checkpoints
+    def fail(x): raise MemoryError("the memory is full")
+    def callback(key, state, batch):
+        if index: batch = jax.pure_callback(fail, batch, batch)
+        return state + devices.sum_over_devices(batch.sum())
+    step = devices.pmap_step(callback)
+    def runtime(*arguments):
+        if index: raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: the memory is full")
+        return step(*arguments)
+    take = step if {error!r} == "callback" else runtime
+    with open_checkpoints(pathlib.Path({str(tmp_path)!r}), keep=1), processes.abort_if_peer_lost():
+        take(jax.random.key(0), np.float32(0), devices.shard(np.ones((1, 4)))).block_until_ready()
+"""
+    (waits, told), (failed, printed) = run_lines(lines)
+    assert failed == 1 and "Traceback" in printed and "the memory is full" in printed
+    assert not sentences(printed) and "start the same command" not in printed
+    assert waits == processes.EXIT_PEER_LOST and len(sentences(told)) == 1
+
+
 def test_a_step_that_cannot_be_traced_is_an_error_of_ones_own():
     lines = """
     def step(key, state, batch): raise ValueError("gloo: connection closed")

@@ -42,6 +42,9 @@ class OneBatch:
 
 
 def test_a_training_step_runs_through_eight_files(make_network, quick_compile):
+    """The files of the loop, the step and what they call. Batches, saving and logging are
+    stubs: data/loader, data/store, training/checkpoint and training/logging are beside
+    the step and are not counted."""
     network = make_network(widths=(8,), blocks=(0,), attention_max_grid=0)
     model, rule = ScoreModel(network, VP(0.1, 20.0), 0.5), UpdateRule(optax.sgd(0.1), 0.5, 1)
     patterns = missing_patterns(4, proper=False)

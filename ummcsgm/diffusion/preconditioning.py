@@ -95,7 +95,7 @@ def mm_csn_output(sde: SDE, denoise: Denoiser, condition: Condition, x: Images, 
     return condition.fill(x + score)
 
 
-def posterior_mean(sde: SDE, denoise: Denoiser, condition: Condition) -> Images:
+def posterior_mean(denoise: Denoiser, condition: Condition) -> Images:
     """E[a | b] in ONE network evaluation, and b: the denoised images of a mean query.
 
     With t = 1 and a_t = 0, b is all that is known of a. `loss.draw_dsm_inputs` trains on

@@ -6,6 +6,7 @@ sentence what happened and what to do.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLUSTER = "UMMCSGM_CLUSTER"  # a method by which JAX finds all three: gcetpu, mpi4py
 START_TIMEOUT = 300  # seconds that processes wait for the last one to start
 HEARTBEAT_TIMEOUT = 30  # seconds without a heartbeat after which a process is dead
+ALIVE_KEY = "ummcsgm_alive"  # in the coordination service; a key for each process below it
 BARRIER_TIMEOUT = 7 * 24 * 3600  # seconds; a process that ends is noticed long before
 EXIT_PEER_LOST = 75  # the exit code: trying again helps
 
@@ -70,14 +72,55 @@ def silence_nonmain() -> Iterator[None]:
 @contextlib.contextmanager
 def collective(*types: type[Exception]) -> Iterator[None]:
     """Inside, the processes of a job wait for each other: an error of JAX's runtime, or
-    of one of `types`, is a PeerLostError. JAX has no narrower type for it. Alone, or for
-    an InputError, it stays what it is."""
+    of one of `types`, is a PeerLostError if another process is gone. JAX has the same type
+    for a lost process and for a failure of this one, such as memory that is full: the error
+    stays what it is if all processes are alive, and for an InputError."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, CollectiveError, *types) as error:
-        if isinstance(error, InputError) or not is_multiprocess():
+        if isinstance(error, InputError) or not is_multiprocess() or _all_alive():
             raise
         raise PeerLostError(_first_line(error)) from error
+
+
+def _all_alive() -> bool:
+    """Whether every process of the job reports within half of HEARTBEAT_TIMEOUT from now."""
+    client = multihost.get_jax_distributed_client()
+    deadline = time.monotonic() + HEARTBEAT_TIMEOUT / 2
+    try:
+        before = dict(client.key_value_dir_get(ALIVE_KEY))
+        while time.monotonic() < deadline:
+            time.sleep(HEARTBEAT_TIMEOUT / 60)
+            now = dict(client.key_value_dir_get(ALIVE_KEY))
+            # Two reports: a lost process may have sent one that arrives now.
+            reports = [int(now[key]) - int(before.get(key, 0)) for key in now]
+            if len(reports) == jax.process_count() and min(reports) > 1:
+                return True
+    except jax.errors.JaxRuntimeError:  # the process that answers is gone
+        pass
+    return False
+
+
+@contextlib.contextmanager
+def _reports_alive() -> Iterator[None]:
+    """Inside, a thread reports that this process is alive, also while it waits for others."""
+    client, stop = multihost.get_jax_distributed_client(), threading.Event()
+    key = f"{ALIVE_KEY}/{jax.process_index()}"
+
+    def report() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the main process is gone
+            for count in itertools.count(1):
+                client.key_value_set(key, str(count), allow_overwrite=True)
+                if stop.wait(HEARTBEAT_TIMEOUT / 60):
+                    break
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(HEARTBEAT_TIMEOUT / 10)  # not for ever: the call may wait for a lost process
 
 
 def barrier(name: str) -> None:
@@ -176,8 +219,9 @@ def in_job(
         )
     ):
         try:
-            yield
-            barrier("end of the job")
+            with _reports_alive():
+                yield
+                barrier("end of the job")
         except Stopped:
             barrier("end of the job")
             jax.distributed.shutdown()

@@ -68,6 +68,8 @@ def train(
         write_manifest(folder, config, split, first)
     key = jax.random.fold_in(jax.random.key(options.seed), 1)
     batches, state = training_batches(store, options), devices.replicate(state)
+    seconds = _min_step_seconds(method.counted, state, batches) if processes.is_main() else None
+    processes.barrier("the FLOPs of a step")  # counting them may take longer than Orbax waits
 
     def save(step: int, state: TrainState) -> None:
         with processes.collective(ValueError):  # Orbax waits for all processes
@@ -81,7 +83,6 @@ def train(
         stack.enter_context(processes.abort_if_peer_lost())
         callbacks = {}
         if processes.is_main():
-            seconds = _min_step_seconds(method.counted, state, batches)
             log = stack.enter_context(TrainingLog(folder, options, first, seconds))
             traces = folder / TRACES if trace else None
             before_step = stack.enter_context(profiler_trace(traces))
