@@ -16,15 +16,21 @@ from tiny_table import table_config
 from ummcsgm.config import build_data
 from ummcsgm.config.build import build_evaluation_options, build_space
 from ummcsgm.config.build_methods import SEGMENTER, build_trainable, method_config, method_folder
+from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
 from ummcsgm.data.subjects import prepare_subject
-from ummcsgm.evaluation.methods import load_method
+from ummcsgm.evaluation.evaluate import EvaluationSpec
+from ummcsgm.evaluation.methods import TrainedMethod, load_method
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.outputs import RESEARCH, sidecar
+from ummcsgm.study import downstream as downstream_module
 from ummcsgm.study.downstream import (
     BINS,
+    MAPS,
+    REFERENCES,
     SegmentedSubject,
+    Segmenter,
     compare_maps,
     dice_summary,
     load_segmenter,
@@ -33,6 +39,8 @@ from ummcsgm.study.downstream import (
     probability_map,
     score_map,
     segment_replaced,
+    segmentation_name,
+    segmentation_parts,
     segmented_subject,
     write_maps,
 )
@@ -256,6 +264,44 @@ def test_without_a_segmenter_there_is_nothing(own_table, capsys):
     assert downstream(own_table) is None
 
 
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ("segmenter", {"network", "floor", *REFERENCES, MAPS}),
+        ("network", {"network", MAPS}),
+        ("floor", {"floor"}),
+        ("profile", {"network", "floor", *REFERENCES, MAPS}),
+        ("nothing", set()),
+    ],
+)
+def test_segmentations_are_made_again_if_what_they_are_of_changed(
+    tmp_path, subject, monkeypatch, changed, again
+):
+    options = build_evaluation_options(table_config(tmp_path))
+    space = ImageSpace(THREE, SETTINGS.view)
+    spec = EvaluationSpec(space, options, np.eye(3, dtype=bool), 0, (subject,))
+
+    def keys():
+        def digest(name):
+            return f"{name}, changed" if name == made_of else name
+
+        methods = [
+            TrainedMethod(name, tmp_path, "", "", None, digest(name))
+            for name in ("network", "floor")
+        ]
+        segmenter = Segmenter(digest("segmenter"), None)
+        parts = segmentation_parts(tmp_path, spec, segmenter, methods)
+        return {name: json.dumps(part.keys[subject.name]) for name, part in parts.items()}
+
+    made_of = "nothing yet"
+    before = keys()
+    made_of = changed
+    if changed == "profile":
+        monkeypatch.setattr(downstream_module, "profile_hash", lambda profile: "other")
+    found = {name for name, key in keys().items() if key != before[name]}
+    assert found == {name if name == MAPS else segmentation_name(name) for name in again}
+
+
 def test_the_segmenter_s_config_is_the_study_s_with_its_own_steps(table, config):
     saved = checkpoint.restore_metadata(method_folder(table / "run", SEGMENTER))
     assert saved["method"] == SEGMENTER
@@ -465,7 +511,9 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
         axis=-1,
     )
     metadata = {"missing": "t1", "draws": 8, "sampler": "warm"}
-    paths = write_maps(tmp_path / "maps", evaluated, some.slices.z, 0.75 * maps, metadata)
+    paths = write_maps(
+        tmp_path / "maps", "a", evaluated.prepared, some.slices.z, 0.75 * maps, metadata
+    )
     names = [f"a_without-t1_{name}-probability.nii.gz" for name in ("WT", "TC", "ET")]
     assert [path.name for path in paths] == names
     truth, _ = read_volume(subject.segmentation)
@@ -487,6 +535,8 @@ def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):
 def test_off_the_brain_there_is_no_tumour(both, tmp_path):
     evaluated, segmented = both
     maps = np.ones((*segmented.labels.shape, 3))
-    path, *_ = write_maps(tmp_path, evaluated, segmented.slices.z, maps, {"missing": "t2"})
+    path, *_ = write_maps(
+        tmp_path, "a", evaluated.prepared, segmented.slices.z, maps, {"missing": "t2"}
+    )
     volume, _ = read_volume(path)
     np.testing.assert_allclose(volume, evaluated.prepared.brain, atol=1e-3)

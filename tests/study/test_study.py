@@ -1,5 +1,6 @@
 """Every method by one command: the same questions, the same table, however it ran."""
 
+import collections
 import csv
 import json
 import shutil
@@ -11,6 +12,7 @@ from tiny_table import METHODS, OTHERS, table_config
 
 from ummcsgm.config import build
 from ummcsgm.data.nifti import write_new
+from ummcsgm.evaluation import subject as evaluated_subject
 from ummcsgm.evaluation.methods import load_method
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
 from ummcsgm.study import train_methods
@@ -194,6 +196,31 @@ def test_the_same_command_does_nothing_twice(own_table, capsys):
     changed = {name for name in after if before.get(name) != after[name]}
     assert not {name for name in changed if name.endswith((".csv", ".npz", ".png"))}
     assert "step " not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_each_test_subject_is_read_once_and_a_validation_subject_for_each_rho(
+    own_table, monkeypatch
+):
+    """Of a study whose first test subject is a validation subject now."""
+    reads, prepare = collections.Counter(), evaluated_subject.prepare_subject
+
+    def counted(subject, *rest):
+        reads[subject.name] += 1
+        return prepare(subject, *rest)
+
+    run = own_table / "run"
+    split = json.loads((run / "split.json").read_text())
+    split["validation"] = [split["test"].pop(0)]
+    (run / "split.json").write_text(json.dumps(split))
+    for folder in (*run.rglob("parts"), *run.rglob("costs")):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(run / "study")
+    monkeypatch.setattr(evaluated_subject, "prepare_subject", counted)
+    assert run_main("--workdir", run, "--mode", "evaluate") == 0
+    tried = json.loads((run / "calibration.json").read_text())["coherence"]["draws"]
+    assert reads == dict.fromkeys(split["test"], 1) | {split["validation"][0]: len(tried)}
+    assert any((run / "study" / "segmentation").glob("*.nii.gz"))
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
 """Every number of an evaluation: one cached map over subjects and methods.
 
-`evaluate_subjects` reads a subject at most once and hands it to all parts that are not on disk yet:
-a method's predictions and scores, the slabs, or what a study adds. A part lies beside its method,
-under a key of all that it depends on, so that an evaluation that was stopped continues, and a
-method that is trained later, or copied in from another workdir, adds only what is new.
+`evaluate_subjects` reads a subject once, or not at all, and hands it to all parts that are not on
+disk yet: a method's predictions and scores, the slabs, or what a study adds. A part lies beside its
+method, under a key of all that it depends on, so that an evaluation that was stopped continues, and
+a method that is trained later, or copied in from another workdir, adds only what is new.
 
 `evaluation_results`, which `reporting` writes, has only plain values and arrays:
 
@@ -122,7 +122,7 @@ class SubjectResult:
 
     Rows have subject, group, method, missing, modality, slices, the metrics and crps;
     records are those of draws, slabs or segmentations; arrays are by purpose ("panels",
-    "pictures", "gallery", "maps"), then by name.
+    "pictures", "gallery", "maps", "grid"), then by name.
     """
 
     rows: list[dict] = dataclasses.field(default_factory=list)
@@ -205,8 +205,9 @@ def evaluate_subjects(
 ) -> dict[str, dict[str, SubjectResult]]:
     """The results by part and subject: those on disk, and the others computed.
 
-    A subject is read when the first part is not on disk, once. The processes of a job
-    share the subjects, and all return the same.
+    A subject is read when the first part is not on disk, once; its segmentation is read
+    beside it by the parts that need it. A second call reads it again: see `calibrate`. The
+    processes of a job share the subjects, and all return the same.
     """
 
     def evaluate_one(index: int) -> dict[str, SubjectResult]:
@@ -417,6 +418,10 @@ def calibrate(
 
     `path` holds them as JSON, for `complete`; it is removed where nothing can be fitted,
     and both are empty. `folder` keeps the parts.
+
+    A validation subject is read once for the draws and the slabs with rho 0, and once more
+    for the slabs with the rho that follows from all of these, if it is not 0: subjects are
+    not kept in memory meanwhile. Test subjects are read once.
     """
     options = spec.options
 

@@ -3,7 +3,6 @@
 Methods whose folders were copied into the workdir count as those trained there.
 """
 
-import functools
 import io
 import json
 import pathlib
@@ -36,14 +35,13 @@ from ummcsgm.evaluation.evaluate import (
 )
 from ummcsgm.evaluation.methods import TrainedMethod, load_method, mm_csn_method, ridge_methods
 from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
-from ummcsgm.evaluation.subject import read_subject
 from ummcsgm.inference.predictor import TrainedModel, load_trained_model
 from ummcsgm.reporting import page
 from ummcsgm.reporting.evaluation_report import SCORE_COLUMNS, SUBJECT_COLUMNS, write_evaluation
 from ummcsgm.reporting.figures import Panels, write_figure
 from ummcsgm.reporting.tables import write_csv
 from ummcsgm.study import paper_table
-from ummcsgm.study.costs import method_costs
+from ummcsgm.study.costs import costs_name, costs_part, method_costs
 from ummcsgm.study.downstream import (
     MAPS,
     downstream_results,
@@ -102,10 +100,14 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
         for name in trained_names
         if name != SEGMENTER
     ]
-    segmenter, more = None, {}
+    more = {
+        costs_name(method.name): costs_part(method_folder(workdir, method.name), spec, method)
+        for method in (mm_csn, *methods)
+    }
+    segmenter = None
     if SEGMENTER in trained_names:
         segmenter = load_segmenter(workdir, config)
-        more = segmentation_parts(workdir, spec, segmenter, [mm_csn, *methods])
+        more |= segmentation_parts(workdir, spec, segmenter, [mm_csn, *methods])
     evaluation, results = evaluate(workdir, (spec, validation), [mm_csn, *floors, *methods], more)
     if not processes.is_main():
         return
@@ -150,13 +152,12 @@ def _method_entries(
     """The study's `methods` in the order of the table: name, title, note and costs of each
     that has rows, and these `rows`."""
     options = spec.options
-    read = functools.cache(lambda: read_subject(spec.subjects[0], spec.space, spec.patterns))
 
     def costs(method: TrainedMethod) -> dict | None:
         if method.costs is None:
             return None
         folder = method_folder(workdir, method.name)
-        return method_costs(folder, method, read, options.microbatch)
+        return method_costs(folder, method, results[costs_name(method.name)])
 
     draw = f"mm-CSN draw, 1 + {options.sampler_steps} evaluations"
     algorithm1 = f"mm-CSN Algorithm 1, {options.algorithm1_steps} evaluations"

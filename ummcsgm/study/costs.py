@@ -1,44 +1,51 @@
 """What a method costs: parameters, operations, seconds of training and of a prediction."""
 
-import json
 import pathlib
 import statistics
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from ummcsgm.data.subjects import network_stacks
+from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.subject import EvaluatedSubject
 from ummcsgm.training.logging import training_seconds
 from ummcsgm.types import Missing, Stacks
-from ummcsgm.utils.atomic_io import read_json, write_atomic
-from ummcsgm.utils.provenance import code_digest
 
-FILE = "costs.json"
 REPEATS = 5  # of a timed prediction
 
 
+def costs_name(method: str) -> str:
+    """The name of the part of a method's costs."""
+    return f"costs of {method}"
+
+
+def costs_part(folder: pathlib.Path, spec: EvaluationSpec, method: TrainedMethod) -> Part:
+    """GFLOP and seconds of a slice, a record of the first subject, on its slices.
+
+    Measured once, and kept in folder/costs until the parameters or the code change;
+    `folder` is where the method was trained.
+    """
+    microbatch = spec.options.microbatch
+
+    def compute(evaluated: EvaluatedSubject) -> SubjectResult:
+        seconds = _seconds_per_slice(method, evaluated, microbatch)
+        measured = {"gflop": method.costs.count_gflop(), "seconds_per_slice": seconds}
+        return SubjectResult(records=[measured])
+
+    keys = {subject.name: [method.digest, microbatch] for subject in spec.subjects[:1]}
+    return Part(folder / "costs", keys, compute)
+
+
 def method_costs(
-    folder: pathlib.Path,
-    method: TrainedMethod,
-    read: Callable[[], EvaluatedSubject],
-    microbatch: int,
+    folder: pathlib.Path, method: TrainedMethod, results: dict[str, SubjectResult]
 ) -> dict:
     """The costs of the method that was trained in `folder`; None for what is unknown.
 
-    GFLOP and seconds of a slice are measured once, on the slices of the subject that
-    `read` gives, and kept in folder/costs.json until the parameters or the code change.
+    `results` are those of `costs_part`.
     """
-    path, keys = folder / FILE, ("gflop", "seconds_per_slice")
-    measured = read_json(path) if path.is_file() else {}
-    versions = {"digest": method.digest, "code_sha256": code_digest()}
-    if not (versions.items() <= measured.items() and all(key in measured for key in keys)):
-        seconds = _seconds_per_slice(method, read(), microbatch)
-        measured = versions | {"gflop": method.costs.count_gflop()}
-        measured["seconds_per_slice"] = seconds
-        write_atomic(path, json.dumps(measured))
+    (measured,) = (record for result in results.values() for record in result.records)
     return {
         "parameters": method.costs.parameters,
         "gflop": measured["gflop"],

@@ -21,12 +21,20 @@ from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.config.build_methods import SEGMENTER, method_folder
 from ummcsgm.data.crop import uncrop
 from ummcsgm.data.labels import REGIONS, region
-from ummcsgm.data.subjects import network_labels, read_labels
+from ummcsgm.data.nifti import read_volume
+from ummcsgm.data.subjects import (
+    PreparedSubject,
+    network_brain,
+    network_labels,
+    read_labels,
+    view_window,
+)
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.evaluate import EvaluationSpec, Part, SubjectResult
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
-from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices, choose_evenly, read_subject
+from ummcsgm.evaluation.protocols import TABLE1, profile_hash
+from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices, choose_evenly
 from ummcsgm.inference.outputs import write_output
 from ummcsgm.inference.predictor import in_microbatches, slice_addresses
 from ummcsgm.training import checkpoint
@@ -299,16 +307,20 @@ def _reliability(records: list[dict]) -> dict:
 
 
 def write_maps(
-    folder: pathlib.Path, evaluated: EvaluatedSubject, z: Array, maps: Array, metadata: dict
+    folder: pathlib.Path,
+    name: str,
+    prepared: PreparedSubject,
+    z: Array,
+    maps: Array,
+    metadata: dict,
 ) -> list[pathlib.Path]:
-    """Writes a NIfTI file for each region of `maps` [S, H, W, 3] on the scanner's grid,
-    and a JSON file beside each; returns the volumes' paths.
+    """Writes a NIfTI file for each region of the `maps` [S, H, W, 3] of the subject of this
+    `name` on the scanner's grid, and a JSON file beside each; returns the volumes' paths.
 
     They are 0 off the brain, and in other slices than `z` [S]. `metadata` has the
     `missing` modality, which is in the names, the number of draws, their sampler, and
     digests of the networks.
     """
-    prepared, name = evaluated.prepared, evaluated.subject.name
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index, region_name in enumerate(REGIONS):
@@ -321,7 +333,7 @@ def write_maps(
             "slices": z.tolist(),
         }
         volume = np.zeros(prepared.brain.shape, np.float32)
-        volume[z] = uncrop(prepared.window, maps[..., index] * evaluated.brain(z))
+        volume[z] = uncrop(prepared.window, maps[..., index] * network_brain(prepared, z))
         volume = np.where(prepared.brain, volume.clip(0, 1), 0)
         paths.append(folder / f"{stem}.nii.gz")
         write_output(paths[-1], volume, prepared.geometry, facts | metadata)
@@ -346,7 +358,7 @@ def segmentation_parts(
     folder = method_folder(workdir, SEGMENTER) / "parts"
     known = [s for s in spec.subjects if s.segmentation is not None]
     times = {s.name: s.segmentation.stat().st_mtime_ns for s in known}
-    view = [spec.space.modalities, dataclasses.asdict(spec.space.view)]
+    view = [spec.space.modalities, dataclasses.asdict(spec.space.view), profile_hash(TABLE1)]
     parts = {}
     for name, method in ({m.name: m for m in methods} | dict.fromkeys(REFERENCES)).items():
         key = [segmenter.digest, name, method.digest if method else "", *view]
@@ -389,7 +401,8 @@ def _map_draws(
     whole: Sequence[str],
     evaluated: EvaluatedSubject,
 ) -> SubjectResult:
-    """The records of some slices; of a subject that is among `whole`, maps of all."""
+    """The records of some slices; of a subject that is among `whole`, maps of all, and
+    `grid`: their `z` and the `brain` on the scanner's grid, for `write_first_maps`."""
 
     def compare(subject: SegmentedSubject) -> tuple[list[dict], dict[str, Array]]:
         """(records, maps by the modality that is replaced)."""
@@ -409,7 +422,9 @@ def _map_draws(
     records, _ = compare(segmented_subject(evaluated, z))
     if evaluated.subject.name not in whole:
         return SubjectResult(records=records)
-    return SubjectResult(records=records, arrays={"maps": compare(_segmented(evaluated))[1]})
+    subject = _segmented(evaluated)
+    grid = {"z": subject.slices.z, "brain": evaluated.prepared.brain}
+    return SubjectResult(records=records, arrays={"maps": compare(subject)[1], "grid": grid})
 
 
 def downstream_results(results: dict[str, dict[str, SubjectResult]], names: Sequence[str]) -> dict:
@@ -433,7 +448,10 @@ def write_first_maps(
     method: TrainedMethod,
     results: dict[str, SubjectResult],
 ) -> None:
-    """Writes the maps of the subject that has them among the `results` of MAPS."""
+    """Writes the maps of the subject that has them among the `results` of MAPS.
+
+    Of its scans the first is read, for the header that the files take over.
+    """
     metadata = {
         "sampler": SAMPLER,
         "draws": spec.options.draws,
@@ -443,7 +461,12 @@ def write_first_maps(
     }
     for subject in spec.subjects:
         if subject.name in results and "maps" in results[subject.name].arrays:
-            evaluated = read_subject(subject, spec.space, spec.patterns)
-            z = segmented_subject(evaluated).slices.z
-            for missing, maps in results[subject.name].arrays["maps"].items():
-                write_maps(folder, evaluated, z, maps, {"missing": missing} | metadata)
+            arrays, view = results[subject.name].arrays, spec.space.view
+            first = next(m for m in spec.space.modalities if m in subject.files)
+            _, geometry = read_volume(subject.files[first], subject.volume_indices.get(first))
+            brain = arrays["grid"]["brain"]
+            window = view_window(brain, geometry, view)
+            prepared = PreparedSubject({}, geometry, brain, window, {}, view.neighbours)
+            for missing, maps in arrays["maps"].items():
+                facts = {"missing": missing} | metadata
+                write_maps(folder, subject.name, prepared, arrays["grid"]["z"], maps, facts)
