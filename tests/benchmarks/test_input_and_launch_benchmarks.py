@@ -62,12 +62,12 @@ def test_the_steps_after_the_warm_ones_are_timed(tiny, tmp_path, monkeypatch):
     """With a clock that moves a second with each step."""
     taken, run_training = [], input_benchmark.run_training
 
-    def counting(step, state, *rest):
+    def counting(step, state, *rest, log):
         def counted(*arguments):
             taken.append(0)
             return step(*arguments)
 
-        return run_training(counted, state, *rest)
+        return run_training(counted, state, *rest, log=log)
 
     monkeypatch.setattr(input_benchmark, "run_training", counting)
     monkeypatch.setattr(input_benchmark.time, "perf_counter", lambda: float(len(taken)))
