@@ -293,5 +293,5 @@ def test_a_study_with_neighbours_completes_a_subject_by_them(run, tmp_path):
 
 def test_a_study_says_who_sees_neighbours():
     facts = {"few": 12, "test_subjects": 5}
-    assert "up to 2 away; the published methods, that slice" in study_notes(facts, 2)[0]
+    assert "up to 2 away; the published methods see that slice" in study_notes(facts, 2)[0]
     assert study_notes(facts, 0) == study_notes(facts, 2)[1:]
