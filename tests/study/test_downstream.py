@@ -198,6 +198,7 @@ def config(table):
     return table_config(table / "subjects")
 
 
+@pytest.mark.slow
 def test_every_method_is_there_with_every_modality_and_region(table, config):
     """Of the test subjects all but the last one have a segmentation."""
     keys = [(r["method"], r["modality"], r["region"]) for r in downstream(table)["rows"]]
@@ -209,6 +210,7 @@ def test_every_method_is_there_with_every_modality_and_region(table, config):
     ]
 
 
+@pytest.mark.slow
 def test_the_truth_is_the_same_whatever_it_replaces(table):
     dices = {}
     for row in downstream(table)["rows"]:
@@ -216,6 +218,7 @@ def test_the_truth_is_the_same_whatever_it_replaces(table):
     assert all(len(values) == 1 for key, values in dices.items() if key[0] == "truth")
 
 
+@pytest.mark.slow
 def test_a_method_s_records_are_of_its_own_predictions(table, config):
     """As computed here by hand, for one subject and one modality."""
     segment = load_segmenter(table / "run", config)
@@ -236,6 +239,7 @@ def test_a_method_s_records_are_of_its_own_predictions(table, config):
     assert abs(record["predicted"] - whole.sum()) <= 1  # 0.5 is met by rounding
 
 
+@pytest.mark.slow
 def test_the_maps_of_one_subject_are_written_and_scored(table):
     """Of the draws, the mean and the truth, in the slices that draws are measured on."""
     found = downstream(table)
@@ -256,6 +260,7 @@ def test_the_maps_of_one_subject_are_written_and_scored(table):
     assert all(0 <= row["brier"] <= 1 for row in found["maps"])
 
 
+@pytest.mark.slow
 def test_without_a_segmenter_there_is_nothing(own_table, capsys):
     run = own_table / "run"
     shutil.rmtree(method_folder(run, SEGMENTER))
@@ -302,6 +307,7 @@ def test_segmentations_are_made_again_if_what_they_are_of_changed(
     assert found == {name if name == MAPS else segmentation_name(name) for name in again}
 
 
+@pytest.mark.slow
 def test_the_segmenter_s_config_is_the_study_s_with_its_own_steps(table, config):
     saved = checkpoint.restore_metadata(method_folder(table / "run", SEGMENTER))
     assert saved["method"] == SEGMENTER
@@ -312,6 +318,7 @@ def test_the_segmenter_s_config_is_the_study_s_with_its_own_steps(table, config)
         method_config(none, SEGMENTER)
 
 
+@pytest.mark.slow
 def test_the_segmenter_predicts_slices_by_themselves(table, config):
     """However many there are at once, and with the averaged parameters."""
     segment = load_segmenter(table / "run", config)
