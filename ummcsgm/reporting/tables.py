@@ -268,7 +268,7 @@ def loss_tables(studies: list[StudyResults]) -> list[Table]:
         return []
     labels = _label_columns(studies)
     columns = (*labels, "step", "first loss", "last loss", "lowest")
-    note = "A loss compares a method with itself only: each has a loss of its own."
+    note = "Methods have different losses: compare a loss only with the same method's."
     return [Table("Training", columns, rows, (note,), len(labels))]
 
 
@@ -327,7 +327,7 @@ def _table_by_modality(
     subjects = span([row["subjects"] for row in rows])
     note = f"Mean ± standard deviation over {subjects} subject{'s'[: subjects != '1']}."
     if paper:
-        notes = (*notes, "Below a number, the paper's, of its own data and networks.")
+        notes = (*notes, "The number below is the paper's, from its own data and networks.")
     return Table(caption, columns, lines, (note, *notes), len(labels))
 
 
