@@ -1,13 +1,19 @@
 """The phantom: its physics by hand, its anatomy in mm, its files byte for byte."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from ummcsgm.data.layouts.find import find_subjects
+from ummcsgm.data.layouts.known import named_layouts
 from ummcsgm.data.nifti import read_volume
 from ummcsgm.data.phantom import make as phantom
 from ummcsgm.data.phantom.make import (
@@ -36,7 +42,8 @@ from ummcsgm.data.phantom.physics import (
     take_up,
 )
 from ummcsgm.data.phantom.shapes import Points, ellipsoid, ring_noise, tube
-from ummcsgm.data.phantom.tumour import Tumour, Uptake, draw_uptake, grade
+from ummcsgm.data.phantom.truth import draw_truth, read_truth, truth_path
+from ummcsgm.data.phantom.tumour import Tumour, Uptake, draw_dose, draw_uptake, grade
 from ummcsgm.types import InputError
 
 SHAPE = (64, 64, 40)
@@ -403,9 +410,8 @@ def test_the_files_lie_as_in_brats_2019(written):
         assert path.name == name and path.parent.name in ("HGG", "LGG")
         assert path.parent.parent == folder
         endings = ("flair", "seg", "t1", "t1ce", "t2")
-        assert sorted(file.name for file in path.iterdir()) == [
-            f"{name}_{ending}.nii.gz" for ending in endings
-        ]
+        expected = {f"{name}_{ending}.nii.gz" for ending in endings} | {f"{name}_phantom.json"}
+        assert {file.name for file in path.iterdir()} == expected
     assert sorted(p.name for p in folder.glob("*/*")) == [p.name for p in made]
 
 
@@ -484,6 +490,96 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_phantom(tmp_path, subjects=1, shape=TINY, seed=5, processes=1)
     assert [p.name for p in tmp_path.iterdir()] == ["phantom.json"]
+
+
+# ------------------------------------------------------------------- known truth
+
+
+def test_patterns_and_amounts_are_drawn_as_the_truth_says():
+    """Against the numbers of the issue itself: a law changed in the source is found."""
+    law = {"none": 0.25, "ring": 0.36, "solid": 0.10, "patchy": 0.29}
+    doses = [draw_dose(streams(0, index)["gadolinium"]) for index in range(4000)]
+    drawn = [dose.pattern for dose in doses]
+    counts = [drawn.count(pattern) for pattern in law]
+    assert stats.chisquare(counts, 4000 * np.array([*law.values()])).pvalue > 1e-3
+    amounts = np.log([dose.amount for dose in doses])
+    uniform = stats.uniform(np.log(0.15), np.log(1.2 / 0.15))
+    assert stats.kstest(amounts, uniform.cdf).pvalue > 1e-3
+    truth = draw_truth(streams(0, 0))
+    assert truth.probabilities == law and truth.probability == pytest.approx(0.75)
+    assert truth.amount_law == (0.15, 1.2)
+
+
+def test_enhancement_is_independent_of_the_tumour_and_its_seat():
+    truths = [draw_truth(streams(1, index)) for index in range(1500)]
+    for split in (
+        [truth.necrotic for truth in truths],
+        [truth.centre[0] > 0 for truth in truths],
+        [truth.radius > 15 for truth in truths],
+    ):
+        table = np.zeros((2, 2))
+        for truth, side in zip(truths, split, strict=True):
+            table[int(truth.enhances), int(side)] += 1
+        assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_the_truth_beside_a_subject_is_what_made_its_scans(written, monkeypatch):
+    """Every part as make_phantom itself draws it, and a low grade only if it may be low."""
+    seen = {}
+
+    def spy(name, real, *arguments):
+        seen[name] = real(*arguments)
+        return seen[name]
+
+    for name in ("draw_seat", "draw_tumour", "draw_uptake"):
+        monkeypatch.setattr(phantom, name, partial(spy, name, getattr(phantom, name)))
+    for index, folder in enumerate(written[1]):
+        made, truth = make_subject(5, index, TINY), read_truth(folder)
+        seat, tumour, uptake = (seen[f"draw_{name}"] for name in ("seat", "tumour", "uptake"))
+        assert (truth.pattern, truth.necrotic) == (uptake.pattern, tumour.necrotic)
+        assert (truth.centre, truth.radius) == (seat.centre, seat.radius)
+        assert truth.enhances == bool((uptake.tumour > 0).any())
+        assert uptake.tumour.max() <= 1.6 * truth.amount
+        assert (made.grade == "HGG") == (truth.necrotic or truth.pattern in ("ring", "solid"))
+
+
+def test_subjects_of_an_earlier_version_get_their_truth_and_keep_their_scans(
+    written, tmp_path, monkeypatch
+):
+    folder = tmp_path / "earlier"
+    shutil.copytree(written[0], folder)
+    for file in folder.glob("*/*/*_phantom.json"):
+        file.unlink()
+    times = {file: file.stat().st_mtime_ns for file in folder.rglob("*.gz")}
+    monkeypatch.setattr(phantom, "make_subject", None)
+    made = write_phantom(folder, subjects=3, shape=TINY, seed=5, processes=1)
+    assert [read_truth(path) for path in made] == [read_truth(path) for path in written[1]]
+    assert None not in [read_truth(path) for path in made]
+    assert times == {file: file.stat().st_mtime_ns for file in folder.rglob("*.gz")}
+
+
+def test_the_truth_is_no_scan_and_a_patient_has_none(written, tmp_path):
+    result = find_subjects(written[0], named_layouts())
+    assert len(result.subjects) == 3 and not result.problems and not result.unused_files
+    files = {file.name for s in result.subjects for file in [*s.files.values(), s.segmentation]}
+    assert len(files) == 15 and all(name.endswith(".nii.gz") for name in files)
+    assert read_truth(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"pattern": "ring"}', "null"]
+    + [json.dumps({"probabilities": {"none": p, "ring": 0.36}}) for p in (0.25, -0.1, None)],
+)
+def test_a_damaged_truth_is_an_input_error(written, tmp_path, content):
+    path = truth_path(tmp_path)
+    whole = json.loads(truth_path(written[1][0]).read_text())
+    changed = content
+    if content.startswith('{"prob'):
+        changed = json.dumps(whole | json.loads(content))
+    path.write_text(changed)
+    with pytest.raises(InputError, match=f"{path.name}.*remove it"):
+        read_truth(tmp_path)
 
 
 # ------------------------------------------------------------------- bad input

@@ -29,6 +29,7 @@ from ummcsgm.data.phantom.physics import (
     take_up,
 )
 from ummcsgm.data.phantom.shapes import Points, share, smooth_field
+from ummcsgm.data.phantom.truth import draw_truth, truth_path, write_truth
 from ummcsgm.data.phantom.tumour import (
     draw_seat,
     draw_tumour,
@@ -219,8 +220,10 @@ def write_phantom(
 ) -> list[Path]:
     """Writes `subjects` subjects as HGG|LGG/NAME/NAME_*.nii.gz; returns their folders.
 
-    Existing subjects are not made again. A subject appears completely or not at all, and
-    has the same bytes for the same seed, whatever the number of processes.
+    Beside the scans lies what decides enhancement, see `truth`. Existing subjects are not made
+    again; the truth is added to those of an earlier version, which have none. A subject appears
+    completely or not at all, and has the same bytes for the same seed, whatever the number of
+    processes.
 
     Raises InputError if `shape`, `subjects`, `seed` or `processes` is out of range, or if
     `folder` holds the phantom of another seed or shape.
@@ -251,6 +254,8 @@ def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
     name = subject_name(index)
     for finished in (folder / "HGG" / name, folder / "LGG" / name):
         if finished.is_dir():
+            if not truth_path(finished).exists():
+                write_truth(truth_path(finished), draw_truth(streams(seed, index)))
             return finished
     phantom = make_subject(seed, index, shape)
     size = np.array(FIELD_OF_VIEW) / shape
@@ -262,6 +267,8 @@ def write_subject(folder: Path, shape: tuple, seed: int, index: int) -> Path:
     try:
         for suffix, volume in (volumes | {"seg": phantom.segmentation}).items():
             write_new(temporary / f"{name}_{suffix}.nii.gz", volume, affine)
+        truth = temporary / truth_path(target).name
+        write_truth(truth, draw_truth(streams(seed, index)))
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary, target)
     finally:

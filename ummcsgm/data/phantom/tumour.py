@@ -13,7 +13,9 @@ from ummcsgm.data.phantom.shapes import FAR, Points, depth_within, look_up, ring
 from ummcsgm.types import Array
 
 REACH = 42.0  # mm beyond its radius where a tumour and its oedema are looked for
-PATTERNS = {"ring": 0.36, "solid": 0.10, "patchy": 0.29, "none": 0.25}
+NONE = "none"
+PATTERNS = {"ring": 0.36, "solid": 0.10, "patchy": 0.29, NONE: 0.25}
+AMOUNT = (0.15, 1.2)  # mM of gadolinium, log-uniform between
 NECROTIC = 0.45  # with PATTERNS, 7 tumours in 10 are of high grade
 
 
@@ -36,6 +38,16 @@ class Tumour:
     solid: Array
     necrosis: Array
     layers: Layers  # of these, to be painted over the brain's
+
+
+@dataclass(frozen=True)
+class Dose:
+    """What decides the uptake: its pattern, mM in the tumour and in blood, mm of a ring."""
+
+    pattern: str
+    amount: float
+    in_blood: float
+    width: float
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def pushed(seat: Seat, at: Points) -> Points:
 
 def draw_tumour(key: np.random.Generator, seat: Seat, at: Points, brain: Brain) -> Tumour:
     """The tumour at `seat`; its oedema runs along white matter and spares cortex."""
-    necrotic = key.uniform() < NECROTIC
+    necrotic = draw_necrotic(key)
     extent = key.uniform(8, 26) if necrotic else key.uniform(0, 10)
     rim = key.uniform(2.5, 7.0)
     _, distance = offsets(seat, at)
@@ -90,7 +102,12 @@ def draw_tumour(key: np.random.Generator, seat: Seat, at: Points, brain: Brain) 
     necrosis = share(depth - rim - 2.5 * fingers[1], 2.0) * np.float32(necrotic)
     layers = [("oedema", 0.9 * oedema), ("tumour", solid), ("necrosis", necrosis)]
     layers.insert(2, ("white", key.uniform(0, 0.4) * solid * share(fingers[1], 1.5)))
-    return Tumour(bool(necrotic), depth, oedema, solid, necrosis, layers)
+    return Tumour(necrotic, depth, oedema, solid, necrosis, layers)
+
+
+def draw_necrotic(key: np.random.Generator) -> bool:
+    """Whether the tumour's centre is dead: what is drawn of it after its seat."""
+    return bool(key.uniform() < NECROTIC)
 
 
 def look_near(lattice: Array, near: Array, at: Points) -> Array:
@@ -98,26 +115,30 @@ def look_near(lattice: Array, near: Array, at: Points) -> Array:
     return depth_within(near, at, lambda p: look_up(lattice, p.x, p.y, p.z), 0.0)
 
 
+def draw_dose(key: np.random.Generator) -> Dose:
+    """Pattern and amounts of gadolinium, the same whatever the tumour is."""
+    pattern = str(key.choice(list(PATTERNS), p=list(PATTERNS.values())))
+    amount = float(np.exp(key.uniform(np.log(AMOUNT[0]), np.log(AMOUNT[1]))))
+    return Dose(pattern, amount, key.uniform(0.4, 2.5), key.uniform(2.0, 6.5))
+
+
 def draw_uptake(key: np.random.Generator, tumour: Tumour, at: Points, leaky: Array) -> Uptake:
     """Gadolinium in ring, solid, patchy or no pattern, and in `leaky` [N], as in blood.
 
     Dead tissue takes up a tenth. The draws are the same whatever the tumour is.
     """
-    pattern = str(key.choice(list(PATTERNS), p=list(PATTERNS.values())))
-    amount = np.exp(key.uniform(np.log(0.15), np.log(1.2)))
-    in_blood = key.uniform(0.4, 2.5)
-    width = key.uniform(2.0, 6.5)
+    dose = draw_dose(key)
     solid = tumour.depth > -3
     noise = look_near(ring_noise(key, 15.0, 0.4)[0], solid, at)
     profile = {
-        "ring": share(width + 1.4 * noise - tumour.depth, 1.5) * (1 + 0.2 * noise),
+        "ring": share(dose.width + 1.4 * noise - tumour.depth, 1.5) * (1 + 0.2 * noise),
         "solid": 0.8 + 0.15 * noise,
         "patchy": share(noise - 0.5, 0.6),
-        "none": np.zeros_like(noise),
-    }[pattern]
+        NONE: np.zeros_like(noise),
+    }[dose.pattern]
     alive = tumour.solid * (1 - 0.9 * tumour.necrosis)
-    inside = np.float32(amount) * np.maximum(profile, 0) * alive
-    return Uptake(pattern, inside, inside + in_blood * leaky)
+    inside = np.float32(dose.amount) * np.maximum(profile, 0) * alive
+    return Uptake(dose.pattern, inside, inside + dose.in_blood * leaky)
 
 
 def grade(tumour: Tumour, uptake: Uptake) -> str:
