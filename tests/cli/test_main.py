@@ -337,7 +337,10 @@ def test_a_folder_in_which_no_subject_matches_is_named(tmp_path, capsys, case):
 
 
 def test_a_brain_larger_than_the_grid_is_named(untrained, tmp_path, capsys):
-    file = write_config(tmp_path / "c.py", tiny_config(untrained / "subjects", data__grid=(12, 16)))
+    file = write_config(
+        tmp_path / "c.py",
+        tiny_config(untrained / "subjects", data__grid=(12, 16), evaluate__block_sizes=(1, 12)),
+    )
     code = run_main("--config", file, "--workdir", tmp_path / "run")
     said = sentence(capsys, code)
     assert_says(said, ["subject P", "15 x 13", "config.data.grid", "12 x 16"])

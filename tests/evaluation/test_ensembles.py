@@ -18,6 +18,7 @@ from tiny_run import MODALITIES, files_under
 from ummcsgm.evaluation import through_plane
 from ummcsgm.evaluation.calibration import rank_histogram
 from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, fit_factors, summaries
+from ummcsgm.evaluation.structure import SCORES
 from ummcsgm.reporting.evaluation_report import write_evaluation
 
 pytest_plugins = ["fake_network"]
@@ -69,9 +70,9 @@ def right(world, tmp_path_factory):
 def check_numbers(result, version, ratio, factor=1.0):
     """What follows for normal draws of sd ratio x factor x ERROR about the mean."""
     wide, k = ratio * factor, 16
+    rows = summaries(result["records"])
     for name in MODALITIES:
-        requested = {"missing": name, "modality": name, "version": version}
-        row = pick(summaries(result["records"]), **requested)
+        row = pick(rows, missing=name, modality=name, version=version)
         error = GREY**2 * (1 + wide**2 / k)
         skill = np.sqrt((k + 1) / k * (GREY * wide) ** 2 / error)
         away, apart = np.sqrt(1 + wide**2), np.sqrt(2) * wide
@@ -81,6 +82,16 @@ def check_numbers(result, version, ratio, factor=1.0):
         assert row["crps"] == pytest.approx(crps, rel=0.06)
         assert row["spread_skill"] == pytest.approx(skill, rel=0.06)
         assert row["subjects"] == 2 and row["draws"] == k and row["energy"] is None
+        for band in row["structure"]["power"][3:]:  # of many frequencies
+            assert band["ratio"] == pytest.approx(wide**2, rel=0.2)
+        for block in row["structure"]["blocks"][:2]:
+            assert block["spread_skill"] == pytest.approx(skill, rel=0.2)
+            assert block["crps"] == pytest.approx(crps / block["size"], rel=0.2)
+        voxels = row["structure"]["blocks"][0]
+        assert voxels["spread_skill"] == pytest.approx(row["spread_skill"])
+        assert voxels["coverage"] == pytest.approx(row["coverage"])
+        assert voxels["crps"] == pytest.approx(row["crps"])
+        assert voxels["crps_over_mae"] == pytest.approx(row["crps"] / row["mae_of_mean"])
         for count, measured, law in row["law"]:
             assert law == pytest.approx(GREY**2 * (1 + wide**2 / count), rel=0.1)
             assert measured == pytest.approx(law, rel=0.05)
@@ -139,6 +150,10 @@ def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
     assert found["subjects"] == split["validation"] and found["sampler"] == "warm"
     assert (found["step"], found["parameters_sha256"]) == (7, "digest")
     assert (found["draws"], found["sampler_steps"]) == (16, 2)
+    assert set(found["structure"]) == set(MODALITIES)
+    for structure in found["structure"].values():  # of the half spread of this subject
+        assert structure["blocks"][0]["spread_skill"] == pytest.approx(0.5, rel=0.06)
+        assert structure["power"][-1]["ratio"] == pytest.approx(0.25, rel=0.1)
 
 
 def test_without_validation_there_is_no_factor(world, tmp_path):
@@ -342,8 +357,10 @@ def test_a_factor_is_of_single_questions_and_of_spreads_that_there_are():
 
 
 def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
-    law = [[1, 2.0, 2.0]]
+    law, power = [[1, 2.0, 2.0]], {"draws": [1.0] * 5, "truth": [2.0] * 5}
+    block = {"size": 1, "blocks": 0} | dict.fromkeys(SCORES)
     numbers = dict.fromkeys(("crps", "coverage", "coverage_of_ranks"), 0.5) | {"ranks": [1, 1, 1]}
+    numbers |= {"structure": {"power": power, "blocks": [block]}}
     records = [
         {
             "missing": "t1",

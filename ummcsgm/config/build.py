@@ -40,6 +40,7 @@ class EvaluationOptions:
     draws: int  # of each missing pattern, to measure the uncertainty
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
+    block_sizes: tuple[int, ...]  # pixels a side of the blocks whose means are scored
     slab_slices: int  # neighbouring slices, to measure how they go together
     slab_subjects: int  # that are so measured
     microbatch: int  # examples in one network evaluation, over the local devices
@@ -209,6 +210,7 @@ def build_train_options(config: ConfigDict) -> TrainOptions:
 def build_evaluation_options(config: ConfigDict) -> EvaluationOptions:
     """Returns the options of config.evaluate."""
     _known("evaluate.time_grid", config.evaluate.time_grid, tuple(LEVEL_GRIDS))
+    _check_block_sizes(config)
     return EvaluationOptions(config.seed, **config.evaluate.to_dict())
 
 
@@ -247,6 +249,19 @@ def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
             )
     if any(width % 32 for width in net.widths):
         raise InputError(f"config.network.widths is {net.widths}: wanted multiples of 32.")
+
+
+def _check_block_sizes(config: ConfigDict) -> None:
+    sizes, grid = tuple(config.evaluate.block_sizes), tuple(config.data.grid)
+    if max(sizes) > min(grid):
+        raise InputError(
+            f"config.evaluate.block_sizes is {sizes}: a block of {max(sizes)} pixels does not fit "
+            f"config.data.grid, {grid}; wanted sizes of at most {min(grid)}."
+        )
+    if len(set(sizes)) < len(sizes):
+        raise InputError(
+            f"config.evaluate.block_sizes is {sizes}: a size is named twice; name each once."
+        )
 
 
 def build_sizes(config: ConfigDict) -> tuple[float, ...]:

@@ -148,6 +148,9 @@ SCHEMA: dict[str, Key] = {
         int, "Subjects of validation and of test with draws; 0 for all.", 0
     ),
     "evaluate.draw_slices": Key(int, "Slices of each of them; 0 for all scored slices.", 0),
+    "evaluate.block_sizes": Key(
+        tuple, "Sides in pixels of the blocks whose means are scored.", 1, item=Key(int, "", 1)
+    ),
     "evaluate.slab_slices": Key(int, "Neighbouring slices, for consistency across slices.", 2),
     "evaluate.slab_subjects": Key(int, "Subjects of each split for that; 0 for all.", 0),
     "evaluate.microbatch": Key(int, "Slices in one network evaluation, over all devices.", 1),

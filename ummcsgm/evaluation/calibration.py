@@ -18,6 +18,9 @@ from scipy.special import fdtrc
 from ummcsgm.inference.draw_statistics import check_level, members, student_interval
 from ummcsgm.types import Array, InputError
 
+LEVEL = 0.9  # of the intervals whose coverage is counted, and of those over subjects
+RESAMPLES = 1000  # of a bootstrap over subjects
+
 
 def within(brain: Array, draws: Array, truth: Array) -> tuple[Array, Array]:
     """The voxels inside `brain` [...] bool: draws [K, N] and truth [N], in float64.
@@ -157,6 +160,17 @@ def subject_interval(
     return low, high
 
 
+def bootstrap_interval(statistic: Callable[[Array], Array], values: Array) -> tuple[Array, Array]:
+    """The ends of the central LEVEL of a statistic, by a bootstrap over subjects [S, ...].
+
+    Both are the statistic itself for one subject.
+    """
+    if len(values) < 2:
+        return statistic(values), statistic(values)
+    generator = np.random.default_rng(0)
+    return subject_interval(generator, statistic, values, level=LEVEL, resamples=RESAMPLES)
+
+
 def spread_and_error(draws: Array, truth: Array) -> Array:
     """[2]: the mean variance of the draws (over K - 1) and the MSE of their mean.
 
@@ -167,14 +181,14 @@ def spread_and_error(draws: Array, truth: Array) -> Array:
     return np.array([np.mean(np.var(draws, axis=0, ddof=1)), error])
 
 
-def spread_skill(moments: Array, count: int) -> float:
-    """sqrt((K + 1) / K variance / error) of `count` = K draws: 1 if calibrated.
+def spread_skill(moments: Array, count: int) -> Array:
+    """[...] sqrt((K + 1) / K variance / error) of `count` = K draws: 1 if calibrated.
 
-    `moments` [S, 2] are `spread_and_error` of each subject; both are averaged over
-    subjects before the ratio (Fortin et al. 2014). Below 1 the spread is too small.
+    `moments` [S, ..., 2], or [2] of one subject, are `spread_and_error` of each subject; both are
+    averaged over subjects before the ratio (Fortin et al. 2014). Below 1 the spread is too small.
     """
-    variance, error = np.mean(np.reshape(moments, (-1, 2)), axis=0)
-    return float(np.sqrt((count + 1) / count * variance / error))
+    means = np.mean(np.atleast_2d(moments), axis=0)
+    return np.sqrt((count + 1) / count * means[..., 0] / means[..., 1])
 
 
 def recalibration_factor(variances: Array, errors: Array) -> float:

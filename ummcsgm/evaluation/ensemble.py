@@ -12,6 +12,8 @@ import numpy as np
 
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.evaluation.calibration import (
+    LEVEL,
+    bootstrap_interval,
     coverage,
     coverage_of_ranks,
     crps_fair,
@@ -24,22 +26,20 @@ from ummcsgm.evaluation.calibration import (
     respread,
     spread_and_error,
     spread_skill,
-    subject_interval,
     uniformity,
     within,
 )
 from ummcsgm.evaluation.metrics import group_rows
+from ummcsgm.evaluation.structure import measure_structure, summarise_structure
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
 from ummcsgm.inference.predictor import slice_addresses
 from ummcsgm.types import Array, Estimate, InputError, Missing
 
 SAMPLER = "warm"
-LEVEL = 0.9  # of the intervals whose coverage is counted
 EDGES = np.geomspace(0.5, 32, 13) ** 2  # variances: one for all, so that sums add up
 VERSIONS = ("raw", "recalibrated")
 SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
 SHOWN_DRAWS = 3  # in a picture
-RESAMPLES = 1000  # of a bootstrap over subjects
 PATTERN = ("missing", "modality")  # the columns that a summary is of
 CURVE = ("expected", "measured", "low", "high")
 MIN_BIN_SHARE = 0.002  # of all voxels: a reliability curve leaves out smaller bins
@@ -69,7 +69,7 @@ def measure_draws(
         draws = draw(sample, slices, missing, known, options.draws)
         first[pattern], average[pattern] = draws[0], np.mean(draws, axis=0)
         scored = evaluated.scored[pattern]
-        scores = score_draws(slices, scored, known, draws, by_channel, options.seed)
+        scores = score_draws(slices, scored, known, draws, by_channel, options)
         for channel, numbers in scores.items():
             names = {"missing": evaluated.pattern_name(missing), "modality": modalities[channel]}
             records.append(labels | names | numbers)
@@ -97,14 +97,15 @@ def score_draws(
     estimate: Estimate,
     draws: Array,
     factors: dict[int, float],
-    seed: int,
+    options: EvaluationOptions,
 ) -> dict[int, dict]:
     """By channel of `scored` [M], the numbers of the draws [K, S, H, W, M] of one pattern.
 
     `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the network's
     `estimate` [S, H, W, M]; `predicted` is of its variance, or None; `raw` is of the
     draws, and `recalibrated` of the draws respread about the estimate with the channel's
-    factor, or None where it has none. `energy` is of all scored channels together.
+    factor, or None where it has none. `energy` is of all scored channels together; `structure`
+    is `measure_structure` of each.
     """
     channels = np.flatnonzero(scored)
     grey = slices.grey[channels]
@@ -123,7 +124,7 @@ def score_draws(
         energy = {k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()}
     scores = {}
     for column, channel in enumerate(channels):
-        address = [seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
+        address = [options.seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
         error = means[:, column] - truth[:, column]
         scores[int(channel)] = {
             "voxels": len(error),
@@ -135,8 +136,17 @@ def score_draws(
             generator = np.random.default_rng(address)
             arrays = values[..., column], means[:, column], truth[:, column]
             numbers = _numbers(generator, *arrays) | {"energy": energy[version]}
+            images = (_put_back(voxels, slices.brain) for voxels in arrays)
+            numbers["structure"] = measure_structure(*images, slices.brain, options.block_sizes)
             scores[int(channel)][version] = numbers
     return scores
+
+
+def _put_back(voxels: Array, brain: Array) -> Array:
+    """[..., S, H, W] images, 0 outside the brain, of its voxels [..., N]."""
+    images = np.zeros((*voxels.shape[:-1], *brain.shape))
+    images[..., brain] = voxels
+    return images
 
 
 def _predicted(
@@ -225,9 +235,10 @@ def _fit_factor(pairs: Array) -> dict:
 def summaries(records: list[dict]) -> list[dict]:
     """A row for each (missing, modality, version): means over subjects, and their ratio.
 
-    `law` has rows (k, MSE_k, E + V / k). `spread_skill_low`, `spread_skill_high`,
-    `coverage_low` and `coverage_high` are the ends of `bootstrap_interval`;
-    `flat_ranks_p` is `uniformity` of the ranks, None for too few subjects.
+    `structure` is `summarise_structure`; `law` has rows (k, MSE_k, E + V / k).
+    `spread_skill_low`, `spread_skill_high`, `coverage_low` and `coverage_high` are the ends
+    of `bootstrap_interval`; `flat_ranks_p` is `uniformity` of the ranks, None for too
+    few subjects.
     """
     rows = []
     for (missing, modality), group in group_rows(records, PATTERN).items():
@@ -253,6 +264,7 @@ def summaries(records: list[dict]) -> list[dict]:
                     "spread_skill_low": float(skill[0]),
                     "spread_skill_high": float(skill[1]),
                     "law": np.mean([n["law"] for n in numbers], axis=0).tolist(),
+                    "structure": summarise_structure([n["structure"] for n in numbers], count),
                 }
                 | {name: _average([n[name] for n in numbers]) for name in SCALARS}
                 | {"coverage_low": float(coverage_ends[0])}
@@ -328,17 +340,6 @@ def _rank_curve(ranks: list) -> dict[str, Array]:
     expected = np.full(counts.shape[1], 1 / counts.shape[1])
     interval = bootstrap_interval(lambda rows: rows.mean(axis=0), shares)
     return dict(zip(CURVE, (expected, shares.mean(axis=0), *interval), strict=True))
-
-
-def bootstrap_interval(statistic: Callable[[Array], Array], values: Array) -> tuple[Array, Array]:
-    """The ends of the central LEVEL of a statistic, by a bootstrap over subjects [S, ...].
-
-    Both are the statistic itself for one subject.
-    """
-    if len(values) < 2:
-        return statistic(values), statistic(values)
-    generator = np.random.default_rng(0)
-    return subject_interval(generator, statistic, values, level=LEVEL, resamples=RESAMPLES)
 
 
 def _root_of_ratio(pairs: Array) -> Array:

@@ -14,14 +14,16 @@ subjects    subjects.csv: dicts of subject, group, method, missing, modality, sl
             which study/subjects.csv has and this file has not
 records     calibration.csv: dicts of subject, group, method, draws, slices, missing,
             modality, voxels, mae_of_mean, mse_of_mean; `raw` and `recalibrated`, each
-            the numbers of those draws or None, and `predicted` or None
+            the numbers of those draws, `structure` among them, or None, and `predicted`
+            or None
 curves      `ensemble.calibration_curves`: {"reliability" | "ranks": {version:
             {modality: {"expected", "measured", "low", "high": arrays}}}}
 facts       metrics.json: step, profile, profile_hash, test_subjects, evaluations, few,
             questions, scored; `algorithm1` and `warm` (subjects, slices, psnr and
             psnr_of_mean by modality); `calibration` (draws, factors, fits, summaries,
-            predicted: with the ends of their intervals); `coherence` (of the fit: rho,
-            lag_one, draws; summaries)
+            predicted: with the ends of their intervals; a summary's `structure` is
+            `structure.summarise_structure`); `coherence` (of the fit: rho, lag_one,
+            draws; summaries)
 modalities  names, in the order of channels
 panels      by subject, up to two: {"truth" | method: [M, H, W] grey levels}
 pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]}
@@ -67,7 +69,7 @@ from ummcsgm.evaluation.subject import (
 )
 from ummcsgm.inference.predictor import CALIBRATION, DRAW_KEYS
 from ummcsgm.types import Array, Config, Estimate, Missing
-from ummcsgm.utils.atomic_io import UNREADABLE, write_atomic
+from ummcsgm.utils.atomic_io import UNREADABLE, json_without_nan, write_atomic
 from ummcsgm.utils.provenance import code_digest
 
 ALGORITHM1 = "algorithm1"
@@ -416,8 +418,8 @@ def calibrate(
     """(fits, coherence): by modality the `ensemble.fit_factors` of draws, and the
     `through_plane.fit` of their noise, on the validation subjects of `spec`.
 
-    `path` holds them as JSON, for `complete`; it is removed where nothing can be fitted,
-    and both are empty. `folder` keeps the parts.
+    `path` holds them as JSON, for `complete`, and by modality the `structure` of these draws;
+    it is removed where nothing can be fitted, and both are empty. `folder` keeps the parts.
 
     A validation subject is read once for the draws and the slabs with rho 0, and once more
     for the slabs with the rho that follows from all of these, if it is not 0: subjects are
@@ -457,9 +459,14 @@ def calibrate(
         "subjects": [subject.name for subject in spec.subjects],
         "rho": _rho(coherence),
         "coherence": coherence,
+        "structure": {
+            row["modality"]: row["structure"]
+            for row in ensemble.summaries(_records(results["draws"]))
+            if row["missing"] == row["modality"]
+        },
     }
     if processes.is_main():
-        write_atomic(path, json.dumps(content, indent=1))
+        write_atomic(path, json.dumps(json_without_nan(content), indent=1))
     return fits, coherence
 
 
