@@ -3,7 +3,8 @@
     python tests/planted_bugs.py
 
 A bug is one place of one file, rewritten. A copy of the package's core with it is
-imported in place of the real one, and a check of `solver_checks` run against it.
+imported in place of the real one, and a check of `solver_checks` or `structure_checks`
+run against it.
 """
 
 import contextlib
@@ -15,7 +16,11 @@ import tempfile
 from typing import NamedTuple
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "ummcsgm"
-CHECKS = ("closed_form", "solver_checks")  # they meet the copy, so are read again
+CHECKS = (
+    "closed_form",
+    "solver_checks",
+    "structure_checks",
+)  # they meet the copy, so are read again
 
 
 class Bug(NamedTuple):
@@ -55,6 +60,11 @@ def vp(checks):
     return sys.modules["closed_form"].SDES["vp"]
 
 
+def structural(name, *arguments):
+    """The check of this name in `structure_checks`."""
+    return lambda _: getattr(importlib.import_module("structure_checks"), name)(*arguments)
+
+
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
@@ -72,6 +82,11 @@ REDDENED = {
     "coherent": lambda c: c.assert_coherent("sde_dpmpp2m", vp(c), 30),
     "coherent start": lambda c: c.assert_coherent("warm", vp(c), 12),
     "slices alone": lambda c: c.assert_slices_alone("sde_dpmpp2m", vp(c)),
+    "power of a spectrum": structural("assert_power_of_a_spectrum"),
+    "power within the brain": structural("assert_power_within_the_brain"),
+    "blocks by hand": structural("assert_blocks_by_hand"),
+    "variance of blocks": structural("assert_variance_of_block_means", (4,)),
+    "the right law": structural("assert_right_law_passes", 2),
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -198,6 +213,84 @@ BUGS = {
         "keys, jnp.asarray(slices, jnp.int32)",
         "keys, jnp.arange(len(slices))",
         "slices alone",
+    ),
+    "power of draws about their own mean": Bug(
+        "evaluation/structure.py",
+        "np.where(brain, draw - mean, 0)",
+        "np.where(brain, draw - np.mean(draws, axis=0), 0)",
+        "the right law",
+    ),
+    "power of the truth about the draws' mean": Bug(
+        "evaluation/structure.py",
+        "np.where(brain, truth - mean, 0)",
+        "np.where(brain, truth - np.mean(draws, axis=0), 0)",
+        "the right law",
+    ),
+    "power of draws added up": Bug(
+        "evaluation/structure.py",
+        "np.stack([np.mean(powers, axis=0)",
+        "np.stack([np.sum(powers, axis=0)",
+        "power of a spectrum",
+    ),
+    "bands in radians a pixel": Bug(
+        "evaluation/structure.py",
+        "np.digitize(radius, BAND_EDGES)",
+        "np.digitize(2 * np.pi * radius, BAND_EDGES)",
+        "power of a spectrum",
+    ),
+    "bands in cycles an image": Bug(
+        "evaluation/structure.py",
+        "np.digitize(radius, BAND_EDGES)",
+        "np.digitize(height * radius, BAND_EDGES)",
+        "power of a spectrum",
+    ),
+    "bands by the rows' frequency alone": Bug(
+        "evaluation/structure.py",
+        "np.fft.fftfreq(width))",
+        "0 * np.fft.fftfreq(width))",
+        "power of a spectrum",
+    ),
+    "power of the corners in the wrong band": Bug(
+        "evaluation/structure.py",
+        "np.digitize(radius, BAND_EDGES)",
+        "np.digitize(radius, BAND_EDGES) * (radius < 0.5)",
+        "power of a spectrum",
+    ),
+    "power of the background": Bug(
+        "evaluation/structure.py",
+        "np.where(brain, truth - mean, 0)",
+        "truth - mean",
+        "power within the brain",
+    ),
+    "block means with the background": Bug(
+        "evaluation/structure.py", "/ pixels[counts]", "/ size**2", "blocks by hand"
+    ),
+    "block means of the background": Bug(
+        "evaluation/structure.py", "np.where(brain, images, 0)", "images", "blocks by hand"
+    ),
+    "blocks of any brain": Bug(
+        "evaluation/structure.py",
+        "pixels >= LEAST_BRAIN * size**2",
+        "pixels > 0",
+        "blocks by hand",
+    ),
+    "blocks of half the side": Bug(
+        "evaluation/structure.py",
+        "images = (np.asarray(values, np.float64)",
+        "size = max(1, size // 2)\n    images = (np.asarray(values, np.float64)",
+        "variance of blocks",
+    ),
+    "spread without (K + 1) / K": Bug(
+        "evaluation/calibration.py",
+        "(count + 1) / count * means[..., 0]",
+        "means[..., 0]",
+        "the right law",
+    ),
+    "the absolute error of the draws' mean": Bug(
+        "evaluation/structure.py",
+        "np.abs(own_mean - true)",
+        "np.abs(np.mean(drawn, axis=0) - true)",
+        "the right law",
     ),
 }
 

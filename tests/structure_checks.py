@@ -196,10 +196,10 @@ def assert_variance_of_block_means(sizes=(1, 2, 4, 8, 16)):
 
 def assert_blocks_by_hand():
     """Blocks of 2 of a 3 x 5 image; garbage outside the brain is not looked at."""
-    brain = np.array([[1, 1, 0, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 1]], bool)[None]
+    brain = np.array([[1, 1, 0, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 1]], bool)[None]
     images = np.arange(15.0).reshape(1, 3, 5)
     images[~brain] = np.nan
     found = structure.block_means(np.stack([images, -images]), brain, 2)
-    # (0 + 1 + 5 + 6) / 4, and (10 + 11) / 2 half beyond the grid; 3, 4, 12 and 14 are alone.
-    np.testing.assert_array_equal(found, [[3, 10.5], [-3, -10.5]])
+    # (0 + 1 + 5) / 3, and (10 + 11) / 2 half beyond the grid; 3, 4, 12 and 14 are alone.
+    np.testing.assert_array_equal(found, [[2, 10.5], [-2, -10.5]])
     np.testing.assert_array_equal(structure.block_means(images, brain, 1), images[brain])
