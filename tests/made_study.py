@@ -43,7 +43,7 @@ def write_study(workdir: pathlib.Path, **changes) -> pathlib.Path:
     for name in ("mmgan", "pix2pix"):
         write_log(workdir / "methods" / name / "log.jsonl", 40.0, 18.0)
     (workdir / "evaluation").mkdir()
-    for name in ("reliability", "ranks", "uncertainty", "figure"):
+    for name in ("reliability", "ranks", "structure", "uncertainty", "figure"):
         imsave(workdir / "evaluation" / f"{name}.png", picture(name))
     (workdir / "dial").mkdir()
     imsave(workdir / "dial" / "dial.png", picture("dial"))
@@ -69,6 +69,7 @@ def study_results() -> dict:
             for m, p in indices.items()
             for c in MODALITIES
         ],
+        "structure": [structure_row(m, v) for m in MODALITIES for v in ("raw", "recalibrated")],
         "tests": [
             difference(metric, modality, name, 0.4 * index)
             for metric in ("psnr", "mae")
@@ -86,6 +87,25 @@ def study_results() -> dict:
         },
         "facts": facts(),
     }
+
+
+def structure_row(modality: str, version: str) -> dict:
+    """Known numbers of five bands and two block sizes; no block of 16 counts."""
+    first = (1 + MODALITIES.index(modality)) * (2 if version == "raw" else 3)
+    bands = ("0-0.05", "0.05-0.1", "0.1-0.2", "0.2-0.3", "0.3 up")
+    power = [{"band": b} | _three("ratio", (first + n) / 10) for n, b in enumerate(bands)]
+    names = ("spread_skill", "coverage", "crps", "crps_over_mae")
+    blocks = [{"size": 1, "subjects": 6}, {"size": 16, "subjects": 0}]
+    for block in blocks:
+        for n, name in enumerate(names):
+            block |= _three(name, (first + n) / 20 if block["subjects"] else None)
+    labels = {"missing": modality, "modality": modality, "version": version}
+    return labels | {"structure": {"power": power, "blocks": blocks}}
+
+
+def _three(name: str, value: float | None) -> dict:
+    low, high = (value and value * factor for factor in (0.9, 1.2))
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def map_row(kind: str, dice: float | None) -> dict:

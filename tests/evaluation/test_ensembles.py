@@ -276,11 +276,24 @@ def test_files_hold_the_numbers_and_the_pictures(right, tmp_path):
             assert f"{row['law'][0][1]:.2f} / {row['law'][0][2]:.2f}" in page
     content = json.loads((folder / "metrics.json").read_text())
     assert content["facts"]["calibration"]["factors"]
+    with (folder / "structure.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * 4 * (5 + 4 * 5)
+    for row in result["facts"]["calibration"]["summaries"]:
+        labels = {key: row[key] for key in ("modality", "version")}
+        band, block = row["structure"]["power"][3], row["structure"]["blocks"][1]
+        for values, score, scale in ((band, "ratio", "0.2-0.3"), (block, "spread_skill", "2")):
+            part = "power" if values is band else "blocks"
+            line = pick(lines, **labels, score=f"{part}_{score}", scale=scale)
+            assert float(line["value"]) == values[score] and line["subjects"] == "2"
+            assert float(line["low"]) == values[f"{score}_low"]
+            assert f"{values[score]:.2f} ({values[f'{score}_low']:.2f} to" in page
+    assert "## Structure of the draws" in page
     files = files_under(folder)
     for name in ("ranks", "reliability"):
         for end in ("", "_recalibrated"):
             assert files[f"{name}{end}.png"].startswith(PNG)
-    assert files["uncertainty.png"].startswith(PNG)
+    assert files["uncertainty.png"].startswith(PNG) and files["structure.png"].startswith(PNG)
 
 
 def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(world, tmp_path):

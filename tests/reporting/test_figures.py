@@ -6,6 +6,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
+from made_study import structure_row
 from matplotlib.image import imread
 
 from ummcsgm.reporting import figures
@@ -22,6 +23,7 @@ from ummcsgm.reporting.figures import (
     write_preview,
     write_rank_histograms,
     write_reliability,
+    write_structure,
     write_uncertainty,
 )
 
@@ -67,6 +69,27 @@ def test_reliability_is_of_roots_with_the_diagonal_and_no_root_below_0(drawn):
     assert axes.get_xlim() == axes.get_ylim() == (0, diagonal.max())
     assert "grey levels" in axes.get_xlabel() and "grey levels" in axes.get_ylabel()
     assert [text.get_text() for text in axes.get_legend().get_texts()][-2:] == ["T1", "T2"]
+
+
+def test_structure_is_a_curve_of_bands_and_one_of_blocks_about_1(drawn):
+    structures = {name: structure_row(name, "raw")["structure"] for name in ("t1", "t2")}
+    write_structure("unused", structures)
+    power, skill = drawn[0].axes
+    line, _, (bars,) = power.containers[0].lines
+    np.testing.assert_allclose(line.get_ydata(), [0.4, 0.5, 0.6, 0.7, 0.8])
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [0.36, 0.48])
+    assert abs(line.get_xdata() - np.arange(5)).max() < 0.2
+    np.testing.assert_allclose(power.containers[1].lines[0].get_ydata()[0], 0.8)
+    np.testing.assert_allclose(skill.containers[1].lines[0].get_ydata(), [0.4, np.nan])
+    assert [text.get_text() for text in power.get_xticklabels()][1:4:2] == ["0.05-0.1", "0.2-0.3"]
+    assert [text.get_text() for text in skill.get_xticklabels()] == ["1", "16"]
+    for axes in (power, skill):
+        (band,) = axes.patches
+        assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.8, 1.2))
+        assert axes.lines[-1].get_ydata() == [1, 1]
+    assert power.get_yscale() == "log" and skill.get_ylim()[0] == 0
+    assert power.get_ylim()[0] < 0.36 and power.get_ylim()[1] > 1.44 and skill.get_ylim()[1] > 1.2
+    assert [text.get_text() for text in power.get_legend().get_texts()] == ["t1", "t2"]
 
 
 def test_rank_histograms_are_relative_to_calibrated_draws_on_one_scale(drawn):

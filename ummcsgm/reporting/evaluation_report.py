@@ -2,6 +2,7 @@
 
 table.md, table.csv, subjects.csv, metrics.json, figure.png    always
 calibration.md, calibration.csv, reliability*.png, ranks*.png, uncertainty.png    of draws
+structure.csv, structure.png                                   of draws, by scale
 coherence.md, coherence.csv, coherence.json, coherence.png     of neighbouring slices
 """
 
@@ -20,6 +21,7 @@ from ummcsgm.reporting.figures import (
     write_figure,
     write_rank_histograms,
     write_reliability,
+    write_structure,
     write_uncertainty,
 )
 from ummcsgm.reporting.study_results import StudyResults
@@ -29,6 +31,7 @@ from ummcsgm.reporting.tables import (
     distinct,
     several_missing_tables,
     single_missing_tables,
+    structure_tables,
     write_csv,
 )
 from ummcsgm.types import InputError
@@ -40,9 +43,15 @@ SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
 DRAW_COLUMNS = "subject group method draws slices missing modality voxels".split()
 DRAW_COLUMNS += "mae_of_mean mse_of_mean version".split()
 DRAW_COLUMNS += "crps variance error coverage coverage_of_ranks energy".split()
+STRUCTURE_COLUMNS = "missing modality version score scale subjects value low high".split()
 COHERENCE_COLUMNS = "modality image rho subjects lag_one sd_ratio".split()
 COHERENCE_COLUMNS += "gradient gradient_error coronal_ssim".split()
 VERSIONS = ("raw", "recalibrated")  # of draws
+STRUCTURE_TEXT = (
+    "Whether draws vary as truths do at every scale. The mean plus white noise of the right "
+    "variance is calibrated voxel by voxel, and fails here: its power at low frequencies is too "
+    "small, and so is the spread of its block means. structure.png shows both, of draws as drawn."
+)
 ALL_MODALITIES = "all"  # the rows of coherence that pool all modalities
 
 
@@ -143,9 +152,9 @@ def _panels(evaluation: dict, titles: dict[str, str]) -> Panels:
 
 
 def write_calibration(evaluation: dict, folder: Path) -> None:
-    """Writes calibration.md and calibration.csv, and the figures of what was measured:
-    reliability.png, ranks.png (and both of the recalibrated draws), uncertainty.png, and
-    reliability_predicted.png of a network that predicts the variance."""
+    """Writes calibration.md, calibration.csv and structure.csv, and the figures of what was
+    measured: reliability.png, ranks.png (and both of the recalibrated draws), structure.png,
+    uncertainty.png, and reliability_predicted.png of a network that predicts the variance."""
     rows = [
         record | {"version": version} | record[version]
         for record in evaluation["records"]
@@ -154,6 +163,15 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
     ]
     write_csv(folder / "calibration.csv", rows, DRAW_COLUMNS)
     write_markdown(folder / "calibration.md", _calibration_document(evaluation))
+    summaries = evaluation["facts"]["calibration"]["summaries"]
+    write_csv(folder / "structure.csv", _structure_rows(summaries), STRUCTURE_COLUMNS)
+    single = {
+        row["modality"]: row["structure"]
+        for row in summaries
+        if row["missing"] == row["modality"] and row["version"] == "raw"
+    }
+    if single:
+        write_structure(folder / "structure.png", single)
     for version in (*VERSIONS, "predicted"):
         suffix = "" if version == "raw" else f"_{version}"
         curves = evaluation["curves"]["reliability"][version]
@@ -169,6 +187,23 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
         if modalities:
             images = {name: array[scanned] for name, array in images.items()}
             write_uncertainty(folder / "uncertainty.png", modalities, images)
+
+
+def _structure_rows(summaries: list[dict]) -> list[dict]:
+    """A row for each number of the summaries' `structure`; its scale is a band of cycles a
+    pixel, or the side of a block in pixels."""
+    rows = []
+    for summary in summaries:
+        labels = {key: summary[key] for key in ("missing", "modality", "version")}
+        for part, scale in (("power", "band"), ("blocks", "size")):
+            for numbers in summary["structure"][part]:
+                subjects = numbers.get("subjects", summary["subjects"])
+                where = labels | {"scale": numbers[scale], "subjects": subjects}
+                for score in (key for key in numbers if f"{key}_low" in numbers):
+                    ends = {end: numbers[f"{score}_{end}"] for end in ("low", "high")}
+                    name = f"{part}_{score}"
+                    rows.append(where | ends | {"score": name, "value": numbers[score]})
+    return rows
 
 
 def _calibration_document(evaluation: dict) -> Document:
@@ -188,6 +223,9 @@ def _calibration_document(evaluation: dict) -> Document:
         rows = [row for row in facts["summaries"] if row["modality"] == modality]
         if rows:
             sections.append(_calibration_section(modality, rows, facts["fits"].get(modality)))
+    if facts["summaries"]:
+        blocks = Paragraph(STRUCTURE_TEXT), *structure_tables(facts["summaries"])
+        sections.append(Section("Structure of the draws", blocks))
     if facts["predicted"]:
         sections.append(_predicted_variance_section(facts["predicted"]))
     notes = [

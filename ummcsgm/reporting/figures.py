@@ -62,6 +62,13 @@ RANKS = (
     "(line). A valley: draws too alike; a hill: too unlike; a slope: biased. "
     "Bars: a bootstrap over subjects. " + RESEARCH_ONLY
 )
+STRUCTURE = (
+    "Left: the power of draws over that of truths, both about the network's own mean, by spatial "
+    "frequency. Right: the spread of the means of blocks over their error. At 1 draws vary as "
+    "truths do at that scale; below it they are too alike. Shaded: 0.8 to 1.2. Bars: 90 % of a "
+    "bootstrap over subjects. " + RESEARCH_ONLY
+)
+WANTED = (0.8, 1.2)  # shaded in the figure of the structure
 UNCERTAINTY = (
     "All images have the grey window 0 to 255 of the truth. The standard deviation of the draws "
     "and |error| of their mean have one colour scale for all rows: where draws are "
@@ -273,6 +280,44 @@ def write_rank_histograms(path: Path, histograms: dict[str, Curve]) -> None:
     for axes in row:
         axes.set_ylim(0, highest)
     row[0].set_ylabel("share / calibrated share", size=9)
+    _save(figure, path)
+
+
+def write_structure(path: Path, structures: dict[str, dict]) -> None:
+    """Writes a PNG: power ratio over bands and spread-skill over block sizes, a curve a label.
+
+    A structure has rows `power` (band, ratio) and `blocks` (size, spread_skill), each number with
+    its _low and _high; None and NaN are not drawn.
+    """
+    figure, row = _plot_figure(2, STRUCTURE, 1.4 * SIDE)
+    titles = "power of draws / of truths", "spread-skill ratio of block means"
+    labels = "cycles a pixel", "pixels a side of a block"
+    parts = ("power", "band", "ratio"), ("blocks", "size", "spread_skill")
+    for axes, title, label, (part, scale, score) in zip(row, titles, labels, parts, strict=True):
+        drawn = [1 / 1.3, 1.3]
+        for number, (name, structure) in enumerate(structures.items()):
+            rows = structure[part]
+            low, y, high = (
+                np.array([values[f"{score}{end}"] for values in rows], float)
+                for end in ("_low", "", "_high")
+            )
+            x = np.arange(len(rows)) + 0.08 * (number - (len(structures) - 1) / 2)
+            style = dict(color=f"C{number}", marker="o", ms=4, lw=1.2, capsize=2)
+            axes.errorbar(x, y, np.stack([y - low, high - y]).clip(0), label=name, **style)
+            drawn += [value for value in (*y, *low, *high) if value > 0]
+        axes.axhspan(*WANTED, color="0.5", alpha=0.15, lw=0)
+        axes.axhline(1, color="0.4", lw=1, ls="--")
+        axes.set_xticks(range(len(rows)), [str(values[scale]) for values in rows])
+        if score == "ratio":  # of powers, which may differ a hundredfold
+            axes.set(yscale="log", ylim=(0.9 * min(drawn), 1.1 * max(drawn)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(0, 1.05 * max(drawn))
+        axes.set_title(title, size=10)
+        axes.set_xlabel(label, size=9)
+    row[0].legend(fontsize=8, frameon=False, loc="best")
     _save(figure, path)
 
 

@@ -82,6 +82,9 @@ def make_report(studies: list[StudyResults]) -> Document:
         "Table 1": [*tables.single_missing_tables(studies), *_notes(studies, _method_notes)],
         "More modalities missing": tables.several_missing_tables(studies),
         "Calibration of the predicted laws": tables.crps_tables(studies),
+        "Structure of draws": _by_study(
+            studies, lambda study: tables.structure_tables(study.structure)
+        ),
         "Significance": _by_study(studies if comparable else [], tables.significance_tables),
         "Costs": tables.cost_tables(studies),
         "Downstream segmentation": [

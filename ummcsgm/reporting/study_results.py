@@ -24,6 +24,7 @@ PICTURES = {
     "reliability_predicted.png": "Reliability of the variance the network predicts",
     "ranks.png": "Rank histograms of the truth among draws",
     "ranks_recalibrated.png": "The same after recalibration",
+    "structure.png": "Draws against truths by scale: power, and the spread of block means",
     "uncertainty.png": "Draws, their standard deviation and the error of their mean",
     "coherence.png": "A coronal plane through neighbouring slices of draws",
 }
@@ -42,6 +43,7 @@ class StudyResults:
     methods: Rows
     rows: Rows
     crps: Rows = field(default_factory=list)
+    structure: Rows = field(default_factory=list)
     tests: Rows = field(default_factory=list)
     paper: Rows = field(default_factory=list)
     downstream: dict[str, Any] | None = None
@@ -104,6 +106,7 @@ def read_study(workdir: Path, name: str = "") -> StudyResults:
         methods=methods,
         rows=_with_nan(results["rows"]),
         crps=_with_nan(results.get("crps", [])),
+        structure=results.get("structure", []),
         tests=_with_nan(results.get("tests", [])),
         paper=_with_nan(results.get("paper", [])),
         downstream=downstream if downstream.get("rows") else None,

@@ -28,6 +28,37 @@ LOWER_IS_BETTER = ("mae", "crps")
 SIGNIFICANT = "Paired over subjects; Holm's p values below 0.05 are marked."
 NEGATIVE_IS_BETTER = "Less is better: what is below 0 speaks for the first."
 NONE = "–"
+STRUCTURE = (  # caption, part of `structure`, its scale, score, notes
+    (
+        "Power of draws over that of truths, in bands of cycles a pixel (1 is right)",
+        *("power", "band", "ratio"),
+        (
+            "Of the difference from the network's own mean, within the brain. Where a structure "
+            "is, and whether it is Gaussian, is not seen. With each number: 90 % of a bootstrap "
+            "over subjects.",
+        ),
+    ),
+    (
+        "Spread-skill ratio of block means, by the block's pixels (1 is right)",
+        *("blocks", "size", "spread_skill"),
+        ("Below 1 the block means of draws are too alike.",),
+    ),
+    (
+        "Share of block means within the 90 % interval of draws",
+        *("blocks", "size", "coverage"),
+        ("The interval assumes a normal law.",),
+    ),
+    (
+        "CRPS of block means, grey levels (less is better)",
+        *("blocks", "size", "crps"),
+        (),
+    ),
+    (
+        "CRPS of block means over the absolute error of the mean (less is better)",
+        *("blocks", "size", "crps_over_mae"),
+        ("0.71 for the right law, if it is normal and the mean is its mean.",),
+    ),
+)
 REFERENCES = {"truth": "the truth", "zeros": "nothing (zeros)"}  # no methods, so never the best
 MEAN = "mean"
 Key = tuple[str, str]
@@ -185,6 +216,32 @@ def dice_tables(studies: list[StudyResults]) -> list[Table]:
         notes = (note,) if max(skipped) else ()
         tables.append(_table_by_modality(studies, selected, caption, {}, notes))
     return tables
+
+
+def structure_tables(rows: Rows) -> list[Table]:
+    """The tables of the `structure` of draws: the power ratio by band, and each score of block
+    means by their size. A row for each of `rows`, which have missing, modality and version."""
+    if not rows:
+        return []
+    labels = ["missing", "modality", "draws"]
+    if all(row["missing"] == row["modality"] for row in rows):
+        labels.remove("missing")
+    names = [[row[{"draws": "version"}.get(label, label)] for label in labels] for row in rows]
+    tables = []
+    for caption, part, scale, score, notes in STRUCTURE:
+        scales = [numbers[scale] for numbers in rows[0]["structure"][part]]
+        columns = (*labels, *(f"{s} x {s}" if scale == "size" else s for s in scales))
+        lines = [
+            (*label, *(_cell_with_interval(numbers, score) for numbers in row["structure"][part]))
+            for label, row in zip(names, rows, strict=True)
+        ]
+        tables.append(Table(caption, columns, lines, notes, len(labels)))
+    return tables
+
+
+def _cell_with_interval(row: dict, score: str) -> Cell:
+    low, high = (format_number(row[f"{score}_{end}"]) for end in ("low", "high"))
+    return Cell(format_number(row[score]), below="" if NONE in (low, high) else f"{low} to {high}")
 
 
 def significance_tables(study: StudyResults) -> list[Table]:

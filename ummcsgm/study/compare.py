@@ -115,6 +115,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     entries = _method_entries(workdir, spec, [mm_csn, *floors, *methods], results)
     study = study_results(entries, spec.space.modalities)
     study["facts"] = _facts(config, trained, evaluation["facts"], cohort.split, entries)
+    study["structure"] = _structure(evaluation["facts"])
     study["paper"] = paper_table.rows() if shows_paper(config) else []
     if segmenter:
         study["downstream"] = downstream_results(results, [m.name for m in (mm_csn, *methods)])
@@ -225,6 +226,15 @@ def _crps_summary(
         for name in names
         for modality in modalities
         if (name, modality) in groups
+    ]
+
+
+def _structure(evaluation_facts: dict) -> list[dict]:
+    """The `structure` of draws by modality that alone is missing, and by version."""
+    return [
+        {key: row[key] for key in ("missing", "modality", "version", "structure")}
+        for row in evaluation_facts["calibration"]["summaries"]
+        if row["missing"] == row["modality"]
     ]
 
 
