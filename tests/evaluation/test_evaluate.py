@@ -254,6 +254,8 @@ def test_files_hold_the_numbers(dark, tmp_path):
         "figure.png",
         "metrics.json",
         "ranks.png",  # without a curve of reliability, as nothing is spread
+        "structure.csv",
+        "structure.png",
         "subjects.csv",
         "table.csv",
         "table.md",

@@ -34,6 +34,10 @@ def results(workdir):
     return json.loads((workdir / "study" / "results.json").read_text())
 
 
+def report(table):
+    return (table / "run" / "study" / "report.html").read_text()
+
+
 def folder_of(workdir, name):
     return workdir if name == "mm-csn" else workdir / "methods" / name
 
@@ -93,6 +97,9 @@ def test_the_draws_crps_and_the_means_are_those_of_calibration(table):
             assert crps["warm", row["modality"]] == pytest.approx(row["crps"])
             mean = row["mae_of_mean"]
             assert crps["mm-csn", row["modality"]] == pytest.approx(mean, rel=1e-5)
+    structure = [row["structure"] for row in found]
+    assert [row["structure"] for row in results(table / "run")["structure"]] == structure
+    assert "Spread-skill ratio of block means" in report(table)
 
 
 def test_every_other_method_is_compared_with_the_mean(table):
