@@ -20,6 +20,7 @@ CHECKS = (
     "closed_form",
     "solver_checks",
     "structure_checks",
+    "lesion_checks",
 )  # they meet the copy, so are read again
 
 
@@ -60,6 +61,11 @@ def vp(checks):
     return sys.modules["closed_form"].SDES["vp"]
 
 
+def of_lesions(name):
+    """The check of this name in `lesion_checks`."""
+    return lambda _: getattr(importlib.import_module("lesion_checks"), name)()
+
+
 def structural(name, *arguments):
     """The check of this name in `structure_checks`."""
     return lambda _: getattr(importlib.import_module("structure_checks"), name)(*arguments)
@@ -87,6 +93,11 @@ REDDENED = {
     "blocks by hand": structural("assert_blocks_by_hand"),
     "variance of blocks": structural("assert_variance_of_block_means", (4,)),
     "the right law": structural("assert_right_law_passes", 2),
+    "lesions of the right law": of_lesions("assert_right_law_passes"),
+    "lesions by hand": of_lesions("assert_measures_by_hand"),
+    "sections of lesions": of_lesions("assert_sections_by_hand"),
+    "a lesion's enhancement": of_lesions("assert_enhancement_by_hand"),
+    "patterns of lesions": of_lesions("assert_patterns_are_those_of_the_law"),
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -291,6 +302,78 @@ BUGS = {
         "np.abs(own_mean - true)",
         "np.abs(np.mean(drawn, axis=0) - true)",
         "the right law",
+    ),
+    "a lesion's percentile of the whole brain": Bug(
+        "evaluation/lesions.py",
+        "np.percentile(inside, PERCENTILE, axis=1)",
+        "np.percentile(images[:, brain] / medians[:, None], PERCENTILE, axis=1)",
+        "lesions by hand",
+    ),
+    "draws pooled before a lesion's percentile": Bug(
+        "evaluation/lesions.py",
+        "np.percentile(inside, PERCENTILE, axis=1)",
+        "np.append(np.percentile(inside[:2], 90, axis=1), [np.percentile(inside[2:], 90)] * 8)",
+        "lesions of the right law",
+    ),
+    "a lesion of which the truth is the first draw": Bug(
+        "evaluation/lesions.py",
+        '{"truth": 0, "of_mean": 1',
+        '{"truth": 2, "of_mean": 1',
+        "lesions of the right law",
+    ),
+    "lesions relative to the truth's own brain": Bug(
+        "evaluation/lesions.py",
+        "medians = np.maximum(medians, DARK * medians[0])",
+        "medians = np.repeat(medians[:1], len(images))",
+        "lesions by hand",
+    ),
+    "lesions relative to the tumour too": Bug(
+        "evaluation/lesions.py",
+        "reference = inside & ~region(plane, WHOLE)",
+        "reference = inside",
+        "sections of lesions",
+    ),
+    "enhancement without T1": Bug(
+        "evaluation/lesions.py",
+        "ratios = smooth[:-1] / plain",
+        "ratios = smooth[:-1]",
+        "a lesion's enhancement",
+    ),
+    "enhancement relative to nothing": Bug(
+        "evaluation/lesions.py",
+        'numbers["enhancement"] = high / typical',
+        'numbers["enhancement"] = high',
+        "a lesion's enhancement",
+    ),
+    "a lesion's spread as that of the draws' mean": Bug(
+        "evaluation/lesions.py",
+        "np.var(lesions.draws, axis=0, ddof=1)",
+        "np.var(lesions.draws, axis=0, ddof=1) / len(lesions.draws)",
+        "lesions of the right law",
+    ),
+    "reliability of lesions by all draws": Bug(
+        "evaluation/lesions.py",
+        "share = (enhancing - left_out) / (count - 1)",
+        "share = enhancing / count",
+        "lesions of the right law",
+    ),
+    "a lesion enhances by its truth's number in draws": Bug(
+        "evaluation/lesions.py",
+        "drawn.astype(np.float64), truth.astype",
+        "drawn.astype(np.float64), drawn[0].astype",
+        "lesions of the right law",
+    ),
+    "patterns of lesions as likely as each other": Bug(
+        "data/phantom/tumour.py",
+        '{"ring": 0.36, "solid": 0.10, "patchy": 0.29, NONE: 0.25}',
+        '{"ring": 0.25, "solid": 0.25, "patchy": 0.25, NONE: 0.25}',
+        "patterns of lesions",
+    ),
+    "patterns of lesions exchanged": Bug(
+        "data/phantom/tumour.py",
+        "p=list(PATTERNS.values())",
+        "p=list(PATTERNS.values())[::-1]",
+        "patterns of lesions",
     ),
 }
 

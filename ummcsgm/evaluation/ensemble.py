@@ -29,6 +29,7 @@ from ummcsgm.evaluation.calibration import (
     uniformity,
     within,
 )
+from ummcsgm.evaluation.lesions import score_lesions
 from ummcsgm.evaluation.metrics import group_rows
 from ummcsgm.evaluation.structure import measure_structure, summarise_structure
 from ummcsgm.evaluation.subject import EvaluatedSubject, SubjectSlices
@@ -57,7 +58,8 @@ def measure_draws(
 
     options.draws draws of the slices `z` for every missing pattern, about the `estimate`
     [Q, S, H, W, M] of these slices. A record, of a pattern and a modality, has the
-    numbers of `score_draws`; pictures are of the patterns with one modality scored.
+    numbers of `score_draws`; where one modality is scored also those of `score_lesions`, and a
+    picture.
     """
     modalities, slices = evaluated.modalities, evaluated.slices(z)
     by_channel = {modalities.index(name): factor for name, factor in factors.items()}
@@ -74,6 +76,7 @@ def measure_draws(
             names = {"missing": evaluated.pattern_name(missing), "modality": modalities[channel]}
             records.append(labels | names | numbers)
             if len(scores) == 1:
+                records[-1] |= score_lesions(evaluated, slices, channel, known.mean, draws)
                 pictures[channel] = draws_picture(slices, channel, draws)
     return first, average, records, stack_pictures(pictures, len(modalities))
 

@@ -16,14 +16,16 @@ records     calibration.csv: dicts of subject, group, method, draws, slices, mis
             modality, voxels, mae_of_mean, mse_of_mean; `raw` and `recalibrated`, each
             the numbers of those draws, `structure` among them, or None, and `predicted`
             or None
+lesions     lesions.csv: dicts of subject, group, modality, region, slice, voxels, pattern
+            (of a phantom, else None), image, mean, p90, enhancement (or None)
 curves      `ensemble.calibration_curves`: {"reliability" | "ranks": {version:
             {modality: {"expected", "measured", "low", "high": arrays}}}}
 facts       metrics.json: step, profile, profile_hash, test_subjects, evaluations, few,
             questions, scored; `algorithm1` and `warm` (subjects, slices, psnr and
             psnr_of_mean by modality); `calibration` (draws, factors, fits, summaries,
             predicted: with the ends of their intervals; a summary's `structure` is
-            `structure.summarise_structure`); `coherence` (of the fit: rho, lag_one,
-            draws; summaries)
+            `structure.summarise_structure`); `lesions` (`lesions.lesion_results`);
+            `coherence` (of the fit: rho, lag_one, draws; summaries)
 modalities  names, in the order of channels
 panels      by subject, up to two: {"truth" | method: [M, H, W] grey levels}
 pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]}
@@ -53,6 +55,7 @@ from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import processes
 from ummcsgm.evaluation import ensemble, through_plane
 from ummcsgm.evaluation.ensemble import SAMPLER
+from ummcsgm.evaluation.lesions import lesion_results, lesion_rows, skipped_line
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
@@ -196,7 +199,11 @@ def evaluate(
     rhos = [*dict.fromkeys((0.0, _rho(coherence)))]
     method_parts["slab"] = slab_part(parts / "slabs", spec, mm_csn, rhos)
     results = evaluate_subjects(spec, method_parts | more)
-    return evaluation_results(spec, mm_csn, fits, coherence, results), results
+    evaluation = evaluation_results(spec, mm_csn, fits, coherence, results)
+    lacking = skipped_line(evaluation["facts"]["lesions"])
+    if lacking and processes.is_main():
+        print(lacking, flush=True)
+    return evaluation, results
 
 
 # The cached map.
@@ -240,7 +247,7 @@ def evaluate_subjects(
 
 
 def _part_key(key: list, subject: Subject) -> str:
-    files = [*subject.files.values(), *([subject.mask] if subject.mask else [])]
+    files = [*subject.files.values(), *filter(None, [subject.mask, subject.segmentation])]
     times = [file.stat().st_mtime_ns for file in files]
     return json.dumps([code_digest(), *key, subject.name, times])
 
@@ -418,8 +425,9 @@ def calibrate(
     """(fits, coherence): by modality the `ensemble.fit_factors` of draws, and the
     `through_plane.fit` of their noise, on the validation subjects of `spec`.
 
-    `path` holds them as JSON, for `complete`, and by modality the `structure` of these draws;
-    it is removed where nothing can be fitted, and both are empty. `folder` keeps the parts.
+    `path` holds them as JSON, for `complete`, and by modality the `structure` of these draws,
+    and what their `lesions` say; it is removed where nothing can be fitted, and both are empty.
+    `folder` keeps the parts.
 
     A validation subject is read once for the draws and the slabs with rho 0, and once more
     for the slabs with the rho that follows from all of these, if it is not 0: subjects are
@@ -464,6 +472,7 @@ def calibrate(
             for row in ensemble.summaries(_records(results["draws"]))
             if row["missing"] == row["modality"]
         },
+        "lesions": lesion_results(_records(results["draws"])),
     }
     if processes.is_main():
         write_atomic(path, json.dumps(json_without_nan(content), indent=1))
@@ -527,6 +536,7 @@ def evaluation_results(
             "summaries": ensemble.summaries(records),
             "predicted": ensemble.predictions(records),
         },
+        "lesions": lesion_results(records),
         "coherence": coherence | {"summaries": through_plane.summaries(_records(slabs))},
         "questions": len(spec.patterns) * len(names),
         "scored": len({(r["subject"], r["missing"]) for r in rows if r["method"] == MEAN}),
@@ -535,6 +545,7 @@ def evaluation_results(
         "rows": table,
         "subjects": rows,
         "records": records,
+        "lesions": lesion_rows(records),
         "curves": ensemble.calibration_curves(records, spec.space.modalities),
         "facts": facts,
         "modalities": spec.space.modalities,

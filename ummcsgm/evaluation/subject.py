@@ -14,12 +14,15 @@ import numpy as np
 
 from ummcsgm.data.crop import ImageSpace, uncrop
 from ummcsgm.data.layouts.layout import Subject
+from ummcsgm.data.nifti import spacing_in_plane
 from ummcsgm.data.subjects import (
     PreparedSubject,
     network_brain,
+    network_labels,
     network_slices,
     network_stacks,
     prepare_subject,
+    read_labels,
 )
 from ummcsgm.evaluation.metrics import NoErrorError
 from ummcsgm.evaluation.protocols import (
@@ -86,6 +89,25 @@ class EvaluatedSubject:
     def brain(self, z: Array) -> Array:
         """[S, H, W] bool: where the brain is."""
         return network_brain(self.prepared, z)
+
+    @property
+    def pixel(self) -> Array:
+        """[2] mm of a pixel of the network's grid, along rows and columns."""
+        return np.array(self.prepared.window.step) * spacing_in_plane(self.prepared.geometry)
+
+    @functools.cached_property
+    def segmentation(self) -> Array | None:
+        """[Z, Y, X] int8 labels of `data.labels`; None where the subject has no segmentation.
+
+        Raises:
+            InputError: it does not fit the scans.
+        """
+        return read_labels(self.subject, self.prepared)
+
+    def segmentation_on(self, z: Array) -> Array | None:
+        """[S, H, W] int8: the segmentation of the slices `z` on the network's grid, or None."""
+        labels = self.segmentation
+        return None if labels is None else network_labels(self.prepared, labels, z)
 
     def slices(self, z: Array) -> SubjectSlices:
         """The slices `z` with their neighbours, and what makes grey levels of them."""
