@@ -6,7 +6,7 @@ import re
 import matplotlib
 import numpy as np
 import pytest
-from made_study import structure_row
+from made_study import lesions, structure_row
 from matplotlib.image import imread
 
 from ummcsgm.reporting import figures
@@ -20,6 +20,7 @@ from ummcsgm.reporting.figures import (
     training_curves_svg,
     write_coronal,
     write_figure,
+    write_lesions,
     write_preview,
     write_rank_histograms,
     write_reliability,
@@ -104,15 +105,38 @@ def test_rank_histograms_are_relative_to_calibrated_draws_on_one_scale(drawn):
     assert "among 8 draws" in first.get_xlabel()
 
 
+def test_lesions_are_reliability_and_strips_of_percentiles(drawn):
+    strips = {"truth": np.array([1.0, 2.0]), "mean": np.array([1.5, 1.5])}
+    strips["draws"] = np.arange(16) / 10
+    write_lesions("unused", lesions()["enhancement"]["reliability"], {"t1c": strips, "t2": strips})
+    reliability, right = drawn[0].axes
+    (points,) = [c for c in reliability.collections if len(c.get_offsets()) == 2]
+    np.testing.assert_allclose(points.get_offsets(), [[0, 1], [1, 0.4375]])
+    assert points.get_sizes()[1] > points.get_sizes()[0]
+    np.testing.assert_allclose(reliability.lines[0].get_xydata(), [[0, 0], [1, 1]])
+    values = [line.get_ydata() for line in right.lines if len(line.get_ydata()) in (2, 16)]
+    assert any(np.array_equal(v, strips["draws"]) for v in values)
+    assert [text.get_text() for text in right.get_legend().get_texts()] == [
+        "truth",
+        "mean",
+        "draws",
+    ]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["t1c", "t2"]
+    write_lesions("unused", [], {"t2": strips})
+    assert len(drawn[1].axes) == 1
+
+
 def test_rows_of_uncertainty_have_one_scale_as_a_radiologist_sees_them(drawn):
     images = uncertainty(12.0, 29.0)
     write_uncertainty("unused", ["T1 of BraTS-GLI-00123", "T2"], images)
     tiles = [axes.images[0] for axes in drawn[0].axes[:7]]
-    truth, mean, draws, sd = (images[name][0] for name in ("truth", "mean", "draws", "sd"))
-    error = np.full((30, 20), 12.0)
+    box = (..., slice(2, 28), slice(1, 19))  # the brain and 3 pixels around it
+    truth, mean, draws, sd = (images[name][0][box] for name in ("truth", "mean", "draws", "sd"))
+    error = np.full((26, 18), 12.0)
+    assert drawn[0].axes[0].get_window_extent().width >= 200
     for tile, image in zip(tiles, [truth, mean, *draws, sd, error], strict=True):
         np.testing.assert_array_equal(tile.get_array(), image[::-1, ::-1])
-    assert np.argwhere(tiles[0].get_array() == 181.0).min(0).tolist() == [6, 5]
+    assert np.argwhere(tiles[0].get_array() == 181.0).min(0).tolist() == [4, 4]
     assert [tile.get_cmap().name for tile in tiles] == ["gray"] * 5 + ["inferno"] * 2
     assert {tile.get_clim() for tile in tiles[:5]} == {(0, 255)}
     limits = {drawn[0].axes[k].images[0].get_clim() for k in (5, 6, 12, 13)}
@@ -157,10 +181,10 @@ def test_pngs_fit_their_captions_which_say_that_they_are_for_research(tmp_path, 
         box = caption.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
     pixels = np.round(imread(tmp_path / "new/c.png")[..., :3] * 255).astype(int)
-    tile = pixels[figures.SMALL_TOP :, figures.SMALL_LEFT :][:240, :160]  # the truth, 8 times
-    mark = (tile[40:100] == 181).all(-1)
-    assert mark.sum() == 4 * 3 * 8 * 8  # enlarged by a whole factor and nothing else
-    assert (tile == 100).all(-1).sum() > (20 * 12 - 4 * 3) * 8 * 8 - 400  # R and L
+    tile = pixels[figures.SMALL_TOP :, figures.SMALL_LEFT :][: 26 * 13, : 18 * 13]  # the truth
+    mark = (tile[40:120] == 181).all(-1)
+    assert mark.sum() == 4 * 3 * 13 * 13  # enlarged by a whole factor and nothing else
+    assert (tile == 100).all(-1).sum() > (20 * 12 - 4 * 3) * 13 * 13 - 400  # R and L
 
 
 def panels():

@@ -72,6 +72,43 @@ def test_structure_of_several_missing_names_them(tmp_path):
     ]
 
 
+def test_lesions_have_a_table_of_measures_and_two_of_enhancement(tmp_path):
+    lesions = study_of(tmp_path).lesions
+    measures, enhancement, reliability = tables.lesion_tables(lesions)
+    row = lines(measures)["t1c", "TC", "90th percentile"]
+    assert row["truth ± sd"].text == "1.25 ± 0.50" and row["draws ± sd"].text == "1.12 ± 0.30"
+    assert (row["sd ratio"].text, row["sd ratio"].below) == ("0.60", "0.50 to 0.80")
+    assert row["CRPS"].text == "0.123" and row["n"].text == "6"
+    unknown = lines(measures)["t2", "WT", "mean"]["sd ratio"]  # of one subject
+    assert (unknown.text, unknown.below) == ("–", "")
+    found = lines(enhancement)
+    assert (
+        found[("draws",)]["enhance"].text == "0.50" and found[("draws",)]["Brier"].text == "0.500"
+    )
+    assert found[("truths",)]["Brier"].text == "0.250"
+    assert found[("phantoms, by their law",)]["enhance"].text == "0.75"
+    notes = " ".join(enhancement.notes)
+    assert "above 1.1 times" in notes and "0.90 ± 0.31" in notes and "0.995" in notes
+    assert "0.50 (0.25 to 0.75)" in notes
+    bins = lines(reliability)
+    assert (
+        bins[("0.8 to 1",)]["n"].text == "4.5" and bins[("0.8 to 1",)]["frequency"].text == "0.44"
+    )
+    assert bins[("0 to 0.2",)]["frequency"].below == "0.90 to 1.10"
+    (sentence,) = tables.lesions_skipped(lesions)
+    assert sentence == "Without a lesion score: 1 subject (no segmentation): P005."
+
+
+def test_of_patients_and_without_lesions_less_is_said(tmp_path):
+    lesions = study_of(tmp_path).lesions
+    lesions["enhancement"]["known"] = None
+    _, enhancement, _ = tables.lesion_tables(lesions)
+    assert ("phantoms, by their law",) not in lines(enhancement) and len(enhancement.notes) == 1
+    assert len(tables.lesion_tables(lesions | {"enhancement": None})) == 1
+    assert tables.lesion_tables(lesions | {"enhancement": None, "rows": []}) == []
+    assert tables.lesion_tables({}) == [] and tables.lesions_skipped({}) == []
+
+
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
     found = tables.single_missing_tables([study_of(tmp_path)])
     psnr, mae = lines(found[0]), lines(found[3])

@@ -53,18 +53,17 @@ def measure_draws(
     sample: Callable,
     options: EvaluationOptions,
     factors: dict[str, float],
-) -> tuple[Array, Array, list[dict], dict[str, Array]]:
-    """(first draw, mean of the draws, each [Q, S, H, W, M], records, pictures [M, ...]).
+) -> tuple[Array, Array, list[dict]]:
+    """(first draw, mean of the draws, each [Q, S, H, W, M], records).
 
     options.draws draws of the slices `z` for every missing pattern, about the `estimate`
     [Q, S, H, W, M] of these slices. A record, of a pattern and a modality, has the
-    numbers of `score_draws`; where one modality is scored also those of `score_lesions`, and a
-    picture.
+    numbers of `score_draws`, and where one modality is scored those of `score_lesions`.
     """
     modalities, slices = evaluated.modalities, evaluated.slices(z)
     by_channel = {modalities.index(name): factor for name, factor in factors.items()}
     first, average = estimate.mean.copy(), estimate.mean.copy()
-    records, pictures = [], {}
+    records = []
     labels = evaluated.labels | {"slices": len(z), "method": SAMPLER, "draws": options.draws}
     for pattern, missing in enumerate(evaluated.missing):
         known = estimate.select_row(pattern)
@@ -77,8 +76,21 @@ def measure_draws(
             records.append(labels | names | numbers)
             if len(scores) == 1:
                 records[-1] |= score_lesions(evaluated, slices, channel, known.mean, draws)
-                pictures[channel] = draws_picture(slices, channel, draws)
-    return first, average, records, stack_pictures(pictures, len(modalities))
+    return first, average, records
+
+
+def draws_pictures(
+    evaluated: EvaluatedSubject, z: Array, estimate: Estimate, sample: Callable, count: int
+) -> dict[str, Array]:
+    """Pictures [M, ...] of the slice `z` [1]: `draws_picture` of `count` draws, of each modality
+    that alone is scored. `estimate` [Q, 1, H, W, M] is of that slice."""
+    slices, pictures = evaluated.slices(z), {}
+    for pattern in np.flatnonzero(evaluated.scored.sum(axis=1) == 1):
+        known, missing = estimate.select_row(pattern), evaluated.missing[pattern]
+        draws = draw(sample, slices, missing, known, count)
+        channel = int(np.argmax(evaluated.scored[pattern]))
+        pictures[channel] = draws_picture(slices, channel, draws)
+    return stack_pictures(pictures, len(evaluated.modalities))
 
 
 def draw(
@@ -183,14 +195,13 @@ def _numbers(generator: np.random.Generator, draws: Array, mean: Array, truth: A
 
 
 def draws_picture(slices: SubjectSlices, channel: int, draws: Array) -> dict[str, Array]:
-    """The middle slice in grey levels: truth, mean of the draws, the first SHOWN_DRAWS
+    """One slice in grey levels: truth, mean of the draws, the first SHOWN_DRAWS
     draws, and their sd, to be compared with that mean's error."""
-    middle = len(slices.z) // 2
-    scale = slices.brain[middle] * slices.grey[channel]
-    images = draws[:, middle, ..., channel] * scale
+    scale = slices.brain[0] * slices.grey[channel]
+    images = draws[:, 0, ..., channel] * scale
     wide = np.sqrt(1 + 1 / len(draws))
     return {
-        "truth": slices.images[middle, ..., channel] * scale,
+        "truth": slices.images[0, ..., channel] * scale,
         "mean": np.mean(images, axis=0),
         "draws": images[:SHOWN_DRAWS],
         "sd": wide * np.std(images, axis=0, ddof=1),

@@ -28,7 +28,8 @@ facts       metrics.json: step, profile, profile_hash, test_subjects, evaluation
             `coherence` (of the fit: rho, lag_one, draws; summaries)
 modalities  names, in the order of channels
 panels      by subject, up to two: {"truth" | method: [M, H, W] grey levels}
-pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]}
+pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]} of
+            `lesion_slice`
 slabs       by subject: {"records": dicts of subject, group, slices, draws, flatness,
             modality, image, rho and numbers; "pictures": {"truth", "mean": [M, S, W],
             "draws": [M, n, S, W]}, or {} where there are none}
@@ -55,7 +56,7 @@ from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import processes
 from ummcsgm.evaluation import ensemble, through_plane
 from ummcsgm.evaluation.ensemble import SAMPLER
-from ummcsgm.evaluation.lesions import lesion_results, lesion_rows, skipped_line
+from ummcsgm.evaluation.lesions import lesion_results, lesion_rows, lesion_slice, skipped_line
 from ummcsgm.evaluation.methods import TrainedMethod
 from ummcsgm.evaluation.metrics import group_rows, mean_and_sd
 from ummcsgm.evaluation.protocols import TABLE1, profile_hash
@@ -319,11 +320,16 @@ def evaluate_method(
     drawn = choose_evenly(z, options.draw_slices)
     known = _on(drawn, evaluated, estimate)
     if method.make_sampler and share.draws:
-        first, average, records, pictures = ensemble.measure_draws(
-            evaluated, drawn, known, method.make_sampler(SAMPLER), options, factors
+        sample = method.make_sampler(SAMPLER)
+        first, average, records = ensemble.measure_draws(
+            evaluated, drawn, known, sample, options, factors
         )
         predictions["mean_of_draw_slices"] = drawn, known.mean
         predictions |= {SAMPLER: (drawn, first), "warm_mean": (drawn, average)}
+        if share.shown and len(drawn):
+            shown = lesion_slice(evaluated, drawn[len(drawn) // 2])
+            there = _on(shown, evaluated, estimate)
+            pictures = ensemble.draws_pictures(evaluated, shown, there, sample, options.draws)
     crps = {(SAMPLER, r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
     rows = []
     for name, (slices, images) in predictions.items():
@@ -439,7 +445,7 @@ def calibrate(
         z = choose_evenly(evaluated.z, options.draw_slices)
         estimate = predict_patterns(evaluated, z, method.predict)
         sample = method.make_sampler(SAMPLER)
-        _, _, records, _ = ensemble.measure_draws(evaluated, z, estimate, sample, options, {})
+        _, _, records = ensemble.measure_draws(evaluated, z, estimate, sample, options, {})
         return SubjectResult(records=records)
 
     def measure_slabs(rho: float) -> list[dict]:

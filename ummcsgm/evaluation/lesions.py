@@ -97,6 +97,20 @@ def region_of(modality: str) -> str:
     return "TC" if modality == ENHANCED else WHOLE
 
 
+def lesion_slice(evaluated: EvaluatedSubject, otherwise: int) -> Array:
+    """[1] the scored slice with the largest section of the tumour's core, or else of the whole
+    tumour; `otherwise` where no segmentation shows either."""
+    try:
+        labels = evaluated.segmentation_on(evaluated.z)
+    except InputError:
+        labels = None
+    for name in ("TC", WHOLE) if labels is not None else ():
+        area = region(labels, name).sum(axis=(1, 2))
+        if area.any():
+            return evaluated.z[[int(np.argmax(area))]]
+    return np.array([otherwise])
+
+
 def find_sections(labels: Array, brain: Array, name: str) -> list[tuple[int, Array, Array]]:
     """(slice, mask [H, W], reference [H, W]) of each lesion in `labels` [S, H, W].
 

@@ -3,6 +3,7 @@
 table.md, table.csv, subjects.csv, metrics.json, figure.png    always
 calibration.md, calibration.csv, reliability*.png, ranks*.png, uncertainty.png    of draws
 structure.csv, structure.png                                   of draws, by scale
+lesions.csv, lesions.png                                       of draws, in segmented lesions
 coherence.md, coherence.csv, coherence.json, coherence.png     of neighbouring slices
 """
 
@@ -19,6 +20,7 @@ from ummcsgm.reporting.figures import (
     Panels,
     write_coronal,
     write_figure,
+    write_lesions,
     write_rank_histograms,
     write_reliability,
     write_structure,
@@ -29,6 +31,8 @@ from ummcsgm.reporting.tables import (
     NONE,
     Table,
     distinct,
+    lesion_tables,
+    lesions_skipped,
     several_missing_tables,
     single_missing_tables,
     structure_tables,
@@ -44,6 +48,8 @@ DRAW_COLUMNS = "subject group method draws slices missing modality voxels".split
 DRAW_COLUMNS += "mae_of_mean mse_of_mean version".split()
 DRAW_COLUMNS += "crps variance error coverage coverage_of_ranks energy".split()
 STRUCTURE_COLUMNS = "missing modality version score scale subjects value low high".split()
+LESION_COLUMNS = "subject group modality region slice voxels pattern image".split()
+LESION_COLUMNS += "mean p90 enhancement".split()
 COHERENCE_COLUMNS = "modality image rho subjects lag_one sd_ratio".split()
 COHERENCE_COLUMNS += "gradient gradient_error coronal_ssim".split()
 VERSIONS = ("raw", "recalibrated")  # of draws
@@ -51,6 +57,11 @@ STRUCTURE_TEXT = (
     "Whether draws vary as truths do at every scale. The mean plus white noise of the right "
     "variance is calibrated voxel by voxel, and fails here: its power at low frequencies is too "
     "small, and so is the spread of its block means. structure.png shows both, of draws as drawn."
+)
+LESION_TEXT = (
+    "Whether a lesion changes from draw to draw as it does from truth to truth: each connected "
+    "part of a segmented tumour on the slices that were drawn, with its modality alone missing. "
+    "lesions.png shows it, lesions.csv has every number."
 )
 ALL_MODALITIES = "all"  # the rows of coherence that pool all modalities
 
@@ -154,7 +165,8 @@ def _panels(evaluation: dict, titles: dict[str, str]) -> Panels:
 def write_calibration(evaluation: dict, folder: Path) -> None:
     """Writes calibration.md, calibration.csv and structure.csv, and the figures of what was
     measured: reliability.png, ranks.png (and both of the recalibrated draws), structure.png,
-    uncertainty.png, and reliability_predicted.png of a network that predicts the variance."""
+    lesions.png (with lesions.csv), uncertainty.png, and reliability_predicted.png of a network that
+    predicts the variance."""
     rows = [
         record | {"version": version} | record[version]
         for record in evaluation["records"]
@@ -172,6 +184,8 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
     }
     if single:
         write_structure(folder / "structure.png", single)
+    if evaluation["lesions"]:
+        _write_lesions(evaluation, folder)
     for version in (*VERSIONS, "predicted"):
         suffix = "" if version == "raw" else f"_{version}"
         curves = evaluation["curves"]["reliability"][version]
@@ -187,6 +201,32 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
         if modalities:
             images = {name: array[scanned] for name, array in images.items()}
             write_uncertainty(folder / "uncertainty.png", modalities, images)
+
+
+def _write_lesions(evaluation: dict, folder: Path) -> None:
+    """Writes lesions.csv and lesions.png."""
+    rows = evaluation["lesions"]
+    write_csv(folder / "lesions.csv", rows, LESION_COLUMNS)
+    percentiles: dict[str, dict[str, np.ndarray]] = {}
+    for modality in distinct(row["modality"] for row in rows):
+        own = [row for row in rows if row["modality"] == modality]
+        percentiles[modality] = {
+            name: np.array([row["p90"] for row in own if row["image"].split()[0] == image])
+            for name, image in (("truth", "truth"), ("mean", "mean"), ("draws", "draw"))
+        }
+    enhancement = evaluation["facts"]["lesions"]["enhancement"] or {}
+    write_lesions(folder / "lesions.png", enhancement.get("reliability", []), percentiles)
+
+
+def _lesion_section(lesions: dict) -> Section:
+    """The tables of lesions, and which subjects have none."""
+    lacking = tuple(lesions_skipped(lesions))
+    blocks = [
+        Paragraph(LESION_TEXT),
+        *lesion_tables(lesions),
+        *([Bullets(lacking)] * bool(lacking)),
+    ]
+    return Section("Lesions", tuple(blocks))
 
 
 def _structure_rows(summaries: list[dict]) -> list[dict]:
@@ -226,6 +266,8 @@ def _calibration_document(evaluation: dict) -> Document:
     if facts["summaries"]:
         blocks = Paragraph(STRUCTURE_TEXT), *structure_tables(facts["summaries"])
         sections.append(Section("Structure of the draws", blocks))
+    if evaluation["facts"]["lesions"]:
+        sections.append(_lesion_section(evaluation["facts"]["lesions"]))
     if facts["predicted"]:
         sections.append(_predicted_variance_section(facts["predicted"]))
     notes = [

@@ -26,6 +26,7 @@ RESEARCH_ONLY = "For research only: not a medical device, not for clinical decis
 MARK = "ummcsgm"  # in a preview's metadata: a file with it may be overwritten
 DPI = 150
 TILE = 150  # pixels: the least width of a slice
+WIDE_TILE = 240  # pixels: about the width of a slice in which anatomy should be seen
 TOP, LEFT, RIGHT, LINE = 66, 232, 124, 20  # pixels: titles, labels, colour bar, a caption's line
 SMALL_TOP, SMALL_LEFT = 40, 150  # pixels: for column titles and modalities alone
 GAP, METHOD_GAP, SUBJECT_GAP = 3, 12, 18  # pixels between tiles
@@ -67,6 +68,13 @@ STRUCTURE = (
     "frequency. Right: the spread of the means of blocks over their error. At 1 draws vary as "
     "truths do at that scale; below it they are too alike. Shaded: 0.8 to 1.2. Bars: 90 % of a "
     "bootstrap over subjects. " + RESEARCH_ONLY
+)
+LESIONS = (
+    "Left: where draws say with some probability that a lesion enhances on T1c, how often it does; "
+    "the size of a point is the number of lesions, the bar 90 % of a bootstrap over subjects, and "
+    "the diagonal is right. Right: the 90th percentile of each lesion in units of the brain's "
+    "median, of truths, of the network's mean and of all draws: draws should scatter as truths do. "
+    + RESEARCH_ONLY
 )
 WANTED = (0.8, 1.2)  # shaded in the figure of the structure
 UNCERTAINTY = (
@@ -194,13 +202,16 @@ def write_uncertainty(path: Path, modalities: Sequence[str], images: dict[str, A
     Images are in grey levels, [M, H, W]; `draws` are [M, n, H, W]. `sd` is comparable with
     |truth - mean|.
     """
+    rows, columns = brain_box(images["truth"][None])
+    images = {name: array[..., rows, columns] for name, array in images.items()}
     truth, mean, draws, sd = (images[name] for name in ("truth", "mean", "draws", "sd"))
     error = np.abs(truth - mean)
     limit = error_limit(truth, [sd, error])
     names = [f"draw {k + 1}" for k in range(draws.shape[1])]
     titles = ["truth", "mean of draws", *names, "sd of draws", "|error| of mean"]
     figure, axes = _tile_figure(
-        len(truth), len(titles), truth.shape[1:], UNCERTAINTY, left=SMALL_LEFT, top=SMALL_TOP
+        *(len(truth), len(titles), truth.shape[1:], UNCERTAINTY),
+        **dict(left=SMALL_LEFT, top=SMALL_TOP, tile=WIDE_TILE),
     )
     for m, (tiles, modality) in enumerate(zip(axes, modalities, strict=True)):
         for tile, image in zip(tiles, [truth[m], mean[m], *draws[m]], strict=False):
@@ -318,6 +329,42 @@ def write_structure(path: Path, structures: dict[str, dict]) -> None:
         axes.set_title(title, size=10)
         axes.set_xlabel(label, size=9)
     row[0].legend(fontsize=8, frameon=False, loc="best")
+    _save(figure, path)
+
+
+def write_lesions(path: Path, bins: list[dict], percentiles: dict[str, dict[str, Array]]) -> None:
+    """Writes a PNG: the reliability of P(it enhances), and percentiles of lesions in strips.
+
+    `bins` have lesions, probability, frequency and its _low and _high; without any there are strips
+    alone. `percentiles` are [n] by modality, then by image ("truth", "mean", "draws").
+    """
+    figure, row = _plot_figure(1 + bool(bins), LESIONS, 1.4 * SIDE)
+    if bins:
+        axes = row[0]
+        x, y, low, high, number = (
+            np.array([b[name] for b in bins])
+            for name in ("probability", "frequency", "frequency_low", "frequency_high", "lesions")
+        )
+        axes.plot([0, 1], [0, 1], color="0.4", lw=1, ls="--")
+        bars = np.stack([y - low, high - y]).clip(0)
+        axes.errorbar(x, y, bars, fmt="none", ecolor="C0", lw=1.2, capsize=2)
+        axes.scatter(x, y, 12 + 120 * number / number.max(), color="C0", alpha=0.7, lw=0)
+        axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
+        axes.set_title("does a lesion enhance?", size=10)
+        axes.set_xlabel("probability by the draws", size=9)
+        axes.set_ylabel("frequency among truths", size=9)
+    generator = np.random.default_rng(0)  # sideways, so that points do not hide each other
+    axes, colours = row[-1], {"truth": "C0", "mean": "0.4", "draws": "C1"}
+    for place, images in enumerate(percentiles.values()):
+        for offset, (name, colour) in zip((-0.28, 0, 0.28), colours.items(), strict=True):
+            x = place + offset + generator.uniform(-0.09, 0.09, len(images[name]))
+            label = name if place == 0 else None
+            axes.plot(x, images[name], ".", color=colour, ms=3, alpha=0.6, label=label)
+            middle = np.median(images[name])
+            axes.plot([place + offset - 0.12, place + offset + 0.12], [middle] * 2, color="k", lw=1)
+    axes.set_xticks(range(len(percentiles)), percentiles)
+    axes.set_title("90th percentile of a lesion / brain's median", size=10)
+    axes.legend(fontsize=8, frameon=False, loc="best")
     _save(figure, path)
 
 

@@ -85,6 +85,7 @@ def make_report(studies: list[StudyResults]) -> Document:
         "Structure of draws": _by_study(
             studies, lambda study: tables.structure_tables(study.structure)
         ),
+        "Lesions": _by_study(studies, _lesions),
         "Significance": _by_study(studies if comparable else [], tables.significance_tables),
         "Costs": tables.cost_tables(studies),
         "Downstream segmentation": [
@@ -169,6 +170,11 @@ def _notes(studies: list[StudyResults], notes_of: Callable) -> list[Block]:
 def _method_notes(study: StudyResults) -> list[str]:
     titles = study.titles()
     return [f"{titles[m['name']]}: {m['note']}" for m in study.methods if m.get("note")]
+
+
+def _lesions(study: StudyResults) -> list[Block]:
+    lacking = tuple(tables.lesions_skipped(study.lesions))
+    return [*tables.lesion_tables(study.lesions), *([Bullets(lacking)] * bool(lacking))]
 
 
 def _slice_viewer(study: StudyResults) -> list[Block]:

@@ -25,6 +25,7 @@ PICTURES = {
     "ranks.png": "Rank histograms of the truth among draws",
     "ranks_recalibrated.png": "The same after recalibration",
     "structure.png": "Draws against truths by scale: power, and the spread of block means",
+    "lesions.png": "Lesions: P(it enhances), and their 90th percentile in truths and draws",
     "uncertainty.png": "Draws, their standard deviation and the error of their mean",
     "coherence.png": "A coronal plane through neighbouring slices of draws",
 }
@@ -44,6 +45,7 @@ class StudyResults:
     rows: Rows
     crps: Rows = field(default_factory=list)
     structure: Rows = field(default_factory=list)
+    lesions: dict[str, Any] = field(default_factory=dict)
     tests: Rows = field(default_factory=list)
     paper: Rows = field(default_factory=list)
     downstream: dict[str, Any] | None = None
@@ -107,6 +109,7 @@ def read_study(workdir: Path, name: str = "") -> StudyResults:
         rows=_with_nan(results["rows"]),
         crps=_with_nan(results.get("crps", [])),
         structure=results.get("structure", []),
+        lesions=results.get("lesions") or {},
         tests=_with_nan(results.get("tests", [])),
         paper=_with_nan(results.get("paper", [])),
         downstream=downstream if downstream.get("rows") else None,

@@ -59,6 +59,18 @@ STRUCTURE = (  # caption, part of `structure`, its scale, score, notes
         ("0.71 for the right law, if it is normal and the mean is its mean.",),
     ),
 )
+LESION_MEASURES = {
+    "mean": "mean",
+    "p90": "90th percentile",
+    "enhancement": "90th percentile over T1",
+}
+LESION_NOTES = (
+    "WT: the whole tumour; TC: its core, where gadolinium can go. Sd: of truths between subjects, "
+    "of draws between those of one lesion; their ratio is at most 1 for right draws, and 1 where "
+    "nothing of the measure can be seen in the other scans. Spread-skill is 1 and coverage (by "
+    "ranks) 0.9 for right draws, whatever can be seen. In brackets: 90 % of a bootstrap over "
+    "subjects.",
+)
 REFERENCES = {"truth": "the truth", "zeros": "nothing (zeros)"}  # no methods, so never the best
 MEAN = "mean"
 Key = tuple[str, str]
@@ -239,9 +251,100 @@ def structure_tables(rows: Rows) -> list[Table]:
     return tables
 
 
-def _cell_with_interval(row: dict, score: str) -> Cell:
-    low, high = (format_number(row[f"{score}_{end}"]) for end in ("low", "high"))
-    return Cell(format_number(row[score]), below="" if NONE in (low, high) else f"{low} to {high}")
+def lesion_tables(lesions: dict[str, Any]) -> list[Table]:
+    """The tables of what lesions say of draws, from `lesion_results`: each measure of each missing
+    modality, P(it enhances), and its reliability."""
+    if not lesions:
+        return []
+    tables = []
+    if lesions["rows"]:
+        columns = ("modality", "lesion", "measure", "n", "truth ± sd", "draws ± sd", "sd ratio")
+        columns += ("spread-skill", "coverage of 90 %", "CRPS", "error of the mean")
+        lines = [
+            (
+                *(row[key] for key in ("modality", "region")),
+                LESION_MEASURES[row["measure"]],
+                format_number(row["lesions"], 0),
+                *(
+                    f"{format_number(row[key])} ± {format_number(row[f'{key}_sd'])}"
+                    for key in ("truth", "draw")
+                ),
+                *(
+                    _cell_with_interval(row, key)
+                    for key in ("spread_ratio", "spread_skill", "coverage")
+                ),
+                *(format_number(row[key], 3) for key in ("crps", "crps_of_mean")),
+            )
+            for row in lesions["rows"]
+        ]
+        caption = "Lesions, relative to the brain outside the tumour"
+        tables.append(Table(caption, columns, lines, LESION_NOTES, 3))
+    if lesions["enhancement"]:
+        tables += _enhancement_tables(lesions["enhancement"], lesions["threshold"])
+    return tables
+
+
+def lesions_skipped(lesions: dict[str, Any]) -> list[str]:
+    """A sentence for each reason why subjects have no lesion score, with their names."""
+    return [
+        f"Without a lesion score: {len(names)} subject{'s'[: len(names) != 1]} "
+        f"({reason}): {', '.join(names)}."
+        for reason, names in lesions.get("skipped", {}).items()
+    ]
+
+
+def _enhancement_tables(found: dict[str, Any], threshold: float) -> list[Table]:
+    names = {"share_of_truths": "truths", "share_of_draws": "draws", "share_of_mean": "the mean"}
+    columns = ("", "enhance", "Brier")
+    briers = {
+        "share_of_draws": _cell_with_interval(found, "brier", 3),
+        "share_of_truths": format_number(found["brier_of_share"], 3),
+    }
+    lines = [
+        (title, _cell_with_interval(found, key), briers.get(key, NONE))
+        for key, title in names.items()
+    ]
+    ratio = _cell_with_interval(found, "share_ratio")
+    notes = [
+        f"Of {found['lesions']} lesions of {found['subjects']} subjects, how many have a 90th "
+        f"percentile of T1c over T1 above {threshold:g} times the brain's. Draws over truths: "
+        f"{ratio.text}{f' ({ratio.below})' if ratio.below else ''}. Brier: of the share of a "
+        "lesion's draws that enhance (fair: less is better), and, beside truths, of answering "
+        "their own share for every lesion."
+    ]
+    known = found["known"]
+    if known:
+        known_row = (format_number(known[key], n) for key, n in (("probability", 2), ("brier", 3)))
+        lines.append(("phantoms, by their law", *known_row))
+        notes.append(
+            "Of a phantom P(it enhances | everything else) is known. Draws say "
+            f"{known['mean']:.2f} ± {known['sd']:.2f} (over lesions; right draws differ by "
+            f"{known['sd_of_right']:.2f} through counting {found['draws']} draws). Of these "
+            f"lesions {known['share_built']:.2f} take up gadolinium, and {known['agreement']:.3f} "
+            "measure as they were built."
+        )
+    caption = "Does a lesion enhance on T1c?"
+    tables = [Table(caption, columns, lines, notes)]
+    bins = [
+        (
+            f"{b['low']:g} to {b['high']:g}",
+            format_number(b["lesions"], 1),
+            format_number(b["probability"]),
+            _cell_with_interval(b, "frequency"),
+        )
+        for b in found["reliability"]
+    ]
+    columns = ("share of the other draws", "n", "probability", "frequency")
+    notes = ("Each draw is left out in turn: how often it enhances, and how often the truth does.",)
+    tables.append(Table("Reliability of P(it enhances)", columns, bins, notes))
+    return tables
+
+
+def _cell_with_interval(row: dict, score: str, digits: int = 2) -> Cell:
+    low, high = (format_number(row[f"{score}_{end}"], digits) for end in ("low", "high"))
+    return Cell(
+        format_number(row[score], digits), below="" if NONE in (low, high) else f"{low} to {high}"
+    )
 
 
 def significance_tables(study: StudyResults) -> list[Table]:
