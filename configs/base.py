@@ -55,16 +55,23 @@ def get_config() -> ConfigDict:
                 "conditioning": "both",  # or decoder, as in the paper
                 "neighbour_slices": 0,  # slices on either side, of what is seen
                 "predict_variance": True,  # a head for the squared error of the mean
+                # The score is about the network's own mean; or edm: about 0.
+                "preconditioning": "mean",
+                "residual_widths": (48, 96),  # of the part that sees noise
+                "encoder_blocks": 1,  # of each level, of what that part reads of the seen
                 "dtype": "float32",  # of activations; or bfloat16
             },
             "loss": {
-                "weighting": "conditional",  # or paper, std2, likelihood, edm, min_snr
+                # or paper, std2, likelihood, edm, conditional, min_snr
+                "weighting": "bands",
                 "posterior_std": 0.08,  # of missing images, for conditional
-                "uniform_fraction": 0.2,  # of times uniform in t; 1.0 is the paper
-                "log_sigma_mean": -1.2,  # of ln(noise level) at the other times
+                "uniform_fraction": 0.1,  # of times uniform in t; 1.0 is the paper
+                "sigma_min": 0.01,  # the lowest noise level
+                "sigma_max_factor": 10.0,  # the highest of the others, in posterior scales
+                "log_sigma_mean": -1.2,  # of ln(noise level) where that is 0
                 "log_sigma_std": 1.4,  # its standard deviation
-                "sigma_min": 0.003,  # the lowest noise level
-                "mean_fraction": 0.3,  # of a batch that trains the mean (MMSE token)
+                "levels_per_question": 4,  # noise levels about one mean
+                "mean_fraction": 1.0,  # of a batch that trains the mean (MMSE token)
                 "mean_weight": 10.0,  # of its loss
             },
             "train": {
@@ -100,7 +107,8 @@ def get_config() -> ConfigDict:
                 "sampler_steps": 12,  # of the other samplers
                 "time_grid": "log_uniform",  # of the other samplers; or karras
                 "sigma_min": 0.01,  # noise level at which they end
-                "warm_start_sigma": 3.0,  # noise level at which `warm` starts from the mean
+                # `warm` starts from the mean at the noise level of so many posterior scales.
+                "warm_start_factor": 5.0,
                 "draws": 8,  # of each missing pattern, to measure calibration
                 "draw_subjects": 0,  # of validation and of test with draws; 0: all
                 "draw_slices": 2,  # of each of them; 0: all scored slices

@@ -30,9 +30,7 @@ _MODULES = {
         "ScoreModel",
         "make_denoise",
         "mm_csn_output",
-        "posterior_mean",
-        "make_estimate",
-        "posterior_moments",
+        "make_posterior",
     ),
     "diffusion.loss": ("dsm_loss",),
     "diffusion.samplers": (

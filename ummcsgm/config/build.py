@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from ummcsgm.config.schema import check_fields
 from ummcsgm.data.crop import ImageSpace, SliceView
 from ummcsgm.diffusion import loss, missingness, sde
-from ummcsgm.diffusion.preconditioning import ScoreModel
+from ummcsgm.diffusion.preconditioning import PRECONDITIONINGS, ScoreModel
 from ummcsgm.diffusion.time_grids import LEVEL_GRIDS
 from ummcsgm.models import mm_csn
+from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
 from ummcsgm.models.segmenter import Segmenter
 from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.training.loop import TrainOptions
@@ -36,7 +37,7 @@ class EvaluationOptions:
     sampler_steps: int  # steps of the other samplers
     time_grid: str  # the grid of the other samplers, one of time_grids.LEVEL_GRIDS
     sigma_min: float  # the noise level at which they end
-    warm_start_sigma: float  # the one at which `warm` begins
+    warm_start_factor: float  # `warm` begins at so many posterior scales
     draws: int  # of each missing pattern, to measure the uncertainty
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
@@ -80,6 +81,17 @@ def check_config(config: ConfigDict, devices: int) -> None:
 
 def build_model(config: ConfigDict) -> ScoreModel:
     """Returns the network with its forward process and the scale of its data."""
+    fields, network = config.network, build_network(config)
+    kind = _known("network.preconditioning", fields.preconditioning, PRECONDITIONINGS)
+    if kind == "mean":
+        _check_residual_network(config, network)
+        widths = tuple(fields.residual_widths)
+        network = ResidualMMCSN(network, widths, fields.encoder_blocks)
+    return ScoreModel(network, build_sde(config), config.data.image_std, kind)
+
+
+def build_network(config: ConfigDict) -> mm_csn.MMCSN:
+    """Returns the mm-CSN's network; with the preconditioning `mean`, the part that predicts it."""
     fields = config.network
     net = mm_csn.MMCSN(
         modalities=len(config.data.modalities),
@@ -97,7 +109,7 @@ def build_model(config: ConfigDict) -> ScoreModel:
         dtype=lookup("network.dtype", fields.dtype, DTYPES),
     )
     _check_network(config, net)
-    return ScoreModel(net, build_sde(config), config.data.image_std)
+    return net
 
 
 def build_sde(config: ConfigDict) -> sde.SDE:
@@ -107,7 +119,7 @@ def build_sde(config: ConfigDict) -> sde.SDE:
 
 def build_segmenter(config: ConfigDict) -> Segmenter:
     """The segmentation network, of the same blocks as the mm-CSN of this config."""
-    net = build_model(config).network
+    net = build_network(config)
     return Segmenter(
         classes=len(CLASSES),
         scale=config.data.image_std,
@@ -167,21 +179,47 @@ def build_objective(config: ConfigDict) -> loss.Objective:
     weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
     weights = missingness.pattern_probabilities(table, sizes)
     summed = fields.weighting == "paper"
-    count = config.missingness.patterns_per_image
-    return loss.Objective(table, weights, proposal, weighting, summed, count)
+    patterns, levels = config.missingness.patterns_per_image, fields.levels_per_question
+    _check_objective(config)
+    return loss.Objective(table, weights, proposal, weighting, summed, patterns, levels)
+
+
+def _check_objective(config: ConfigDict) -> None:
+    fields = config.loss
+    if config.network.preconditioning == "mean":
+        if fields.mean_fraction != 1:
+            raise InputError(
+                f"config.loss.mean_fraction is {fields.mean_fraction:g}: with "
+                "config.network.preconditioning 'mean' every example trains the mean beside its "
+                "noise levels; set it to 1."
+            )
+        return
+    for key, value, wanted in (
+        ("weighting", fields.weighting == "bands", "one of the others"),
+        ("levels_per_question", fields.levels_per_question != 1, "1"),
+        ("sigma_max_factor", fields.sigma_max_factor != 0, "0"),
+    ):
+        if value:
+            raise InputError(
+                f"config.loss.{key} is {fields[key]!r}, which needs "
+                f"config.network.preconditioning 'mean'; with 'edm' set it to {wanted}."
+            )
 
 
 def build_update_rule(config: ConfigDict) -> UpdateRule:
     """Adam with warm-up and clipping, the EMA, and microbatches.
 
-    The variance head's gradient is clipped by its own norm: with or without it, the
-    other parameters move alike.
+    The gradients of the variance head and of the part that sees noise are clipped by norms of
+    their own: with or without them, the parameters of the mean move alike.
     """
     fields = config.train
     rate = build_schedule(config)(fields.learning_rate)
     clip = optax.clip_by_global_norm(fields.clip)
     if config.network.predict_variance:
         clip = optax.partition({True: clip, False: clip}, mm_csn.in_variance_head)
+    if config.network.preconditioning == "mean":
+        own = optax.clip_by_global_norm(fields.clip)
+        clip = optax.partition({True: own, False: clip}, in_noisy_part)
     optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
     return UpdateRule(optimizer, fields.ema_decay, fields.accumulate)
 
@@ -230,6 +268,25 @@ def config_to_json(config: ConfigDict) -> dict:
 def config_from_json(fields: dict) -> ConfigDict:
     """Returns the inverse of `config_to_json`: a locked config; lists become tuples."""
     return ConfigDict(lists_to_tuples(fields)).lock()
+
+
+def _check_residual_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
+    fields = config.network
+    if net.patch & (net.patch - 1):
+        raise InputError(
+            f"config.network.patch is {net.patch}: with config.network.preconditioning 'mean' it "
+            "must be a power of 2."
+        )
+    if len(fields.residual_widths) != len(net.widths):
+        raise InputError(
+            f"config.network.residual_widths has {len(fields.residual_widths)} levels and "
+            f"config.network.widths {len(net.widths)}: wanted one value a level."
+        )
+    if any(width % 16 for width in fields.residual_widths) or fields.residual_widths[-1] % 32:
+        raise InputError(
+            f"config.network.residual_widths is {tuple(fields.residual_widths)}: wanted multiples "
+            "of 16, and of 32 at the last level."
+        )
 
 
 def _check_network(config: ConfigDict, net: mm_csn.MMCSN) -> None:
@@ -301,6 +358,7 @@ WEIGHTINGS: dict[str, Callable] = {
     "edm": lambda fields: loss.weigh_edm,
     "conditional": lambda fields: loss.make_weigh_conditional(fields.posterior_std),
     "min_snr": lambda fields: loss.weigh_min_snr,
+    "bands": lambda fields: None,
 }
 
 SCHEDULES: dict[str, Callable] = {

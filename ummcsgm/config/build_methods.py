@@ -1,6 +1,7 @@
 """ConfigDict -> the methods of a study, and how each is trained."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from ummcsgm.diffusion.missingness import missing_patterns, pattern_probabilitie
 from ummcsgm.distributed import devices
 from ummcsgm.training import dsm_step, segmenter_step
 from ummcsgm.training.dsm_step import UpdateRule
+from ummcsgm.training.posterior_scale import measure_posterior_scales
 from ummcsgm.training.train import TrainableMethod
 from ummcsgm.types import Config, InputError
 
@@ -139,10 +141,15 @@ def build_method_schedule(config: ConfigDict, name: str) -> Callable[[float], op
 def regression_config(config: ConfigDict) -> ConfigDict:
     """Returns the config of `regression`: the mm-CSN's, but all of a batch trains the mean.
 
-    The loss is the squared error of the mean, and nothing is noised.
+    The loss is the squared error of the mean, and nothing is noised: of the preconditioning `mean`
+    it has the network of the mean alone.
     """
     config = config.copy_and_resolve_references()
+    config.network.preconditioning = "edm"
     config.loss.mean_fraction = 1.0
+    config.loss.weighting = "edm"  # of a noise level, and there is none
+    config.loss.levels_per_question = 1
+    config.loss.sigma_max_factor = 0.0
     return config
 
 
@@ -216,12 +223,12 @@ def build_trainable(config: Config, method: str) -> TrainableMethod:
 def _score_matching(config: Config) -> TrainableMethod:
     model, update = build.build_model(config), build.build_update_rule(config)
     objective, grid = build.build_objective(config), build.build_space(config).grid
-    network = model.network.clone(remat=(False,) * len(model.network.widths))
-    without_remat = dataclasses.replace(model, network=network)
+    without_remat = dataclasses.replace(model, network=model.network.without_remat())
     return TrainableMethod(
         lambda key: dsm_step.init_state(key, model, update, grid),
         dsm_step.make_train_step(model, objective, update),
         dsm_step.make_train_step(without_remat, objective, _no_update()),
+        functools.partial(measure_posterior_scales, model, build.build_space(config).modalities),
     )
 
 

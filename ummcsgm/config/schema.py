@@ -73,8 +73,23 @@ SCHEMA: dict[str, Key] = {
     ),
     "network.neighbour_slices": Key(int, "Slices of the seen modalities on either side.", 0, 8),
     "network.predict_variance": Key(bool, "Predict the squared error of the mean too."),
+    "network.preconditioning": Key(
+        str, "What the score is about: mean, the network's own; or edm, 0."
+    ),
+    "network.residual_widths": Key(
+        tuple,
+        "Channels of each level of the part that sees noise, with preconditioning mean.",
+        1,
+        8,
+        item=Key(int, "", 1),
+    ),
+    "network.encoder_blocks": Key(
+        int, "Residual blocks of each level, of what that part reads of the seen.", 0
+    ),
     "network.dtype": Key(str, "Type of activations: float32 or bfloat16."),
-    "loss.weighting": Key(str, "Over time: paper, std2, likelihood, edm, conditional or min_snr."),
+    "loss.weighting": Key(
+        str, "Over time: paper, std2, likelihood, edm, conditional, min_snr; or bands."
+    ),
     "loss.posterior_std": Key(
         float, "Standard deviation of missing images, for weighting conditional.", 1e-4
     ),
@@ -84,6 +99,15 @@ SCHEMA: dict[str, Key] = {
     "loss.log_sigma_mean": Key(float, "Mean of ln(noise level) at the other times."),
     "loss.log_sigma_std": Key(float, "Standard deviation of ln(noise level) there.", 1e-3),
     "loss.sigma_min": Key(float, "Lowest noise level in training.", 1e-6, 1.0),
+    "loss.sigma_max_factor": Key(
+        float,
+        "Highest of noise levels that are uniform in their logarithm, in posterior scales; 0: "
+        "their logarithm is normal.",
+        0,
+    ),
+    "loss.levels_per_question": Key(
+        int, "Noise levels of each question in a step, with preconditioning mean.", 1
+    ),
     "loss.mean_fraction": Key(
         float, "Share of a batch that trains the mean (the MMSE token).", 0, 1
     ),
@@ -140,8 +164,8 @@ SCHEMA: dict[str, Key] = {
     "evaluate.sampler_steps": Key(int, "Steps of the other samplers.", 1),
     "evaluate.time_grid": Key(str, "Time grid of the other samplers: log_uniform or karras."),
     "evaluate.sigma_min": Key(float, "Noise level at which samplers end.", 1e-6),
-    "evaluate.warm_start_sigma": Key(
-        float, "Noise level at which warm starts from the mean.", 1e-6
+    "evaluate.warm_start_factor": Key(
+        float, "Noise level at which warm starts from the mean, in posterior scales.", 1e-3
     ),
     "evaluate.draws": Key(int, "Draws for each missing pattern, to measure calibration.", 2),
     "evaluate.draw_subjects": Key(

@@ -1,28 +1,41 @@
 """Network, parameters, SDE and condition -> denoise(x, t); and eq. 5.
 
-With tau = std / mean the noise level and y = x / mean the images on the clean scale,
-the network F gives on the missing modalities (Karras et al. 2022, table 1)
+With tau = std / mean the noise level and y = x / mean the images on the clean scale, the network
+F gives on the missing modalities, by the model's preconditioning, either
 
-    denoise = c_skip y + c_out F(c_in y | b / data_std, A|B, ln(tau) / 4) c_skip = s^2 / (tau^2 +
-    s^2),  c_out = tau s / sqrt(tau^2 + s^2), c_in = 1 / sqrt(tau^2 + s^2),  s = data_std
+    edm     denoise = c_skip y + c_out F(c_in y | b / s, A|B, ln(tau) / 4)
+            c_skip = s^2 / (tau^2 + s^2), c_out = tau s / sqrt(tau^2 + s^2),
+            c_in = 1 / sqrt(tau^2 + s^2),  s = data_std             (Karras et al. 2022, table 1)
+    mean    denoise = m + the same of r = y - m, in each Haar band with the band's own s
 
-which for VP and s = 1 is v-prediction, F = -v. On the seen modalities denoise is b.
+where m is the network's mean, computed from b and A|B alone, once for all x and t. For VP and
+s = 1 `edm` is v-prediction, F = -v. `mean` has the posterior in place of the prior: s is the
+standard deviation of a residual's band, measured in training, and F has to find what is not fixed
+by b, instead of removing what is. On the seen modalities denoise is b. The SDE, the score and eq. 5
+are the same for both.
+
 With a variance head u, the log variance of F, the variance of denoise is c_out^2 exp(u).
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
+from ummcsgm.diffusion.bands import band_factors, map_bands
 from ummcsgm.diffusion.missingness import Condition, per_modality
 from ummcsgm.diffusion.sde import SDE, per_example, score_from_denoised
 from ummcsgm.types import Array, Denoiser, Estimate, Images, Missing, Params, Stacks, Times
+from ummcsgm.utils.haar import haar, inverse_haar
+
+PRECONDITIONINGS = ("edm", "mean")
+SMALLEST_POWER = 1e-8  # of a band: that of a modality that never was missing is 0
 
 
 class Network(Protocol):
-    """What this file needs of a network, such as `models.mm_csn.MMCSN`."""
+    """What this file needs of a network for `edm`, such as `models.mm_csn.MMCSN`."""
 
     def conditioning_cache(
         self, params: Params, seen: Images, neighbours: Array, missing: Missing
@@ -36,12 +49,62 @@ class Network(Protocol):
 class ScoreModel:
     """What does not change in training: network, forward process, scale of the data.
 
-    `data_std` is the standard deviation of clean images, background included.
+    `data_std` is the standard deviation of clean images, background included. The network of
+    `mean` has the methods `encode` and `denoise` (`models.residual_mm_csn`).
     """
 
     network: Network
     sde: SDE
     data_std: float
+    preconditioning: str = "edm"
+
+
+class Encoding(NamedTuple):
+    """What `mean` computes of a condition, once for all noise levels, steps and draws.
+
+    The estimate of the clean images given b alone, and the features of b for the network.
+    """
+
+    moments: Estimate
+    features: tuple[Array, ...]
+
+
+class Posterior(NamedTuple):
+    """p(a | b) as the network has it.
+
+    `estimate(x, t)` is the denoised images, with the variance of their error where the network
+    predicts it; `moments()` the mean and variance given b alone.
+    """
+
+    estimate: Callable[[Images, Times], Estimate]
+    moments: Callable[[], Estimate]
+
+
+def init_params(model: ScoreModel, key: jax.Array, grid: tuple[int, int]) -> Params:
+    """The parameters before the first step, for images of `grid` pixels."""
+    network = model.network
+    images = jnp.zeros((1, *grid, network.channels()))
+    missing = jnp.zeros((1, network.modalities), bool)
+    params = network.init(key, images, missing, jnp.zeros(1))
+    if model.preconditioning == "edm":
+        return params
+    shape = (band_levels(network) + 1, network.modalities)
+    power = jnp.full(shape, model.data_std**2, jnp.float32)
+    return params | {
+        "statistics": {"band_power": power, "deviation": jnp.ones(shape[1:], jnp.float32)}
+    }
+
+
+def band_levels(network: Network) -> int:
+    """The Haar levels of `mean`: down to the coarsest grid of the network."""
+    return network.multiple().bit_length() - 1
+
+
+def band_power(params: Params) -> Array:
+    """[bands, M] the mean square of a residual's coefficients, as training measured it. No gradient
+    moves it."""
+    power = jax.lax.stop_gradient(params["statistics"]["band_power"])
+    return jnp.maximum(power, SMALLEST_POWER)
 
 
 def make_denoise(model: ScoreModel, params: Params, condition: Condition) -> Denoiser:
@@ -49,15 +112,29 @@ def make_denoise(model: ScoreModel, params: Params, condition: Condition) -> Den
 
     What `x` holds on the seen modalities is ignored. Any t in (0, 1]; never 0.
     """
-    estimate = make_estimate(model, params, condition)
+    estimate = make_posterior(model, params, condition).estimate
     return lambda x, t: estimate(x, t).mean
 
 
-def make_estimate(
+def make_posterior(
+    model: ScoreModel, params: Params, condition: Condition, encoding: Encoding | None = None
+) -> Posterior:
+    """The posterior of a condition; `encoding` is that of `encode`, where it is known.
+
+    With `mean`, x may have K rows for each row of the condition, K at a time.
+    """
+    if model.preconditioning == "edm":
+        estimate = _edm_estimate(model, params, condition)
+        return Posterior(estimate, lambda: estimate(*_mean_query(condition)))
+    encoding = encode(model, params, condition) if encoding is None else encoding
+    return Posterior(
+        _estimate_about_mean(model, params, condition, encoding), lambda: encoding.moments
+    )
+
+
+def _edm_estimate(
     model: ScoreModel, params: Params, condition: Condition
 ) -> Callable[[Images, Times], Estimate]:
-    """`estimate(x, t)`: the denoised images and the variance of their error, which is
-    c_out^2 exp(u) of the network's variance head u, and None without one."""
     sde, data_variance = model.sde, model.data_std**2
     seen, neighbours = condition.seen / model.data_std, condition.neighbours / model.data_std
     # Here and not in `estimate`, which a sampler calls many times.
@@ -75,13 +152,71 @@ def make_estimate(
         )
         skip, out = data_variance / jnp.square(total), noise * model.data_std / total
         modalities = x.shape[-1]
-        image, log_variance = output[..., :modalities], output[..., modalities:]
-        mean = condition.fill(skip * clean_scale + out * image)
-        if not log_variance.shape[-1]:
-            return Estimate(mean, None)
-        variance = jnp.square(out) * jnp.exp(log_variance)
-        variance = jnp.where(per_modality(condition.missing), variance, 0)
-        return Estimate(mean, variance)
+        mean = condition.fill(skip * clean_scale + out * output[..., :modalities])
+        return _with_variance(condition, mean, out, output[..., modalities:])
+
+    return estimate
+
+
+def _with_variance(condition: Condition, mean: Images, out: Array, log_variance: Array) -> Estimate:
+    if not log_variance.shape[-1]:
+        return Estimate(mean, None)
+    variance = jnp.square(out) * jnp.exp(log_variance)
+    return Estimate(mean, jnp.where(per_modality(condition.missing), variance, 0))
+
+
+def encode(model: ScoreModel, params: Params, condition: Condition) -> Encoding:
+    """The `mean` preconditioning's encoding of a condition.
+
+    Its moments are those of the mean network at t = 1 with a_t = 0, as `edm` has them.
+    """
+    seen = jnp.concatenate([condition.seen, condition.neighbours], axis=-1) / model.data_std
+    level = model.sde.noise_level(jnp.ones(len(seen)))
+    output, features = model.network.apply(
+        params, seen, condition.missing, 0.25 * jnp.log(level), method="encode"
+    )
+    modalities = condition.missing.shape[-1]
+    noise = per_example(level, output)
+    out = noise * model.data_std / jnp.sqrt(jnp.square(noise) + model.data_std**2)
+    mean = condition.fill(out * output[..., :modalities])
+    return Encoding(_with_variance(condition, mean, out, output[..., modalities:]), features)
+
+
+def _estimate_about_mean(
+    model: ScoreModel, params: Params, condition: Condition, encoding: Encoding
+) -> Callable[[Images, Times], Estimate]:
+    sde, levels = model.sde, band_levels(model.network)
+    mean = jax.lax.stop_gradient(encoding.moments.mean)
+    power = band_factors(band_power(params))
+    missing = per_modality(condition.missing)
+
+    def estimate(x: Images, t: Times) -> Estimate:
+        rows = lambda array: jnp.repeat(array, len(x) // len(array), axis=0)  # noqa: E731
+        level = sde.noise_level(t)
+        variance = per_example(jnp.square(level), x)
+        centre = rows(mean)
+        residual = x / per_example(sde.mean(t), x) - centre
+        coefficients = haar(jnp.where(rows(missing), residual, 0), levels)
+
+        def total(power: Array, like: Array) -> Array:
+            return power + per_example(jnp.square(level), like)
+
+        whitened = map_bands(lambda c, p: c * jax.lax.rsqrt(total(p, c)), coefficients, power)
+        output = model.network.apply(
+            params,
+            inverse_haar(whitened),
+            condition.missing,
+            0.25 * jnp.log(level),
+            encoding.features,
+            method="denoise",
+        )
+
+        def combine(c: Array, f: Array, p: Array) -> Array:
+            noise = total(p, c) - p
+            return p / total(p, c) * c + jnp.sqrt(p * noise / total(p, c)) * f
+
+        shift = inverse_haar(map_bands(combine, coefficients, haar(output, levels), power))
+        return Estimate(centre + jnp.where(rows(missing), shift, 0), None)
 
     return estimate
 
@@ -93,25 +228,6 @@ def mm_csn_output(sde: SDE, denoise: Denoiser, condition: Condition, x: Images, 
     """
     score = score_from_denoised(sde, x, denoise(x, t), t)
     return condition.fill(x + score)
-
-
-def posterior_mean(denoise: Denoiser, condition: Condition) -> Images:
-    """E[a | b] in ONE network evaluation, and b: the denoised images of a mean query.
-
-    With t = 1 and a_t = 0, b is all that is known of a. `loss.draw_dsm_inputs` trains on
-    such examples.
-    """
-    return condition.fill(denoise(*_mean_query(condition)))
-
-
-def posterior_moments(
-    estimate: Callable[[Images, Times], Estimate], condition: Condition
-) -> Estimate:
-    """Mean and variance of p(a | b) in ONE network evaluation; b and 0 where seen.
-
-    `estimate` is that of `make_estimate`.
-    """
-    return estimate(*_mean_query(condition))
 
 
 def _mean_query(condition: Condition) -> tuple[Images, Times]:

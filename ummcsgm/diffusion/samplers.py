@@ -28,7 +28,7 @@ from ummcsgm.diffusion.solvers import (
     unipc2,
 )
 from ummcsgm.diffusion.time_grids import GRIDS, check_times, noise_level_at, uniform_times
-from ummcsgm.types import Array, Denoiser, Images, InputError, Keys, Missing, Noise
+from ummcsgm.types import Array, Denoiser, Images, InputError, Keys, Missing, Noise, Times
 
 DrawNoise = Callable[[Keys, Images], Images]  # standard normal, a key a row
 
@@ -51,13 +51,17 @@ def draw_prior(noise: Noise, sde: SDE, like: Images) -> Images:
     return sde.prior_std() * noise(like, 0)
 
 
-def draw_around_mean(noise: Noise, sde: SDE, t: float, mean: Images, variance: Images) -> Images:
-    """x at time t of the posterior N(mean, variance): y ~ N(mean, variance + tau^2).
+def draw_around_mean(
+    noise: Noise, sde: SDE, t: Times | float, mean: Images, variance: Images
+) -> Images:
+    """x at time t, a number or [B], of the posterior N(mean, variance): y ~ N(mean, variance +
+    tau^2).
 
-    Exact for a Gaussian. With variance 0 what is lost of a posterior variance v is
-    v / (v + tau^2) of it: 1 % at 10 standard deviations.
+    Exact for a Gaussian whose voxels are independent. Of a mode whose variance is v more than
+    `variance`, v / (v + tau^2) is lost: 4 % at 5 standard deviations. A mode of n voxels that vary
+    as one has n times a voxel's variance: see `bands.largest_deviation`.
     """
-    times = jnp.full(mean.shape[:1], t, mean.dtype)
+    times = jnp.broadcast_to(jnp.asarray(t, mean.dtype), mean.shape[:1])
     level = per_example(sde.noise_level(times), mean)
     y = mean + jnp.sqrt(jnp.square(level) + variance) * noise(mean, 0)
     return per_example(sde.mean(times), mean) * y
@@ -68,13 +72,15 @@ def sample(
 ) -> tuple[Images, Images]:
     """Moves x from the first of the decreasing `times` to the last: one `lax.scan`.
 
-    Returns (x, mean) of the last step: for `euler_maruyama`, x is that of Algorithm 1
+    `times` are [T + 1], or [T + 1, B] where each example has a grid of its own. Returns (x, mean) of the last step: for `euler_maruyama`, x is that of Algorithm 1
     and the mean is x without its last noise. Step i draws noise(like, i, ...).
 
     Raises:
         InputError: `times` is not a grid (`check_times`).
     """
-    times = jnp.asarray(check_times(times), x.dtype)
+    if _is_given(times):
+        check_times(times)
+    times = jnp.asarray(times, x.dtype)
 
     def advance(state: SolverState, now: tuple[Array, StepTimes]) -> tuple[SolverState, None]:
         index, step_times = now
@@ -128,11 +134,11 @@ def sample_from_mean(
     """A draw that starts at the posterior mean: `dpmpp2m` from times[0] down.
 
     `mean` is one network evaluation, shared by all draws of a condition; `variance` the
-    posterior's, if it is predicted. Noise levels above that of times[0], about 3 (and ten
-    posterior standard deviations without a variance), are skipped: there the denoised
-    images are nearly the mean.
+    posterior's, if it is predicted. Noise levels above that of times[0] are skipped: there the
+    denoised images are nearly the mean, if it is several times the posterior's largest deviation
+    over a block.
     """
-    x = draw_around_mean(noise, sde, float(times[0]), mean, variance)
+    x = draw_around_mean(noise, sde, times[0], mean, variance)
     return sample(noise, sde, denoise, x, times, dpmpp2m)[0]
 
 
@@ -211,19 +217,17 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
     """draw(keys, denoise, missing, mean, variance=0, *, noise=draw_noise): all M channels,
     one draw for each key, every noise of it drawn by `noise(keys, like)`.
 
-    `mean` [B, H, W, M] is the posterior mean of each example and `variance` its variance
-    if it is predicted; a sampler that starts at the prior reads only the mean's shape.
+    `times` are those of `sample`. `mean` [B, H, W, M] is the posterior mean of each example and
+    `variance` its variance if it is predicted; a sampler that starts at the prior reads only the
+    mean's shape.
 
     Raises:
         InputError: no such sampler; `times` is not a grid, does not end at 0, or does
             not begin at 1 although the sampler starts at the prior.
     """
-    sampler, times = find_sampler(name), check_times(times)
-    if times[-1] != 0 or not (sampler.from_mean or times[0] > 1 - 1e-5):
-        raise InputError(
-            f"The grid of sampler {name} goes from {times[0]:g} to {times[-1]:g}; "
-            f"wanted {'any time' if sampler.from_mean else '1'} to 0."
-        )
+    sampler = find_sampler(name)
+    if _is_given(times):
+        _check_ends(name, check_times(times))
 
     def draw(
         keys: Keys,
@@ -240,6 +244,20 @@ def make_draw(name: str, sde: SDE, times: np.ndarray) -> Callable[..., Images]:
         return sample_from_prior(noise_at, sde, denoise, mean, times, sampler.step(missing))
 
     return draw
+
+
+def _is_given(times: Array) -> bool:
+    """Whether one grid of all examples is known before the program runs."""
+    return not isinstance(times, jax.core.Tracer) and np.ndim(times) == 1
+
+
+def _check_ends(name: str, times: np.ndarray) -> None:
+    sampler = find_sampler(name)
+    if times[-1] != 0 or not (sampler.from_mean or times[0] > 1 - 1e-5):
+        raise InputError(
+            f"The grid of sampler {name} goes from {times[0]:g} to {times[-1]:g}; "
+            f"wanted {'any time' if sampler.from_mean else '1'} to 0."
+        )
 
 
 def address_keys(seed: int, addresses: Array) -> Keys:

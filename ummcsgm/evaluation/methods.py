@@ -19,7 +19,7 @@ from ummcsgm.config.build_methods import REGRESSION, build_method, describe_opti
 from ummcsgm.config.schema import check_fields
 from ummcsgm.data.store import Store
 from ummcsgm.diffusion.missingness import mask_inputs
-from ummcsgm.diffusion.preconditioning import make_estimate, posterior_moments
+from ummcsgm.diffusion.preconditioning import make_posterior
 from ummcsgm.inference.predictor import (
     TrainedModel,
     in_microbatches,
@@ -77,9 +77,7 @@ def mm_csn_method(
     network = trained.model.network
 
     def mean(params: Params, images: Stacks, missing: Missing) -> Array:
-        condition = mask_inputs(images, missing)
-        estimate = make_estimate(trained.model, params, condition)
-        return posterior_moments(estimate, condition).mean
+        return make_posterior(trained.model, params, mask_inputs(images, missing)).moments().mean
 
     @functools.cache
     def sampler(sampler_name: str, rho: float = 0.0) -> Callable:

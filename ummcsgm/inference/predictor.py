@@ -23,10 +23,11 @@ from ummcsgm.data.crop import ImageSpace
 from ummcsgm.diffusion.correlated_noise import ar1_noise, check_rho
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
+    Encoding,
     ScoreModel,
-    make_denoise,
-    make_estimate,
-    posterior_moments,
+    encode,
+    init_params,
+    make_posterior,
 )
 from ummcsgm.diffusion.samplers import (
     SAMPLERS,
@@ -36,18 +37,27 @@ from ummcsgm.diffusion.samplers import (
     make_draw,
     sampler_times,
 )
-from ummcsgm.diffusion.sde import SDE
 from ummcsgm.diffusion.time_grids import noise_level_at
 from ummcsgm.distributed import devices
 from ummcsgm.training import checkpoint
-from ummcsgm.types import Array, Config, Estimate, Images, InputError, Missing, Params, Stacks
+from ummcsgm.types import (
+    Array,
+    Config,
+    Estimate,
+    Images,
+    InputError,
+    Missing,
+    Params,
+    Stacks,
+    Times,
+)
 from ummcsgm.utils.atomic_io import read_json
 from ummcsgm.utils.provenance import code_digest
 from ummcsgm.utils.suggest import did_you_mean
 
 MODES = ("mean", *SAMPLERS)
 CALIBRATION = "calibration.json"  # in the workdir
-DRAW_KEYS = ("sampler_steps", "time_grid", "sigma_min", "warm_start_sigma")  # decide the draws
+DRAW_KEYS = ("sampler_steps", "time_grid", "sigma_min", "warm_start_factor")  # decide the draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,12 @@ class TrainedModel:
     spacing: tuple[float, float]  # median (y, x) size of a voxel in mm
     digest: str  # of the parameters
     data: str  # digest of the slices they were trained on
+    posterior_scales: dict[str, float]  # of `training.posterior_scale`, by missing pattern
+
+    def posterior_scale(self, missing: Array) -> float:
+        """That of a missing pattern [M]; of one that was never trained on, the largest of all."""
+        name = "+".join(np.array(self.space.modalities)[np.asarray(missing)])
+        return self.posterior_scales.get(name, max(self.posterior_scales.values()))
 
 
 def load_trained_model(workdir: pathlib.Path) -> TrainedModel:
@@ -72,14 +88,7 @@ def load_trained_model(workdir: pathlib.Path) -> TrainedModel:
     config = build.config_from_json(metadata["config"])
     check_fields(config.to_dict())
     model, space = build.build_model(config), build.build_space(config)
-    channels, modalities = model.network.channels(), model.network.modalities
-    shapes = jax.eval_shape(
-        model.network.init,
-        jax.random.key(0),
-        jnp.zeros((1, *space.grid, channels)),
-        jnp.zeros((1, modalities), bool),
-        jnp.zeros(1),
-    )
+    shapes = jax.eval_shape(lambda key: init_params(model, key, space.grid), jax.random.key(0))
     params = checkpoint.restore_ema(workdir, shapes)
     return TrainedModel(
         config=config,
@@ -92,6 +101,7 @@ def load_trained_model(workdir: pathlib.Path) -> TrainedModel:
         spacing=tuple(metadata["spacing"]),
         digest=checkpoint.params_digest(params),
         data=metadata["data"],
+        posterior_scales=metadata["posterior_scales"],
     )
 
 
@@ -106,9 +116,7 @@ def make_mean_predictor(
     """
 
     def predict(params: Params, images: Stacks, missing: Missing) -> Estimate:
-        condition = mask_inputs(images, missing)
-        estimate = make_estimate(trained.model, params, condition)
-        return posterior_moments(estimate, condition)
+        return make_posterior(trained.model, params, mask_inputs(images, missing)).moments()
 
     return in_microbatches(predict, trained.params, options.microbatch)
 
@@ -137,36 +145,62 @@ def make_sampler(
     if sampler not in SAMPLERS:
         hint = did_you_mean(sampler, MODES)
         raise InputError(f"--sampler is {sampler!r}{hint}; wanted one of {', '.join(MODES)}.")
-    sde, from_mean = trained.model.sde, find_sampler(sampler).from_mean
-    draw = make_draw(sampler, sde, sampler_time_grid(sde, sampler, options))
+    model, from_mean = trained.model, find_sampler(sampler).from_mean
+    sampler_time_grid(trained, sampler, options, np.zeros(model.network.modalities, bool))
 
-    def fill(params: Params, images: Stacks, missing: Missing, estimate, addresses) -> Images:
+    def fill(params: Params, images: Stacks, missing: Missing, shared: tuple, addresses, times):
+        estimate, encoding = shared
         condition = mask_inputs(images, missing)
-        denoise = make_denoise(trained.model, params, condition)
+        posterior = make_posterior(model, params, condition, encoding)
+
+        def denoise(x: Images, t: Times) -> Images:
+            return posterior.estimate(x, t).mean
+
         subject, z, number = addresses.T
         keys = address_keys(options.seed, jnp.stack([subject, number], axis=1))
         noise = functools.partial(ar1_noise, slices=z, rho=rho)
         mean, variance = (condition.seen, None) if estimate is None else estimate
         variance = 0.0 if variance is None else variance
+        draw = make_draw(sampler, model.sde, times.T)
         return condition.fill(draw(keys, denoise, missing, mean, variance, noise=noise))
 
     stream = make_stream(fill, trained.params, options.microbatch)
+    encode_rows = _make_encoder(trained, options)
 
     def sample(
         images: Stacks, missing: Missing, addresses: Array, estimate: Estimate | None = None
     ) -> Iterator[Images]:
         if from_mean and estimate is None:
             raise ValueError(f"the sampler {sampler} starts from an estimate, and none was given.")
-        count = len(images)
-        shared = (images, np.asarray(missing), estimate if from_mean else None)
+        count, missing = len(images), np.asarray(missing)
+        patterns, pattern_of_row = np.unique(missing, axis=0, return_inverse=True)
+        grids = [sampler_time_grid(trained, sampler, options, pattern) for pattern in patterns]
+        times = np.stack(grids)[pattern_of_row.reshape(-1)]
+        shared = (estimate if from_mean else None, encode_rows(images, missing))
+        rows = (images, missing, shared, times)
         addresses = np.asarray(addresses, np.uint32).reshape(-1, 3)
 
         def take(index: Array) -> tuple:
-            return *jax.tree.map(lambda array: array[index % count], shared), addresses[index]
+            *arrays, times = jax.tree.map(lambda array: array[index % count], rows)
+            return *arrays, addresses[index], times
 
         return regroup(stream(len(addresses), take), count)
 
     return sample
+
+
+def _make_encoder(
+    trained: TrainedModel, options: EvaluationOptions
+) -> Callable[[Stacks, Missing], Encoding | None]:
+    """encode(images, missing): what all draws and steps of each row share; None for `edm`, which
+    computes it again in each call of a program."""
+    if trained.model.preconditioning == "edm":
+        return lambda images, missing: None
+
+    def encode_rows(params: Params, images: Stacks, missing: Missing) -> Encoding:
+        return encode(trained.model, params, mask_inputs(images, missing))
+
+    return in_microbatches(encode_rows, trained.params, options.microbatch)
 
 
 def in_microbatches(function: Callable, params: Params, microbatch: int) -> Callable:
@@ -231,15 +265,15 @@ def regroup(batches: Iterable[Any], size: int) -> Iterator[Any]:
 
 
 def sampler_facts(
-    sampler: str, trained: TrainedModel, options: EvaluationOptions, rho: float
+    sampler: str, trained: TrainedModel, options: EvaluationOptions, rho: float, missing: Array
 ) -> dict:
-    """Returns how a sampler runs: its steps, network evaluations and noise levels, and the
-    correlation of its noise along z; for files and tables."""
+    """Returns how a sampler draws the `missing` [M]: its steps, network evaluations and noise
+    levels, and the correlation of its noise along z; for files and tables."""
     if sampler == "mean":
         return {"steps": 1, "evaluations": 1}
-    sde, steps = trained.model.sde, getattr(options, steps_key(sampler))
+    steps = getattr(options, steps_key(sampler))
+    lowest, start = _noise_levels(trained, options, missing)
     facts = {"steps": steps, "evaluations": count_evaluations(sampler, steps), "rho": rho}
-    lowest, start = _reachable_levels(sde, options)
     if not find_sampler(sampler).uniform_grid:
         facts |= {"time_grid": options.time_grid, "sigma_min": lowest}
     if find_sampler(sampler).from_mean:
@@ -247,18 +281,26 @@ def sampler_facts(
     return facts
 
 
-def sampler_time_grid(sde: SDE, sampler: str, options: EvaluationOptions) -> Array:
-    """Returns the decreasing times of a sampler's steps, by config.evaluate."""
-    lowest, start = _reachable_levels(sde, options)
+def sampler_time_grid(
+    trained: TrainedModel, sampler: str, options: EvaluationOptions, missing: Array
+) -> Array:
+    """Returns the decreasing times of a sampler's steps for the `missing` [M], by
+    config.evaluate."""
+    lowest, start = _noise_levels(trained, options, missing)
     steps = getattr(options, steps_key(sampler))
     levels = {"sigma_min": lowest, "warm_start_sigma": start}
-    return sampler_times(sampler, sde, steps, **levels, grid=options.time_grid)
+    return sampler_times(sampler, trained.model.sde, steps, **levels, grid=options.time_grid)
 
 
-def _reachable_levels(sde: SDE, options: EvaluationOptions) -> tuple[float, float]:
-    """(sigma_min, warm_start_sigma) of the options, within the SDE's own range."""
+def _noise_levels(
+    trained: TrainedModel, options: EvaluationOptions, missing: Array
+) -> tuple[float, float]:
+    """(the lowest noise level, the one at which `warm` starts): so many posterior scales, within
+    the SDE's own range."""
+    sde = trained.model.sde
     lowest = max(options.sigma_min, 1.05 * noise_level_at(sde, 0))
-    return lowest, min(options.warm_start_sigma, noise_level_at(sde, 1))
+    start = options.warm_start_factor * trained.posterior_scale(missing)
+    return lowest, min(max(start, 2 * lowest), noise_level_at(sde, 1))
 
 
 def steps_key(sampler: str) -> str:

@@ -134,14 +134,16 @@ class UNet(nn.Module):
             skips.append(features)
         return features, skips[:-1]
 
-    def up(self, features: Array, skips: list[Array], condition: Array | None) -> Array:
-        """The features of the finest level."""
+    def up(self, features: Array, skips: list[Array], condition: Array | None) -> list[Array]:
+        """The decoder's features of each level, the finest first."""
+        levels = [features]
         for depth in reversed(range(len(skips))):
             b, h, w, c = features.shape
             features = jax.image.resize(features, (b, 2 * h, 2 * w, c), "nearest")
             features = jnp.concatenate([features, skips[depth]], axis=-1)
             features = self.level("up", depth, features, condition)
-        return features
+            levels.insert(0, features)
+        return levels
 
     def level(self, side: str, depth: int, features: Array, condition: Array | None) -> Array:
         """The blocks of one level, then attention if its grid is small enough."""
@@ -334,7 +336,8 @@ class MMCSN(UNet):
     `images` [B, H, W, channels()] has the scaled a_t where missing and the scaled b elsewhere, then
     the scaled b of the neighbouring slices, 0 where missing; `log_level` [B] is ln(noise level) /
     4. H and W must be multiples of `multiple()`. With `predict_variance` the output is [B, H, W,
-    2M]: the image, then the log variance of its error.
+    2M]: the image, then the log variance of its error. With `return_features` it is (output, the
+    decoder's features of each level, the finest first).
     """
 
     modalities: int
@@ -353,6 +356,11 @@ class MMCSN(UNet):
     def channels(self) -> int:
         """The channels of the input images, neighbouring slices included."""
         return self.modalities * (1 + 2 * self.neighbour_slices)
+
+    @nn.nowrap
+    def without_remat(self) -> "MMCSN":
+        """The network that computes nothing again for its gradient."""
+        return self.clone(remat=(False,) * len(self.widths))
 
     @nn.nowrap
     def conditioning_cache(
@@ -381,6 +389,8 @@ class MMCSN(UNet):
         missing: Missing,
         log_level: Times,
         cache: ConditioningCache | None = None,
+        *,
+        return_features: bool = False,
     ) -> Images:
         images, neighbours = images[..., : self.modalities], images[..., self.modalities :]
         condition = ConditionEmbedding(4 * self.widths[0], name="condition")(log_level, missing)
@@ -396,7 +406,7 @@ class MMCSN(UNet):
             inputs = jnp.concatenate([images, neighbours], axis=-1)
         features, skips = self.down(self.enter(inputs, cache), encoder_condition)
         features = self.level("up", len(self.widths) - 1, features, condition)
-        features = self.up(features, skips, condition)
+        features, *coarser = self.up(features, skips, condition)
         features = NormFiLMAct(self.dtype, name="norm")(features, None)
         context = nn.Dense(
             self.context_channels * self.patch**2, dtype=self.dtype, name="context_out"
@@ -405,12 +415,12 @@ class MMCSN(UNet):
         pixels = PixelPath(
             self.modalities, self.pixel_width, self.pixel_layers, self.dtype, name="pixels"
         )
-        image, hidden = pixels(noisy, context, features, cache)
-        if not self.predict_variance:
-            return image
-        given = jnp.concatenate([noisy, cache.given], axis=-1)
-        head = VarianceHead(self.modalities, self.dtype, name=VARIANCE)
-        return jnp.concatenate([image, head(given, hidden, features)], axis=-1)
+        output, hidden = pixels(noisy, context, features, cache)
+        if self.predict_variance:
+            given = jnp.concatenate([noisy, cache.given], axis=-1)
+            head = VarianceHead(self.modalities, self.dtype, name=VARIANCE)
+            output = jnp.concatenate([output, head(given, hidden, features)], axis=-1)
+        return (output, [features, *coarser]) if return_features else output
 
     def enter(self, inputs: Array, cache: ConditioningCache) -> Array:
         """The first convolution over patches, the cached part of it added."""

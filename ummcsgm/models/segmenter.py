@@ -32,7 +32,7 @@ class Segmenter(UNet):
         images = (images / self.scale).astype(self.dtype)
         stem = self.conv(self.widths[0], "stem")
         features, skips = self.down(stem(to_patches(images, self.patch)), None)
-        features = self.up(features, skips, None)
+        features = self.up(features, skips, None)[0]
         features = NormFiLMAct(self.dtype, name="norm")(features, None)
         context = self.dense(self.context * self.patch**2, "context_out")(features)
         context = from_patches(context, self.patch)

@@ -121,6 +121,7 @@ def train_method(
         folder,
         metadata,
         split=cohort.split,
+        held_out=stores.get("validation"),
         trace=trace,
     )
 

@@ -13,8 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ummcsgm.diffusion.loss import Objective, draw_dsm_inputs, dsm_and_variance_losses
-from ummcsgm.diffusion.preconditioning import ScoreModel
+from ummcsgm.diffusion.loss import (
+    Objective,
+    draw_dsm_inputs,
+    posterior_scale,
+    training_losses,
+    update_statistics,
+)
+from ummcsgm.diffusion.preconditioning import ScoreModel, init_params
 from ummcsgm.distributed import devices
 from ummcsgm.types import Array, Batch, Params
 
@@ -57,21 +63,29 @@ def make_train_step(model: ScoreModel, objective: Objective, rule: UpdateRule) -
         index = devices.device_index() * size + jnp.arange(size)
         key = jax.random.fold_in(key, state.step)
         total = size * devices.device_count()
-        inputs = draw_dsm_inputs(key, objective, model.sde, batch, index, total)
+        scale = posterior_scale(state.params)
+        inputs = draw_dsm_inputs(key, objective, model.sde, batch, index, total, scale)
         examples = jnp.maximum(devices.sum_over_devices(inputs.scored.any(axis=1).sum()), 1)
 
         def mean_losses(params: Params, microbatch: tuple) -> tuple[Array, dict]:
-            loss, variance_loss = dsm_and_variance_losses(model, params, objective, *microbatch)
-            metrics = {"loss": loss.sum() / examples}
-            if variance_loss is not None:
-                metrics["variance_loss"] = variance_loss.sum() / examples
-            return sum(metrics.values()), metrics
+            *losses, residual = training_losses(model, params, objective, *microbatch)
+            names = ("loss", "variance_loss", "mean_loss")
+            metrics = {
+                name: loss.sum() / examples
+                for name, loss in zip(names, losses, strict=True)
+                if loss is not None
+            }
+            return sum(metrics.values()), (metrics, residual)
 
         microbatches = split_microbatches((batch.images, inputs), rule.accumulate)
-        metrics, grads = devices.sum_over_devices(
+        (metrics, residual), grads = devices.sum_over_devices(
             accumulate_gradients(mean_losses, state.params, microbatches)
         )
-        return apply_update(rule, state, metrics, grads)
+
+        def set_statistics(params: Params) -> Params:
+            return update_statistics(params, residual, state.step) if residual else params
+
+        return apply_update(rule, state, metrics, grads, set_statistics)
 
     return step
 
@@ -80,9 +94,7 @@ def init_state(
     key: jax.Array, model: ScoreModel, rule: UpdateRule, grid: tuple[int, int]
 ) -> TrainState:
     """The state of the mm-CSN before the first step."""
-    images = jnp.zeros((1, *grid, model.network.channels()))
-    missing = jnp.zeros((1, model.network.modalities), bool)
-    return first_state(jax.jit(model.network.init)(key, images, missing, jnp.zeros(1)), rule)
+    return first_state(jax.jit(init_params, static_argnums=(0, 2))(model, key, grid), rule)
 
 
 def first_state(params: Params, rule: UpdateRule) -> TrainState:

@@ -18,7 +18,7 @@ from ummcsgm.training import checkpoint
 from ummcsgm.training.dsm_step import TrainState
 from ummcsgm.training.logging import TRACES, TrainingLog, peak_flops, profiler_trace, program_flops
 from ummcsgm.training.loop import TrainOptions, run_training, with_stop_flag
-from ummcsgm.types import InputError
+from ummcsgm.types import InputError, Params
 from ummcsgm.utils.provenance import write_manifest
 
 
@@ -28,11 +28,14 @@ class TrainableMethod:
 
     `start(key)` is the state before the first step, `step(key, state, batch)` the step.
     `counted` is the step without recomputation and optimizer: its FLOPs are the model's.
+    `measure(store, params)` has JSON values about the averaged parameters, for the checkpoint's
+    metadata.
     """
 
     start: Callable[[jax.Array], TrainState]
     step: Callable
     counted: Callable
+    measure: Callable[[Store, Params], dict] | None = None
 
 
 def train(
@@ -43,9 +46,13 @@ def train(
     metadata: dict,
     *,
     split: dict[str, list[str]],
+    held_out: Store | None = None,
     trace: bool = False,
 ) -> None:
     """Trains to step `options.steps`, from the newest checkpoint of `folder` if any.
+
+    What a checkpoint measures of its parameters is of the slices `held_out`, or of those of
+    `store` where there are none.
 
     Each checkpoint carries `metadata`, whose "config" has the run's config as JSON
     values and "method" the method's name. The manifest lists the subjects of `split`.
@@ -71,9 +78,14 @@ def train(
     seconds = _min_step_seconds(method.counted, state, batches) if processes.is_main() else None
     processes.barrier("the FLOPs of a step")  # counting them may take longer than Orbax waits
 
+    measured_store = held_out if held_out is not None and len(held_out) else store
+
     def save(step: int, state: TrainState) -> None:
+        measured = method.measure(measured_store, state.ema) if method.measure else {}
         with processes.collective(ValueError):  # Orbax waits for all processes
-            checkpoint.save(checkpoints, step, state.replace(ema=None), state.ema, metadata)
+            checkpoint.save(
+                checkpoints, step, state.replace(ema=None), state.ema, metadata | measured
+            )
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(processes.collective())
