@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
                 "posterior_std": 0.08,  # of missing images, for conditional
                 "uniform_fraction": 0.1,  # of times uniform in t; 1.0 is the paper
                 "sigma_min": 0.01,  # the lowest noise level
-                "sigma_max_factor": 10.0,  # the highest of the others, in posterior scales
+                "sigma_max_factor": 6.0,  # the highest of the others, in posterior scales
                 "log_sigma_mean": -1.2,  # of ln(noise level) where that is 0
                 "log_sigma_std": 1.4,  # its standard deviation
                 "levels_per_question": 4,  # noise levels about one mean
