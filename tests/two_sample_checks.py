@@ -33,7 +33,7 @@ def pairs_of(truth_length, draw_length, subjects, *, shift=0.0, brain=DISC, seed
     """`Pairs` of fields about a mean that a seen scan tells, two slices a subject."""
     rng, count = np.random.default_rng(seed), SLICES * subjects
     seen = fields(rng, 3.0, count)
-    mean = 0.5 * seen
+    mean = 2 + 0.5 * seen  # not what is outside the brain
     truth = mean + fields(rng, truth_length, count)
     draw = mean + fields(rng, draw_length, count) + shift
     brains = np.broadcast_to(brain, truth.shape)
