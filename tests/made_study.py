@@ -106,6 +106,7 @@ def lesions() -> dict:
     rows[-1] |= dict.fromkeys(("spread_ratio", "spread_ratio_low", "spread_ratio_high"))
     shares = ("share_of_truths", "share_of_draws", "share_of_mean", "share_ratio", "brier")
     found = {f"{n}{e}": v for n in shares for e, v in (("", 0.5), ("_low", 0.25), ("_high", 0.75))}
+    found |= {"bright": {name: value / 2 for name, value in found.items()}}
     found |= {"subjects": 5, "lesions": 6, "draws": 8, "brier_of_share": 0.25}
     bins = [(0.0, 0.2, 1.5, 0.0, 1.0), (0.8, 1.0, 4.5, 1.0, 0.4375)]
     found["reliability"] = [
@@ -116,7 +117,7 @@ def lesions() -> dict:
     found["known"] = {"probability": 0.75, "share_built": 0.7, "mean": 0.9, "sd": 0.31}
     found["known"] |= {"sd_of_right": 0.15, "brier": 0.19, "agreement": 0.995, "patterns": {}}
     results = {"rows": rows, "enhancement": found, "skipped": {"no segmentation": ["P005"]}}
-    return results | {"least_voxels": 10, "threshold": 1.1, "smoothing": 2.0}
+    return results | {"least_voxels": 10, "threshold": 1.1, "bright": 1.5, "smoothing": 2.0}
 
 
 def structure_row(modality: str, version: str) -> dict:

@@ -99,7 +99,13 @@ def test_lesions_have_a_table_of_measures_and_two_of_enhancement(tmp_path):
     assert found[("truths",)]["Brier"].text == "0.250"
     assert found[("phantoms, by their law",)]["enhance"].text == "0.75"
     notes = " ".join(enhancement.notes)
-    assert "above 1.1 times" in notes and "0.90 ± 0.31" in notes and "0.995" in notes
+    assert found[("draws",)]["enhance brightly"].text == "0.25"
+    assert (
+        "above 1.1 times" in notes
+        and "above 1.5 times" in notes
+        and "0.90 ± 0.31" in notes
+        and "0.995" in notes
+    )
     assert "0.50 (0.25 to 0.75)" in notes
     bins = lines(reliability)
     assert (

@@ -290,7 +290,7 @@ def lesion_tables(lesions: dict[str, Any]) -> list[Table]:
         caption = "Lesions, relative to the brain outside the tumour"
         tables.append(Table(caption, columns, lines, LESION_NOTES, 3))
     if lesions["enhancement"]:
-        tables += _enhancement_tables(lesions["enhancement"], lesions["threshold"])
+        tables += _enhancement_tables(lesions)
     return tables
 
 
@@ -303,29 +303,35 @@ def lesions_skipped(lesions: dict[str, Any]) -> list[str]:
     ]
 
 
-def _enhancement_tables(found: dict[str, Any], threshold: float) -> list[Table]:
+def _enhancement_tables(lesions: dict[str, Any]) -> list[Table]:
+    found = lesions["enhancement"]
     names = {"share_of_truths": "truths", "share_of_draws": "draws", "share_of_mean": "the mean"}
-    columns = ("", "enhance", "Brier")
+    columns = ("", "enhance", "enhance brightly", "Brier")
     briers = {
         "share_of_draws": _cell_with_interval(found, "brier", 3),
         "share_of_truths": format_number(found["brier_of_share"], 3),
     }
     lines = [
-        (title, _cell_with_interval(found, key), briers.get(key, NONE))
+        (
+            title,
+            *(_cell_with_interval(shares, key) for shares in (found, found["bright"])),
+            briers.get(key, NONE),
+        )
         for key, title in names.items()
     ]
-    ratio = _cell_with_interval(found, "share_ratio")
+    ratios = [_cell_with_interval(shares, "share_ratio") for shares in (found, found["bright"])]
+    ratios = [f"{ratio.text} ({ratio.below})" if ratio.below else ratio.text for ratio in ratios]
     notes = [
         f"Of {found['lesions']} lesions of {found['subjects']} subjects, how many have a 90th "
-        f"percentile of T1c over T1 above {threshold:g} times the brain's. Draws over truths: "
-        f"{ratio.text}{f' ({ratio.below})' if ratio.below else ''}. Brier: of the share of a "
-        "lesion's draws that enhance (fair: less is better), and, beside truths, of answering "
-        "their own share for every lesion."
+        f"percentile of T1c over T1 above {lesions['threshold']:g} times the brain's, or above "
+        f"{lesions['bright']:g} times. Draws over truths: {ratios[0]}, and {ratios[1]}. Brier: of "
+        "the share of a lesion's draws that enhance (fair: less is better), and, beside truths, of "
+        "answering their own share for every lesion."
     ]
     known = found["known"]
     if known:
-        known_row = (format_number(known[key], n) for key, n in (("probability", 2), ("brier", 3)))
-        lines.append(("phantoms, by their law", *known_row))
+        by_law = format_number(known["probability"]), NONE, format_number(known["brier"], 3)
+        lines.append(("phantoms, by their law", *by_law))
         notes.append(
             "Of a phantom P(it enhances | everything else) is known. Draws say "
             f"{known['mean']:.2f} ± {known['sd']:.2f} (over lesions; right draws differ by "
