@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
                 "draw_subjects": 0,  # of validation and of test with draws; 0: all
                 "draw_slices": 2,  # of each of them; 0: all scored slices
                 "block_sizes": (1, 2, 4, 8, 16),  # pixels a side of blocks whose means are scored
+                "two_sample_steps": 120,  # of the network that tells draws from truths; 0: none
                 "slab_slices": 12,  # neighbouring slices, to measure consistency across them
                 "slab_subjects": 3,  # of each split, measured so; 0: all
                 "microbatch": 8,  # slices in one evaluation, over all devices

@@ -77,6 +77,12 @@ LESIONS = (
     + RESEARCH_ONLY
 )
 WANTED = (0.8, 1.2)  # shaded in the figure of the structure
+TWO_SAMPLE = (
+    "The patches of test subjects that the classifier is surest of, one a subject: it finds those "
+    "on the left, which are draws, most drawn, and those on the right, truths, most real. Below "
+    "each: what remains less the network's own mean, grey where that is 0, in one window for all "
+    "of a modality. " + RESEARCH_ONLY
+)
 UNCERTAINTY = (
     "All images have the grey window 0 to 255 of the truth. The standard deviation of the draws "
     "and |error| of their mean have one colour scale for all rows: where draws are "
@@ -222,6 +228,34 @@ def write_uncertainty(path: Path, modalities: Sequence[str], images: dict[str, A
     _title_columns(axes[0], titles)
     _mark_sides(axes[0, 0])
     _add_colour_bar(figure, axes[0, -1], axes[-1, -1], "sd and |error|, grey levels")
+    _save(figure, path)
+
+
+def write_two_sample(path: Path, patches: dict[str, dict[str, Array]]) -> None:
+    """Writes a PNG: for each modality the patches `drawn` and `real` [n, H, W] in grey levels,
+    and below them `drawn_residual` and `real_residual`."""
+    most = max(len(group) for images in patches.values() for group in images.values())
+    shape = next(iter(patches.values()))["drawn"].shape[1:]
+    figure, axes = _tile_figure(
+        *(2 * len(patches), 2 * most, shape, TWO_SAMPLE),
+        left=SMALL_LEFT,
+        top=SMALL_TOP,
+        tile=TILE // 2,
+        row_gaps=np.arange(2 * len(patches)) // 2 * METHOD_GAP,
+        column_gaps=np.arange(2 * most) // most * METHOD_GAP,
+    )
+    for rows, (modality, images) in zip(axes.reshape(-1, 2, 2, most), patches.items(), strict=True):
+        residuals = images["drawn_residual"], images["real_residual"]
+        limit = max(float(np.percentile(np.abs(np.concatenate(residuals)), 99)), 1.0)
+        for column, name in enumerate(("drawn", "real")):
+            for tile, image in zip(rows[0, column], images[name], strict=False):
+                _show(tile, image, "gray", 255)
+            for tile, image in zip(rows[1, column], residuals[column], strict=False):
+                _show(tile, image + limit, "gray", 2 * limit)
+        _label_row(rows[0, 0, 0], modality, 12)
+        _label_row(rows[1, 0, 0], "less the mean", 12)
+    for column, title in ((0, "draws"), (most, "truths")):
+        axes[0, column].set_title(title, size=10, loc="left")
     _save(figure, path)
 
 
