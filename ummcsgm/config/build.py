@@ -177,6 +177,9 @@ def build_objective(config: ConfigDict) -> loss.Objective:
         )
     fields = config.loss
     proposal = loss.NoiseProposal(*(fields[name] for name in loss.NoiseProposal._fields))
+    if config.network.preconditioning == "mean":
+        # Every example trains the mean, beside its noise levels and not in their place.
+        proposal = proposal._replace(mean_fraction=0.0)
     weighting = lookup("loss.weighting", fields.weighting, WEIGHTINGS)(fields)
     weights = missingness.pattern_probabilities(table, sizes)
     summed = fields.weighting == "paper"
