@@ -64,7 +64,6 @@ def get_config(preset: str = "") -> ConfigDict:
             "missingness.keep_one_seen": True,  # as the published methods need
             "missingness.size_probabilities": "0.8,0.1,0.1",
             "missingness.patterns_per_image": 4,
-            "loss.mean_fraction": 0.875,  # mostly regression; the rest trains draws
             "train.steps": 2000,
             "study.methods": tuple(METHODS),
             "study.width_scale": widths,

@@ -40,6 +40,7 @@ TINY = {
     "network.pixel_width": 8,
     "network.pixel_layers": 1,
     "network.context_channels": 2,
+    "network.residual_widths": (32,),
     "train.steps": 150,
     "train.batch": 4,
     "train.warmup": 1,
@@ -56,6 +57,15 @@ TINY = {
     "evaluate.microbatch": 8,
     "evaluate.algorithm1_subjects": 1,
     "evaluate.algorithm1_slices": 2,
+}
+
+# The paper's output and objective, but for the MMSE token and the weights of times.
+EDM = {
+    "network__preconditioning": "edm",
+    "loss__weighting": "conditional",
+    "loss__levels_per_question": 1,
+    "loss__sigma_max_factor": 0.0,
+    "loss__mean_fraction": 0.3,
 }
 
 

@@ -48,7 +48,7 @@ def test_a_training_step_runs_through_eight_files(make_network, quick_compile):
     network = make_network(widths=(8,), blocks=(0,), attention_max_grid=0)
     model, rule = ScoreModel(network, VP(0.1, 20.0), 0.5), UpdateRule(optax.sgd(0.1), 0.5, 1)
     patterns = missing_patterns(4, proper=False)
-    proposal = NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0)
+    proposal = NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.0, 0.25, 1.0)
     objective = Objective(patterns, pattern_probabilities(patterns, ()), proposal, weigh_edm, False)
     state = devices.replicate(init_state(jax.random.key(0), model, rule, (16, 16)))
     step = devices.pmap_step(with_stop_flag(make_train_step(model, objective, rule)))
