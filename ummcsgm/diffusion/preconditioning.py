@@ -191,9 +191,10 @@ def _estimate_about_mean(
     missing = per_modality(condition.missing)
 
     def estimate(x: Images, t: Times) -> Estimate:
-        rows = lambda array: jnp.repeat(array, len(x) // len(array), axis=0)  # noqa: E731
+        def rows(array: Array) -> Array:
+            return jnp.repeat(array, len(x) // len(array), axis=0)
+
         level = sde.noise_level(t)
-        variance = per_example(jnp.square(level), x)
         centre = rows(mean)
         residual = x / per_example(sde.mean(t), x) - centre
         coefficients = haar(jnp.where(rows(missing), residual, 0), levels)

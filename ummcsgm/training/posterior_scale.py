@@ -1,8 +1,8 @@
 """How large a noise level must be before it hides what b does not fix: by missing pattern.
 
 A sampler may start from the mean, and training need not go higher, where the noise level is large
-against every deviation of the images from their mean. Voxels vary together, so the largest deviation
-is not a voxel's: see `diffusion.bands.largest_deviation`.
+against every deviation of the images from their mean. Voxels vary together, so the largest
+deviation is not a voxel's: see `diffusion.bands.largest_deviation`.
 """
 
 import functools
