@@ -16,10 +16,12 @@ from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.diffusion.bands import largest_deviation
 from ummcsgm.diffusion.loss import DSMInputs, NoiseProposal, Objective, training_losses
 from ummcsgm.diffusion.missingness import mask_inputs
-from ummcsgm.diffusion.preconditioning import ScoreModel, make_posterior
+from ummcsgm.diffusion.preconditioning import ScoreModel, init_params, make_posterior
 from ummcsgm.diffusion.samplers import make_draw
 from ummcsgm.diffusion.sde import VP
 from ummcsgm.inference.predictor import sampler_time_grid
+from ummcsgm.models.mm_csn import MMCSN, in_variance_head
+from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
 from ummcsgm.utils.haar import haar, inverse_haar
 
 LEVELS, GRID, STD = 2, (8, 12), 0.4
@@ -167,6 +169,67 @@ def assert_levels_share_a_mean(sde, levels=3):
     np.testing.assert_allclose(together.loss, np.mean([one.loss for one in alone], 0), rtol=1e-5)
     np.testing.assert_array_equal(together.mean_loss, alone[0].mean_loss)
     assert np.ptp([one.loss for one in alone], axis=0).min() > 1e-3
+
+
+# A real network.
+
+
+def small_model(sde):
+    """A network of images of 16 x 16, of two levels."""
+    fields = {"modalities": 4, "widths": (32, 32), "blocks": (1, 1), "patch": 2}
+    fields |= {"attention_max_grid": 4, "pixel_width": 8, "pixel_layers": 1}
+    fields |= {"context_channels": 2, "conditioning": "both", "predict_variance": True}
+    fields |= {"neighbour_slices": 0, "remat": (False, False), "dtype": jnp.float32}
+    return ScoreModel(ResidualMMCSN(MMCSN(**fields), (32, 32), 1), sde, STD, "mean")
+
+
+def random_params(model):
+    """No leaf of the network is zero; the powers grow with the bands' scale."""
+    shapes = jax.eval_shape(lambda key: init_params(model, key, (16, 16)), jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def leaf(shape):
+        noise = rng.normal(size=shape.shape).astype(np.float32)
+        return noise * np.float32(max(noise[..., 0].size, 16) ** -0.5)
+
+    bands, modalities = shapes["statistics"]["band_power"].shape
+    power = np.geomspace(0.5, 0.01, bands)[:, None] * np.ones(modalities)
+    statistics = known_params(power)["statistics"] | {"deviation": jnp.ones(modalities)}
+    return {"params": jax.tree.map(leaf, shapes["params"]), "statistics": statistics}
+
+
+PAIR = PATTERNS[[2, 9]]
+
+
+def loss_gradients(sde, name, levels=3):
+    """The gradient of one of the losses, summed over two questions, by part of the parameters."""
+    model = small_model(sde)
+    inputs, images = questions(levels, grid=(16, 16), missing=PAIR), 0.4 * voxels(0, (16, 16))[:2]
+
+    def total(params):
+        objective = objective_of(levels)
+        losses = training_losses(model, params, objective, jnp.asarray(images), inputs)
+        return getattr(losses, name).sum()
+
+    return jax.jit(jax.grad(total))(random_params(model))
+
+
+def assert_losses_move_their_own_parts(sde):
+    """The noisy part's, the mean's and the variance's; none moves a statistic."""
+    for name in ("loss", "mean_loss", "variance_loss"):
+        found = loss_gradients(sde, name)
+        assert len(found) == 2
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(found["statistics"])), name
+        network = found["params"]
+        # The mean is asked for with nothing but 0 for the first convolution of noisy images.
+        assert not np.any(network["mean_network"]["stem"].pop("kernel")), name
+        noisy, head = in_noisy_part(network), in_variance_head(network)
+        wanted = {"loss": (True, False), "mean_loss": (False, False)}.get(name, (False, True))
+        leaves = zip(*map(jax.tree.leaves, (network, noisy, head)), strict=True)
+        sizes = [(np.abs(leaf).max(), tuple(part) == wanted) for leaf, *part in leaves]
+        assert not any(size for size, own in sizes if not own), name
+        assert all(size > 0 for size, own in sizes if own), name  # of each leaf of its own
+        assert max(size for size, own in sizes if own) > 1e-4, name
 
 
 # Where `warm` starts.

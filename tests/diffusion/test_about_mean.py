@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from closed_form import PATTERNS, SDES, each_sde
 from mean_checks import (
+    PAIR,
     POWER,
     SEEN,
     STD,
@@ -14,10 +15,13 @@ from mean_checks import (
     KnownMean,
     assert_exact_posterior,
     assert_levels_share_a_mean,
+    assert_losses_move_their_own_parts,
     band_parts,
     known_params,
     objective_of,
     questions,
+    random_params,
+    small_model,
     voxels,
 )
 
@@ -26,13 +30,10 @@ from ummcsgm.diffusion.loss import training_losses, weigh_bands
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
     ScoreModel,
-    init_params,
     make_denoise,
     make_posterior,
     mm_csn_output,
 )
-from ummcsgm.models.mm_csn import in_variance_head
-from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -162,82 +163,21 @@ def test_the_loss_of_a_band_is_edm_with_its_own_power():
 
 
 @pytest.fixture(scope="module")
-def model(make_network):
-    network = ResidualMMCSN(make_network(predict_variance=True), (32, 32), 1)
-    return ScoreModel(network, SDES["vp"], STD, "mean")
+def model():
+    return small_model(SDES["vp"])
 
 
 @pytest.fixture(scope="module")
 def params(model):
-    """No leaf of the network is zero."""
-    shapes = jax.eval_shape(lambda key: init_params(model, key, (16, 16)), jax.random.key(0))
-    rng = np.random.default_rng(0)
-
-    def leaf(shape):
-        noise = rng.normal(size=shape.shape).astype(np.float32)
-        return noise * np.float32(max(noise[..., 0].size, 16) ** -0.5)
-
-    network = jax.tree.map(leaf, shapes["params"])
-    bands = shapes["statistics"]["band_power"].shape
-    power = np.geomspace(0.5, 0.01, bands[0]).astype(np.float32)[:, None] * np.ones(bands[1:])
-    statistics = {"band_power": jnp.asarray(power, jnp.float32), "deviation": jnp.ones(4)}
-    return {"params": network, "statistics": statistics}
+    return random_params(model)
 
 
-@pytest.fixture(scope="module")
-def gradients(model, params):
-    """gradients(name): of one of the losses, summed over two questions of three levels."""
-    missing = PATTERNS[[2, 9]]
-    inputs = questions(3, grid=(16, 16), missing=missing)
-    images = jnp.asarray(0.4 * voxels(0, (16, 16))[:2])
-
-    def total(params, name):
-        losses = training_losses(model, params, objective_of(3), images, inputs)
-        return getattr(losses, name).sum()
-
-    return lambda name: jax.jit(jax.grad(lambda params: total(params, name)))(params)
-
-
-def largest(tree, chosen):
-    """(of the leaves that are chosen, of the others) the largest absolute value."""
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(chosen), strict=True)
-    sizes = [(float(np.abs(leaf).max()), own) for leaf, own in pairs]
-    return [max([size for size, own in sizes if own == which], default=0) for which in (1, 0)]
-
-
-@pytest.mark.parametrize("name", ["loss", "mean_loss", "variance_loss"])
-def test_a_loss_moves_its_own_part_alone_and_no_statistics(gradients, name):
-    found = gradients(name)
-    statistics = jax.tree.leaves(found["statistics"])
-    assert len(statistics) == 2 and not any(np.any(leaf) for leaf in statistics)
-    network = found["params"]
-    own, others = largest(network, mask_of(network, name))
-    assert others == 0 and own > 1e-4
-
-
-def mask_of(network, name):
-    """Which leaves a loss is to move."""
-    noisy, head = in_noisy_part(network), in_variance_head(network)
-    if name == "loss":
-        return noisy
-    wanted = name == "variance_loss"
-    return jax.tree.map(lambda noisy, head: not noisy and head == wanted, noisy, head)
-
-
-def test_every_part_is_trained_by_one_of_the_losses(gradients, params):
-    """No leaf of the network stands still under all of them."""
-    sums = [
-        np.array([np.abs(leaf).max() for leaf in jax.tree.leaves(gradients(name)["params"])])
-        for name in ("loss", "mean_loss", "variance_loss")
-    ]
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params["params"])]
-    names = [jax.tree_util.keystr(path) for path in paths]
-    still = [name for name, size in zip(names, sum(sums), strict=True) if not size]
-    assert not still, still
+def test_each_loss_moves_its_own_part_alone_and_no_statistics():
+    assert_losses_move_their_own_parts(SDES["vp"])
 
 
 def test_neither_what_is_missing_nor_noise_on_the_seen_reaches_the_answer(model, params):
-    missing = jnp.asarray(PATTERNS[[2, 9]])
+    missing = jnp.asarray(PAIR)
     hidden = np.asarray(missing)[:, None, None]
     images, x = 0.4 * voxels(0, (16, 16))[:2], voxels(1, (16, 16))[:2]
 
@@ -265,7 +205,7 @@ def test_neither_what_is_missing_nor_noise_on_the_seen_reaches_the_answer(model,
 
 
 def test_a_row_that_is_not_scored_changes_nothing(model, params):
-    missing = PATTERNS[[2, 9]]
+    missing = PAIR
     scored = missing & np.array([[True], [False]])
     images = jnp.asarray(0.4 * voxels(0, (16, 16))[:2])
 
