@@ -62,7 +62,7 @@ class KnownMean:
     def apply(self, params, images, missing, level, *features, method):
         self.calls.append((method, len(images)))
         if method == "encode":
-            return self.mean / self.out, ()
+            return jnp.repeat(self.mean / self.out, len(images) // len(self.mean), axis=0), ()
         self.shown.append((images, missing, level))
         return self.output + 0 * images
 

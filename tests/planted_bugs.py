@@ -349,7 +349,7 @@ BUGS = {
         "utils/haar.py", "coarse - x + y - z]", "coarse - x - y + z]", "Haar"
     ),
     "bands from the finest": Bug(
-        "utils/haar.py", "tuple(reversed(details))", "tuple(details)", "bands"
+        "diffusion/bands.py", "in values[1:])", "in values[:0:-1])", "Gaussian about its mean"
     ),
     "a block's mean for its sum": Bug(
         "diffusion/bands.py",
