@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
                 "posterior_std": 0.08,  # of missing images, for conditional
                 "uniform_fraction": 0.1,  # of times uniform in t; 1.0 is the paper
                 "sigma_min": 0.01,  # the lowest noise level
-                "sigma_max_factor": 10.0,  # the highest of the others, in posterior scales
+                "sigma_max_factor": 6.0,  # the highest of the others, in posterior scales
                 "log_sigma_mean": -1.2,  # of ln(noise level) where that is 0
                 "log_sigma_std": 1.4,  # its standard deviation
                 "levels_per_question": 4,  # noise levels about one mean
@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
                 "draw_subjects": 0,  # of validation and of test with draws; 0: all
                 "draw_slices": 2,  # of each of them; 0: all scored slices
                 "block_sizes": (1, 2, 4, 8, 16),  # pixels a side of blocks whose means are scored
+                "two_sample_steps": 120,  # of the network that tells draws from truths; 0: none
                 "slab_slices": 12,  # neighbouring slices, to measure consistency across them
                 "slab_subjects": 3,  # of each split, measured so; 0: all
                 "microbatch": 8,  # slices in one evaluation, over all devices

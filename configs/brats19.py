@@ -5,8 +5,8 @@ What       335 subjects, split 20/1/8 at random into 231/12/92; four contrasts; 
            evaluated with one modality missing and three seen, Algorithm 1 at 1000 steps.
 Source     arXiv 2207.03430. The paper gives no network size, optimizer or crop; ours
            are below. With --config.network.preconditioning=edm --config.loss.weighting=paper
-           --config.loss.uniform_fraction=1.0 --config.loss.mean_fraction=0.0
-           --config.loss.sigma_max_factor=0.0 --config.loss.levels_per_question=1
+           --config.loss.uniform_fraction=1.0 --config.loss.sigma_max_factor=0
+           --config.loss.levels_per_question=1 --config.loss.mean_fraction=0.0
            --config.network.conditioning=decoder --config.network.neighbour_slices=0 the
            objective and the network's input are exactly the paper's.
 Data       MICCAI_BraTS_2019_Data_Training, with its folders HGG and LGG. We may not
@@ -36,12 +36,13 @@ CHANGES = {
     "network.widths": (128, 256, 256, 384),
     "network.blocks": (2, 2, 3, 3),
     "network.patch": 2,
-    "network.residual_widths": (64, 128, 192, 256),
     "network.attention_max_grid": 24,
     "network.pixel_width": 64,
     "network.context_channels": 16,
     "network.neighbour_slices": 1,
+    "network.residual_widths": (64, 128, 128, 192),
     "network.dtype": "bfloat16",
+    "loss.sigma_min": 0.003,
     "train.steps": 150_000,
     "train.batch": 64,
     "train.remat": (False, False, False, False),

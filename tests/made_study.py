@@ -43,7 +43,8 @@ def write_study(workdir: pathlib.Path, **changes) -> pathlib.Path:
     for name in ("mmgan", "pix2pix"):
         write_log(workdir / "methods" / name / "log.jsonl", 40.0, 18.0)
     (workdir / "evaluation").mkdir()
-    for name in ("reliability", "ranks", "structure", "lesions", "uncertainty", "figure"):
+    names = "reliability ranks structure lesions two_sample uncertainty figure"
+    for name in names.split():
         imsave(workdir / "evaluation" / f"{name}.png", picture(name))
     (workdir / "dial").mkdir()
     imsave(workdir / "dial" / "dial.png", picture("dial"))
@@ -71,6 +72,7 @@ def study_results() -> dict:
         ],
         "structure": [structure_row(m, v) for m in MODALITIES for v in ("raw", "recalibrated")],
         "lesions": lesions(),
+        "two_sample": [two_sample_row(m, m == "t2") for m in MODALITIES],
         "tests": [
             difference(metric, modality, name, 0.4 * index)
             for metric in ("psnr", "mae")
@@ -104,6 +106,7 @@ def lesions() -> dict:
     rows[-1] |= dict.fromkeys(("spread_ratio", "spread_ratio_low", "spread_ratio_high"))
     shares = ("share_of_truths", "share_of_draws", "share_of_mean", "share_ratio", "brier")
     found = {f"{n}{e}": v for n in shares for e, v in (("", 0.5), ("_low", 0.25), ("_high", 0.75))}
+    found |= {"bright": {name: value / 2 for name, value in found.items()}}
     found |= {"subjects": 5, "lesions": 6, "draws": 8, "brier_of_share": 0.25}
     bins = [(0.0, 0.2, 1.5, 0.0, 1.0), (0.8, 1.0, 4.5, 1.0, 0.4375)]
     found["reliability"] = [
@@ -114,7 +117,7 @@ def lesions() -> dict:
     found["known"] = {"probability": 0.75, "share_built": 0.7, "mean": 0.9, "sd": 0.31}
     found["known"] |= {"sd_of_right": 0.15, "brier": 0.19, "agreement": 0.995, "patterns": {}}
     results = {"rows": rows, "enhancement": found, "skipped": {"no segmentation": ["P005"]}}
-    return results | {"least_voxels": 10, "threshold": 1.1, "smoothing": 2.0}
+    return results | {"least_voxels": 10, "threshold": 1.1, "bright": 1.5, "smoothing": 2.0}
 
 
 def structure_row(modality: str, version: str) -> dict:
@@ -129,6 +132,15 @@ def structure_row(modality: str, version: str) -> dict:
             block |= _three(name, (first + n) / 20 if block["subjects"] else None)
     labels = {"missing": modality, "modality": modality, "version": version}
     return labels | {"structure": {"power": power, "blocks": blocks}}
+
+
+def two_sample_row(modality: str, skipped: bool) -> dict:
+    """Known areas, or none."""
+    names = ("auc", "low", "high", "control_auc", "control_low", "control_high")
+    values = [None] * 6 if skipped else [0.8, 0.7, 0.9, 0.5, 0.4, 0.6]
+    row = {"modality": modality, "subjects": 6, "patches": 0 if skipped else 120}
+    reason = "3 test subjects." if skipped else None
+    return row | dict(zip(names, values, strict=True)) | {"skipped": reason}
 
 
 def _three(name: str, value: float | None) -> dict:

@@ -26,7 +26,10 @@ from ummcsgm.utils.haar import haar, inverse_haar
 
 LEVELS, GRID, STD = 2, (8, 12), 0.4
 TIMES = np.geomspace(0.004, 1, 15).astype(np.float32)
+# Of each band and modality where one is missing; the more are missing, the larger.
 POWER = np.array([[4.0, 0.5, 0.02, 1.0], [0.3, 0.2, 0.05, 0.4], [0.01, 0.02, 0.5, 0.1]])
+POWER = POWER * np.array([1.0, 1.7, 2.6, 4.0])[:, None, None]  # [sizes, bands, M]
+OWN = POWER[PATTERNS.sum(axis=1) - 1].transpose(1, 0, 2)[:, :, None, None]  # [bands, 15, 1, 1, M]
 SEEN = ~PATTERNS[:, None, None]
 
 
@@ -127,7 +130,7 @@ def assert_exact_posterior(sde):
     mean = np.where(SEEN, images, mean)
     level = np.asarray(sde.noise_level(TIMES), np.float64)[:, None, None, None]
     alpha = np.asarray(sde.mean(TIMES), np.float64)[:, None, None, None]
-    parts = zip(band_parts(x / alpha - mean), POWER, strict=True)
+    parts = zip(band_parts(x / alpha - mean), OWN, strict=True)
     truth = mean + sum(power / (power + level**2) * part for part, power in parts)
     size = np.sqrt(np.square(truth).mean(axis=(1, 2, 3), keepdims=True)) + 1
     # y itself is known to 1e-6 of its size alone.
@@ -192,9 +195,9 @@ def random_params(model):
         noise = rng.normal(size=shape.shape).astype(np.float32)
         return noise * np.float32(max(noise[..., 0].size, 16) ** -0.5)
 
-    bands, modalities = shapes["statistics"]["band_power"].shape
-    power = np.geomspace(0.5, 0.01, bands)[:, None] * np.ones(modalities)
-    statistics = known_params(power)["statistics"] | {"deviation": jnp.ones(modalities)}
+    sizes, bands, modalities = shapes["statistics"]["band_power"].shape
+    power = np.geomspace(0.5, 0.01, bands)[:, None] * np.ones((sizes, 1, modalities))
+    statistics = known_params(power)["statistics"] | {"deviation": jnp.ones((sizes, modalities))}
     return {"params": jax.tree.map(leaf, shapes["params"]), "statistics": statistics}
 
 

@@ -3,8 +3,8 @@
     python tests/planted_bugs.py
 
 A bug is one place of one file, rewritten. A copy of the package's core with it is
-imported in place of the real one, and a check of `solver_checks` or `structure_checks`
-run against it.
+imported in place of the real one, and a check of `solver_checks`, `structure_checks` or
+`two_sample_checks` run against it.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ CHECKS = (
     "structure_checks",
     "lesion_checks",
     "mean_checks",
+    "two_sample_checks",
 )  # they meet the copy, so are read again
 
 
@@ -79,6 +80,11 @@ def structural(name, *arguments):
     return lambda _: getattr(importlib.import_module("structure_checks"), name)(*arguments)
 
 
+def two_sample(name, *arguments):
+    """The check of this name in `two_sample_checks`."""
+    return lambda _: getattr(importlib.import_module("two_sample_checks"), name)(*arguments)
+
+
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
@@ -115,6 +121,11 @@ REDDENED = {
     "sections of lesions": of_lesions("assert_sections_by_hand"),
     "a lesion's enhancement": of_lesions("assert_enhancement_by_hand"),
     "patterns of lesions": of_lesions("assert_patterns_are_those_of_the_law"),
+    "brighter draws": two_sample("assert_shift_is_found_as_far_as_it_can_be", 16, 60, 0.1),
+    "the same law": two_sample("assert_same_law_is_not_found"),
+    "white noise": two_sample("assert_white_noise_is_found"),
+    "unknown subjects": two_sample("assert_control_does_not_know_subjects"),
+    "Mann and Whitney": two_sample("assert_auc_is_that_of_mann_and_whitney"),
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -349,7 +360,10 @@ BUGS = {
         "utils/haar.py", "coarse - x + y - z]", "coarse - x - y + z]", "Haar"
     ),
     "bands from the finest": Bug(
-        "diffusion/bands.py", "in values[1:])", "in values[:0:-1])", "Gaussian about its mean"
+        "diffusion/bands.py",
+        "for level in details)",
+        "for level in details[::-1])",
+        "Gaussian about its mean",
     ),
     "a block's mean for its sum": Bug(
         "diffusion/bands.py",
@@ -368,8 +382,8 @@ BUGS = {
     ),
     "the noise's variance for its level in c_skip": Bug(
         "diffusion/preconditioning.py",
-        "return power + per_example(jnp.square(level), like)",
-        "return power + per_example(level, like)",
+        "variance = jnp.square(level)",
+        "variance = level",
         "Gaussian about its mean",
     ),
     "a residual about 0": Bug(
@@ -380,8 +394,14 @@ BUGS = {
     ),
     "no shrinkage of bands": Bug(
         "diffusion/preconditioning.py",
-        "return p / total(p, c) * c +",
+        "return p / (p + noise) * c +",
         "return c +",
+        "Gaussian about its mean",
+    ),
+    "the powers of one missing modality for all": Bug(
+        "diffusion/preconditioning.py",
+        "jnp.maximum(power[missing_index(missing)], SMALLEST_POWER)",
+        "jnp.maximum(power[jnp.zeros(len(missing), int)], SMALLEST_POWER)",
         "Gaussian about its mean",
     ),
     "a shift on the seen": Bug(
@@ -486,6 +506,49 @@ BUGS = {
         "p=list(PATTERNS.values())",
         "p=list(PATTERNS.values())[::-1]",
         "patterns of lesions",
+    ),
+    "a classifier scores whom it was trained on": Bug(
+        "evaluation/two_sample.py",
+        "training = [pool[within[pool[:, 0]]] for",
+        "training = [pool for",
+        "unknown subjects",
+    ),
+    "slices of a subject on either side": Bug(
+        "evaluation/two_sample.py",
+        "trained_on = fold[row] != index",
+        "trained_on = np.arange(len(row)) % FOLDS != index",
+        "unknown subjects",
+    ),
+    "draws scaled by draws": Bug(
+        "evaluation/two_sample.py",
+        "(stacked - np.mean(known, axis=0))",
+        "(stacked - np.repeat([v[pairs.brain].mean(0) for v in np.split(stacked, 2)], "
+        "len(pairs.truth), axis=0)[:, None, None])",
+        "brighter draws",
+    ),
+    "a brain mask on truths alone": Bug(
+        "evaluation/two_sample.py",
+        "brain = np.tile(pairs.brain, (2, 1, 1))",
+        "brain = np.concatenate([pairs.brain, np.ones_like(pairs.brain)])",
+        "the same law",
+    ),
+    "draws called truths": Bug(
+        "evaluation/two_sample.py",
+        "np.repeat([False, True]",
+        "np.repeat([True, False]",
+        "white noise",
+    ),
+    "scores of two networks compared": Bug(
+        "evaluation/two_sample.py",
+        "(scores.fold == fold) & label",
+        "label",
+        "Mann and Whitney",
+    ),
+    "ties that count nothing": Bug(
+        "evaluation/two_sample.py",
+        'for side in ("left", "right")',
+        'for side in ("left", "left")',
+        "Mann and Whitney",
     ),
 }
 

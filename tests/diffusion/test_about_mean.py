@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from closed_form import PATTERNS, SDES, each_sde
 from mean_checks import (
+    OWN,
     PAIR,
-    POWER,
     SEEN,
     STD,
     TIMES,
@@ -91,7 +91,7 @@ def test_an_answer_of_f_star_denoises_perfectly(sde):
     shown = band_parts(np.where(missing, np.asarray(x) / at(sde.mean(TIMES)) - MEAN, 0))
     output = sum(
         (a - power / (power + tau**2) * r) / np.sqrt(power * tau**2 / (power + tau**2))
-        for a, r, power in zip(target, shown, POWER, strict=True)
+        for a, r, power in zip(target, shown, OWN, strict=True)
     )
     model = model_of(sde, output.astype(np.float32))
     ours = make_denoise(model, known_params(), condition_of())(x, jnp.asarray(TIMES))
@@ -107,7 +107,7 @@ def test_eq_5_is_x_plus_the_score_of_the_posterior(sde):
     condition = condition_of()
     denoise = make_denoise(model_of(sde), known_params(), condition)
     ours = mm_csn_output(sde, denoise, condition, jnp.asarray(x), jnp.asarray(t))
-    parts = zip(band_parts(np.where(SEEN, 0, x - alpha * MEAN)), POWER, strict=True)
+    parts = zip(band_parts(np.where(SEEN, 0, x - alpha * MEAN)), OWN, strict=True)
     score = -sum(part / (alpha**2 * power + sigma**2) for part, power in parts)
     truth = np.where(SEEN, IMAGES, x + score)
     np.testing.assert_allclose(ours * sigma, truth * sigma, atol=3e-4)
@@ -147,14 +147,20 @@ def test_the_loss_of_a_band_is_edm_with_its_own_power():
     """Each band by its own power, in the shares of the square roots of their sizes."""
     sde = SDES["vp"]
     model, error = model_of(sde), np.where(SEEN, 0, voxels(7))
-    ours = weigh_bands(model, jnp.asarray(POWER), jnp.asarray(error), TIMES, jnp.asarray(PATTERNS))
+    ours = weigh_bands(
+        model,
+        jnp.asarray(OWN[:, :, 0, 0].swapaxes(0, 1)),
+        jnp.asarray(error),
+        TIMES,
+        jnp.asarray(PATTERNS),
+    )
     tau2 = at(sde.noise_level(TIMES))[:, 0, 0] ** 2
     shares = np.sqrt([1, 3, 12])
     sizes = np.array([1, 3, 12]) / 16  # of the coefficients
     bands = [np.square(part).mean(axis=(1, 2)) for part in band_parts(error)]
     truth = sum(
         share / shares.sum() * (mean / size * (1 / power + 1 / tau2)).sum(axis=1)
-        for share, size, mean, power in zip(shares, sizes, bands, POWER, strict=True)
+        for share, size, mean, power in zip(shares, sizes, bands, OWN[:, :, 0, 0], strict=True)
     )
     np.testing.assert_allclose(ours, truth / PATTERNS.sum(axis=1), rtol=1e-4)
 
@@ -220,7 +226,7 @@ def test_a_row_that_is_not_scored_changes_nothing(model, params):
         np.testing.assert_array_equal(one, other)
     for loss in (ours.loss, ours.mean_loss, ours.variance_loss):
         assert loss[1] == 0 != loss[0]
-    np.testing.assert_array_equal(ours.residual["examples"], scored.sum(axis=0))
+    np.testing.assert_array_equal(ours.residual["examples"].sum(axis=0), scored.sum(axis=0))
 
 
 def test_the_residuals_sums_are_those_of_the_scored_images():
@@ -230,8 +236,13 @@ def test_the_residuals_sums_are_those_of_the_scored_images():
     losses = training_losses(model, known_params(), objective_of(2), jnp.asarray(IMAGES), inputs)
     residual = np.where(SEEN, 0, IMAGES - MEAN)
     sizes = np.array([1, 3, 12]) / 16
-    power = [np.square(part).mean(axis=(1, 2)).sum(axis=0) for part in band_parts(residual)]
-    np.testing.assert_allclose(losses.residual["band_power"], power / sizes[:, None], rtol=1e-5)
-    np.testing.assert_array_equal(losses.residual["examples"], PATTERNS.sum(axis=0))
-    largest = np.square(residual).max(axis=(1, 2)).sum(axis=0)  # of one pixel each
-    assert np.all(losses.residual["deviation"] >= largest * (1 - 1e-5))
+    missing = PATTERNS.sum(axis=1)
+    power = [np.square(part).mean(axis=(1, 2)) for part in band_parts(residual)]
+    largest = np.square(residual).max(axis=(1, 2))  # of one pixel each
+    for size in range(1, 5):
+        rows = missing == size
+        ours = {name: value[size - 1] for name, value in losses.residual.items()}
+        sums = np.array([band[rows].sum(axis=0) for band in power]) / sizes[:, None]
+        np.testing.assert_allclose(ours["band_power"], sums, rtol=1e-5)
+        np.testing.assert_array_equal(ours["examples"], PATTERNS[rows].sum(axis=0))
+        assert np.all(ours["deviation"] >= largest[rows].sum(axis=0) * (1 - 1e-5))

@@ -29,15 +29,15 @@ def test_a_deviation_is_of_its_own_image_and_modality():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_factors_are_applied_band_by_band_and_modality_by_modality():
+def test_factors_are_applied_image_by_image_band_by_band_and_modality_by_modality():
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    bands, values = haar(jnp.asarray(images), 2), np.arange(1.0, 10.0).reshape(3, 3)
+    bands, values = haar(jnp.asarray(images), 2), np.arange(1.0, 19.0).reshape(2, 3, 3)
     scaled = map_bands(lambda c, f: c * f, bands, band_factors(jnp.asarray(values)))
-    for number, (ours, plain) in enumerate(
-        zip([scaled.coarse, *scaled.details], [bands.coarse, *bands.details], strict=True)
-    ):
-        shape = (3,) if number == 0 else (3, 1)
-        np.testing.assert_allclose(ours, plain * values[number].reshape(shape), rtol=1e-6)
+    pairs = zip([scaled.coarse, *scaled.details], [bands.coarse, *bands.details], strict=True)
+    for band, (ours, plain) in enumerate(pairs):
+        for image, modality in np.ndindex(2, 3):
+            expected = plain[image, :, :, modality] * values[image, band, modality]
+            np.testing.assert_allclose(ours[image, :, :, modality], expected, rtol=1e-6)
     means = band_means(map_bands(jnp.square, bands))
     assert means.shape == (2, 3, 3)
     np.testing.assert_allclose(means[:, 0], np.square(bands.coarse).mean(axis=(1, 2)), rtol=1e-5)

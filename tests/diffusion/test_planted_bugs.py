@@ -7,7 +7,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 QUICK = ("Algorithm 1", "2M", "Heun", "seen", "Langevin", "alone")  # checks of a second
 QUICK += ("power of a spectrum", "power within the brain")
 QUICK += ("Haar", "bands", "largest deviation", "Gaussian about its mean")
-QUICK += ("blocks by hand", "variance of blocks", "the right law")
+QUICK += ("blocks by hand", "variance of blocks", "the right law", "Mann and Whitney")
 
 
 @pytest.mark.slow

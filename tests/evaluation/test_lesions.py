@@ -1,10 +1,13 @@
 """Lesions that enhance by a known coin: right draws pass, the mean plus noise does not."""
 
+import csv
 import json
+import shutil
 
 import lesion_checks as checks
 import numpy as np
 import pytest
+from fake_network import FakeNetwork, split_of
 from lesion_checks import (
     BRAIN,
     CORE,
@@ -24,9 +27,12 @@ from lesion_checks import (
     white_noise,
 )
 from planted_bugs import BUGS, REDDENED, is_red
+from tiny_run import AFFINE, SHAPE, brain, path_of
 
+from ummcsgm.data.nifti import write_new
 from ummcsgm.data.phantom.make import streams
 from ummcsgm.data.phantom.truth import draw_truth, truth_path, write_truth
+from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.evaluation.lesions import (
     MIN_VOXELS,
     NO_LESION,
@@ -35,7 +41,10 @@ from ummcsgm.evaluation.lesions import (
     lesion_rows,
     skipped_line,
 )
+from ummcsgm.reporting.evaluation_report import write_evaluation
 from ummcsgm.types import InputError
+
+pytest_plugins = ["fake_network"]
 
 
 def test_draws_by_the_truths_own_coin_pass():
@@ -71,6 +80,18 @@ def test_draws_that_never_enhance_fail_too():
     (only,) = found["reliability"]
     assert only["probability"] == 0 and only["frequency_low"] > 0.6
     assert found["brier"] == pytest.approx(found["share_of_truths"])
+
+
+def test_a_mean_half_way_enhances_each_time_and_never_brightly():
+    """The share that enhances alone would nearly pass."""
+
+    def about_the_mean(rng, t1):
+        return BRAIN * (t1 + 0.3 * CORE + 0.01 * rng.normal(size=(COUNT, *GRID)))
+
+    found = lesion_results(records_of(about_the_mean))["enhancement"]
+    assert found["share_ratio"] == pytest.approx(1 / PROBABILITY, rel=0.1)
+    assert found["share_of_draws"] == 1 and found["bright"]["share_of_draws"] == 0
+    assert found["bright"]["share_of_truths_low"] > 0.6
 
 
 def test_the_measures_of_a_lesion_by_hand():
@@ -209,6 +230,95 @@ def test_one_subject_has_no_spread_between_truths():
     results = lesion_results(records_of(right_law, subjects=1))
     row = row_of(results, "p90")
     assert np.isnan(row["spread_ratio"]) and np.isfinite(row["crps"])
+
+
+def segmented_world(world, folder):
+    """The world with a segmentation of all but its last test subject, and of that none: 12 voxels
+    of core in one slice, 30 in the next, oedema around them. One has an odd value."""
+    shutil.copytree(world, folder)
+    split = split_of(folder)
+    for name in [*split["validation"], *split["test"][:1]]:
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[5:13, 6:16, 2:5] = 2
+        labels[6:9, 8:12, 2] = 1
+        labels[6:11, 8:14, 3] = 4
+        path = path_of(folder / "subjects", name, "t1")
+        seg = path.with_name(path.name.replace("_t1.", "_seg."))
+        write_new(seg, labels * brain(), AFFINE)
+    return split
+
+
+def test_an_evaluation_scores_lesions_where_there_are_segmentations(world, tmp_path, capsys):
+    """From files to files: the truth is every draw's mean, so that everything is at its best."""
+    split = segmented_world(world, tmp_path / "world")
+    scored, other = split["test"]
+
+    def fill(sampler, images, missing, addresses):
+        number = np.asarray(addresses)[:, -1].astype(float) - 1.5 if sampler == "warm" else 0.0
+        factor = 1 + 0.05 * np.reshape(number, (-1, 1, 1, 1)) * missing[:, None, None]
+        factor = factor * np.ones_like(images)
+        factor[:, :8] = 1  # half of the brain
+        return np.float32(images * factor)
+
+    changes = {"evaluate__draws": 4, "evaluate__draw_subjects": 0, "evaluate__draw_slices": 0}
+    network = FakeNetwork(tmp_path / "world", fill, **changes)
+    result = network.evaluate(tmp_path, split=split)
+    facts = result["facts"]["lesions"]
+    assert facts["skipped"] == {NO_SEGMENTATION: [other]}
+    line = f"lesions: 1 subject without a score; {NO_SEGMENTATION}: {other}"
+    assert line in capsys.readouterr().out.splitlines()
+    rows = {(row["modality"], row["measure"]): row for row in facts["rows"]}
+    assert set(rows) == {(m, k) for m in MODALITIES for k in ("mean", "p90")} | {
+        ("t1c", "enhancement")
+    }
+    assert rows["t1c", "p90"]["lesions"] == 2 and rows["flair", "p90"]["lesions"] == 3
+    assert rows["t1c", "p90"]["crps_of_mean"] == pytest.approx(0, abs=1e-6)
+    assert rows["t1c", "p90"]["draw_sd"] > 0.01
+    fitted = json.loads((tmp_path / "run" / "calibration.json").read_text())["lesions"]
+    assert fitted["skipped"] == {} and len(fitted["rows"]) == 9
+    assert fitted["rows"][0]["subjects"] == 1 and fitted["rows"][0]["spread_ratio"] is None
+    assert {row["subject"] for row in result["lesions"]} == {scored}
+    voxels = {(row["modality"], row["voxels"]) for row in result["lesions"]}
+    assert {n for m, n in voxels if m == "t1c"} == {12, 30}
+    picture = result["pictures"][scored]
+    shown = network_slices_of(network, scored)[3]  # with the largest section of the core
+    np.testing.assert_allclose(picture["truth"][0] / 255, shown / shown.max(), atol=1e-5)
+    folder = tmp_path / "out"
+    write_evaluation(result, folder)
+    with (folder / "lesions.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == (2 + 3 * 3) * 6 and {row["slice"] for row in lines} == {"2", "3", "4"}
+    assert (folder / "lesions.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "calibration.md").read_text()
+    assert "## Lesions" in page and f"1 subject ({NO_SEGMENTATION}): {other}" in page
+    assert "Does a lesion enhance" in page
+
+
+def network_slices_of(network, name):
+    """[Z, H, W] FLAIR of a subject on the network's grid."""
+    subject = network.cohort.subjects[name]
+    prepared = prepare_subject(subject, network.space.modalities, network.space.view)
+    return network_slices(prepared, network.space.modalities, np.arange(SHAPE[2]))[..., 0]
+
+
+@pytest.mark.parametrize("change", ["moved", "odd"])
+def test_a_changed_segmentation_is_scored_again_and_an_odd_one_is_named(world, tmp_path, change):
+    split = segmented_world(world, tmp_path / "world")
+    network = FakeNetwork(tmp_path / "world", lambda s, images, *rest: images)
+    first = network.evaluate(tmp_path, split=split)["facts"]["lesions"]
+    path = path_of(tmp_path / "world" / "subjects", split["test"][0], "t1")
+    seg = path.with_name(path.name.replace("_t1.", "_seg."))
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[6:11, 8:14, 2:5] = 4 if change == "moved" else 9
+    seg.unlink()
+    write_new(seg, labels * brain(), AFFINE)
+    network = FakeNetwork(tmp_path / "world", lambda s, images, *rest: images)
+    second = network.evaluate(tmp_path)["facts"]["lesions"]
+    if change == "moved":
+        assert second["skipped"] == first["skipped"] and second["rows"] != first["rows"]
+    else:
+        (reason,) = (r for r, names in second["skipped"].items() if names == split["test"][:1])
+        assert "holds the value 9" in reason and second["rows"] == []
 
 
 @pytest.mark.parametrize("name", [name for name in REDDENED if "lesion" in name])

@@ -25,6 +25,7 @@ from ummcsgm.reporting.figures import (
     write_rank_histograms,
     write_reliability,
     write_structure,
+    write_two_sample,
     write_uncertainty,
 )
 
@@ -147,6 +148,29 @@ def test_rows_of_uncertainty_have_one_scale_as_a_radiologist_sees_them(drawn):
     assert drawn[0].axes[7].get_ylabel() == "T2"
     drawn[0].draw_without_rendering()
     assert drawn[0].axes[0].yaxis.label.get_window_extent().x0 > 0
+
+
+def test_patches_of_a_classifier_are_beside_their_residuals(drawn):
+    rng = np.random.default_rng(0)
+    names = {"drawn": 3, "real": 2}
+    patches = {
+        modality: {n: rng.uniform(0, 255, (count, 16, 16)) for n, count in names.items()}
+        | {f"{n}_residual": rng.normal(size=(count, 16, 16)) for n, count in names.items()}
+        for modality in ("T1", "T2")
+    }
+    write_two_sample("unused", patches)
+    axes = np.reshape(drawn[0].axes, (2, 2, 2, 3))  # modality, residual, kind, patch
+    for row, images in zip(axes, patches.values(), strict=True):
+        for kind, name in enumerate(names):
+            shown = row[:, kind, : names[name]]
+            for tile, image in zip(shown[0], images[name], strict=True):
+                np.testing.assert_array_equal(tile.images[0].get_array(), image[::-1, ::-1])
+            for tile, image in zip(shown[1], images[f"{name}_residual"], strict=True):
+                low, high = tile.images[0].get_clim()
+                array = tile.images[0].get_array()[::-1, ::-1]
+                np.testing.assert_allclose(array, image + high / 2)
+    assert not axes[0, 0, 1, 2].images
+    assert axes[1, 0, 0, 0].get_ylabel() == "T2" and axes[0, 0, 1, 0].get_title("left") == "truths"
 
 
 def test_a_coronal_row_has_superior_up_and_right_on_the_left(drawn):

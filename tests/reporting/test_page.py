@@ -78,7 +78,7 @@ def test_the_page_is_whole_and_fetches_nothing(study, both):
         outside = [f for f in reader.fetched if not f.startswith(("data:", "#"))]
         assert outside == [] and "://" not in re.sub(r"base64,\S+|>[\w+/=]{99,}<", "", text)
         links = {link[1:] for link in reader.fetched if link.startswith("#")}
-        assert links == set(reader.ids) and len(reader.ids) == len(links) == 14
+        assert links == set(reader.ids) and len(reader.ids) == len(links) == 15
         assert len(set(reader.svg_ids)) == len(reader.svg_ids)  # ticks of the SVGs
         assert all(image.get("alt") or image.get("aria-label") for image in reader.images)
         assert re.search(r"(nan|None)\b", re.sub(r"<pre.*?</pre>", "", text)) is None

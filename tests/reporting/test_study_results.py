@@ -19,10 +19,11 @@ def test_everything_in_the_workdir_is_read(tmp_path):
     assert list(study.logs) == ["mm-csn", "mmgan", "pix2pix"]
     assert study.logs["mm-csn"].shape == (80, 2)  # the line cut short is no record
     assert study.logs["mmgan"][[0, -1]].tolist() == [[25, 40], [2000, 18]]
-    pictures = ["reliability", "ranks", "structure", "lesions", "uncertainty"]
+    pictures = ["reliability", "ranks", "structure", "lesions", "two_sample", "uncertainty"]
     assert [p.name for p in study.pictures] == [f"{name}.png" for name in pictures]
     assert study.structure == study_results()["structure"]
     assert study.lesions == study_results()["lesions"]
+    assert study.two_sample == study_results()["two_sample"]
     assert study.dial == tmp_path / "one" / "dial" / "dial.png"
     assert study.figure == tmp_path / "one" / "evaluation" / "figure.png"
     assert study.training_titles()["mm-csn"] == "mm-CSN"
@@ -54,7 +55,7 @@ def test_only_the_results_must_be_there(tmp_path):
     study = read_study(tmp_path)
     assert len(study.rows) == len(results["rows"])
     assert (study.crps, study.tests, study.paper, study.downstream) == ([], [], [], None)
-    assert study.structure == [] and study.lesions == {}
+    assert study.structure == study.two_sample == [] and study.lesions == {}
     assert (study.galleries, study.logs, study.pictures) == ({}, {}, {})
     assert (study.dial, study.figure, study.facts) == (None, None, {})
 

@@ -62,6 +62,17 @@ def test_structure_has_a_table_of_bands_and_one_of_each_score_of_blocks(tmp_path
         assert next(iter(lines(table)["t1c", "raw"].values())).text == f"{value:.2f}"
 
 
+def test_a_two_sample_test_has_a_row_a_modality_and_says_what_was_skipped(tmp_path):
+    (table,) = tables.two_sample_tables(study_of(tmp_path).two_sample)
+    assert tables.two_sample_tables([]) == []
+    rows = [[cell for cell in row] for row in table.rows]
+    assert [row[0].text for row in rows] == ["flair", "t1", "t1c", "t2"]
+    known = [Cell("0.80", below="0.70 to 0.90"), Cell("0.50", below="0.40 to 0.60")]
+    assert rows[0][1:] == [Cell("6"), Cell("120"), *known]
+    assert rows[3][3:] == [Cell("–"), Cell("–")]
+    assert table.notes[-1] == "Skipped: 3 test subjects." and len(table.notes) == 3
+
+
 def test_structure_of_several_missing_names_them(tmp_path):
     rows = study_of(tmp_path).structure[:2]
     rows[1] |= {"missing": "flair+t1"}
@@ -88,7 +99,13 @@ def test_lesions_have_a_table_of_measures_and_two_of_enhancement(tmp_path):
     assert found[("truths",)]["Brier"].text == "0.250"
     assert found[("phantoms, by their law",)]["enhance"].text == "0.75"
     notes = " ".join(enhancement.notes)
-    assert "above 1.1 times" in notes and "0.90 ± 0.31" in notes and "0.995" in notes
+    assert found[("draws",)]["enhance brightly"].text == "0.25"
+    assert (
+        "above 1.1 times" in notes
+        and "above 1.5 times" in notes
+        and "0.90 ± 0.31" in notes
+        and "0.995" in notes
+    )
     assert "0.50 (0.25 to 0.75)" in notes
     bins = lines(reliability)
     assert (

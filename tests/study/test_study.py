@@ -100,6 +100,9 @@ def test_the_draws_crps_and_the_means_are_those_of_calibration(table):
     structure = [row["structure"] for row in found]
     assert [row["structure"] for row in results(table / "run")["structure"]] == structure
     assert "Spread-skill ratio of block means" in report(table)
+    tests = facts["facts"]["two_sample"]
+    assert results(table / "run")["two_sample"] == tests and tests[0]["skipped"]
+    assert "Draws told from truths" in report(table)
 
 
 def test_every_other_method_is_compared_with_the_mean(table):

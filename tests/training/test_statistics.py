@@ -120,25 +120,31 @@ def test_the_first_step_is_nine_tenths_of_the_batchs_own_residual(make_run, mode
     """At initialisation the mean is 0, so that the residual is the missing images themselves."""
     images = np.full((8, 16, 16, 4), 0.5, np.float32) * np.array([1, 2, 3, 4], np.float32)
     batch = Batch(images, np.ones((8, 4), bool), np.ones(8, bool))
-    statistics = make_run(1)([batch])[0].params["statistics"]
+    found = make_run(1)([batch])[0].params["statistics"]
     value = images[0, 0, 0]
-    # A constant image: one coefficient, of 4 x 4 pixels of the patch of 2 and one level.
-    side = model.network.multiple()
-    coarse = np.square(value * side)
-    np.testing.assert_allclose(statistics["band_power"][0], 0.1 * 0.25 + 0.9 * coarse, rtol=1e-5)
-    np.testing.assert_allclose(statistics["band_power"][1:], 0.1 * 0.25, rtol=1e-5)
-    np.testing.assert_allclose(
-        statistics["deviation"], 0.1 + 0.9 * np.square(value) * 256, rtol=1e-5
-    )
+    # A constant image has no details: its coarse coefficients are blocks of 2 x 2 pixels.
+    coarse = np.square(value * model.network.multiple())
+    moved = found["deviation"] != 1  # [sizes, M]: those that were missing
+    assert 4 <= moved.sum() < 16 and moved[0].any()
+    for size, modality in np.ndindex(4, 4):
+        own = float(moved[size, modality])
+        power, share = found["band_power"][size, :, modality], 1 - 0.9 * own
+        expected = [share * 0.25 + 0.9 * own * coarse[modality], share * 0.25]
+        np.testing.assert_allclose(power, expected, rtol=1e-5)
+        deviation = share + 0.9 * own * np.square(value[modality]) * 256
+        np.testing.assert_allclose(found["deviation"][size, modality], deviation, rtol=1e-5)
 
 
 def test_a_modality_that_was_never_missing_keeps_its_numbers(make_run):
+    """By the modality, and by how many are missing: of one that was never scanned, all are at
+    least two."""
     start, _ = make_run(1)([])
     state, _ = make_run(1)([batch_of(seed, absent=(1,)) for seed in range(3)])
     for name, value in state.params["statistics"].items():
         before = start.params["statistics"][name]
         np.testing.assert_array_equal(value[..., 1], before[..., 1])
-        assert np.all(value[..., [0, 2, 3]] != before[..., [0, 2, 3]])
+        np.testing.assert_array_equal(value[0], before[0])
+        assert np.all((value != before).any(axis=0)[..., [0, 2, 3]])
     nothing = batch_of(0)._replace(valid=np.zeros(8, bool))
     still, _ = make_run(1)([nothing])
     assert largest(still.params, start.params) == 0
@@ -153,20 +159,29 @@ def test_a_step_that_is_not_finite_leaves_the_statistics(make_run):
     assert largest(after.params["statistics"], before.params["statistics"]) == 0
 
 
-def test_old_numbers_decay_and_the_scale_is_of_the_largest_modality():
-    old = {"band_power": jnp.full((3, 2), 4.0), "deviation": jnp.array([9.0, 1.0])}
+def test_old_numbers_decay_and_those_that_were_not_measured_stay():
+    old = {"band_power": jnp.full((2, 3, 2), 4.0), "deviation": jnp.full((2, 2), 9.0)}
     sums = {
-        "band_power": jnp.full((3, 2), 10.0),
-        "deviation": jnp.array([50.0, 7.0]),
-        "examples": jnp.array([5, 0]),
+        "band_power": jnp.full((2, 3, 2), 10.0),
+        "deviation": jnp.full((2, 2), 50.0),
+        "examples": jnp.array([[5, 0], [0, 2]]),
     }
     for step, decay in ((0, 0.1), (1, 2 / 11), (100_000, 0.99)):
         params = update_statistics({"statistics": old, "params": 1}, sums, jnp.int32(step))
         assert params["params"] == 1
-        expected = decay * 4 + (1 - decay) * 2
-        np.testing.assert_allclose(params["statistics"]["band_power"][:, 0], expected, rtol=1e-5)
-        np.testing.assert_array_equal(params["statistics"]["band_power"][:, 1], 4)
-        deviation = decay * 9 + (1 - decay) * 10
-        np.testing.assert_allclose(params["statistics"]["deviation"], [deviation, 1], rtol=1e-5)
-        assert float(posterior_scale(params)) == pytest.approx(np.sqrt(deviation), rel=1e-5)
-    assert float(posterior_scale({"params": 1})) == 1
+        power, deviation = (params["statistics"][name] for name in ("band_power", "deviation"))
+        for size, count in enumerate((5, 2)):
+            own = decay * 4 + (1 - decay) * 10 / count
+            np.testing.assert_allclose(power[size, :, size], own, rtol=1e-5)
+            np.testing.assert_array_equal(power[size, :, 1 - size], 4)
+            own = decay * 9 + (1 - decay) * 50 / count
+            np.testing.assert_allclose(deviation[size, size], own, rtol=1e-5)
+            assert deviation[size, 1 - size] == 9
+
+
+def test_a_patterns_scale_is_of_its_own_size_and_its_largest_missing_modality():
+    deviation = np.array([[1.0, 4.0, 9.0], [16.0, 25.0, 36.0], [49.0, 64.0, 81.0]])
+    params = {"statistics": {"deviation": jnp.asarray(deviation)}}
+    missing = np.array([[1, 0, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0]], bool)
+    np.testing.assert_allclose(posterior_scale(params, missing), [1, 3, 5, 6, 9, 0])
+    np.testing.assert_array_equal(posterior_scale({"params": 1}, missing), 1)

@@ -47,7 +47,7 @@ from ummcsgm.benchmarks.networks import (
 from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.config import build
 from ummcsgm.data.phantom.make import FIELD_OF_VIEW
-from ummcsgm.diffusion.loss import draw_dsm_inputs, dsm_and_variance_losses
+from ummcsgm.diffusion.loss import draw_dsm_inputs, training_losses
 from ummcsgm.distributed import devices
 from ummcsgm.inference.complete import complete
 from ummcsgm.inference.outputs import CompletionOptions
@@ -59,6 +59,7 @@ MIB = 2**20
 SMALL = {
     "train.remat": (False,),
     "network.widths": (32,),
+    "network.residual_widths": (32,),
     "network.blocks": (1,),
     "network.pixel_width": 8,
     "network.pixel_layers": 1,
@@ -117,7 +118,7 @@ def residual_bytes(config: Config, params: Params, batch: Batch) -> int:
         inputs = draw_dsm_inputs(key, objective, model.sde, batch, index, examples)
 
         def total(params: Params) -> Array:
-            losses = dsm_and_variance_losses(model, params, objective, images, inputs)
+            *losses, _ = training_losses(model, params, objective, images, inputs)
             return sum(loss.sum() for loss in losses if loss is not None)
 
         return jax.vjp(total, params)[1]  # a tree of the residuals
@@ -156,6 +157,7 @@ def write_workdir(workdir: Path, config: Config, shape: tuple[int, int, int]) ->
     spacing = [FIELD_OF_VIEW[axis] / shape[axis] for axis in (1, 0)]
     metadata = {"config": build.config_to_json(config), "scales": trained.scales}
     metadata |= {"ranges": trained.ranges, "spacing": spacing, "data": trained.data}
+    metadata |= {"posterior_scales": trained.posterior_scales}
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
         params = random_params(trained.model, trained.space.grid)
         checkpoint.save(checkpoints, 1, {"step": jnp.int32(1)}, params, metadata)

@@ -2,23 +2,29 @@
 
     python -m ummcsgm.benchmarks.sampling [--config FILE]
         [--parts overhead,volume,growth] [--grid H W] [--shape X Y Z] [--batch N]
-        [--draws K] [--repeats R] [--timed N] [--timed-algorithm1 N] [--json FILE]
+        [--draws K] [--repeats R] [--timed N] [--timed-algorithm1 N]
+        [--steps-algorithm1 N] [--json FILE]
 
 overhead  Algorithm 1 (1000 steps, one compiled scan) against 1000 calls of the jitted
           network forward on the same batch, in turn, on the config's own grid: each
-          ratio and their median.
+          ratio and their median. Of a network whose score is about its own mean, only the
+          part that sees noise is called 1000 times.
 volume    Seconds a phantom subject of 240 x 240 x 155, on a grid that holds a brain,
           for the mean, one draw of `warm`, the mean and K such draws, and one draw of
           Algorithm 1, with the code of `complete` but without its files. A volume is a
           number of microbatches, all the same program on the same shapes: only some are
           timed, and multiplied; --timed 0 and --timed-algorithm1 0 time all of them.
-          `timed` in the report says how many of how many.
+          `timed` in the report says how many of how many; all draws of a slice share what
+          depends on the seen scans alone, so all K are timed. --steps-algorithm1 N times N
+          and 2 N steps of Algorithm 1 and extends the line through both to 1000.
+          `median_ratio` is (the mean and K draws of `warm`) / (one draw of Algorithm 1).
 growth    The slope of log seconds over log batch, draws and slices, by least squares.
 
 Parameters are random: time does not depend on them. All is compiled before the clock starts.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +45,7 @@ from ummcsgm.config import build
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
-from ummcsgm.diffusion.preconditioning import make_denoise
+from ummcsgm.diffusion.preconditioning import encode, make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1
 from ummcsgm.distributed import devices
 from ummcsgm.inference.inputs import SubjectInputs, subject_inputs
@@ -61,6 +67,7 @@ def make_forward_and_draw(config: Config, batch: int) -> tuple[Callable, Callabl
     missing = patterns[jnp.arange(batch) % modalities]
     level = jnp.zeros(batch)
     params = random_params(model, space.grid)
+    condition = mask_inputs(images, missing)
     keys = address_keys(0, jnp.arange(batch)[:, None])
 
     @jax.jit
@@ -69,8 +76,14 @@ def make_forward_and_draw(config: Config, batch: int) -> tuple[Callable, Callabl
         like = images[..., :modalities]
         return algorithm1(keys, model.sde, denoise, like, STEPS)
 
-    forward = jax.jit(model.network.apply)
-    return (lambda: forward(params, images, missing, level), lambda: draw(params, images))
+    if model.preconditioning == "edm":
+        forward = jax.jit(model.network.apply)
+        inputs = (images, missing, level)
+    else:
+        forward = jax.jit(functools.partial(model.network.apply, method="denoise"))
+        features = jax.jit(encode, static_argnums=0)(model, params, condition).features
+        inputs = (images[..., :modalities], missing, level, features)
+    return (lambda: forward(params, *inputs), lambda: draw(params, images))
 
 
 def seconds(work: Callable, calls: int = 1) -> float:
@@ -122,12 +135,15 @@ def make_timer(
 ) -> tuple[Callable[[], float], str]:
     """(seconds() of `draws` draws, or of the mean for 0 draws; "n of N" microbatches).
 
-    All is compiled before it returns. `timed` microbatches are timed, 0: all.
+    All is compiled before it returns. `timed` microbatches of slices are timed, with all their
+    draws; 0: all.
     """
-    total = -(-max(draws, 1) * len(inputs.z) // size)
-    whole = not 0 < timed < total
-    count = total if whole else min(timed, max(1, len(inputs.z) // size))
-    part = inputs if whole else first_slices(inputs, count * size)
+    number = max(draws, 1)
+    total = -(-number * len(inputs.z) // size)
+    whole = not 0 < timed < -(-len(inputs.z) // size)
+    slices = len(inputs.z) if whole else timed * size
+    count = total if whole else number * timed
+    part = first_slices(inputs, slices)
     estimate = predict_mean(posterior, part)
 
     def work(part: SubjectInputs, number: int) -> None:
@@ -138,7 +154,6 @@ def make_timer(
             predict_mean(posterior, part)
 
     work(first_slices(part, 1), 1)
-    number = draws if whole else 1
     scale = total / count
     return lambda: scale * seconds(lambda: work(part, number)), f"{count} of {total}"
 
@@ -151,29 +166,50 @@ def measure_volume(
 ) -> dict:
     """Seconds a volume of every way to sample it, in turn."""
     warm = make_posterior(trained, "warm", scoring)
-    slow = make_posterior(trained, "euler_maruyama", scoring)
     size = scoring.microbatch
+    steps, numbers = scoring.algorithm1_steps, algorithm1_numbers(scoring, flags)
     ways = {
         "mean": (warm, size, 0, flags.timed),
         "warm_draw": (warm, size, 1, flags.timed),
         "warm_draws": (warm, size, flags.draws, flags.timed),
-        "algorithm1": (slow, size, 1, flags.timed_algorithm1),
     }
+    for number in numbers:
+        slow = replace(scoring, algorithm1_steps=number)
+        slow = make_posterior(trained, "euler_maruyama", slow)
+        ways[f"algorithm1_{number}"] = (slow, size, 1, flags.timed_algorithm1)
     made = {name: make_timer(posterior, inputs, *how) for name, (posterior, *how) in ways.items()}
     turns = [{name: timer() for name, (timer, _) in made.items()} for _ in range(flags.repeats)]
     for turn in turns:
         turn["warm"] = turn["mean"] + turn.pop("warm_draw")
         turn["mean_and_draws"] = turn["mean"] + turn.pop("warm_draws")
+        points = [turn.pop(f"algorithm1_{number}") for number in numbers]
+        turn["algorithm1"] = extend(numbers, points, steps)
     ratios = [turn["mean_and_draws"] / turn["algorithm1"] for turn in turns]
     return {
         "slices": len(inputs.z),
         "computed_share": round(_share(trained, inputs, flags.shape), 3),
-        "steps": {"warm": scoring.sampler_steps, "algorithm1": scoring.algorithm1_steps},
+        "steps": {"warm": scoring.sampler_steps, "algorithm1": steps},
+        "algorithm1_steps_timed": numbers,
         "draws": flags.draws,
         **{f"{name}_s": [round(turn[name], 3) for turn in turns] for name in turns[0]},
         "timed": {name: how for name, (_, how) in made.items()},
         **summarise_ratios(ratios, 4),
     }
+
+
+def algorithm1_numbers(scoring: EvaluationOptions, flags: argparse.Namespace) -> list[int]:
+    """The numbers of steps of Algorithm 1 that are timed: all of them, or N and 2 N."""
+    few = flags.steps_algorithm1
+    return [few, 2 * few] if 0 < 2 * few < scoring.algorithm1_steps else [scoring.algorithm1_steps]
+
+
+def extend(numbers: list[int], times: list[float], steps: int) -> float:
+    """The time of `steps` steps by the line through the times of two numbers of them; of one
+    number, its time."""
+    if len(numbers) == 1:
+        return times[0]
+    slope = (times[1] - times[0]) / (numbers[1] - numbers[0])
+    return times[0] + slope * (steps - numbers[0])
 
 
 def _share(trained: TrainedModel, inputs: SubjectInputs, shape: tuple[int, ...]) -> float:
@@ -247,6 +283,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--timed", type=int, default=2, help="microbatches; 0: all")
     parser.add_argument("--timed-algorithm1", type=int, default=1, help="0: all")
+    explanation = "time N and 2 N steps of Algorithm 1 and extend the line; 0: all"
+    parser.add_argument("--steps-algorithm1", type=int, default=0, metavar="N", help=explanation)
     flags = parser.parse_args()
     if set(flags.parts.split(",")) - set(PARTS):
         parser.error(f"--parts is {flags.parts}; wanted some of {', '.join(PARTS)}")

@@ -4,11 +4,12 @@
 
 Three networks on one constant batch and one device, in turn, `repeats` times: ours, with the
 training step itself; its PyTorch twin, channels last, with the same parameters, whose outputs are
-compared with ours first; MONAI's DiffusionModelUNet with as many FLOPs as ours. Every PyTorch step
-draws noise, weighs the loss, clips, runs Adam and averages parameters as ours does: eagerly on a
-CPU, by torch.compile on a GPU or with --compile. Reported are images a second, their ratios, and
-the GFLOP/s of our step and MONAI's (a step counts as three forward passes) beside those of one
-large matrix product, which no network reaches. Needs the extra `bench`.
+compared with ours first; MONAI's DiffusionModelUNet with as many FLOPs as ours. The twin
+is of the mm-CSN whose score is about 0: `network.preconditioning` is edm here, whatever the config
+says. Every PyTorch step draws noise, weighs the loss, clips, runs Adam and averages parameters as
+ours does: eagerly on a CPU, by torch.compile on a GPU or with --compile. Reported are images a
+second, their ratios, and the GFLOP/s of our step and MONAI's (a step counts as three forward
+passes) beside those of one large matrix product, which no network reaches. Needs the extra `bench`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 
-from ummcsgm.benchmarks.networks import read_config, start_training
+from ummcsgm.benchmarks.networks import read_config, start_training, with_edm
 from ummcsgm.benchmarks.report import make_parser, print_report
 from ummcsgm.benchmarks.torch_mm_csn import TorchMMCSN
 from ummcsgm.benchmarks.torch_networks import (
@@ -41,7 +42,9 @@ AGREEMENT = {"float32": 1e-4, "bfloat16": 0.1}
 
 
 def make_ours(config: Config, batch: int) -> SimpleNamespace:
-    """`step()` and `answer()` of our network, and what they run on."""
+    """`step()` and `answer()` of our network with the preconditioning `edm`, and what they run
+    on."""
+    config = with_edm(config)
     config.train.batch = batch
     devices.use_cpu_cores(batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
@@ -120,6 +123,7 @@ def measure(flags: argparse.Namespace) -> dict:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "batch": flags.batch,
+        "preconditioning": "edm",
         "torch": "compiled" if compiled else "eager",
         "twin": agreement,
         "gflop_an_image": flops / 1e9,

@@ -42,6 +42,7 @@ class EvaluationOptions:
     draw_subjects: int  # that are so measured
     draw_slices: int  # of each of these subjects
     block_sizes: tuple[int, ...]  # pixels a side of the blocks whose means are scored
+    two_sample_steps: int  # of the classifier that tells draws from truths; 0: none
     slab_slices: int  # neighbouring slices, to measure how they go together
     slab_subjects: int  # that are so measured
     microbatch: int  # examples in one network evaluation, over the local devices

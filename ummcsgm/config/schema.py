@@ -175,6 +175,9 @@ SCHEMA: dict[str, Key] = {
     "evaluate.block_sizes": Key(
         tuple, "Sides in pixels of the blocks whose means are scored.", 1, item=Key(int, "", 1)
     ),
+    "evaluate.two_sample_steps": Key(
+        int, "Training steps of the network that tells draws from truths; 0: no such test.", 0
+    ),
     "evaluate.slab_slices": Key(int, "Neighbouring slices, for consistency across slices.", 2),
     "evaluate.slab_subjects": Key(int, "Subjects of each split for that; 0 for all.", 0),
     "evaluate.microbatch": Key(int, "Slices in one network evaluation, over all devices.", 1),

@@ -17,8 +17,9 @@ from ummcsgm.utils.haar import HaarBands
 
 
 def band_factors(values: Array) -> HaarBands:
-    """`values` [bands, M] shaped so that they broadcast over coefficients."""
-    return HaarBands(values[0], tuple(level[:, None] for level in values[1:]))
+    """`values` [B, bands, M] shaped so that they broadcast over coefficients."""
+    coarse, *details = jnp.moveaxis(values, 1, 0)[:, :, None, None]
+    return HaarBands(coarse, tuple(level[..., None] for level in details))
 
 
 def map_bands(function, *bands: HaarBands) -> HaarBands:

@@ -39,6 +39,7 @@ from ummcsgm.diffusion.preconditioning import (
     band_levels,
     band_power,
     make_posterior,
+    missing_index,
 )
 from ummcsgm.diffusion.sde import SDE, draw_noise, per_example, perturb
 from ummcsgm.types import (
@@ -166,10 +167,10 @@ def draw_dsm_inputs(
     batch: Batch,
     index: Array,
     total: int,
-    scale: Array | float = 1.0,
+    scale: Callable[[Missing], Array] = lambda missing: jnp.ones(len(missing)),
 ) -> DSMInputs:
-    """The inputs of the examples `index` [B] of a global batch of `total`; `scale` is the
-    posterior's.
+    """The inputs of the examples `index` [B] of a global batch of `total`; `scale(missing)` [B] is
+    the posterior's, of each example.
 
     Patterns, times and mean queries come from stratified uniforms over the global batch,
     each shuffled with its own key: independent, evenly spread, and the same however the
@@ -179,19 +180,21 @@ def draw_dsm_inputs(
     count = objective.levels_per_question
     levels = (index[:, None] * count + jnp.arange(count)).reshape(-1)  # of all `total` K
     mean_query = stratified_uniforms(mean_key, total)[index] < objective.proposal.mean_fraction
-    time_uniforms = stratified_uniforms(time_key, total * count)[levels]
-    t = times_from_uniform(sde, objective.proposal, time_uniforms, scale)
     scored = sample_missing_patterns(
         stratified_uniforms(pattern_key, total)[index],
         objective.patterns,
         objective.probabilities,
         batch.present,
     )
+    missing = scored | ~batch.present
+    time_uniforms = stratified_uniforms(time_key, total * count)[levels]
+    scales = jnp.repeat(scale(missing), count)
+    t = times_from_uniform(sde, objective.proposal, time_uniforms, scales)
     noise_keys = jax.vmap(jax.random.fold_in, (None, 0))(noise_key, levels)
     images = jnp.repeat(batch.images[..., : batch.present.shape[-1]], count, axis=0)
     return DSMInputs(
         scored & batch.valid[:, None],
-        scored | ~batch.present,
+        missing,
         jnp.where(jnp.repeat(mean_query, count), 1.0, t),
         draw_noise(noise_keys, images),
         mean_query,
@@ -286,17 +289,19 @@ def _losses_about_mean(
     denoised = posterior.estimate(x, inputs.t).mean
     rows = inputs._replace(scored=scored)
     if objective.weighting is None:
-        power = band_power(params)
+        power = jnp.repeat(band_power(params, inputs.missing), count, axis=0)
         loss = weigh_bands(model, power, _zero_unscored(denoised - targets, rows), inputs.t, scored)
     else:
         weight = _weights(model, objective, rows)
         loss = _weighted_squared_error(denoised, targets, rows, weight)
     residual = _zero_unscored(images - mean, inputs)
     bands = map_bands(jnp.square, haar(residual, band_levels(model.network)))
+    # [B, M] by M sizes of the missing set, from 1.
+    size = jax.nn.one_hot(missing_index(inputs.missing), inputs.missing.shape[1])
     sums = {
-        "band_power": band_means(bands).sum(axis=0),  # [bands, M]
-        "deviation": largest_deviation(residual).sum(axis=0),  # [M]
-        "examples": inputs.scored.sum(axis=0),  # [M]
+        "band_power": jnp.einsum("ns,nbm->sbm", size, band_means(bands)),
+        "deviation": jnp.einsum("ns,nm->sm", size, largest_deviation(residual)),
+        "examples": jnp.einsum("ns,nm->sm", size, inputs.scored.astype(jnp.float32)),
     }
     return TrainingLosses(
         loss.reshape(-1, count).mean(axis=1),
@@ -312,7 +317,7 @@ def weigh_bands(
     """[B] `weigh_edm` in each Haar band, with the band's own std in place of data_std, and the
     square root of a band's size in place of its size: few coefficients decide what is coarse.
 
-    `power` [bands, M] is the mean square of the residual's coefficients; `error` is 0 where
+    `power` [B, bands, M] is the mean square of the residual's coefficients; `error` is 0 where
     nothing is scored.
     """
     levels = band_levels(model.network)
@@ -337,22 +342,25 @@ def update_statistics(params: Params, sums: dict[str, Array], step: Array) -> Pa
     missing keeps its numbers.
     """
     decay = jnp.minimum(DECAY, (1.0 + step) / (10.0 + step))
-    count = sums["examples"]
 
-    def follow(old: Array, total: Array) -> Array:
+    def follow(old: Array, total: Array, count: Array) -> Array:
         new = decay * old + (1 - decay) * total / jnp.maximum(count, 1)
         return jnp.where(count > 0, new, old)
 
-    statistics = {name: follow(old, sums[name]) for name, old in params["statistics"].items()}
-    return params | {"statistics": statistics}
+    old, count = params["statistics"], sums["examples"]
+    power = follow(old["band_power"], sums["band_power"], count[:, None])
+    deviation = follow(old["deviation"], sums["deviation"], count)
+    return params | {"statistics": {"band_power": power, "deviation": deviation}}
 
 
-def posterior_scale(params: Params) -> Array:
-    """The largest deviation of a residual over a block: the root of its mean square over training
-    examples, of the modality where it is largest. 1 where it was not measured."""
+def posterior_scale(params: Params, missing: Missing) -> Array:
+    """[B] the largest deviation of a residual over a block: the root of its mean square over
+    training examples in which as many modalities were missing, of the missing modality where it is
+    largest. 1 where it was not measured."""
     if "statistics" not in params:
-        return jnp.float32(1.0)
-    return jnp.sqrt(params["statistics"]["deviation"].max())
+        return jnp.ones(len(missing))
+    deviation = params["statistics"]["deviation"][missing_index(missing)]
+    return jnp.sqrt(jnp.where(missing, deviation, 0).max(axis=1))
 
 
 def _weights(model: ScoreModel, objective: Objective, inputs: DSMInputs) -> Times:

@@ -10,9 +10,9 @@ F gives on the missing modalities, by the model's preconditioning, either
 
 where m is the network's mean, computed from b and A|B alone, once for all x and t. For VP and
 s = 1 `edm` is v-prediction, F = -v. `mean` has the posterior in place of the prior: s is the
-standard deviation of a residual's band, measured in training, and F has to find what is not fixed
-by b, instead of removing what is. On the seen modalities denoise is b. The SDE, the score and eq. 5
-are the same for both.
+standard deviation of a residual's band, measured in training by how many modalities are missing,
+and F has to find what is not fixed by b, instead of removing what is. On the seen modalities
+denoise is b. The SDE, the score and eq. 5 are the same for both.
 
 With a variance head u, the log variance of F, the variance of denoise is c_out^2 exp(u).
 """
@@ -88,11 +88,11 @@ def init_params(model: ScoreModel, key: jax.Array, grid: tuple[int, int]) -> Par
     params = network.init(key, images, missing, jnp.zeros(1))
     if model.preconditioning == "edm":
         return params
-    shape = (band_levels(network) + 1, network.modalities)
+    sizes = modalities = network.modalities  # sizes of the missing set, from 1
+    shape = (sizes, band_levels(network) + 1, modalities)
     power = jnp.full(shape, model.data_std**2, jnp.float32)
-    return params | {
-        "statistics": {"band_power": power, "deviation": jnp.ones(shape[1:], jnp.float32)}
-    }
+    deviation = jnp.ones((sizes, modalities), jnp.float32)
+    return params | {"statistics": {"band_power": power, "deviation": deviation}}
 
 
 def band_levels(network: Network) -> int:
@@ -100,11 +100,16 @@ def band_levels(network: Network) -> int:
     return network.multiple().bit_length() - 1
 
 
-def band_power(params: Params) -> Array:
-    """[bands, M] the mean square of a residual's coefficients, as training measured it. No gradient
-    moves it."""
+def band_power(params: Params, missing: Missing) -> Array:
+    """[B, bands, M] the mean square of a residual's coefficients where as many modalities are
+    missing, as training measured it. No gradient moves it."""
     power = jax.lax.stop_gradient(params["statistics"]["band_power"])
-    return jnp.maximum(power, SMALLEST_POWER)
+    return jnp.maximum(power[missing_index(missing)], SMALLEST_POWER)
+
+
+def missing_index(missing: Missing) -> Array:
+    """[B] the index of each example's statistics: the number of missing modalities, less 1."""
+    return jnp.maximum(missing.sum(axis=-1) - 1, 0)
 
 
 def make_denoise(model: ScoreModel, params: Params, condition: Condition) -> Denoiser:
@@ -187,25 +192,25 @@ def _estimate_about_mean(
 ) -> Callable[[Images, Times], Estimate]:
     sde, levels = model.sde, band_levels(model.network)
     mean = jax.lax.stop_gradient(encoding.moments.mean)
-    power = band_factors(band_power(params))
+    powers = band_power(params, condition.missing)
     missing = per_modality(condition.missing)
 
     def estimate(x: Images, t: Times) -> Estimate:
         def rows(array: Array) -> Array:
             return jnp.repeat(array, len(x) // len(array), axis=0)
 
-        level = sde.noise_level(t)
-        centre = rows(mean)
+        level, centre = sde.noise_level(t), rows(mean)
+        variance = jnp.square(level)
         residual = x / per_example(sde.mean(t), x) - centre
         coefficients = haar(jnp.where(rows(missing), residual, 0), levels)
+        power = band_factors(rows(powers))
 
-        def total(power: Array, like: Array) -> Array:
-            return power + per_example(jnp.square(level), like)
+        def whiten(c: Array, p: Array) -> Array:
+            return c * jax.lax.rsqrt(p + per_example(variance, c))
 
-        whitened = map_bands(lambda c, p: c * jax.lax.rsqrt(total(p, c)), coefficients, power)
         output = model.network.apply(
             params,
-            inverse_haar(whitened),
+            inverse_haar(map_bands(whiten, coefficients, power)),
             condition.missing,
             0.25 * jnp.log(level),
             encoding.features,
@@ -213,8 +218,8 @@ def _estimate_about_mean(
         )
 
         def combine(c: Array, f: Array, p: Array) -> Array:
-            noise = total(p, c) - p
-            return p / total(p, c) * c + jnp.sqrt(p * noise / total(p, c)) * f
+            noise = per_example(variance, c)
+            return p / (p + noise) * c + jnp.sqrt(p * noise / (p + noise)) * f
 
         shift = inverse_haar(map_bands(combine, coefficients, haar(output, levels), power))
         return Estimate(centre + jnp.where(rows(missing), shift, 0), None)

@@ -25,11 +25,13 @@ facts       metrics.json: step, profile, profile_hash, test_subjects, evaluation
             psnr_of_mean by modality); `calibration` (draws, factors, fits, summaries,
             predicted: with the ends of their intervals; a summary's `structure` is
             `structure.summarise_structure`); `lesions` (`lesions.lesion_results`);
-            `coherence` (of the fit: rho, lag_one, draws; summaries)
+            `two_sample` (the rows of `two_sample.compare_modalities`); `coherence`
+            (of the fit: rho, lag_one, draws; summaries)
 modalities  names, in the order of channels
 panels      by subject, up to two: {"truth" | method: [M, H, W] grey levels}
 pictures    by subject, up to two: {"truth", "mean", "sd": [M, H, W], "draws": [M, n, H, W]} of
             `lesion_slice`
+two_sample  by modality: the patches of `two_sample.surest` in grey levels
 slabs       by subject: {"records": dicts of subject, group, slices, draws, flatness,
             modality, image, rho and numbers; "pictures": {"truth", "mean": [M, S, W],
             "draws": [M, n, S, W]}, or {} where there are none}
@@ -54,7 +56,7 @@ from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.diffusion.missingness import missing_patterns
 from ummcsgm.distributed import processes
-from ummcsgm.evaluation import ensemble, through_plane
+from ummcsgm.evaluation import ensemble, through_plane, two_sample
 from ummcsgm.evaluation.ensemble import SAMPLER
 from ummcsgm.evaluation.lesions import lesion_results, lesion_rows, lesion_slice, skipped_line
 from ummcsgm.evaluation.methods import TrainedMethod
@@ -128,7 +130,7 @@ class SubjectResult:
 
     Rows have subject, group, method, missing, modality, slices, the metrics and crps;
     records are those of draws, slabs or segmentations; arrays are by purpose ("panels",
-    "pictures", "gallery", "maps", "grid"), then by name.
+    "pictures", "gallery", "two_sample", "maps", "grid"), then by name.
     """
 
     rows: list[dict] = dataclasses.field(default_factory=list)
@@ -312,6 +314,7 @@ def evaluate_method(
     share, z, options = spec.share(evaluated.subject.name), evaluated.z, spec.options
     estimate = predict_patterns(evaluated, z, method.predict)
     predictions, records, pictures = {method.name: (z, estimate.mean)}, [], {}
+    arrays: dict[str, dict[str, Array]] = {}
     if method.make_sampler and share.algorithm1:
         few = choose_evenly(z, options.algorithm1_slices)
         images = sample_patterns(evaluated, few, method.make_sampler("euler_maruyama"))
@@ -330,6 +333,8 @@ def evaluate_method(
             shown = lesion_slice(evaluated, drawn[len(drawn) // 2])
             there = _on(shown, evaluated, estimate)
             pictures = ensemble.draws_pictures(evaluated, shown, there, sample, options.draws)
+        if options.two_sample_steps:
+            arrays["two_sample"] = two_sample.keep_slices(evaluated, drawn, known, first)
     crps = {(SAMPLER, r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
     rows = []
     for name, (slices, images) in predictions.items():
@@ -343,8 +348,8 @@ def evaluate_method(
                 crps[key] = absolute_error(evaluated, drawn, channel, known.mean[pattern])
             rows.append(evaluated.labels | {"method": name} | scores | {"crps": crps.get(key)})
     if not share.shown:
-        return SubjectResult(rows, records)
-    arrays = {"pictures": pictures, "gallery": _gallery(spec, method, evaluated, estimate)}
+        return SubjectResult(rows, records, arrays)
+    arrays |= {"pictures": pictures, "gallery": _gallery(spec, method, evaluated, estimate)}
     arrays["panels"] = _panels(spec, method, evaluated, estimate, predictions)
     return SubjectResult(rows, records, arrays)
 
@@ -519,12 +524,16 @@ def evaluation_results(
     records, slabs = _records(results[MM_CSN]), results["slab"]
     table = summary(rows, TABLE_METHODS)
     table.sort(key=lambda row: spec.space.modalities.index(row["modality"]))
-    panels = {name: {} for name in names if results[MM_CSN][name].arrays}
+    panels = {name: {} for name in names if "panels" in results[MM_CSN][name].arrays}
     for name, images in panels.items():
         for part in (*FLOORS, MM_CSN):
             images |= results[part][name].arrays["panels"]
         images[MEAN] = images.pop(MM_CSN)
     pictures = {name: results[MM_CSN][name].arrays.get("pictures") for name in panels}
+    kept = [results[MM_CSN][name].arrays.get("two_sample") for name in names]
+    tests, patches = two_sample.compare_modalities(
+        [arrays for arrays in kept if arrays], spec.space.modalities, spec.options
+    )
     facts = {
         "step": mm_csn.costs.steps,
         "profile": TABLE1.name,
@@ -543,6 +552,7 @@ def evaluation_results(
             "predicted": ensemble.predictions(records),
         },
         "lesions": lesion_results(records),
+        "two_sample": tests,
         "coherence": coherence | {"summaries": through_plane.summaries(_records(slabs))},
         "questions": len(spec.patterns) * len(names),
         "scored": len({(r["subject"], r["missing"]) for r in rows if r["method"] == MEAN}),
@@ -557,6 +567,7 @@ def evaluation_results(
         "modalities": spec.space.modalities,
         "panels": panels,
         "pictures": {name: images for name, images in pictures.items() if images},
+        "two_sample": patches,
         "slabs": {
             name: {"records": slab.records, "pictures": slab.arrays.get("pictures", {})}
             for name, slab in slabs.items()

@@ -42,6 +42,9 @@ DARK = 0.1  # of the median of T1: no ratio is taken to less
 # above. On 413 sections of 360 phantoms: all 97 without uptake are at most 1.07, and 315 of the 316
 # with uptake at least 1.106 (one section of 13 voxels misses the patches: 1.084).
 ENHANCES = 1.1
+# And brightly: about half of the phantoms' lesions do. A mean that is half-way between both, and
+# draws about it, enhance each time and never brightly.
+BRIGHT = 1.5
 BIN_EDGES = (0.2, 0.4, 0.6, 0.8)  # of probability
 MEASURES = ("mean", "p90", "enhancement")
 NO_SEGMENTATION = "no segmentation"
@@ -226,7 +229,8 @@ def lesion_results(records: list[dict]) -> dict:
         if not any(record["lesions"] for record in group):
             reason = group[0]["lesions_skipped"] or NO_LESION
             skipped.setdefault(reason, []).append(subject)
-    constants = {"least_voxels": MIN_VOXELS, "threshold": ENHANCES, "smoothing": SMOOTHING}
+    constants = {"least_voxels": MIN_VOXELS, "threshold": ENHANCES, "bright": BRIGHT}
+    constants |= {"smoothing": SMOOTHING}
     return constants | {"rows": rows, "enhancement": enhancement, "skipped": skipped}
 
 
@@ -296,24 +300,14 @@ def summarise_enhancement(lesions: Lesions, known: list[dict | None]) -> dict:
 
     `share_of_truths`, `share_of_draws`, `share_of_mean`: how many enhance; `share_ratio`, the
     second over the first. `brier` is fair, that of as many draws as one likes; `brier_of_share`
-    that of answering the truths' own share for every lesion. `reliability` is `reliability_bins`.
-    `known` is `compare_with_known`, None unless every lesion is a phantom's.
+    that of answering the truths' own share for every lesion. `bright` has the same above BRIGHT.
+    `reliability` is `reliability_bins`. `known` is `compare_with_known`, None unless every lesion
+    is a phantom's.
     """
     truth, drawn = lesions.truth > ENHANCES, lesions.draws > ENHANCES
-    shares = np.stack([truth, np.mean(drawn, axis=0), lesions.of_mean > ENHANCES])
-    brier = crps_fair(drawn.astype(np.float64), truth.astype(np.float64))
     every = np.arange(lesions.subject.max() + 1)
-
-    def statistic(subjects: Array) -> Array:
-        weights = lesions.weights(subjects)
-        numbers = np.vstack([shares, brier]) @ weights / weights.sum()
-        return np.append(numbers, numbers[1] / numbers[0] if numbers[0] else np.nan)
-
-    names = ("share_of_truths", "share_of_draws", "share_of_mean", "brier", "share_ratio")
-    values = statistic(every), *bootstrap_interval(statistic, every)
     result = {"subjects": len(every), "lesions": len(truth), "draws": len(drawn)}
-    for name, *three in zip(names, *(v.tolist() for v in values), strict=True):
-        result |= dict(zip((name, f"{name}_low", f"{name}_high"), three, strict=True))
+    result |= _shares(lesions, ENHANCES) | {"bright": _shares(lesions, BRIGHT)}
     share = result["share_of_truths"]
     result["brier_of_share"] = share * (1 - share)
     result["reliability"] = reliability_bins(truth, drawn, lesions)
@@ -323,8 +317,29 @@ def summarise_enhancement(lesions: Lesions, known: list[dict | None]) -> dict:
     return result
 
 
+def _shares(lesions: Lesions, level: float) -> dict:
+    """How many truths, draws and means are above a level, and the fair Brier score of the share of
+    a lesion's draws, each with its interval."""
+    truth, drawn = lesions.truth > level, lesions.draws > level
+    brier = crps_fair(drawn.astype(np.float64), truth.astype(np.float64))
+    values = np.stack([truth, np.mean(drawn, axis=0), lesions.of_mean > level, brier])
+
+    def statistic(subjects: Array) -> Array:
+        weights = lesions.weights(subjects)
+        numbers = values @ weights / weights.sum()
+        return np.append(numbers, numbers[1] / numbers[0] if numbers[0] else np.nan)
+
+    names = ("share_of_truths", "share_of_draws", "share_of_mean", "brier", "share_ratio")
+    every = np.arange(lesions.subject.max() + 1)
+    found, ends = {}, (statistic(every), *bootstrap_interval(statistic, every))
+    for name, *three in zip(names, *(end.tolist() for end in ends), strict=True):
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), three, strict=True))
+    return found
+
+
 def reliability_bins(truth: Array, drawn: Array, lesions: Lesions) -> list[dict]:
-    """How often truths enhance where draws say they do: a row for each bin of probability in use.
+    """How often truths enhance where draws say they do: a row for each bin of probability with a
+    lesion or more.
 
     Each draw is left out in turn: a bin is chosen by the share of the K - 1 others that enhance,
     `probability` is how often the draws left out do, `frequency` how often the truths do, with the
@@ -363,7 +378,7 @@ def reliability_bins(truth: Array, drawn: Array, lesions: Lesions) -> list[dict]
             "frequency_low": float(low[b]),
             "frequency_high": float(high[b]),
         }
-        for b in np.flatnonzero(total[:, 0])
+        for b in np.flatnonzero(sums[..., 0].sum(axis=0) >= 1)
     ]
 
 
@@ -422,4 +437,5 @@ def skipped_line(results: dict) -> str:
     groups = results.get("skipped", {})
     count = sum(map(len, groups.values()))
     parts = (f"{reason}: {', '.join(names)}" for reason, names in groups.items())
-    return f"lesions: {count} subjects without a score; {'; '.join(parts)}" if count else ""
+    several = "s"[: count != 1]
+    return f"lesions: {count} subject{several} without a score; {'; '.join(parts)}" if count else ""

@@ -4,6 +4,7 @@ table.md, table.csv, subjects.csv, metrics.json, figure.png    always
 calibration.md, calibration.csv, reliability*.png, ranks*.png, uncertainty.png    of draws
 structure.csv, structure.png                                   of draws, by scale
 lesions.csv, lesions.png                                       of draws, in segmented lesions
+two_sample.csv, two_sample.png                                 of draws, told from truths
 coherence.md, coherence.csv, coherence.json, coherence.png     of neighbouring slices
 """
 
@@ -24,6 +25,7 @@ from ummcsgm.reporting.figures import (
     write_rank_histograms,
     write_reliability,
     write_structure,
+    write_two_sample,
     write_uncertainty,
 )
 from ummcsgm.reporting.study_results import StudyResults
@@ -36,6 +38,7 @@ from ummcsgm.reporting.tables import (
     several_missing_tables,
     single_missing_tables,
     structure_tables,
+    two_sample_tables,
     write_csv,
 )
 from ummcsgm.types import InputError
@@ -50,6 +53,8 @@ DRAW_COLUMNS += "crps variance error coverage coverage_of_ranks energy".split()
 STRUCTURE_COLUMNS = "missing modality version score scale subjects value low high".split()
 LESION_COLUMNS = "subject group modality region slice voxels pattern image".split()
 LESION_COLUMNS += "mean p90 enhancement".split()
+TWO_SAMPLE_COLUMNS = "modality subjects patches auc low high".split()
+TWO_SAMPLE_COLUMNS += "control_auc control_low control_high skipped".split()
 COHERENCE_COLUMNS = "modality image rho subjects lag_one sd_ratio".split()
 COHERENCE_COLUMNS += "gradient gradient_error coronal_ssim".split()
 VERSIONS = ("raw", "recalibrated")  # of draws
@@ -62,6 +67,11 @@ LESION_TEXT = (
     "Whether a lesion changes from draw to draw as it does from truth to truth: each connected "
     "part of a segmented tumour on the slices that were drawn, with its modality alone missing. "
     "lesions.png shows it, lesions.csv has every number."
+)
+TWO_SAMPLE_TEXT = (
+    "A small network is trained to tell draws from truths, on patches of half of the test "
+    "subjects, and asked about those of the other half. two_sample.png shows the patches that it "
+    "is surest of."
 )
 ALL_MODALITIES = "all"  # the rows of coherence that pool all modalities
 
@@ -165,8 +175,8 @@ def _panels(evaluation: dict, titles: dict[str, str]) -> Panels:
 def write_calibration(evaluation: dict, folder: Path) -> None:
     """Writes calibration.md, calibration.csv and structure.csv, and the figures of what was
     measured: reliability.png, ranks.png (and both of the recalibrated draws), structure.png,
-    lesions.png (with lesions.csv), uncertainty.png, and reliability_predicted.png of a network that
-    predicts the variance."""
+    lesions.png (with lesions.csv), two_sample.png (with two_sample.csv), uncertainty.png, and
+    reliability_predicted.png of a network that predicts the variance."""
     rows = [
         record | {"version": version} | record[version]
         for record in evaluation["records"]
@@ -186,6 +196,10 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
         write_structure(folder / "structure.png", single)
     if evaluation["lesions"]:
         _write_lesions(evaluation, folder)
+    if evaluation["facts"]["two_sample"]:
+        write_csv(folder / "two_sample.csv", evaluation["facts"]["two_sample"], TWO_SAMPLE_COLUMNS)
+    if evaluation["two_sample"]:
+        write_two_sample(folder / "two_sample.png", evaluation["two_sample"])
     for version in (*VERSIONS, "predicted"):
         suffix = "" if version == "raw" else f"_{version}"
         curves = evaluation["curves"]["reliability"][version]
@@ -268,6 +282,10 @@ def _calibration_document(evaluation: dict) -> Document:
         sections.append(Section("Structure of the draws", blocks))
     if evaluation["facts"]["lesions"]:
         sections.append(_lesion_section(evaluation["facts"]["lesions"]))
+    tables = two_sample_tables(evaluation["facts"]["two_sample"])
+    if tables:
+        blocks = Paragraph(TWO_SAMPLE_TEXT), *tables
+        sections.append(Section("Draws told from truths", blocks))
     if facts["predicted"]:
         sections.append(_predicted_variance_section(facts["predicted"]))
     notes = [

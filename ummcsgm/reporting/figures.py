@@ -76,7 +76,18 @@ LESIONS = (
     "median, of truths, of the network's mean and of all draws: draws should scatter as truths do. "
     + RESEARCH_ONLY
 )
+LEARNING_SPEED = (
+    "R_k(tau): the squared error of k x k block means of the denoised images over that of the "
+    "network's own mean; 1 says nothing is read in the noisy image. Dotted: a denoiser that is "
+    "told each block's own squared deviation, no bound. " + RESEARCH_ONLY
+)
 WANTED = (0.8, 1.2)  # shaded in the figure of the structure
+TWO_SAMPLE = (
+    "The patches of test subjects that the classifier is surest of, one a subject: it finds those "
+    "on the left, which are draws, most drawn, and those on the right, truths, most real. Below "
+    "each: what remains less the network's own mean, grey where that is 0, in one window for all "
+    "of a modality. " + RESEARCH_ONLY
+)
 UNCERTAINTY = (
     "All images have the grey window 0 to 255 of the truth. The standard deviation of the draws "
     "and |error| of their mean have one colour scale for all rows: where draws are "
@@ -222,6 +233,34 @@ def write_uncertainty(path: Path, modalities: Sequence[str], images: dict[str, A
     _title_columns(axes[0], titles)
     _mark_sides(axes[0, 0])
     _add_colour_bar(figure, axes[0, -1], axes[-1, -1], "sd and |error|, grey levels")
+    _save(figure, path)
+
+
+def write_two_sample(path: Path, patches: dict[str, dict[str, Array]]) -> None:
+    """Writes a PNG: for each modality the patches `drawn` and `real` [n, H, W] in grey levels,
+    and below them `drawn_residual` and `real_residual`."""
+    most = max(len(group) for images in patches.values() for group in images.values())
+    shape = next(iter(patches.values()))["drawn"].shape[1:]
+    figure, axes = _tile_figure(
+        *(2 * len(patches), 2 * most, shape, TWO_SAMPLE),
+        left=SMALL_LEFT,
+        top=SMALL_TOP,
+        tile=TILE // 2,
+        row_gaps=np.arange(2 * len(patches)) // 2 * METHOD_GAP,
+        column_gaps=np.arange(2 * most) // most * METHOD_GAP,
+    )
+    for rows, (modality, images) in zip(axes.reshape(-1, 2, 2, most), patches.items(), strict=True):
+        residuals = images["drawn_residual"], images["real_residual"]
+        limit = max(float(np.percentile(np.abs(np.concatenate(residuals)), 99)), 1.0)
+        for column, name in enumerate(("drawn", "real")):
+            for tile, image in zip(rows[0, column], images[name], strict=False):
+                _show(tile, image, "gray", 255)
+            for tile, image in zip(rows[1, column], residuals[column], strict=False):
+                _show(tile, image + limit, "gray", 2 * limit)
+        _label_row(rows[0, 0, 0], modality, 12)
+        _label_row(rows[1, 0, 0], "less the mean", 12)
+    for column, title in ((0, "draws"), (most, "truths")):
+        axes[0, column].set_title(title, size=10, loc="left")
     _save(figure, path)
 
 
@@ -395,6 +434,44 @@ def write_dial(path: Path, curves: dict[str, Array], draws: int) -> None:
         axes.set_title(title, size=10)
         axes.set_xlabel("network evaluations of a draw", size=9)
     row[0].legend(fontsize=7, edgecolor="none", framealpha=0.9, loc="upper right")
+    _save(figure, path)
+
+
+def write_learning_speed(path: Path, panels: dict[tuple[str, str], dict[str, Array]]) -> None:
+    """Writes a PNG: a row of plots for each quantity and a column for each modality.
+
+    `panels` by (quantity, modality) have by preconditioning a curve [n, 3]: seconds of training,
+    the ratio, and its reference, of which the last is a dotted line.
+    """
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
+    side, left, foot, top = 2.2, 0.6, 0.9, 0.3
+    width, height = left + 0.1 + side * len(columns), foot + top + side * len(rows)
+    figure = _empty_figure(width, height)
+    plots = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left / width, foot / height, 1 - 0.1 / width, 1 - top / height, 0.12, 0.12
+    )
+    for (quantity, modality), curves in panels.items():
+        row, column = rows.index(quantity), columns.index(modality)
+        axes = plots[row, column]
+        for number, (label, points) in enumerate(curves.items()):
+            axes.plot(
+                points[:, 0], points[:, 1], color=f"C{number}", label=label, lw=1.2, marker="."
+            )
+            axes.axhline(points[-1, 2], color=f"C{number}", ls=":", lw=1)
+        axes.axhline(1, color="0.7", lw=0.8)
+        axes.set_ylim(0, 1.2)
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if row == 0:
+            axes.set_title(modality, size=10)
+        if column == 0:
+            axes.set_ylabel(quantity, size=9)
+        if row == len(rows) - 1:
+            axes.set_xlabel("seconds of training", size=9)
+    plots[0, 0].legend(fontsize=7, edgecolor="none", framealpha=0.9)
+    caption = textwrap.wrap(LEARNING_SPEED, int(18 * (width - 0.2)))
+    figure.text(0.1 / width, (foot - 0.45) / height, "\n".join(caption), va="top", size=7)
     _save(figure, path)
 
 

@@ -86,6 +86,9 @@ def make_report(studies: list[StudyResults]) -> Document:
             studies, lambda study: tables.structure_tables(study.structure)
         ),
         "Lesions": _by_study(studies, _lesions),
+        "Draws told from truths": _by_study(
+            studies, lambda study: tables.two_sample_tables(study.two_sample)
+        ),
         "Significance": _by_study(studies if comparable else [], tables.significance_tables),
         "Costs": tables.cost_tables(studies),
         "Downstream segmentation": [

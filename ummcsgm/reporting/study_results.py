@@ -26,6 +26,7 @@ PICTURES = {
     "ranks_recalibrated.png": "The same after recalibration",
     "structure.png": "Draws against truths by scale: power, and the spread of block means",
     "lesions.png": "Lesions: P(it enhances), and their 90th percentile in truths and draws",
+    "two_sample.png": "The patches by which a classifier tells draws from truths",
     "uncertainty.png": "Draws, their standard deviation and the error of their mean",
     "coherence.png": "A coronal plane through neighbouring slices of draws",
 }
@@ -46,6 +47,7 @@ class StudyResults:
     crps: Rows = field(default_factory=list)
     structure: Rows = field(default_factory=list)
     lesions: dict[str, Any] = field(default_factory=dict)
+    two_sample: Rows = field(default_factory=list)
     tests: Rows = field(default_factory=list)
     paper: Rows = field(default_factory=list)
     downstream: dict[str, Any] | None = None
@@ -110,6 +112,7 @@ def read_study(workdir: Path, name: str = "") -> StudyResults:
         crps=_with_nan(results.get("crps", [])),
         structure=results.get("structure", []),
         lesions=results.get("lesions") or {},
+        two_sample=results.get("two_sample", []),
         tests=_with_nan(results.get("tests", [])),
         paper=_with_nan(results.get("paper", [])),
         downstream=downstream if downstream.get("rows") else None,

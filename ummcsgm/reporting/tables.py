@@ -71,6 +71,16 @@ LESION_NOTES = (
     "ranks) 0.9 for right draws, whatever can be seen. In brackets: 90 % of a bootstrap over "
     "subjects.",
 )
+TWO_SAMPLE = (
+    "AUC of a network that tells draws from truths (0.5 is right, 1 if each is recognised)",
+    (
+        "Patches of 16 x 16 pixels, together with the seen modalities and the difference from the "
+        "network's own mean; as many draws as truths. Control: truths alone, half of the subjects "
+        "labelled as drawn. With each number: 90 % of a bootstrap over subjects.",
+        "Not seen is what is larger than a patch, whether draws of one question differ, and what "
+        "is too weak for so few patches: 0.5 is no proof.",
+    ),
+)
 REFERENCES = {"truth": "the truth", "zeros": "nothing (zeros)"}  # no methods, so never the best
 MEAN = "mean"
 Key = tuple[str, str]
@@ -280,7 +290,7 @@ def lesion_tables(lesions: dict[str, Any]) -> list[Table]:
         caption = "Lesions, relative to the brain outside the tumour"
         tables.append(Table(caption, columns, lines, LESION_NOTES, 3))
     if lesions["enhancement"]:
-        tables += _enhancement_tables(lesions["enhancement"], lesions["threshold"])
+        tables += _enhancement_tables(lesions)
     return tables
 
 
@@ -293,29 +303,35 @@ def lesions_skipped(lesions: dict[str, Any]) -> list[str]:
     ]
 
 
-def _enhancement_tables(found: dict[str, Any], threshold: float) -> list[Table]:
+def _enhancement_tables(lesions: dict[str, Any]) -> list[Table]:
+    found = lesions["enhancement"]
     names = {"share_of_truths": "truths", "share_of_draws": "draws", "share_of_mean": "the mean"}
-    columns = ("", "enhance", "Brier")
+    columns = ("", "enhance", "enhance brightly", "Brier")
     briers = {
         "share_of_draws": _cell_with_interval(found, "brier", 3),
         "share_of_truths": format_number(found["brier_of_share"], 3),
     }
     lines = [
-        (title, _cell_with_interval(found, key), briers.get(key, NONE))
+        (
+            title,
+            *(_cell_with_interval(shares, key) for shares in (found, found["bright"])),
+            briers.get(key, NONE),
+        )
         for key, title in names.items()
     ]
-    ratio = _cell_with_interval(found, "share_ratio")
+    ratios = [_cell_with_interval(shares, "share_ratio") for shares in (found, found["bright"])]
+    ratios = [f"{ratio.text} ({ratio.below})" if ratio.below else ratio.text for ratio in ratios]
     notes = [
         f"Of {found['lesions']} lesions of {found['subjects']} subjects, how many have a 90th "
-        f"percentile of T1c over T1 above {threshold:g} times the brain's. Draws over truths: "
-        f"{ratio.text}{f' ({ratio.below})' if ratio.below else ''}. Brier: of the share of a "
-        "lesion's draws that enhance (fair: less is better), and, beside truths, of answering "
-        "their own share for every lesion."
+        f"percentile of T1c over T1 above {lesions['threshold']:g} times the brain's, or above "
+        f"{lesions['bright']:g} times. Draws over truths: {ratios[0]}, and {ratios[1]}. Brier: of "
+        "the share of a lesion's draws that enhance (fair: less is better), and, beside truths, of "
+        "answering their own share for every lesion."
     ]
     known = found["known"]
     if known:
-        known_row = (format_number(known[key], n) for key, n in (("probability", 2), ("brier", 3)))
-        lines.append(("phantoms, by their law", *known_row))
+        by_law = format_number(known["probability"]), NONE, format_number(known["brier"], 3)
+        lines.append(("phantoms, by their law", *by_law))
         notes.append(
             "Of a phantom P(it enhances | everything else) is known. Draws say "
             f"{known['mean']:.2f} ± {known['sd']:.2f} (over lesions; right draws differ by "
@@ -345,6 +361,22 @@ def _cell_with_interval(row: dict, score: str, digits: int = 2) -> Cell:
     return Cell(
         format_number(row[score], digits), below="" if NONE in (low, high) else f"{low} to {high}"
     )
+
+
+def two_sample_tables(rows: Rows) -> list[Table]:
+    """The table of a two-sample test, a row for each modality; what was skipped is in its notes."""
+    if not rows:
+        return []
+    caption, notes = TWO_SAMPLE
+    columns = ("modality", "subjects", "patches of either kind", "AUC", "AUC of the control")
+    lines, skipped = [], []
+    for row in rows:
+        ends = {f"auc_{end}": row[end] for end in ("low", "high")}
+        ends |= {f"control_auc_{end}": row[f"control_{end}"] for end in ("low", "high")}
+        cells = (_cell_with_interval(row | ends, name) for name in ("auc", "control_auc"))
+        lines.append((row["modality"], row["subjects"], row["patches"], *cells))
+        skipped += [f"Skipped: {row['skipped']}"] if row["skipped"] else []
+    return [Table(caption, columns, lines, (*notes, *skipped), 1)]
 
 
 def significance_tables(study: StudyResults) -> list[Table]:

@@ -117,6 +117,7 @@ def conclude(workdir: pathlib.Path, config: Config | None, all_configurations: b
     study["facts"] = _facts(config, trained, evaluation["facts"], cohort.split, entries)
     study["structure"] = _structure(evaluation["facts"])
     study["lesions"] = evaluation["facts"]["lesions"]
+    study["two_sample"] = evaluation["facts"]["two_sample"]
     study["paper"] = paper_table.rows() if shows_paper(config) else []
     if segmenter:
         study["downstream"] = downstream_results(results, [m.name for m in (mm_csn, *methods)])

@@ -5,6 +5,7 @@ resumed run equals the uninterrupted run.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,7 @@ def make_train_step(model: ScoreModel, objective: Objective, rule: UpdateRule) -
         index = devices.device_index() * size + jnp.arange(size)
         key = jax.random.fold_in(key, state.step)
         total = size * devices.device_count()
-        scale = posterior_scale(state.params)
+        scale = functools.partial(posterior_scale, state.params)
         inputs = draw_dsm_inputs(key, objective, model.sde, batch, index, total, scale)
         examples = jnp.maximum(devices.sum_over_devices(inputs.scored.any(axis=1).sum()), 1)
 
