@@ -108,7 +108,6 @@ def assert_largest_deviation_by_hand():
         ((7, 9), slice(4, 5), slice(3, 4), -3.0),
         ((16, 16), slice(8, 12), slice(4, 8), 0.5),
         ((13, 11), slice(0, 8), slice(0, 8), -0.25),
-        ((37, 35), slice(0, 32), slice(0, 32), 0.125),
         ((192, 160), slice(0, 128), slice(0, 128), 0.01),
     ):
         image = np.zeros((2, *shape, 3), np.float32)
@@ -116,7 +115,8 @@ def assert_largest_deviation_by_hand():
         count = (rows.stop - rows.start) * (columns.stop - columns.start)
         expected = np.zeros((2, 3))
         expected[1, 2] = amplitude**2 * count
-        np.testing.assert_allclose(largest_deviation(jnp.asarray(image)), expected, rtol=1e-5)
+        found = jax.jit(largest_deviation)(image)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def assert_exact_posterior(sde):

@@ -62,7 +62,7 @@ def test_the_network_meets_the_residual_with_variance_1_in_each_band(sde):
     """And ln(tau) / 4, and the missing set; 0 where b is seen."""
     model, noise = model_of(sde), voxels(2)
     residual = sum(
-        np.sqrt(power) * part for power, part in zip(POWER, band_parts(voxels(3)), strict=True)
+        np.sqrt(power) * part for power, part in zip(OWN, band_parts(voxels(3)), strict=True)
     )
     clean = np.where(SEEN, IMAGES, MEAN + residual).astype(np.float32)
     x = sdes.perturb(sde, jnp.asarray(clean), jnp.asarray(TIMES), jnp.asarray(noise))
@@ -73,8 +73,7 @@ def test_the_network_meets_the_residual_with_variance_1_in_each_band(sde):
     np.testing.assert_allclose(level, 0.25 * np.log(tau[:, 0, 0, 0]), atol=1e-4)
     hidden = np.where(SEEN, 0, residual + tau * noise)
     expected = sum(
-        part / np.sqrt(power + tau**2)
-        for power, part in zip(POWER, band_parts(hidden), strict=True)
+        part / np.sqrt(power + tau**2) for power, part in zip(OWN, band_parts(hidden), strict=True)
     )
     np.testing.assert_allclose(shown, expected, atol=2e-3)
     assert not np.any(np.asarray(shown)[np.broadcast_to(SEEN, shown.shape)])

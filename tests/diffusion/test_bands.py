@@ -1,11 +1,17 @@
 """The bands of a residual, and its largest deviation over a block."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from mean_checks import assert_largest_deviation_by_hand
 
-from ummcsgm.diffusion.bands import band_factors, band_means, largest_deviation, map_bands
+from ummcsgm.diffusion import bands as bands_module
+from ummcsgm.diffusion.bands import band_factors, band_means, map_bands
 from ummcsgm.utils.haar import haar
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+largest_deviation = jax.jit(bands_module.largest_deviation)
 
 
 def test_a_block_has_its_amplitude_times_the_root_of_its_pixels():

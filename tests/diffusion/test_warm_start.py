@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from mean_checks import assert_warm_starts_above_the_leading_mode, leading_ratio
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 SMALL, LARGE = (56, 48), (192, 160)
 
 
@@ -20,7 +22,7 @@ def test_a_start_at_a_constant_level_is_far_below_on_a_large_grid():
     """The noise level 3 is 37 standard deviations of a voxel, and lost nearly all of a mode."""
     scale = 14.0  # of 192 x 160 voxels of sd 0.08 that vary as one
     assert leading_ratio(LARGE, np.inf, factor=3.0 / scale) < 0.1
-    assert leading_ratio(LARGE, 16, factor=1.0) < 0.7
+    assert leading_ratio(LARGE, 16, factor=0.5) < 0.5
 
 
 def test_a_lower_start_loses_variance_as_it_is_said_to():
