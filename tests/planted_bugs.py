@@ -21,6 +21,7 @@ CHECKS = (
     "solver_checks",
     "structure_checks",
     "lesion_checks",
+    "mean_checks",
     "two_sample_checks",
 )  # they meet the copy, so are read again
 
@@ -67,6 +68,13 @@ def of_lesions(name):
     return lambda _: getattr(importlib.import_module("lesion_checks"), name)()
 
 
+def about_mean(name, *arguments, sde=True):
+    """The check of this name in `mean_checks`."""
+    return lambda c: getattr(importlib.import_module("mean_checks"), name)(
+        *([vp(c)] if sde else []), *arguments
+    )
+
+
 def structural(name, *arguments):
     """The check of this name in `structure_checks`."""
     return lambda _: getattr(importlib.import_module("structure_checks"), name)(*arguments)
@@ -94,6 +102,15 @@ REDDENED = {
     "coherent": lambda c: c.assert_coherent("sde_dpmpp2m", vp(c), 30),
     "coherent start": lambda c: c.assert_coherent("warm", vp(c), 12),
     "slices alone": lambda c: c.assert_slices_alone("sde_dpmpp2m", vp(c)),
+    "Haar": about_mean("assert_orthonormal", sde=False),
+    "bands": about_mean("assert_bands_are_block_means", sde=False),
+    "largest deviation": about_mean("assert_largest_deviation_by_hand", sde=False),
+    "Gaussian about its mean": about_mean("assert_exact_posterior"),
+    "levels of a question": about_mean("assert_levels_share_a_mean"),
+    "parts of the losses": about_mean("assert_losses_move_their_own_parts"),
+    "warm's start": about_mean(
+        "assert_warm_starts_above_the_leading_mode", (192, 160), 16, sde=False
+    ),
     "power of a spectrum": structural("assert_power_of_a_spectrum"),
     "power within the brain": structural("assert_power_within_the_brain"),
     "blocks by hand": structural("assert_blocks_by_hand"),
@@ -337,6 +354,110 @@ BUGS = {
         "medians = np.maximum(medians, DARK * medians[0])",
         "medians = np.repeat(medians[:1], len(images))",
         "lesions by hand",
+    ),
+    "details not halved": Bug("utils/haar.py", "details / 2", "details", "Haar"),
+    "rows and columns exchanged on the way back": Bug(
+        "utils/haar.py", "coarse - x + y - z]", "coarse - x - y + z]", "Haar"
+    ),
+    "bands from the finest": Bug(
+        "diffusion/bands.py",
+        "for level in details)",
+        "for level in details[::-1])",
+        "Gaussian about its mean",
+    ),
+    "a block's mean for its sum": Bug(
+        "diffusion/bands.py",
+        "jnp.square(blocks / side)",
+        "jnp.square(blocks / side**2)",
+        "largest deviation",
+    ),
+    "the whole sum of a block": Bug(
+        "diffusion/bands.py", "jnp.square(blocks / side)", "jnp.square(blocks)", "largest deviation"
+    ),
+    "blocks that are not of the image's size": Bug(
+        "diffusion/bands.py",
+        "while 2 * side <= min(",
+        "while 4 * side <= min(",
+        "largest deviation",
+    ),
+    "the noise's variance for its level in c_skip": Bug(
+        "diffusion/preconditioning.py",
+        "variance = jnp.square(level)",
+        "variance = level",
+        "Gaussian about its mean",
+    ),
+    "a residual about 0": Bug(
+        "diffusion/preconditioning.py",
+        "residual = x / per_example(sde.mean(t), x) - centre",
+        "residual = x / per_example(sde.mean(t), x)",
+        "Gaussian about its mean",
+    ),
+    "no shrinkage of bands": Bug(
+        "diffusion/preconditioning.py",
+        "return p / (p + noise) * c +",
+        "return c +",
+        "Gaussian about its mean",
+    ),
+    "the powers of one missing modality for all": Bug(
+        "diffusion/preconditioning.py",
+        "jnp.maximum(power[missing_index(missing)], SMALLEST_POWER)",
+        "jnp.maximum(power[jnp.zeros(len(missing), int)], SMALLEST_POWER)",
+        "Gaussian about its mean",
+    ),
+    "a shift on the seen": Bug(
+        "diffusion/preconditioning.py",
+        "jnp.where(rows(missing), shift, 0)",
+        "shift + 0.01",
+        "Gaussian about its mean",
+    ),
+    "levels in another order than their questions": Bug(
+        "diffusion/loss.py",
+        "loss.reshape(-1, count).mean(axis=1)",
+        "loss.reshape(count, -1).mean(axis=0)",
+        "levels of a question",
+    ),
+    "levels summed": Bug(
+        "diffusion/loss.py",
+        "loss.reshape(-1, count).mean(axis=1)",
+        "loss.reshape(-1, count).sum(axis=1)",
+        "levels of a question",
+    ),
+    "an encoding for each level": Bug(
+        "diffusion/loss.py",
+        "denoised = posterior.estimate(x, inputs.t).mean",
+        "again = mask_inputs(jnp.repeat(images, count, axis=0), jnp.repeat(inputs.missing, count, "
+        "axis=0))\n    denoised = make_posterior(model, params, again).estimate(x, inputs.t).mean",
+        "levels of a question",
+    ),
+    "a gradient on the statistics": Bug(
+        "diffusion/preconditioning.py",
+        'power = jax.lax.stop_gradient(params["statistics"]["band_power"])',
+        'power = params["statistics"]["band_power"]',
+        "parts of the losses",
+    ),
+    "noise that trains the mean": Bug(
+        "diffusion/preconditioning.py",
+        "mean = jax.lax.stop_gradient(encoding.moments.mean)",
+        "mean = encoding.moments.mean",
+        "parts of the losses",
+    ),
+    "noise that trains the mean's features": Bug(
+        "models/residual_mm_csn.py",
+        "features, known = jax.lax.stop_gradient((features, known))",
+        "known = jax.lax.stop_gradient(known)",
+        "parts of the losses",
+    ),
+    "a constant start": Bug(
+        "inference/predictor.py",
+        "start = options.warm_start_factor * trained.posterior_scale(missing)",
+        "start = 3.0",
+        "warm's start",
+    ),
+    "a start at one posterior scale": Bug(
+        "inference/predictor.py",
+        "start = options.warm_start_factor * trained.posterior_scale(missing)",
+        "start = trained.posterior_scale(missing)",
+        "warm's start",
     ),
     "lesions relative to the tumour too": Bug(
         "evaluation/lesions.py",

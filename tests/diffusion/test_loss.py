@@ -16,10 +16,10 @@ from ummcsgm.diffusion.loss import (
     NoiseProposal,
     Objective,
     draw_dsm_inputs,
-    dsm_and_variance_losses,
     dsm_loss,
     make_weigh_conditional,
     times_from_uniform,
+    training_losses,
     weigh_edm,
     weigh_likelihood,
     weigh_min_snr,
@@ -46,7 +46,7 @@ def inputs_of(scored, t, noise, mean_query=None, missing=None):
     return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, mean_query)))
 
 
-PLAIN = NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0)
+PLAIN = NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 0.0, 1.0)
 
 
 @each_sde
@@ -115,7 +115,7 @@ def test_the_edm_weighting_is_one_on_the_networks_own_output(sde):
     objective = Objective(PATTERNS, None, PLAIN, weigh_edm, False)
     model = ScoreModel(Network(), sde, s)
     inputs = inputs_of(PATTERNS, TIMES, noise)
-    ours, _ = dsm_and_variance_losses(model, None, objective, jnp.asarray(images), inputs)
+    ours = training_losses(model, None, objective, jnp.asarray(images), inputs).loss
     tau = np.asarray(sde.noise_level(TIMES), np.float64)[:, None, None, None]
     y = images + tau * noise
     total = tau**2 + s**2
@@ -140,7 +140,7 @@ def test_the_papers_objective_sums_over_the_missing_modalities():
     inputs = DSMInputs(PATTERNS, PATTERNS, t, np.zeros(images.shape), mean_query)
     objective = Objective(PATTERNS, None, PLAIN, weigh_paper, True)
     model = ScoreModel(Network(), SDES["vp"], 0.4)
-    ours, _ = dsm_and_variance_losses(model, None, objective, images, inputs)
+    ours = training_losses(model, None, objective, images, inputs).loss
     np.testing.assert_allclose(ours, ours[0] * PATTERNS.sum(axis=1), rtol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_a_token_is_weighed_by_edm_times_its_weight_under_every_weighting():
     def values(weighting, weight):
         proposal = PLAIN._replace(mean_weight=weight)
         objective = Objective(PATTERNS, None, proposal, weighting, False)
-        return dsm_and_variance_losses(model, None, objective, images, DSMInputs(*rows))[0]
+        return training_losses(model, None, objective, images, DSMInputs(*rows))[0]
 
     np.testing.assert_allclose(values(weigh_edm, 1.0), 1, rtol=1e-4)  # F* = 0, F = 1
     np.testing.assert_allclose(values(weigh_paper, 5.0), 5, rtol=1e-4)
@@ -207,9 +207,9 @@ def test_a_network_has_no_gradient_from_rows_that_are_not_scored(make_network, r
     @jax.jit
     def gradient(scored, images):
         inputs = DSMInputs(scored, PATTERNS[:2], TIMES[:2], noise, np.zeros(2, bool))
-        return jax.grad(
-            lambda p: dsm_and_variance_losses(model, p, objective, images, inputs)[0].sum()
-        )(params)
+        return jax.grad(lambda p: training_losses(model, p, objective, images, inputs)[0].sum())(
+            params
+        )
 
     nothing = gradient(np.zeros((2, 4), bool), images)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(nothing))
@@ -299,7 +299,7 @@ def test_the_clean_missing_images_reach_the_network_through_x_alone():
     images = voxels(0)
     other = np.where(ASKED, 5.0, images).astype(np.float32)
     for truth in (images, other):
-        dsm_and_variance_losses(model, None, objective, jnp.asarray(truth), inputs)
+        training_losses(model, None, objective, jnp.asarray(truth), inputs)
     (one, missing), (two, _) = asked
     np.testing.assert_array_equal(missing, PATTERNS)
     seen = np.broadcast_to(~ASKED, one.shape)
@@ -316,7 +316,7 @@ LOWEST = {"vp": 0.003, "subvp": 0.003, "ve": 0.01, "cosine": 0.003}
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_times_are_those_of_the_proposal(name, share):
     """Kolmogorov-Smirnov distances of either part on a fine even grid of uniforms."""
-    sde, proposal = SDES[name], NoiseProposal(share, -1.2, 1.4, LOWEST[name], 0.0, 1.0)
+    sde, proposal = SDES[name], NoiseProposal(share, -1.2, 1.4, LOWEST[name], 0.0, 0.0, 1.0)
     uniforms = (np.arange(20000, dtype=np.float32) + 0.5) / 20000
     t = np.asarray(times_from_uniform(sde, proposal, jnp.asarray(uniforms)))
     earliest = float(sde.time(jnp.float32(LOWEST[name])))
@@ -342,14 +342,14 @@ def test_no_uniform_leads_out_of_the_times(sde):
     corners = np.array([0.0, 1e-30, 1e-7, 0.2, 0.5, np.nextafter(np.float32(1), 0)])
     for share in (0.0, 1e-7, 0.2, 1 - 1e-7, 1.0):
         for width in (0.0, 1.4, 30.0):
-            proposal = NoiseProposal(share, -1.2, width, 0.01, 0.1, 1.0)
+            proposal = NoiseProposal(share, -1.2, width, 0.01, 0.0, 0.1, 1.0)
             t = times_from_uniform(sde, proposal, jnp.asarray(corners, jnp.float32))
             assert np.all((t >= sde.time(jnp.float32(0.01))) & (t <= 1))
 
 
 @each_sde
 def test_no_time_is_negative_even_if_the_process_starts_above_the_lowest_level(sde):
-    proposal = NoiseProposal(0.5, -6.0, 1.4, 0.003, 0.0, 1.0)
+    proposal = NoiseProposal(0.5, -6.0, 1.4, 0.003, 0.0, 0.0, 1.0)
     t = times_from_uniform(sde, proposal, jnp.linspace(0, 0.999, 1000))
     assert np.all((t >= 0) & (t <= 1))
 
@@ -358,7 +358,7 @@ ALL = missing_patterns(4, proper=False)
 OBJECTIVE = Objective(
     ALL,
     pattern_probabilities(ALL, (0.4, 0.25, 0.2, 0.15)),
-    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.125, 1.0),
+    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.0, 0.125, 1.0),
     weigh_edm,
     False,
 )
@@ -434,7 +434,7 @@ def test_eq_7_draws_every_question_alike_and_its_times_evenly():
     paper = dataclasses.replace(
         OBJECTIVE,
         probabilities=pattern_probabilities(ALL, ()),
-        proposal=NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 1.0),
+        proposal=NoiseProposal(1.0, 0.0, 1.0, 0.003, 0.0, 0.0, 1.0),
         weighting=weigh_paper,
     )
     many = jax.jit(

@@ -6,6 +6,7 @@ from planted_bugs import BUGS, REDDENED, is_red, planted
 pytestmark = pytest.mark.usefixtures("quick_compile")
 QUICK = ("Algorithm 1", "2M", "Heun", "seen", "Langevin", "alone")  # checks of a second
 QUICK += ("power of a spectrum", "power within the brain")
+QUICK += ("Haar", "bands", "largest deviation", "Gaussian about its mean")
 QUICK += ("blocks by hand", "variance of blocks", "the right law", "Mann and Whitney")
 
 

@@ -1,5 +1,7 @@
 """Time grids: their noise levels, their ends, and what is refused."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,13 +118,15 @@ def test_what_is_no_grid_is_refused_with_what_is_wanted(times, said):
 
 def test_a_config_names_the_grid_of_all_samplers_but_those_on_uniform_times():
     config = tiny_config("", evaluate__time_grid="karras", evaluate__sampler_steps=5)
-    sde, options = build.build_sde(config), build.build_evaluation_options(config)
+    model, options = build.build_model(config), build.build_evaluation_options(config)
+    sde, missing = model.sde, np.array([True, False, False, False])
+    trained = types.SimpleNamespace(model=model, posterior_scale=lambda pattern: 0.2 + pattern[0])
     highest = noise_level_at(sde, 1)
-    for name, sigma_max in (("dpmpp2m", highest), ("warm", options.warm_start_sigma)):
-        times = sampler_time_grid(sde, name, options)
+    for name, sigma_max in (("dpmpp2m", highest), ("warm", options.warm_start_factor * 1.2)):
+        times = sampler_time_grid(trained, name, options, missing)
         expected = karras_times(sde, 5, sigma_max, options.sigma_min)
         np.testing.assert_array_equal(times, expected)
-    times = sampler_time_grid(sde, "euler_maruyama", options)
+    times = sampler_time_grid(trained, "euler_maruyama", options, missing)
     np.testing.assert_array_equal(times, uniform_times(options.algorithm1_steps))
 
 

@@ -69,7 +69,8 @@ def stand_in(monkeypatch, tmp_path):
         known = (SCALES, dict.fromkeys(MODALITIES, (-1.0, 4.0)), spacing)
         sde = build.build_sde(config)
         model = types.SimpleNamespace(sde=sde, network=calls.network)
-        return predictor.TrainedModel(config, space, model, None, 42, *known, "abc", "def")
+        scales = {"t1c": 0.6, "flair": 0.4}
+        return predictor.TrainedModel(config, space, model, None, 42, *known, "abc", "def", scales)
 
     def make_mean(trained, options):
         def mean(images, missing):
@@ -293,7 +294,7 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
     def calibrate(rho):
         saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
         saved |= {"code_sha256": code_digest()}
-        saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
+        saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_factor": 5.0}
         saved |= {"fits": {}, "rho": rho}
         atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
 
@@ -920,7 +921,7 @@ def fitted(folder, **changes):
     """A workdir whose draws of t1c were found to spread half as far as they should."""
     saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
     saved |= {"code_sha256": code_digest()}
-    saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_sigma": 3.0}
+    saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_factor": 5.0}
     fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
     saved |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
     (folder / "run").mkdir()

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from tiny_run import MODALITIES, run_main, tiny_config, write_config, write_subjects
+from tiny_run import EDM, MODALITIES, run_main, tiny_config, write_config, write_subjects
 from tiny_slices import MODALITIES as THREE
 from tiny_slices import SETTINGS, look, made, write_three
 
@@ -19,7 +19,7 @@ from ummcsgm.config.build_data import find_anywhere
 from ummcsgm.data.crop import SliceView, uncrop
 from ummcsgm.data.loader import make_batches
 from ummcsgm.data.subjects import network_slices, network_stacks, prepare_subject, stack_neighbours
-from ummcsgm.diffusion.loss import DSMInputs, dsm_and_variance_losses
+from ummcsgm.diffusion.loss import DSMInputs, training_losses
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import ScoreModel, make_denoise
 from ummcsgm.diffusion.sde import VP
@@ -183,14 +183,14 @@ def test_the_network_is_shown_neighbours_in_units_of_the_data():
 
 def test_the_loss_knows_nothing_of_the_neighbours_of_what_is_missing(model):
     model, params = model
-    config = tiny_config("", missingness__size_probabilities="uniform")
+    config = tiny_config("", missingness__size_probabilities="uniform", **EDM)
     noise, token = jnp.asarray(stacks_of(1)[..., :4]), jnp.zeros(3, bool)
     missing = jnp.asarray(QUESTIONS)
     questions = DSMInputs(missing, missing, jnp.full(3, 0.5), noise, token)
 
     @jax.jit
     def loss(images):
-        return dsm_and_variance_losses(model, params, build_objective(config), images, questions)[0]
+        return training_losses(model, params, build_objective(config), images, questions)[0]
 
     images = stacks_of(0)
     gradient = np.asarray(jax.jit(jax.grad(lambda x: loss(x).sum()))(images))

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import MODALITIES
+from tiny_run import EDM, MODALITIES, tiny_config
 from tiny_slices import open_store
 
 from ummcsgm.config import build
 from ummcsgm.diffusion.correlated_noise import ar1_noise
 from ummcsgm.diffusion.missingness import mask_inputs
-from ummcsgm.diffusion.preconditioning import make_denoise
+from ummcsgm.diffusion.preconditioning import init_params, make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1, make_noise, sample_from_mean
-from ummcsgm.diffusion.time_grids import log_uniform_times
+from ummcsgm.diffusion.time_grids import log_uniform_times, noise_level_at
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import (
     Calibration,
@@ -44,6 +44,21 @@ ADDRESSES = slice_addresses("P3", np.arange(4), draw=0)
 @pytest.fixture(scope="module")
 def trained(study, quick_compile):
     return load_trained_model(study / "run")
+
+
+@pytest.fixture(scope="module")
+def about_0(trained):
+    """A network of the preconditioning `edm`, its parameters random."""
+    config = tiny_config("", **EDM)
+    model = build.build_model(config)
+    shapes = jax.eval_shape(lambda key: init_params(model, key, (16, 16)), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: np.float32(0.1) * rng.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+    return dataclasses.replace(
+        trained, config=config, model=model, params=devices.replicate(params)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +129,16 @@ def test_the_digest_is_that_of_the_parameters(trained, study, tmp_path):
 
 
 def test_the_mean_is_one_evaluation_at_time_1_without_signal(trained, mean, images):
-    """A slice alone, by hand: t = 1, a_t = 0, the averaged parameters."""
+    """A slice alone, by hand: t = 1, a_t = 0, the averaged parameters of the mean's network."""
+    network, params = trained.model.network.mean_network, trained.params["params"]
+    std, level = trained.model.data_std, noise_level_at(trained.model.sde, 1)
 
     @jax.jit
     def alone(image, missing):
-        condition = mask_inputs(image, missing)
-        denoise = make_denoise(trained.model, trained.params, condition)
-        return denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
+        seen = jnp.where(missing[:, None, None], 0, image) / std
+        own = {"params": params["mean_network"]}
+        output = network.apply(own, seen, missing, jnp.full(1, 0.25 * np.log(level)))
+        return level * std / np.hypot(level, std) * output[..., :4]
 
     filled = mean(images, MISSING).mean
     for index in range(len(images)):
@@ -129,8 +147,26 @@ def test_the_mean_is_one_evaluation_at_time_1_without_signal(trained, mean, imag
         np.testing.assert_allclose(filled[index], expected[0], atol=2e-5)
 
 
-def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, algorithm1_draw, images):
-    filled = algorithm1_draw(images, MISSING, ADDRESSES)
+def test_the_mean_about_0_is_one_evaluation_at_time_1_without_signal(about_0, options, images):
+    """As above, of the preconditioning `edm`: what `denoise` says of a_t = 0."""
+
+    @jax.jit
+    def alone(image, missing):
+        denoise = make_denoise(about_0.model, about_0.params, mask_inputs(image, missing))
+        return denoise(jnp.zeros((1, 16, 16, 4)), jnp.ones(1))
+
+    filled = make_mean_predictor(about_0, options())(images, MISSING).mean
+    for index in range(len(images)):
+        image, missing = images[index : index + 1], MISSING[index : index + 1]
+        np.testing.assert_allclose(filled[index], alone(image, missing)[0], atol=2e-5)
+        assert not missing.any() or np.abs(filled[index] - image[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("network", ["trained", "about_0"])
+def test_a_draw_is_algorithm_1_with_the_key_of_its_address(network, options, images, request):
+    trained = request.getfixturevalue(network)
+    sample = once(make_sampler(trained, "euler_maruyama", options()))
+    filled = sample(images, MISSING, ADDRESSES)
 
     @jax.jit
     def draw(images):
@@ -142,13 +178,20 @@ def test_a_draw_is_algorithm_1_with_the_key_of_its_address(trained, algorithm1_d
     np.testing.assert_allclose(filled, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_warm_draw_starts_from_the_moments_that_it_is_given(trained, mean, warm_draw, images):
-    estimate = mean(images, MISSING)
+@pytest.mark.parametrize("network", ["trained", "about_0"])
+def test_a_warm_draw_starts_from_the_moments_that_it_is_given(network, options, images, request):
+    """And, of each row, at 5 posterior scales of what is missing there."""
+    trained = request.getfixturevalue(network)
+    warm_draw = once(make_sampler(trained, "warm", options()))
+    estimate = make_mean_predictor(trained, options())(images, MISSING)
+    starts = [5 * trained.posterior_scale(missing) for missing in MISSING]
+    assert len(set(starts[:3])) == 3
     # As much as the first noise level's own: it shows.
-    wide = estimate._replace(variance=9 + estimate.variance)
+    own = np.square(starts).astype(np.float32)[:, None, None, None]
+    wide = estimate._replace(variance=own + estimate.variance)
     filled = warm_draw(images, MISSING, ADDRESSES, wide)
     sde = trained.model.sde
-    times = log_uniform_times(sde, 2, 3.0, 0.01)
+    times = np.stack([log_uniform_times(sde, 2, start, 0.01) for start in starts], axis=1)
 
     @jax.jit
     def draw(images, mean, variance):
@@ -235,14 +278,20 @@ def test_a_rho_that_is_no_correlation_is_refused(trained, options, rho):
 
 
 def test_the_facts_of_a_sampler_say_its_steps_levels_and_rho(trained, options):
-    facts = sampler_facts("warm", trained, options(), 0.5)
+    known = dataclasses.replace(trained, posterior_scales={"t1c": 0.6, "flair+t2": 0.5, "t1": 0.9})
     grid = {"time_grid": "log_uniform", "sigma_min": 0.01}
-    assert facts == {"steps": 2, "evaluations": 3, "rho": 0.5} | grid | {"warm_start_sigma": 3.0}
-    facts = sampler_facts("ddim", trained, options(), 0.5)
+    # Of the last pattern nothing was measured: the largest of all.
+    for missing, level in zip(MISSING[:3], (3.0, 2.5, 4.5), strict=True):
+        facts = sampler_facts("warm", known, options(), 0.5, missing)
+        start = {"warm_start_sigma": pytest.approx(level)}
+        assert facts == {"steps": 2, "evaluations": 3, "rho": 0.5} | grid | start
+    missing = MISSING[0]
+    facts = sampler_facts("ddim", trained, options(), 0.5, missing)
     assert facts == {"steps": 2, "evaluations": 2, "rho": 0.5} | grid
-    facts = sampler_facts("euler_maruyama", trained, options(), 0.5)
+    facts = sampler_facts("euler_maruyama", trained, options(), 0.5, missing)
     assert facts == {"steps": 3, "evaluations": 3, "rho": 0.5}
-    assert sampler_facts("mean", trained, options(), 0.5) == {"steps": 1, "evaluations": 1}
+    facts = sampler_facts("mean", trained, options(), 0.5, missing)
+    assert facts == {"steps": 1, "evaluations": 1}
 
 
 def test_addresses_differ_by_subject_slice_and_draw():
@@ -445,7 +494,7 @@ DRAWS = {
     "sampler_steps": 12,
     "time_grid": "log_uniform",
     "sigma_min": 0.01,
-    "warm_start_sigma": 3.0,
+    "warm_start_factor": 5.0,
 }
 FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
 SAVED = {"parameters_sha256": "abc", "code_sha256": code_digest(), "sampler": "warm"}
@@ -468,7 +517,7 @@ def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(t
     assert read(tmp_path, code_sha256="abd") == nothing
     assert "is of another version of the code; --mode" in capsys.readouterr().out
     assert read(tmp_path, sampler="ddim") == Calibration({}, 0.625)
-    for name, value in {"sampler_steps": 13, "sigma_min": 0.05, "warm_start_sigma": 1.0}.items():
+    for name, value in {"sampler_steps": 13, "sigma_min": 0.05, "warm_start_factor": 1.0}.items():
         capsys.readouterr()
         assert read(tmp_path, **{name: value}) == Calibration({}, 0.625)
         assert "not recalibrated" in capsys.readouterr().out

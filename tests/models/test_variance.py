@@ -6,16 +6,15 @@ import numpy as np
 import optax
 import pytest
 from closed_form import SDES, draw_images, each_sde, posterior
-from tiny_run import tiny_config
+from tiny_run import EDM, tiny_config
 
 from ummcsgm.config import build
-from ummcsgm.diffusion.loss import DSMInputs, dsm_and_variance_losses
+from ummcsgm.diffusion.loss import DSMInputs, training_losses
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import (
     ScoreModel,
     make_denoise,
-    make_estimate,
-    posterior_moments,
+    make_posterior,
 )
 from ummcsgm.diffusion.samplers import sample_from_mean
 from ummcsgm.diffusion.sde import VP
@@ -61,7 +60,7 @@ def told(model, params, images, missing):
     @jax.jit
     def answer(params, images, missing):
         condition = mask_inputs(images, missing)
-        return posterior_moments(make_estimate(model, params, condition), condition)
+        return make_posterior(model, params, condition).moments()
 
     return answer(params, images, missing)
 
@@ -123,7 +122,12 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-2, STEPS))
     inputs = DSMInputs(missing, missing, jnp.ones(16), seen, jnp.ones(16, bool))
     objective = build.build_objective(
-        tiny_config("", data__modalities=("t1", "t2"), missingness__size_probabilities="uniform")
+        tiny_config(
+            "",
+            data__modalities=("t1", "t2"),
+            missingness__size_probabilities="uniform",
+            **EDM,
+        )
     )
 
     rng = np.random.default_rng(0)
@@ -136,7 +140,7 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
     @jax.jit
     def step(params, opt_state, images):
         def loss(params):
-            return dsm_and_variance_losses(model, params, objective, images, inputs)[1].mean()
+            return training_losses(model, params, objective, images, inputs)[1].mean()
 
         updates, opt_state = optimizer.update(jax.grad(loss)(params), opt_state)
         return optax.apply_updates(params, updates), opt_state
@@ -158,7 +162,8 @@ def test_the_head_learns_a_variance_that_differs_from_voxel_to_voxel(make_networ
 
 def steps_of(network):
     """The state after three steps of a run, and what each told."""
-    config = tiny_config("", network__predict_variance=network.predict_variance, train__clip=1e-3)
+    head = network.predict_variance
+    config = tiny_config("", network__predict_variance=head, train__clip=1e-3, **EDM)
     model, recipe = (ScoreModel(network, VP(0.1, 20.0), STD), build.build_update_rule(config))
     start = jax.jit(lambda key: init_state(key, model, recipe, (16, 16)))
     state = start(jax.random.key(0))

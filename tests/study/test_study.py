@@ -292,14 +292,14 @@ def test_a_method_of_another_task_is_refused(own_table, capsys):
 @pytest.mark.slow
 def test_the_report_has_the_config_that_was_trained(own_table):
     arguments = table_config(
-        own_table / "subjects", loss__mean_fraction=0.9, study__gallery_slices=2
+        own_table / "subjects", loss__uniform_fraction=0.9, study__gallery_slices=2
     )
     config = write_config(own_table / "other.py", arguments)
     run = own_table / "run"
     assert run_main("--config", config, "--workdir", run, "--mode", "evaluate") == 0
     found = results(run)["facts"]["config"]
     trained = checkpoint.restore_metadata(run)["config"]
-    assert found["loss"] == trained["loss"] and trained["loss"]["mean_fraction"] != 0.9
+    assert found["loss"] == trained["loss"] and trained["loss"]["uniform_fraction"] != 0.9
     assert found["study"]["gallery_slices"] == 2 != trained["study"]["gallery_slices"]
 
 

@@ -22,7 +22,7 @@ TABLE = missing_patterns(4, proper=False)
 OBJECTIVE = Objective(
     TABLE,
     pattern_probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
-    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.25, 1.0),
+    NoiseProposal(0.2, -1.2, 1.4, 0.003, 0.0, 0.25, 1.0),
     weigh_edm,
     False,
 )

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import tiny_config
+from tiny_run import EDM, tiny_config
 
 from ummcsgm.benchmarks.networks import make_untrained_model
 from ummcsgm.config import build
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 PLATFORMS = ("cuda", "tpu")
 REFUSED = (ValueError, NotImplementedError, AssertionError)
-PAPER = {
+ABOUT_0 = {key.replace("__", "."): value for key, value in EDM.items()}
+PAPER = ABOUT_0 | {
     "loss.uniform_fraction": 1.0,
     "loss.weighting": "paper",
     "network.conditioning": "decoder",
@@ -35,6 +36,7 @@ PAPER = {
 }
 CONFIGS = {  # what is changed of the quickstart's
     "quickstart": {},
+    "about 0": ABOUT_0,
     "paper": PAPER,
     "accumulated": {"train.accumulate": 2, "train.remat": (True,), "network.dtype": "bfloat16"},
     "attention": {"network.attention_max_grid": 4, "network.neighbour_slices": 1},

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from solver_checks import assert_exact_moments
-from tiny_run import tiny_config
+from tiny_run import EDM, tiny_config
 
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import build_trainable
 from ummcsgm.diffusion.missingness import mask_inputs
-from ummcsgm.diffusion.preconditioning import make_denoise, make_estimate, posterior_moments
+from ummcsgm.diffusion.preconditioning import make_denoise, make_posterior
 from ummcsgm.diffusion.samplers import address_keys, make_draw, sampler_times
 from ummcsgm.distributed import devices
 from ummcsgm.types import Batch
@@ -18,9 +18,10 @@ from ummcsgm.types import Batch
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
+@pytest.mark.parametrize("changes", [{}, EDM], ids=["mean", "edm"])
 @pytest.mark.parametrize("name", ["sub_vp", "ve", "cosine"])
-def test_an_sde_of_the_config_is_trained_and_drawn_from(name):
-    config = tiny_config("", sde__name=name)
+def test_an_sde_of_the_config_is_trained_and_drawn_from(name, changes):
+    config = tiny_config("", sde__name=name, **changes)
     model, method = build.build_model(config), build_trainable(config, "mm-csn")
     images = np.random.default_rng(0).normal(0.5, 0.2, (2, 16, 16, 4)).astype(np.float32)
     batch = devices.shard(Batch(images, np.ones((2, 4), bool), np.ones(2, bool)))
@@ -39,7 +40,7 @@ def test_an_sde_of_the_config_is_trained_and_drawn_from(name):
 
     @jax.jit
     def complete(params, keys):
-        mean = posterior_moments(make_estimate(model, params, condition), condition).mean
+        mean = make_posterior(model, params, condition).moments().mean
         denoise = make_denoise(model, params, condition)
         return mean, condition.fill(draw(keys, denoise, condition.missing, mean))
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ummcsgm.config import build, build_data
+from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.layouts.layout import Layout, Subject
 from ummcsgm.data.subjects import PreparedSubject, network_brain
 from ummcsgm.distributed import processes
@@ -50,7 +51,7 @@ class CompletionJob:
 
     trained: TrainedModel
     posterior: SubjectPosterior
-    facts: dict  # of the sampler: its steps, the seed
+    sampling: EvaluationOptions  # decides how draws are made
     options: CompletionOptions
     layout: Layout  # of the subjects
     target: pathlib.Path
@@ -109,9 +110,7 @@ def complete(
         )
         options = replace(chosen, overwrite=options.overwrite)
     posterior = load_posterior(workdir, trained, options.sampler, sampling)
-    facts = sampler_facts(options.sampler, trained, sampling, posterior.rho)
-    facts = {"seed": sampling.seed, **facts}
-    job = CompletionJob(trained, posterior, facts, options, found.layout, target)
+    job = CompletionJob(trained, posterior, sampling, options, found.layout, target)
     results = _complete_all(job, found.subjects[part[0] :: part[1]])
     if part[0] == 0:  # the first process reports what no process can complete
         results += [_failed(name, "", why) for name, why in found.problems.items()]
@@ -165,12 +164,21 @@ def _load_subject(job: CompletionJob, subject: Subject) -> LoadedSubject | None:
     check_modalities(trained, subject.name, subject.files)
     if not options.rank_acquisitions:
         fits = job.posterior.fits
-        files = output_files(trained, job.layout, subject, options, job.facts, fits)
+        facts = _sampler_facts(job, subject)
+        files = output_files(trained, job.layout, subject, options, facts, fits)
         preview = _preview_path(job, subject)
         check_preview(preview)
         if all_finished(job.target, files, options.overwrite) and preview.is_file():
             return None
     return LoadedSubject(subject, files, *load_inputs(trained, subject))
+
+
+def _sampler_facts(job: CompletionJob, subject: Subject) -> dict:
+    """The seed, and how the subject's missing modalities are drawn."""
+    missing = np.array([name not in subject.files for name in job.trained.space.modalities])
+    rho = job.posterior.rho
+    facts = sampler_facts(job.options.sampler, job.trained, job.sampling, rho, missing)
+    return {"seed": job.sampling.seed, **facts}
 
 
 def _complete_subject(job: CompletionJob, loading: Future, writer: Executor) -> Future:
