@@ -5,16 +5,26 @@ long against a voxel. Both have posteriors in closed form.
 """
 
 import functools
+import pathlib
+import runpy
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from closed_form import PATTERNS
+from scipy import stats
 
+from ummcsgm.config import build
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.diffusion.bands import largest_deviation
-from ummcsgm.diffusion.loss import DSMInputs, NoiseProposal, Objective, training_losses
+from ummcsgm.diffusion.loss import (
+    DSMInputs,
+    NoiseProposal,
+    Objective,
+    draw_dsm_inputs,
+    training_losses,
+)
 from ummcsgm.diffusion.missingness import mask_inputs
 from ummcsgm.diffusion.preconditioning import ScoreModel, init_params, make_posterior
 from ummcsgm.diffusion.samplers import make_draw
@@ -22,7 +32,10 @@ from ummcsgm.diffusion.sde import VP
 from ummcsgm.inference.predictor import sampler_time_grid
 from ummcsgm.models.mm_csn import MMCSN, in_variance_head
 from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
+from ummcsgm.types import Batch
 from ummcsgm.utils.haar import haar, inverse_haar
+
+BASE = pathlib.Path(__file__).parents[1] / "configs" / "base.py"
 
 LEVELS, GRID, STD = 2, (8, 12), 0.4
 TIMES = np.geomspace(0.004, 1, 15).astype(np.float32)
@@ -141,7 +154,7 @@ def assert_exact_posterior(sde):
     np.testing.assert_allclose(posterior.moments().mean, mean, atol=1e-6)
 
 
-PLAIN = NoiseProposal(0.1, -1.2, 1.4, 0.01, 10.0, 1.0, 10.0)
+PLAIN = NoiseProposal(0.1, -1.2, 1.4, 0.01, 10.0, 0.0, 10.0)
 
 
 def objective_of(levels, weighting=None):
@@ -154,7 +167,7 @@ def questions(levels, seed=0, grid=GRID, missing=PATTERNS, scored=None):
     noise = rng.normal(size=(count, *grid, 4)).astype(np.float32)
     t = rng.uniform(0.02, 1, count).astype(np.float32)
     scored = missing if scored is None else scored
-    return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, np.ones(len(missing), bool))))
+    return DSMInputs(*map(jnp.asarray, (scored, missing, t, noise, np.zeros(len(missing), bool))))
 
 
 def assert_levels_share_a_mean(sde, levels=3):
@@ -172,6 +185,35 @@ def assert_levels_share_a_mean(sde, levels=3):
     np.testing.assert_allclose(together.loss, np.mean([one.loss for one in alone], 0), rtol=1e-5)
     np.testing.assert_array_equal(together.mean_loss, alone[0].mean_loss)
     assert np.ptp([one.loss for one in alone], axis=0).min() > 1e-3
+
+
+def assert_levels_are_those_of_the_config():
+    """The base config's: log-uniform up to so many scales of what is missing in the example, but
+    for the share that is uniform in time. None asks for the mean in place of its noise levels."""
+    config = runpy.run_path(str(BASE))["get_config"]()
+    objective, sde = build.build_objective(config), build.build_sde(config)
+    count, levels = 512, objective.levels_per_question
+    images, present = jnp.zeros((count, 2, 2, 4)), jnp.ones((count, 4), bool)
+    batch = Batch(images, present, jnp.ones(count, bool))
+
+    def scale(missing):
+        return 0.1 * missing.sum(axis=1) ** 2
+
+    inputs = draw_dsm_inputs(
+        jax.random.key(0), objective, sde, batch, jnp.arange(count), count, scale
+    )
+    assert inputs.t.shape == (count * levels,) and not np.any(inputs.mean_query)
+    found = np.asarray(sde.noise_level(inputs.t), np.float64)
+    own = np.repeat(np.asarray(scale(inputs.missing)), levels)
+    span = np.log(config.loss.sigma_max_factor * own / config.loss.sigma_min)
+    rank = np.log(found / config.loss.sigma_min) / span
+    within = rank < 1
+    # Of the uniform times most are at levels that are higher.
+    share = 1 - config.loss.uniform_fraction
+    assert share - 0.02 < within.mean() < share + 0.06, within.mean()
+    for size in range(1, 5):
+        rows = within & np.repeat(np.asarray(inputs.missing.sum(axis=1)) == size, levels)
+        assert stats.kstest(rank[rows], "uniform").statistic < 2 / np.sqrt(rows.sum()), size
 
 
 # A real network.

@@ -106,6 +106,7 @@ REDDENED = {
     "bands": about_mean("assert_bands_are_block_means", sde=False),
     "largest deviation": about_mean("assert_largest_deviation_by_hand", sde=False),
     "Gaussian about its mean": about_mean("assert_exact_posterior"),
+    "levels of the config": about_mean("assert_levels_are_those_of_the_config", sde=False),
     "levels of a question": about_mean("assert_levels_share_a_mean"),
     "parts of the losses": about_mean("assert_losses_move_their_own_parts"),
     "warm's start": about_mean(
@@ -415,6 +416,24 @@ BUGS = {
         "loss.reshape(-1, count).mean(axis=1)",
         "loss.reshape(count, -1).mean(axis=0)",
         "levels of a question",
+    ),
+    "every example asks for the mean in place of its levels": Bug(
+        "config/build.py",
+        "proposal._replace(mean_fraction=0.0)",
+        "proposal._replace(mean_fraction=1.0)",
+        "levels of the config",
+    ),
+    "one scale of levels for all examples": Bug(
+        "diffusion/loss.py",
+        "scales = jnp.repeat(scale(missing), count)",
+        "scales = scale(missing).max()",
+        "levels of the config",
+    ),
+    "the scale of another example": Bug(
+        "diffusion/loss.py",
+        "scales = jnp.repeat(scale(missing), count)",
+        "scales = jnp.tile(scale(missing), count)",
+        "levels of the config",
     ),
     "levels summed": Bug(
         "diffusion/loss.py",

@@ -115,6 +115,7 @@ def test_regression_is_the_part_of_the_network_that_predicts_the_mean(quick_comp
     assert ours.keys() == {"mean_network", "encoder", "residual"}
     shapes = jax.tree.map(lambda leaf: leaf.shape, ours["mean_network"])
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, theirs)
+    assert build.build_objective(config).proposal.mean_fraction == 0  # beside it, not in its place
     objective = build.build_objective(regression_config(config))
     assert objective.proposal.mean_fraction == 1 and objective.levels_per_question == 1
     sizes = [sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (ours, theirs)]

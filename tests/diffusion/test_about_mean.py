@@ -14,6 +14,7 @@ from mean_checks import (
     TIMES,
     KnownMean,
     assert_exact_posterior,
+    assert_levels_are_those_of_the_config,
     assert_levels_share_a_mean,
     assert_losses_move_their_own_parts,
     band_parts,
@@ -140,6 +141,10 @@ def test_about_0_the_output_is_bit_for_bit_the_published_formula(sde):
 
 def test_the_levels_of_a_question_share_one_mean_and_are_averaged():
     assert_levels_share_a_mean(SDES["vp"])
+
+
+def test_the_levels_are_those_that_the_config_names():
+    assert_levels_are_those_of_the_config()
 
 
 def test_the_loss_of_a_band_is_edm_with_its_own_power():

@@ -21,7 +21,7 @@ TABLE = missing_patterns(4, proper=False)
 OBJECTIVE = Objective(
     TABLE,
     pattern_probabilities(TABLE, (0.4, 0.25, 0.2, 0.15)),
-    NoiseProposal(0.2, -1.2, 1.4, 0.01, 10.0, 1.0, 10.0),
+    NoiseProposal(0.2, -1.2, 1.4, 0.01, 10.0, 0.0, 10.0),
     None,
     False,
     1,
