@@ -51,7 +51,8 @@ def store_of(present=True):
 
 def measured(store):
     model = ScoreModel(MeanOf(), SDES["vp"], 1.0, "mean")
-    found = measure_posterior_scales(model, NAMES, store, {})
+    params = {"statistics": {"band_power": jnp.ones((3, 3, 3))}}
+    found = measure_posterior_scales(model, NAMES, store, params)
     assert found.keys() == {"posterior_scales"}
     return found["posterior_scales"]
 

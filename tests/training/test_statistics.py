@@ -31,7 +31,7 @@ OBJECTIVE = Objective(
 
 @pytest.fixture(scope="module")
 def model(make_network):
-    mean = make_network(widths=(32,), blocks=(1,), attention_max_grid=0, remat=(False,))
+    mean = make_network(widths=(8,), blocks=(0,), attention_max_grid=0, remat=(False,))
     return ScoreModel(ResidualMMCSN(mean, (32,), 0), VP(0.1, 20.0), 0.5, "mean")
 
 
@@ -81,7 +81,9 @@ def largest(one, other):
     return max(float(np.max(np.abs(np.subtract(a, b)))) for a, b in pairs)
 
 
-@pytest.mark.parametrize(("count", "accumulate"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("count", "accumulate"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)]
+)
 def test_a_step_is_the_same_however_its_batch_is_divided(make_run, count, accumulate):
     batches = [batch_of(seed) for seed in range(3)]
     whole, numbers = make_run(1)(batches)
@@ -108,6 +110,7 @@ def test_a_run_that_goes_on_from_its_state_is_the_straight_run(make_run):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_statistics_are_the_residuals_whatever_the_optimizer(make_run):
     """Adam would move a parameter whose gradient is small as far as any other."""
     found = [make_run(1, name=name)([batch_of(0)])[0] for name in ("sgd", "adam")]
