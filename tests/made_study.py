@@ -70,7 +70,7 @@ def study_results() -> dict:
             for m, p in indices.items()
             for c in MODALITIES
         ],
-        "structure": [structure_row(m, v) for m in MODALITIES for v in ("raw", "recalibrated")],
+        "structure": [structure_row(m) for m in MODALITIES],
         "lesions": lesions(),
         "two_sample": [two_sample_row(m, m == "t2") for m in MODALITIES],
         "tests": [
@@ -120,9 +120,9 @@ def lesions() -> dict:
     return results | {"least_voxels": 10, "threshold": 1.1, "bright": 1.5, "smoothing": 2.0}
 
 
-def structure_row(modality: str, version: str) -> dict:
+def structure_row(modality: str) -> dict:
     """Known numbers of five bands and two block sizes; no block of 16 counts."""
-    first = (1 + MODALITIES.index(modality)) * (2 if version == "raw" else 3)
+    first = 2 * (1 + MODALITIES.index(modality))
     bands = ("0-0.05", "0.05-0.1", "0.1-0.2", "0.2-0.3", "0.3 up")
     power = [{"band": b} | _three("ratio", (first + n) / 10) for n, b in enumerate(bands)]
     names = ("spread_skill", "coverage", "crps", "crps_over_mae")
@@ -130,8 +130,9 @@ def structure_row(modality: str, version: str) -> dict:
     for block in blocks:
         for n, name in enumerate(names):
             block |= _three(name, (first + n) / 20 if block["subjects"] else None)
-    labels = {"missing": modality, "modality": modality, "version": version}
-    return labels | {"structure": {"power": power, "blocks": blocks}}
+    return {"missing": modality, "modality": modality} | {
+        "structure": {"power": power, "blocks": blocks}
+    }
 
 
 def two_sample_row(modality: str, skipped: bool) -> dict:

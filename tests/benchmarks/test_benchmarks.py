@@ -113,7 +113,7 @@ def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
 
     images = np.zeros((10, 2, 2, 4), np.float32)
     inputs = SubjectInputs("P", np.arange(10), images, np.ones(4, bool))
-    posterior = SubjectPosterior(mean, draws, np.ones(4))
+    posterior = SubjectPosterior(mean, draws)
     for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
         timer, description = sampling.make_timer(posterior, inputs, 2, count, timed)
         total = 5 * max(count, 1)

@@ -14,9 +14,7 @@ from ummcsgm.evaluation.calibration import (
     energy_score,
     law_of_draws,
     rank_histogram,
-    recalibration_factor,
     reliability,
-    respread,
     spread_and_error,
     spread_skill,
     subject_interval,
@@ -307,35 +305,6 @@ def test_moments_are_pooled_over_subjects_before_the_ratio():
     assert spread_and_error(draws, truth).tolist() == [1.0, 4.5]
     moments = np.array([[1.0, 4.0], [3.0, 1.0]])
     assert spread_skill(moments, 3) == pytest.approx((4 / 3 * 4 / 5) ** 0.5)
-
-
-@pytest.mark.parametrize("count", [2, 8])
-@pytest.mark.parametrize("spread", [0.7, 1.5])
-def test_respread_draws_are_calibrated_whatever_their_number(count, spread):
-    draws, mean, truth = _posterior(count, spread)
-    errors = [np.mean((mean - truth) ** 2)]
-    factor = recalibration_factor([spread_and_error(draws, truth)[0]], errors)
-    assert factor == pytest.approx(1 / spread, rel=0.01)
-    mended = respread(draws, mean, factor)
-    assert spread_skill(spread_and_error(mended, truth), count) == pytest.approx(1, abs=0.012)
-    few = respread(_posterior(2, spread, seed=1)[0], _posterior(2, seed=1)[1], factor)
-    truth = _posterior(2, spread, seed=1)[2]
-    assert spread_skill(spread_and_error(few, truth), 2) == pytest.approx(1, abs=0.012)
-
-
-def test_about_the_draws_own_mean_the_factor_is_the_inverse_spread_skill():
-    draws, _, truth = _posterior(4, 0.6)
-    mean = draws.mean(axis=0)
-    factor = 1 / spread_skill(spread_and_error(draws, truth), 4)
-    mended = respread(draws, mean, factor)
-    np.testing.assert_allclose(mended.mean(axis=0), mean, atol=1e-9)
-    assert spread_skill(spread_and_error(mended, truth), 4) == pytest.approx(1)
-
-
-def test_the_factor_is_pooled_over_subjects_and_the_respread_by_hand():
-    assert recalibration_factor([1.0, 3.0], [12.0, 4.0]) == 2.0
-    draws = np.array([[1.0, 10.0], [3.0, 10.0]])
-    assert respread(draws, np.array([2.0, 11.0]), 3.0).tolist() == [[-1, 8], [5, 8]]
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.6])

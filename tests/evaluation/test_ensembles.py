@@ -7,17 +7,17 @@ it by `ratio` times as much: at 1 they are calibrated.
 import csv
 import json
 import re
-import shutil
 import zlib
 
 import numpy as np
 import pytest
 from fake_network import FRACTION, PEAK, FakeNetwork, pick, split_of
+from scipy.stats import t
 from tiny_run import MODALITIES, files_under
 
 from ummcsgm.evaluation import through_plane
 from ummcsgm.evaluation.calibration import rank_histogram
-from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, fit_factors, summaries
+from ummcsgm.evaluation.ensemble import EDGES, _flat_ranks_p, summaries
 from ummcsgm.evaluation.structure import SCORES
 from ummcsgm.reporting.evaluation_report import write_evaluation
 
@@ -67,12 +67,11 @@ def right(world, tmp_path_factory):
     return network.evaluate(folder, split=split_of(world)), folder / "run"
 
 
-def check_numbers(result, version, ratio, factor=1.0):
-    """What follows for normal draws of sd ratio x factor x ERROR about the mean."""
-    wide, k = ratio * factor, 16
-    rows = summaries(result["records"])
+def check_numbers(result, wide):
+    """What follows for normal draws of sd wide x ERROR about the mean."""
+    k, rows = 16, summaries(result["records"])
     for name in MODALITIES:
-        row = pick(rows, missing=name, modality=name, version=version)
+        row = pick(rows, missing=name, modality=name)
         error = GREY**2 * (1 + wide**2 / k)
         skill = np.sqrt((k + 1) / k * (GREY * wide) ** 2 / error)
         away, apart = np.sqrt(1 + wide**2), np.sqrt(2) * wide
@@ -81,6 +80,8 @@ def check_numbers(result, version, ratio, factor=1.0):
         assert row["mse_of_mean"] == pytest.approx(GREY**2, rel=0.1)
         assert row["crps"] == pytest.approx(crps, rel=0.06)
         assert row["spread_skill"] == pytest.approx(skill, rel=0.06)
+        held = 2 * t.cdf(skill * t.ppf(0.95, k - 1), k - 1) - 1
+        assert row["coverage"] == pytest.approx(held, abs=0.02)
         assert row["subjects"] == 2 and row["draws"] == k and row["energy"] is None
         for band in row["structure"]["power"][3:]:  # of many frequencies
             assert band["ratio"] == pytest.approx(wide**2, rel=0.2)
@@ -100,53 +101,38 @@ def check_numbers(result, version, ratio, factor=1.0):
 
 def test_calibrated_draws_are_found_calibrated(right):
     result, _ = right
-    check_numbers(result, "raw", 1)
-    factors = result["facts"]["calibration"]["factors"]
-    assert set(factors) == set(MODALITIES)
-    for factor in factors.values():
-        assert factor == pytest.approx(1, rel=0.05)
+    check_numbers(result, 1)
     rows = result["facts"]["calibration"]["summaries"]
-    assert len(rows) == 8
+    assert len(rows) == 4
     for row in rows:
-        assert row["coverage"] == pytest.approx(0.9, abs=0.02)
         assert row["coverage_of_ranks"] == pytest.approx(0.9, abs=0.02)
-    counts = sum(np.array(r["raw"]["ranks"]) for r in result["records"])
+    counts = sum(np.array(r["ranks"]) for r in result["records"])
     assert len(counts) == 17 and np.ptp(counts / counts.mean()) < 0.35
-    sums = sum(np.array(r["raw"]["reliability"]) for r in result["records"])
+    sums = sum(np.array(r["reliability"]) for r in result["records"])
     assert sums.shape == (len(EDGES) + 1, 3)
     assert sums[:, 1].sum() == pytest.approx(sums[:, 2].sum(), rel=0.06)
     assert sums[:, 0].sum() == 2 * sum(r["voxels"] for r in result["records"])
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2])
-def test_the_factor_undoes_a_wrong_spread(world, tmp_path, ratio):
+def test_a_wrong_spread_is_reported_as_drawn(world, tmp_path, ratio):
+    """Also where validation subjects tell how wrong it is."""
     network = FakeNetwork(world, posterior(lambda address: ratio), **ALL)
-    result = network.evaluate(tmp_path, split=split_of(world))
-    check_numbers(result, "raw", ratio)
-    for name in MODALITIES:
-        factor = result["facts"]["calibration"]["factors"][name]
-        assert factor == pytest.approx(1 / ratio, rel=0.05)
-        requested = {"missing": name, "version": "recalibrated"}
-        row = pick(result["facts"]["calibration"]["summaries"], **requested)
-        assert row["spread_skill"] == pytest.approx(1, abs=0.06)
-        assert row["coverage"] == pytest.approx(0.9, abs=0.025)
+    check_numbers(network.evaluate(tmp_path, split=split_of(world)), ratio)
 
 
-def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
+def test_what_validation_subjects_say_of_draws_is_of_them_alone(world, tmp_path):
     split = split_of(world)
     (inside,) = [zlib.crc32(name.encode()) for name in split["validation"]]
     requested = posterior(lambda address: 0.5 if address == inside else 1)
     network = FakeNetwork(world, requested, **ALL)
     result = network.evaluate(tmp_path, split=split)
-    for factor in result["facts"]["calibration"]["factors"].values():
-        assert factor == pytest.approx(2, rel=0.05)
-    check_numbers(result, "raw", 1)
-    check_numbers(result, "recalibrated", 1, factor=2)
+    check_numbers(result, 1)
     subjects = {address[0] for _, _, addresses in network.calls for address in addresses}
     names = split["test"] + split["validation"]
     assert subjects == {zlib.crc32(name.encode()) for name in names}
     found = json.loads((tmp_path / "run" / "calibration.json").read_text())
-    assert found["factors"] == result["facts"]["calibration"]["factors"]
+    assert found["rho"] == result["facts"]["coherence"]["rho"]
     assert found["subjects"] == split["validation"] and found["sampler"] == "warm"
     assert (found["step"], found["parameters_sha256"]) == (7, "digest")
     assert (found["draws"], found["sampler_steps"]) == (16, 2)
@@ -156,17 +142,16 @@ def test_the_factors_are_those_of_validation_subjects_alone(world, tmp_path):
         assert structure["power"][-1]["ratio"] == pytest.approx(0.25, rel=0.1)
 
 
-def test_without_validation_there_is_no_factor(world, tmp_path):
+def test_without_validation_there_is_no_calibration(world, tmp_path):
     network = FakeNetwork(world, posterior(calibrated))
     earlier = tmp_path / "run" / "calibration.json"  # of another split
     earlier.parent.mkdir()
     earlier.write_text("{}")
     result = network.evaluate(tmp_path)
     assert not earlier.exists()
-    assert result["facts"]["calibration"]["factors"] == {}
-    assert all(r["recalibrated"] is None and r["raw"] for r in result["records"])
+    assert list(result["facts"]["coherence"]) == ["summaries"] and result["records"]
     write_evaluation(result, tmp_path / "out")
-    assert "no validation subject" in (tmp_path / "out" / "calibration.md").read_text()
+    assert "no validation subject" in (tmp_path / "out" / "coherence.md").read_text()
 
 
 def test_one_draw_the_mean_of_draws_and_the_mean_are_scored_on_their_slices(
@@ -216,28 +201,20 @@ def test_several_missing_have_an_energy_score_of_them_together(world, tmp_path):
     assert "energy score" in (tmp_path / "out" / "calibration.md").read_text()
 
 
-def test_parts_with_other_factors_are_computed_again(world, tmp_path):
-    network = FakeNetwork(world, posterior(calibrated), **ALL)
-    network.evaluate(tmp_path, split=split_of(world))
-    shutil.rmtree(tmp_path / "run" / "evaluation" / "parts" / "validation")
-    (inside,) = [zlib.crc32(name.encode()) for name in split_of(world)["validation"]]
-    changed = posterior(lambda address: 0.5 if address == inside else 1)
-    network = FakeNetwork(world, changed, **ALL)
-    check_numbers(network.evaluate(tmp_path), "recalibrated", 1, factor=2)
-
-
 def test_curves_are_of_patterns_with_one_modality_missing(right):
     result, _ = right
-    curves = result["curves"]["ranks"]["raw"]
+    curves = result["curves"]["ranks"]
     assert list(curves) == [*MODALITIES]
     for name, curve in curves.items():
         records = [r for r in result["records"] if r["missing"] == r["modality"] == name]
-        counts = np.sum([r["raw"]["ranks"] for r in records], axis=0)
+        counts = np.sum([r["ranks"] for r in records], axis=0)
         np.testing.assert_allclose(curve["measured"], counts / counts.sum())
         assert np.all(curve["low"] <= curve["high"])
-    for name, curve in result["curves"]["reliability"]["recalibrated"].items():
-        assert name in MODALITIES and len(curve["expected"]) == len(curve["measured"]) > 0
-    assert result["curves"]["reliability"]["predicted"] == {}
+    curves = result["curves"]["reliability"]
+    assert list(curves) == [*MODALITIES]
+    for curve in curves.values():
+        assert len(curve["expected"]) == len(curve["measured"]) > 0
+    assert result["curves"]["predicted"] == {}
 
 
 @pytest.mark.parametrize("change", [{"sampler_steps": 3}, {"draw_slices": 3}])
@@ -247,7 +224,7 @@ def test_draws_with_other_options_are_computed_again(world, tmp_path, change):
     changes = ALL | {f"evaluate__{key}": value for key, value in change.items()}
     network = FakeNetwork(world, lambda sampler, images, *rest: images, **changes)
     records = network.evaluate(tmp_path)["records"]
-    assert records and all(record["raw"]["variance"] == 0 for record in records)
+    assert records and all(record["variance"] == 0 for record in records)
 
 
 def test_files_hold_the_numbers_and_the_pictures(right, tmp_path):
@@ -256,44 +233,38 @@ def test_files_hold_the_numbers_and_the_pictures(right, tmp_path):
     write_evaluation(result, folder)
     with (folder / "calibration.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 * 2 * 4
+    assert len(lines) == 2 * 4
     for line in lines:
         requested = {"subject": line["subject"], "modality": line["modality"]}
-        found = pick(result["records"], **requested)[line["version"]]
+        found = pick(result["records"], **requested)
         assert float(line["crps"]) == found["crps"]
         assert float(line["coverage"]) == found["coverage"]
     page = re.sub(" +", " ", (folder / "calibration.md").read_text())
     for name in MODALITIES:
-        factor = result["facts"]["calibration"]["factors"][name]
-        assert f"## {name}\n\nFactor on the spread: {factor:.3f}, of 1 val" in page
-        for version in ("raw", "recalibrated"):
-            requested = {"modality": name, "version": version}
-            row = pick(result["facts"]["calibration"]["summaries"], **requested)
-            assert (
-                f"| {name} | {version} | {row['crps']:.3f} | {row['mae_of_mean']:.3f} "
-                f"| {row['spread_skill']:.3f} (" in page
-            )
-            assert f"{row['law'][0][1]:.2f} / {row['law'][0][2]:.2f}" in page
+        row = pick(result["facts"]["calibration"]["summaries"], modality=name)
+        assert (
+            f"| {name} | {row['crps']:.3f} | {row['mae_of_mean']:.3f} "
+            f"| {row['spread_skill']:.3f} (" in page
+        )
+        assert f"{row['law'][0][1]:.2f} / {row['law'][0][2]:.2f}" in page
     content = json.loads((folder / "metrics.json").read_text())
-    assert content["facts"]["calibration"]["factors"]
+    assert len(content["facts"]["calibration"]["summaries"]) == 4
     with (folder / "structure.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == 2 * 4 * (5 + 4 * 5)
+    assert len(lines) == 4 * (5 + 4 * 5)
     for row in result["facts"]["calibration"]["summaries"]:
-        labels = {key: row[key] for key in ("modality", "version")}
         band, block = row["structure"]["power"][3], row["structure"]["blocks"][1]
         for values, score, scale in ((band, "ratio", "0.2-0.3"), (block, "spread_skill", "2")):
             part = "power" if values is band else "blocks"
-            line = pick(lines, **labels, score=f"{part}_{score}", scale=scale)
+            requested = {"modality": row["modality"], "score": f"{part}_{score}"}
+            line = pick(lines, **requested, scale=scale)
             assert float(line["value"]) == values[score] and line["subjects"] == "2"
             assert float(line["low"]) == values[f"{score}_low"]
             assert f"{values[score]:.2f} ({values[f'{score}_low']:.2f} to" in page
     assert "## Structure of the draws" in page
     files = files_under(folder)
-    for name in ("ranks", "reliability"):
-        for end in ("", "_recalibrated"):
-            assert files[f"{name}{end}.png"].startswith(PNG)
-    assert files["uncertainty.png"].startswith(PNG) and files["structure.png"].startswith(PNG)
+    for name in ("ranks", "reliability", "uncertainty", "structure"):
+        assert files[f"{name}.png"].startswith(PNG)
 
 
 def test_a_predicted_variance_is_set_beside_the_error_of_the_mean(world, tmp_path):
@@ -355,20 +326,6 @@ def test_pictures_are_of_one_slice_with_its_draws(world, tmp_path):
         assert not kinds["sd"][~tissue].any()
 
 
-def test_a_factor_is_of_single_questions_and_of_spreads_that_there_are():
-    entry = {"modality": "t1", "mse_of_mean": 4.0}
-    records = [entry | {"missing": "t1", "raw": {"variance": 1.0}}]
-    records += [entry | {"missing": "t1+t2", "raw": {"variance": 100.0}}]
-    alone = {"factor": 2.0, "subjects": 1, "low": None, "high": None}
-    assert fit_factors(records) == {"t1": alone}
-    flat = entry | {"missing": "t1", "raw": {"variance": 0.0}}
-    assert fit_factors([*records, flat]) == {} and fit_factors([]) == {}
-    more = entry | {"missing": "t1", "raw": {"variance": 7.0}}
-    fit = fit_factors([*records, more])["t1"]
-    assert (fit["factor"], fit["subjects"]) == (1.0, 2)
-    assert fit["low"] == pytest.approx(np.sqrt(4 / 7)) and fit["high"] == 2.0
-
-
 def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
     law, power = [[1, 2.0, 2.0]], {"draws": [1.0] * 5, "truth": [2.0] * 5}
     block = {"size": 1, "blocks": 0} | dict.fromkeys(SCORES)
@@ -381,9 +338,9 @@ def test_an_unlike_pair_is_pooled_over_subjects_before_the_ratio():
             "draws": 2,
             "mae_of_mean": 1.0,
             "mse_of_mean": 2.0,
-            "raw": numbers | {"variance": variance, "error": error, "energy": None, "law": law},
-            "recalibrated": None,
         }
+        | numbers
+        | {"variance": variance, "error": error, "energy": None, "law": law}
         for variance, error in ((1.0, 1.0), (5.0, 11.0))
     ]
     (row,) = summaries(records)

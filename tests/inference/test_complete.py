@@ -278,7 +278,6 @@ def test_the_sidecar_says_what_it_is_and_how_it_came_about(stand_in, tmp_path):
         "rho": 0.0,
         "kind": "draw-02",
         "draws": 2,
-        "recalibration": None,
         "seed": 0,
         "versions": versions(),
     }
@@ -292,10 +291,7 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
     folder = write_subjects(tmp_path / "in", ("P1",))
 
     def calibrate(rho):
-        saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-        saved |= {"code_sha256": code_digest()}
-        saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_factor": 5.0}
-        saved |= {"fits": {}, "rho": rho}
+        saved = {"parameters_sha256": "abc", "code_sha256": code_digest(), "rho": rho}
         atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
 
     calibrate(0.625)
@@ -307,7 +303,7 @@ def test_slices_go_together_as_calibrated_and_the_sidecar_tells(stand_in, tmp_pa
         assert json.loads(about.read_text())["rho"] == 0.625
     for name in ("out/HGG/P1/P1_t1ce_mean.json", "mean/HGG/P1/P1_t1ce.json"):
         saved = json.loads((tmp_path / name).read_text())
-        assert "rho" not in saved and saved["recalibration"] is None
+        assert "rho" not in saved
         assert (saved["sampler"], saved["evaluations"], saved["draws"]) == ("mean", 1, 0)
     calibrate(0.5)
     assert make(folder, tmp_path / "mean", "t1c")
@@ -917,77 +913,10 @@ def test_the_mean_of_the_network_is_written_for_every_token(study, tmp_path):
         assert not values[~brain()].any()
 
 
-def fitted(folder, **changes):
-    """A workdir whose draws of t1c were found to spread half as far as they should."""
-    saved = {"parameters_sha256": "abc", "sampler": "warm", "sampler_steps": 2}
-    saved |= {"code_sha256": code_digest()}
-    saved |= {"time_grid": "log_uniform", "sigma_min": 0.01, "warm_start_factor": 5.0}
-    fit = {"factor": 2.0, "subjects": 5, "low": 1.5, "high": 2.5}
-    saved |= {"fits": {"t1c": fit}, "rho": 0.0} | changes
-    (folder / "run").mkdir()
-    (folder / "run" / "calibration.json").write_text(json.dumps(saved))
-    return fit
-
-
-def spread_of(folder, name):
-    """The sd of the draws and the first of them, in steps of 1 / 64 of the mean."""
-    unit = SCALES[name] * gain_of("P1", ("t1c", "t2")) / 64
-    level = LEVELS[MODALITIES.index(name)] * 64
-    token = TOKENS[name]
-    found = [
-        read(folder / f"out/HGG/P1/P1_{token}_{kind}.nii.gz")[0].max() / unit
-        for kind in ("sd", "draw-02")
-    ]
-    return found[0], found[1] - level
-
-
-def test_draws_are_respread_by_the_factor_that_validation_subjects_gave(stand_in, tmp_path):
-    """Draws differ from the mean by 0, 1, 2 and 3 steps, whose sd is 1.29 steps."""
-    fit = fitted(tmp_path)
-    folder = write_subjects(tmp_path / "in", ("P1",))
-    make(folder, tmp_path / "out", "t1c", "t2", draws=4, sampler="warm")
-    sd = np.arange(4).std(ddof=1)
-    assert spread_of(tmp_path, "t1c") == pytest.approx((2 * sd, 2), abs=0.1)
-    assert spread_of(tmp_path, "t2") == pytest.approx((sd, 1), abs=0.1)
-    saved = [
-        json.loads((tmp_path / f"out/HGG/P1/P1_{token}_q95.json").read_text())
-        for token in ("t1ce", "t2")
-    ]
-    assert [one["recalibration"] for one in saved] == [fit, None]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"parameters_sha256": "abd"},
-        {"code_sha256": "abd"},
-        {"sampler": "ddim"},
-        {"sampler_steps": 3},
-    ],
-)
-def test_a_factor_of_other_draws_is_not_used(stand_in, tmp_path, other):
-    fitted(tmp_path, **other)
-    folder = write_subjects(tmp_path / "in", ("P1",))
-    make(folder, tmp_path / "out", "t1c", "t2", draws=4, sampler="warm")
-    sd = np.arange(4).std(ddof=1)
-    assert spread_of(tmp_path, "t1c") == pytest.approx((sd, 1), abs=0.1)
-    about = json.loads((tmp_path / "out/HGG/P1/P1_t1ce_sd.json").read_text())
-    assert about["recalibration"] is None
-
-
-def test_an_output_made_before_the_factor_was_fitted_is_refused(stand_in, tmp_path, capsys):
-    folder = write_subjects(tmp_path / "in", ("P1",))
-    make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
-    fitted(tmp_path)
-    said = failure(capsys, folder, tmp_path / "out", "t1c", draws=4, sampler="warm")
-    assert "another recalibration" in said and "--overwrite" in said
-
-
-@pytest.mark.parametrize(
-    "damage", [{"fits": None}, {"fits": {"t1c": {}}}, {"rho": None}, {"rho": 1.5}]
-)
-def test_a_damaged_calibration_is_reported(stand_in, tmp_path, damage):
-    fitted(tmp_path, **damage)
+@pytest.mark.parametrize("rho", [None, 1.5])
+def test_a_damaged_calibration_is_reported(stand_in, tmp_path, rho):
+    saved = {"parameters_sha256": "abc", "code_sha256": code_digest(), "rho": rho}
+    atomic_io.write_atomic(tmp_path / "run" / "calibration.json", json.dumps(saved))
     folder = write_subjects(tmp_path / "in", ("P1",))
     with pytest.raises(InputError, match=r"calibration.json is damaged"):
         make(folder, tmp_path / "out", "t1c", draws=4, sampler="warm")

@@ -21,11 +21,10 @@ from ummcsgm.diffusion.samplers import address_keys, algorithm1, make_noise, sam
 from ummcsgm.diffusion.time_grids import log_uniform_times, noise_level_at
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import (
-    Calibration,
     load_trained_model,
     make_mean_predictor,
     make_sampler,
-    read_calibration,
+    read_rho,
     regroup,
     run_in_microbatches,
     sampler_facts,
@@ -487,54 +486,37 @@ def test_batches_of_any_length_are_regrouped_as_soon_as_a_group_is_whole(lengths
     assert index + 1 == 12 // size
 
 
-# Calibration.
+# The correlation of neighbouring slices.
 
 MODEL = types.SimpleNamespace(digest="abc")
-DRAWS = {
-    "sampler_steps": 12,
-    "time_grid": "log_uniform",
-    "sigma_min": 0.01,
-    "warm_start_factor": 5.0,
-}
-FITS = {"t1c": {"factor": 1.25, "subjects": 5, "low": 1.1, "high": 1.4}}
-SAVED = {"parameters_sha256": "abc", "code_sha256": code_digest(), "sampler": "warm"}
-SAVED |= {"fits": FITS, "rho": 0.625} | DRAWS
+SAVED = {"parameters_sha256": "abc", "code_sha256": code_digest(), "rho": 0.625}
 
 
-def read(folder, **changes):
+def read(folder, sampler="warm", **changes):
     (folder / "calibration.json").write_text(json.dumps(SAVED | changes))
-    return read_calibration(folder, MODEL, "warm", types.SimpleNamespace(**DRAWS))
+    return read_rho(folder, MODEL, sampler)
 
 
-def test_factors_are_of_these_parameters_and_draws_and_rho_of_these_parameters(tmp_path, capsys):
-    nothing = Calibration({}, 0.0)
-    options = types.SimpleNamespace(**DRAWS)
-    assert read_calibration(tmp_path, MODEL, "warm", options) == nothing
-    assert read(tmp_path) == Calibration(FITS, 0.625)
+def test_rho_is_of_these_parameters_and_this_code(tmp_path, capsys):
+    assert read_rho(tmp_path, MODEL, "warm") == 0
+    assert read(tmp_path) == read(tmp_path, "ddim") == 0.625
     assert capsys.readouterr().out == ""
-    assert read(tmp_path, parameters_sha256="abd") == nothing
-    assert "another checkpoint" in capsys.readouterr().out
-    assert read(tmp_path, code_sha256="abd") == nothing
+    assert read(tmp_path, parameters_sha256="abd") == 0
+    assert "is of another checkpoint; --mode" in capsys.readouterr().out
+    assert read(tmp_path, code_sha256="abd") == 0
     assert "is of another version of the code; --mode" in capsys.readouterr().out
-    assert read(tmp_path, sampler="ddim") == Calibration({}, 0.625)
-    for name, value in {"sampler_steps": 13, "sigma_min": 0.05, "warm_start_factor": 1.0}.items():
-        capsys.readouterr()
-        assert read(tmp_path, **{name: value}) == Calibration({}, 0.625)
-        assert "not recalibrated" in capsys.readouterr().out
+    assert read(tmp_path, "mean", parameters_sha256="abd") == 0
+    assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *({"rho": rho} for rho in (1.5, "much", None, float("nan"))),
-        *({"fits": fits} for fits in (None, [1], {"t1c": 2.0}, {"t1c": {}})),
-        *(
-            {"fits": {"t1c": {"factor": factor}}}
-            for factor in ("wide", float("nan"), float("inf"), 0.0, -1.0)
-        ),
-        {"sampler_steps": None, "fits": 3},
-    ],
-)
-def test_a_damaged_calibration_is_refused_by_the_name_of_its_file(tmp_path, damage):
+@pytest.mark.parametrize("rho", [1.5, "much", None, float("nan"), [1]])
+def test_a_damaged_calibration_is_refused_by_the_name_of_its_file(tmp_path, rho):
     with pytest.raises(InputError, match=r"calibration.json is damaged: --mode eval"):
-        read(tmp_path, **damage)
+        read(tmp_path, rho=rho)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", "3"])
+def test_a_calibration_that_is_none_is_refused(tmp_path, text):
+    (tmp_path / "calibration.json").write_text(text)
+    with pytest.raises(InputError, match=r"calibration.json is damaged: --mode eval"):
+        read_rho(tmp_path, MODEL, "warm")

@@ -35,7 +35,6 @@ def test_memory_does_not_grow_with_the_number_of_draws():
         lambda images, missing, addresses, estimate: (
             estimate.mean + address[0, 2] for address in addresses
         ),
-        np.ones(4),
     )
 
     def peak(draws):

@@ -74,7 +74,7 @@ def test_reliability_is_of_roots_with_the_diagonal_and_no_root_below_0(drawn):
 
 
 def test_structure_is_a_curve_of_bands_and_one_of_blocks_about_1(drawn):
-    structures = {name: structure_row(name, "raw")["structure"] for name in ("t1", "t2")}
+    structures = {name: structure_row(name)["structure"] for name in ("t1", "t2")}
     write_structure("unused", structures)
     power, skill = drawn[0].axes
     line, _, (bars,) = power.containers[0].lines

@@ -119,7 +119,7 @@ def make_posterior(
     """The mean predictor and the sampler, as in `complete`."""
     mean = make_mean_predictor(trained, scoring)
     draws = make_sampler(trained, sampler, scoring)
-    return SubjectPosterior(mean, draws, np.ones(len(trained.space.modalities)))
+    return SubjectPosterior(mean, draws)
 
 
 def draw_all(

@@ -191,21 +191,6 @@ def spread_skill(moments: Array, count: int) -> Array:
     return np.sqrt((count + 1) / count * means[..., 0] / means[..., 1])
 
 
-def recalibration_factor(variances: Array, errors: Array) -> float:
-    """sqrt(E / V): the factor for `respread` that makes the spread-skill ratio 1.
-
-    [S] mean variances of the draws, and [S] mean squared errors of the mean that they
-    are respread about, by subject. It holds for any K if that is the network's own
-    mean. For the mean of the K draws the factor is 1 / `spread_skill`, for that K only.
-    """
-    return float(np.sqrt(np.mean(errors) / np.mean(variances)))
-
-
-def respread(draws: Array, mean: Array, factor: float) -> Array:
-    """[K, ...]: mean + factor (draw - mean). Not clipped: it may fall below 0."""
-    return mean + factor * (np.asarray(draws) - mean)
-
-
 def law_of_draws(draws: Array, mean: Array, truth: Array) -> Array:
     """[n, 3] rows (k, MSE_k, E + V / k) for means of k = 1, 2, 4, ... up to K draws.
 

@@ -1,4 +1,4 @@
-"""K draws of a missing modality: are they calibrated, and what recalibrates them.
+"""K draws of a missing modality: are they calibrated.
 
 All numbers are of the brain's voxels on the network's grid, in grey levels as those of
 the table but not clipped: the laws of means and variances hold as they are.
@@ -20,10 +20,8 @@ from ummcsgm.evaluation.calibration import (
     energy_score,
     law_of_draws,
     rank_histogram,
-    recalibration_factor,
     reliability,
     reliability_of,
-    respread,
     spread_and_error,
     spread_skill,
     uniformity,
@@ -38,8 +36,8 @@ from ummcsgm.types import Array, Estimate, InputError, Missing
 
 SAMPLER = "warm"
 EDGES = np.geomspace(0.5, 32, 13) ** 2  # variances: one for all, so that sums add up
-VERSIONS = ("raw", "recalibrated")
-SCALARS = ("crps", "variance", "error", "coverage", "coverage_of_ranks", "energy")
+SCALARS = ("mae_of_mean", "mse_of_mean", "crps", "variance", "error")
+SCALARS += ("coverage", "coverage_of_ranks", "energy")
 SHOWN_DRAWS = 3  # in a picture
 PATTERN = ("missing", "modality")  # the columns that a summary is of
 CURVE = ("expected", "measured", "low", "high")
@@ -52,7 +50,6 @@ def measure_draws(
     estimate: Estimate,
     sample: Callable,
     options: EvaluationOptions,
-    factors: dict[str, float],
 ) -> tuple[Array, Array, list[dict]]:
     """(first draw, mean of the draws, each [Q, S, H, W, M], records).
 
@@ -61,7 +58,6 @@ def measure_draws(
     numbers of `score_draws`, and where one modality is scored those of `score_lesions`.
     """
     modalities, slices = evaluated.modalities, evaluated.slices(z)
-    by_channel = {modalities.index(name): factor for name, factor in factors.items()}
     first, average = estimate.mean.copy(), estimate.mean.copy()
     records = []
     labels = evaluated.labels | {"slices": len(z), "method": SAMPLER, "draws": options.draws}
@@ -70,7 +66,7 @@ def measure_draws(
         draws = draw(sample, slices, missing, known, options.draws)
         first[pattern], average[pattern] = draws[0], np.mean(draws, axis=0)
         scored = evaluated.scored[pattern]
-        scores = score_draws(slices, scored, known, draws, by_channel, options)
+        scores = score_draws(slices, scored, known, draws, options)
         for channel, numbers in scores.items():
             names = {"missing": evaluated.pattern_name(missing), "modality": modalities[channel]}
             records.append(labels | names | numbers)
@@ -111,16 +107,14 @@ def score_draws(
     scored: Missing,
     estimate: Estimate,
     draws: Array,
-    factors: dict[int, float],
     options: EvaluationOptions,
 ) -> dict[int, dict]:
     """By channel of `scored` [M], the numbers of the draws [K, S, H, W, M] of one pattern.
 
     `mae_of_mean` (the CRPS of the mean) and `mse_of_mean` are those of the network's
-    `estimate` [S, H, W, M]; `predicted` is of its variance, or None; `raw` is of the
-    draws, and `recalibrated` of the draws respread about the estimate with the channel's
-    factor, or None where it has none. `energy` is of all scored channels together; `structure`
-    is `measure_structure` of each.
+    `estimate` [S, H, W, M]; `predicted` is of its variance, or None; the others are of the
+    draws. `energy` is of all scored channels together, None of one; `structure` is
+    `measure_structure` of each.
     """
     channels = np.flatnonzero(scored)
     grey = slices.grey[channels]
@@ -130,30 +124,23 @@ def score_draws(
     means = (estimate.mean[..., channels] * grey)[brain].astype(np.float64)
     draws = draws.reshape(len(draws), -1, len(channels))
     truth, means = (v.reshape(-1, len(channels)) for v in (voxels, means))
-    versions = {"raw": draws}
-    if all(channel in factors for channel in channels):
-        several = np.array([factors[channel] for channel in channels])
-        versions["recalibrated"] = respread(draws, means, several)
-    energy = dict.fromkeys(versions)
-    if len(channels) > 1:
-        energy = {k: float(np.mean(energy_score(v, truth))) for k, v in versions.items()}
+    energy = float(np.mean(energy_score(draws, truth))) if len(channels) > 1 else None
     scores = {}
     for column, channel in enumerate(channels):
         address = [options.seed, zlib.crc32(slices.name.encode()), int(channel), *channels]
+        generator = np.random.default_rng(address)
+        arrays = draws[..., column], means[:, column], truth[:, column]
         error = means[:, column] - truth[:, column]
+        images = (_put_back(values, slices.brain) for values in arrays)
         scores[int(channel)] = {
             "voxels": len(error),
             "mae_of_mean": float(np.mean(np.abs(error))),
             "mse_of_mean": float(np.mean(np.square(error))),
             "predicted": _predicted(slices, estimate, int(channel), error),
-        } | dict.fromkeys(VERSIONS)
-        for version, values in versions.items():
-            generator = np.random.default_rng(address)
-            arrays = values[..., column], means[:, column], truth[:, column]
-            numbers = _numbers(generator, *arrays) | {"energy": energy[version]}
-            images = (_put_back(voxels, slices.brain) for voxels in arrays)
-            numbers["structure"] = measure_structure(*images, slices.brain, options.block_sizes)
-            scores[int(channel)][version] = numbers
+            **_numbers(generator, *arrays),
+            "energy": energy,
+            "structure": measure_structure(*images, slices.brain, options.block_sizes),
+        }
     return scores
 
 
@@ -220,34 +207,8 @@ def stack_pictures(pictures: dict[int, dict], modalities: int) -> dict[str, Arra
     return stacked
 
 
-def fit_factors(records: list[dict]) -> dict[str, dict]:
-    """By modality, the factor on the spread of draws that calibrates it.
-
-    From the records in which that modality alone is missing: `factor`, number of
-    `subjects`, and `low` and `high`, the central LEVEL of a bootstrap over subjects, None
-    for one subject. No factor where a subject's draws are all alike.
-    """
-    fits = {}
-    for (missing, modality), group in group_rows(records, PATTERN).items():
-        pairs = [(r["raw"]["variance"], r["mse_of_mean"]) for r in group]
-        if missing == modality and min(pairs)[0] > 0:
-            fits[modality] = _fit_factor(np.array(pairs))
-    return fits
-
-
-def _fit_factor(pairs: Array) -> dict:
-    def factor(pairs: Array) -> float:
-        return recalibration_factor(pairs[:, 0], pairs[:, 1])
-
-    fit = {"factor": factor(pairs), "subjects": len(pairs), "low": None, "high": None}
-    if len(pairs) > 1:
-        low, high = bootstrap_interval(factor, pairs)
-        fit |= {"low": float(low), "high": float(high)}
-    return fit
-
-
 def summaries(records: list[dict]) -> list[dict]:
-    """A row for each (missing, modality, version): means over subjects, and their ratio.
+    """A row for each (missing, modality): means over subjects, and their ratio.
 
     `structure` is `summarise_structure`; `law` has rows (k, MSE_k, E + V / k).
     `spread_skill_low`, `spread_skill_high`, `coverage_low` and `coverage_high` are the ends
@@ -256,35 +217,28 @@ def summaries(records: list[dict]) -> list[dict]:
     """
     rows = []
     for (missing, modality), group in group_rows(records, PATTERN).items():
-        for version in VERSIONS:
-            numbers = [r[version] for r in group if r[version] is not None]
-            if not numbers:
-                continue
-            count = group[0]["draws"]
-            moments = np.array([[n["variance"], n["error"]] for n in numbers])
-            skill = bootstrap_interval(lambda v, k=count: np.array(ratio_of(v, k)), moments)
-            covered = np.array([n["coverage"] for n in numbers])
-            coverage_ends = bootstrap_interval(lambda v: np.mean(v, axis=0), covered)
-            rows.append(
-                {
-                    "missing": missing,
-                    "modality": modality,
-                    "version": version,
-                    "subjects": len(numbers),
-                    "draws": count,
-                    "mae_of_mean": float(np.mean([r["mae_of_mean"] for r in group])),
-                    "mse_of_mean": float(np.mean([r["mse_of_mean"] for r in group])),
-                    "spread_skill": ratio_of(moments, count),
-                    "spread_skill_low": float(skill[0]),
-                    "spread_skill_high": float(skill[1]),
-                    "law": np.mean([n["law"] for n in numbers], axis=0).tolist(),
-                    "structure": summarise_structure([n["structure"] for n in numbers], count),
-                }
-                | {name: _average([n[name] for n in numbers]) for name in SCALARS}
-                | {"coverage_low": float(coverage_ends[0])}
-                | {"coverage_high": float(coverage_ends[1])}
-                | {"flat_ranks_p": _flat_ranks_p(np.array([n["ranks"] for n in numbers]))}
-            )
+        count = group[0]["draws"]
+        moments = np.array([[r["variance"], r["error"]] for r in group])
+        skill = bootstrap_interval(lambda v, k=count: np.array(ratio_of(v, k)), moments)
+        covered = np.array([r["coverage"] for r in group])
+        coverage_ends = bootstrap_interval(lambda v: np.mean(v, axis=0), covered)
+        rows.append(
+            {
+                "missing": missing,
+                "modality": modality,
+                "subjects": len(group),
+                "draws": count,
+                "spread_skill": ratio_of(moments, count),
+                "spread_skill_low": float(skill[0]),
+                "spread_skill_high": float(skill[1]),
+                **{name: _average([r[name] for r in group]) for name in SCALARS},
+                "coverage_low": float(coverage_ends[0]),
+                "coverage_high": float(coverage_ends[1]),
+                "law": np.mean([r["law"] for r in group], axis=0).tolist(),
+                "structure": summarise_structure([r["structure"] for r in group], count),
+                "flat_ranks_p": _flat_ranks_p(np.array([r["ranks"] for r in group])),
+            }
+        )
     return rows
 
 
@@ -311,25 +265,22 @@ def predictions(records: list[dict]) -> list[dict]:
 
 
 def calibration_curves(records: list[dict], modalities: Sequence[str]) -> dict[str, dict]:
-    """`reliability` and `ranks` of the draws: by version, then by modality, a curve.
+    """`reliability` and `ranks` of the draws, and `predicted`, the reliability of the variance
+    that the network predicts, where it does: by modality, a curve.
 
     Of the records with that modality alone missing. A curve has arrays `expected`,
-    `measured`, and `low` and `high` of `bootstrap_interval`. `reliability` also has the
-    version `predicted`, of the variance that the network predicts.
+    `measured`, and `low` and `high` of `bootstrap_interval`.
     """
-    single = {m: [r for r in records if r["missing"] == r["modality"] == m] for m in modalities}
-    curves: dict[str, dict] = {"reliability": {}, "ranks": {}}
-    for version in (*VERSIONS, "predicted"):
-        groups = {m: [r for r in group if r[version] is not None] for m, group in single.items()}
-        groups = {m: group for m, group in groups.items() if group}
-        curves["reliability"][version] = {
-            m: _reliability_curve([r[version]["reliability"] for r in group])
-            for m, group in groups.items()
-        }
-        if version in VERSIONS:
-            curves["ranks"][version] = {
-                m: _rank_curve([r[version]["ranks"] for r in group]) for m, group in groups.items()
-            }
+    curves: dict[str, dict] = {"reliability": {}, "ranks": {}, "predicted": {}}
+    for name in modalities:
+        group = [r for r in records if r["missing"] == r["modality"] == name]
+        if not group:
+            continue
+        curves["reliability"][name] = _reliability_curve([r["reliability"] for r in group])
+        curves["ranks"][name] = _rank_curve([r["ranks"] for r in group])
+        predicted = [r["predicted"]["reliability"] for r in group if r["predicted"]]
+        if predicted:
+            curves["predicted"][name] = _reliability_curve(predicted)
     return curves
 
 

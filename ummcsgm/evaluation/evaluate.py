@@ -13,17 +13,16 @@ subjects    subjects.csv: dicts of subject, group, method, missing, modality, sl
             psnr, ssim_global, ssim_wang, mae. Also crps (None where not measured),
             which study/subjects.csv has and this file has not
 records     calibration.csv: dicts of subject, group, method, draws, slices, missing,
-            modality, voxels, mae_of_mean, mse_of_mean; `raw` and `recalibrated`, each
-            the numbers of those draws, `structure` among them, or None, and `predicted`
-            or None
+            modality, voxels, mae_of_mean, mse_of_mean, and the other numbers of
+            `ensemble.score_draws` and `lesions.score_lesions`, of which files have some
 lesions     lesions.csv: dicts of subject, group, modality, region, slice, voxels, pattern
             (of a phantom, else None), image, mean, p90, enhancement (or None)
-curves      `ensemble.calibration_curves`: {"reliability" | "ranks": {version:
-            {modality: {"expected", "measured", "low", "high": arrays}}}}
+curves      `ensemble.calibration_curves`: {"reliability" | "ranks" | "predicted":
+            {modality: {"expected", "measured", "low", "high": arrays}}}
 facts       metrics.json: step, profile, profile_hash, test_subjects, evaluations, few,
             questions, scored; `algorithm1` and `warm` (subjects, slices, psnr and
-            psnr_of_mean by modality); `calibration` (draws, factors, fits, summaries,
-            predicted: with the ends of their intervals; a summary's `structure` is
+            psnr_of_mean by modality); `calibration` (draws, summaries, predicted: with the
+            ends of their intervals; a summary's `structure` is
             `structure.summarise_structure`); `lesions` (`lesions.lesion_results`);
             `two_sample` (the rows of `two_sample.compare_modalities`); `coherence`
             (of the fit: rho, lag_one, draws; summaries)
@@ -191,18 +190,18 @@ def evaluate(
     """(`evaluation_results`, the results by part and subject) of the test subjects.
 
     `specs` are those of test and validation, see `build_specs`; `methods` are the mm-CSN,
-    the two ridge floors, and others. Factors and rho are fitted on the validation
+    the two ridge floors, and others. The rho of draws is fitted on the validation
     subjects, see `calibrate`. A method's part has its name, the slabs' is "slab"; `more`
     are other parts, by name, that are computed of the subjects as they are read.
     """
     spec, validation = specs
     mm_csn, parts = methods[0], workdir / "evaluation" / "parts"
-    fits, coherence = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
-    method_parts = {method.name: method_part(spec, method, _factors(fits)) for method in methods}
+    coherence = calibrate(parts / "validation", workdir / CALIBRATION, validation, mm_csn)
+    method_parts = {method.name: method_part(spec, method) for method in methods}
     rhos = [*dict.fromkeys((0.0, _rho(coherence)))]
     method_parts["slab"] = slab_part(parts / "slabs", spec, mm_csn, rhos)
     results = evaluate_subjects(spec, method_parts | more)
-    evaluation = evaluation_results(spec, mm_csn, fits, coherence, results)
+    evaluation = evaluation_results(spec, mm_csn, coherence, results)
     lacking = skipped_line(evaluation["facts"]["lesions"])
     if lacking and processes.is_main():
         print(lacking, flush=True)
@@ -286,22 +285,17 @@ def _save(path: pathlib.Path, key: str, result: SubjectResult) -> None:
 # One subject, one method.
 
 
-def method_part(spec: EvaluationSpec, method: TrainedMethod, factors: dict[str, float]) -> Part:
-    """The scores of a method; of one that draws, those of its draws, which `factors` by
-    modality recalibrate."""
-    key = spec.key(method) + ([factors] if method.make_sampler else [])
+def method_part(spec: EvaluationSpec, method: TrainedMethod) -> Part:
+    """The scores of a method; of one that draws, also those of its draws."""
     keys = {}
     for subject in spec.subjects:
         share = spec.share(subject.name)
-        keys[subject.name] = [*key, share, spec.gallery_slices if share.shown else 0]
-    return Part(method.folder, keys, functools.partial(evaluate_method, spec, method, factors))
+        keys[subject.name] = [*spec.key(method), share, spec.gallery_slices if share.shown else 0]
+    return Part(method.folder, keys, functools.partial(evaluate_method, spec, method))
 
 
 def evaluate_method(
-    spec: EvaluationSpec,
-    method: TrainedMethod,
-    factors: dict[str, float],
-    evaluated: EvaluatedSubject,
+    spec: EvaluationSpec, method: TrainedMethod, evaluated: EvaluatedSubject
 ) -> SubjectResult:
     """One method's scores, records and images of one subject.
 
@@ -324,9 +318,7 @@ def evaluate_method(
     known = _on(drawn, evaluated, estimate)
     if method.make_sampler and share.draws:
         sample = method.make_sampler(SAMPLER)
-        first, average, records = ensemble.measure_draws(
-            evaluated, drawn, known, sample, options, factors
-        )
+        first, average, records = ensemble.measure_draws(evaluated, drawn, known, sample, options)
         predictions["mean_of_draw_slices"] = drawn, known.mean
         predictions |= {SAMPLER: (drawn, first), "warm_mean": (drawn, average)}
         if share.shown and len(drawn):
@@ -335,7 +327,7 @@ def evaluate_method(
             pictures = ensemble.draws_pictures(evaluated, shown, there, sample, options.draws)
         if options.two_sample_steps:
             arrays["two_sample"] = two_sample.keep_slices(evaluated, drawn, known, first)
-    crps = {(SAMPLER, r["missing"], r["modality"]): r["raw"]["crps"] for r in records}
+    crps = {(SAMPLER, r["missing"], r["modality"]): r["crps"] for r in records}
     rows = []
     for name, (slices, images) in predictions.items():
         for pattern, channel in np.argwhere(evaluated.scored):
@@ -432,13 +424,12 @@ def slab_part(
 
 def calibrate(
     folder: pathlib.Path, path: pathlib.Path, spec: EvaluationSpec, method: TrainedMethod
-) -> tuple[dict[str, dict], dict]:
-    """(fits, coherence): by modality the `ensemble.fit_factors` of draws, and the
-    `through_plane.fit` of their noise, on the validation subjects of `spec`.
+) -> dict:
+    """The `through_plane.fit` of the draws' noise, on the validation subjects of `spec`.
 
-    `path` holds them as JSON, for `complete`, and by modality the `structure` of these draws,
-    and what their `lesions` say; it is removed where nothing can be fitted, and both are empty.
-    `folder` keeps the parts.
+    `path` holds it as JSON, with its rho for `complete`, and beside it what was measured of
+    these draws: by modality their `structure`, and what their `lesions` say. Where there is no
+    validation subject it is empty, and `path` is removed. `folder` keeps the parts.
 
     A validation subject is read once for the draws and the slabs with rho 0, and once more
     for the slabs with the rho that follows from all of these, if it is not 0: subjects are
@@ -450,7 +441,7 @@ def calibrate(
         z = choose_evenly(evaluated.z, options.draw_slices)
         estimate = predict_patterns(evaluated, z, method.predict)
         sample = method.make_sampler(SAMPLER)
-        _, _, records = ensemble.measure_draws(evaluated, z, estimate, sample, options, {})
+        _, _, records = ensemble.measure_draws(evaluated, z, estimate, sample, options)
         return SubjectResult(records=records)
 
     def measure_slabs(rho: float) -> list[dict]:
@@ -461,11 +452,11 @@ def calibrate(
     parts = {"draws": Part(folder, keys, measure)}
     parts["slab"] = slab_part(folder / "slabs_0", spec, method, [0.0])
     results = evaluate_subjects(spec, parts)
-    fits = ensemble.fit_factors(_records(results["draws"]))
-    if not fits:  # a file of an earlier evaluation is of other subjects
+    records = _records(results["draws"])
+    if not records:  # a file of an earlier evaluation is of other subjects
         if processes.is_main():
             path.unlink(missing_ok=True)
-        return {}, {}
+        return {}
     coherence = through_plane.fit(_records(results["slab"]), measure_slabs)
     content = {
         "step": method.costs.steps,
@@ -473,25 +464,19 @@ def calibrate(
         "code_sha256": code_digest(),
         "sampler": SAMPLER,
         **{key: getattr(options, key) for key in (*DRAW_KEYS, "draws", "draw_slices", "seed")},
-        "factors": _factors(fits),
-        "fits": fits,
         "subjects": [subject.name for subject in spec.subjects],
         "rho": _rho(coherence),
         "coherence": coherence,
         "structure": {
             row["modality"]: row["structure"]
-            for row in ensemble.summaries(_records(results["draws"]))
+            for row in ensemble.summaries(records)
             if row["missing"] == row["modality"]
         },
-        "lesions": lesion_results(_records(results["draws"])),
+        "lesions": lesion_results(records),
     }
     if processes.is_main():
         write_atomic(path, json.dumps(json_without_nan(content), indent=1))
-    return fits, coherence
-
-
-def _factors(fits: dict[str, dict]) -> dict[str, float]:
-    return {modality: fit["factor"] for modality, fit in fits.items()}
+    return coherence
 
 
 def _rho(coherence: dict) -> float:
@@ -508,7 +493,6 @@ def _records(results: dict[str, SubjectResult]) -> list[dict]:
 def evaluation_results(
     spec: EvaluationSpec,
     mm_csn: TrainedMethod,
-    fits: dict[str, dict],
     coherence: dict,
     results: dict[str, dict[str, SubjectResult]],
 ) -> dict:
@@ -546,8 +530,6 @@ def evaluation_results(
         | {"psnr_of_mean_of_draws": _psnr_by_modality(rows, "warm_mean")},
         "calibration": {
             "draws": spec.options.draws,
-            "factors": _factors(fits),
-            "fits": fits,
             "summaries": ensemble.summaries(records),
             "predicted": ensemble.predictions(records),
         },

@@ -1,7 +1,7 @@
 """The Python interface: `ummcsgm.load(workdir)` completes volumes without the command line.
 
-It computes what `--mode complete` writes: the same mean and draws, calibrated, clipped and
-in the same units.
+It computes what `--mode complete` writes: the same mean and draws, clipped and in
+the same units.
 """
 
 import os
@@ -149,8 +149,7 @@ class Predictor:
     ) -> Completion:
         """Returns the posterior mean, and draws of all missing modalities together.
 
-        `steps` are those of the sampler, those of the config if it is None: the
-        calibration of the draws' spread is for these only.
+        `steps` are those of the sampler, or of the config if it is None.
 
         Raises:
             InputError: the volumes cannot be completed, or there is no such sampler; the

@@ -80,8 +80,8 @@ def complete(
     A subject's missing modalities are those without a file, and `options.missing`. Each is
     written on the input's grid, with its affine, header and type, background 0, with a
     JSON file beside it; previews/SUBJECT.png shows a slice. The seed and the steps of a
-    draw come from `config`, or from the checkpoint's if it is None; the calibration of
-    draws is the one that `evaluate` fitted for this checkpoint, if it did.
+    draw come from `config`, or from the checkpoint's if it is None; the rho of draws is
+    the one that `evaluate` fitted for this checkpoint, if it did.
 
     With `options.rank_acquisitions` no volume is written: a table, and advice/SUBJECT.csv in the
     target, say what acquiring each missing modality is expected to do.
@@ -163,9 +163,8 @@ def _load_subject(job: CompletionJob, subject: Subject) -> LoadedSubject | None:
     trained, options, files = job.trained, job.options, []
     check_modalities(trained, subject.name, subject.files)
     if not options.rank_acquisitions:
-        fits = job.posterior.fits
         facts = _sampler_facts(job, subject)
-        files = output_files(trained, job.layout, subject, options, facts, fits)
+        files = output_files(trained, job.layout, subject, options, facts)
         preview = _preview_path(job, subject)
         check_preview(preview)
         if all_finished(job.target, files, options.overwrite) and preview.is_file():

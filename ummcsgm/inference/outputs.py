@@ -113,12 +113,10 @@ def output_files(
     subject: Subject,
     options: CompletionOptions,
     facts: dict,
-    fits: dict[str, dict],
 ) -> list[OutputFile]:
     """Returns the volumes that `options` want of `subject`, named as in its layout.
 
-    `facts` are the seed and those of `sampler_facts`; `fits` are, by modality, the
-    calibration of the spread of draws.
+    `facts` are the seed and those of `sampler_facts`.
     """
     inputs = {
         name: {"file": path.name, "sha256": sha256_of_file(path)}
@@ -138,7 +136,6 @@ def output_files(
                 path = path.with_name(f"{_stem(path)}_{kind}.nii.gz")
             how = mean if "mean" in (kind, options.sampler) else drawn
             identity = common | how | {"modality": name, "kind": kind or options.sampler}
-            identity["recalibration"] = None if kind == "mean" else fits.get(name)
             files.append(OutputFile(path, name, kind, identity))
     return files
 

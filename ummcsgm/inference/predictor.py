@@ -1,16 +1,15 @@
 """A trained network: loaded from a workdir, predicting means, sampling draws.
 
 Evaluation, completion and the Python interface share it. The workdir has all it needs: the
-config is in the checkpoint, the calibration of draws beside it.
+config is in the checkpoint, the correlation of neighbouring slices beside it.
 """
 
 import dataclasses
 import functools
-import math
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -309,57 +308,36 @@ def steps_key(sampler: str) -> str:
     return "algorithm1_steps" if find_sampler(sampler).uniform_grid else "sampler_steps"
 
 
-class Calibration(NamedTuple):
-    """What `evaluate` fitted on validation subjects: by modality, the factor on the spread
-    of draws and its interval; and the rho with which their noise correlates along z."""
+def read_rho(workdir: pathlib.Path, trained: TrainedModel, sampler: str) -> float:
+    """Returns the rho with which the noise of draws correlates along z, fitted by `evaluate` with
+    these parameters and this code; 0 without it.
 
-    fits: dict[str, dict]
-    rho: float
-
-
-def read_calibration(
-    workdir: pathlib.Path, trained: TrainedModel, sampler: str, options: EvaluationOptions
-) -> Calibration:
-    """Returns the calibration fitted with these parameters and this code; without one, no fits
-    and rho 0.
-
-    Factors are valid for one sampler, its number of steps and their noise levels only: for
-    other draws there are none, and a line is printed that says so.
+    It is of the data and the network's mean, and holds for every sampler. Where it is of another
+    checkpoint or code, a line is printed that says so.
 
     Raises:
         InputError: the file is damaged.
     """
     path = workdir / CALIBRATION
-    saved = read_json(path) if path.is_file() else {"parameters_sha256": None}
+    if not path.is_file():
+        return 0.0
     try:
-        if saved["parameters_sha256"] != trained.digest:
-            if path.is_file():
-                _warn_not_recalibrated(path, sampler, "another checkpoint")
-            return Calibration({}, 0.0)
-        if saved.get("code_sha256") != code_digest():
-            _warn_not_recalibrated(path, sampler, "another version of the code")
-            return Calibration({}, 0.0)
-        fits = {name: dict(fit) for name, fit in saved["fits"].items()}
-        if not all(0 < fit["factor"] < math.inf for fit in fits.values()):
-            raise ValueError("a factor is not a positive number")
-        rho = float(saved["rho"])
-        check_rho(rho)
-        expected = {"sampler": sampler} | {key: getattr(options, key) for key in DRAW_KEYS}
-        same = all(saved[key] == value for key, value in expected.items())
+        saved = read_json(path)
+        digests = saved["parameters_sha256"], saved.get("code_sha256")
+        if digests == (trained.digest, code_digest()):
+            rho = float(saved["rho"])
+            check_rho(rho)
+            return rho
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{path} is damaged: --mode evaluate makes it again.") from None
-    if not same:
-        _warn_not_recalibrated(path, sampler, "other draws")
-    return Calibration(fits if same else {}, rho)
-
-
-def _warn_not_recalibrated(path: pathlib.Path, sampler: str, fitted_for: str) -> None:
     if sampler != "mean":
+        other = "checkpoint" if digests[0] != trained.digest else "version of the code"
         print(
-            f"the spread of draws is not recalibrated: {path} is of {fitted_for}; --mode "
-            "evaluate fits it.",
+            f"neighbouring slices are drawn independently: {path} is of another {other}; --mode "
+            "evaluate fits their correlation.",
             flush=True,
         )
+    return 0.0
 
 
 def slice_addresses(name: str, z: Array, *, draw: int) -> Array:

@@ -7,7 +7,7 @@ are in a temporary file, and their sd and quantiles are computed some slices at 
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
@@ -20,7 +20,7 @@ from ummcsgm.inference.predictor import (
     TrainedModel,
     make_mean_predictor,
     make_sampler,
-    read_calibration,
+    read_rho,
     slice_addresses,
 )
 from ummcsgm.types import Array, Estimate, Images
@@ -30,25 +30,22 @@ SLICES = 64  # of draws that are summarised at a time, in double precision
 
 @dataclass(frozen=True)
 class SubjectPosterior:
-    """The network's mean predictor and sampler, with their calibration."""
+    """The network's mean predictor and sampler."""
 
     mean: Callable  # `make_mean_predictor`
     sample: Callable | None  # `make_sampler`; None where only the mean is wanted
-    factors: Array  # [M]: a draw's difference from the mean is multiplied with it
-    fits: dict[str, dict] = field(default_factory=dict)  # of the factors, by modality
     rho: float = 0.0  # correlation of the draws' noise from slice to slice
 
 
 def load_posterior(
     workdir: pathlib.Path, trained: TrainedModel, sampler: str, options: EvaluationOptions
 ) -> SubjectPosterior:
-    """Returns the mean predictor and the calibrated sampler of a workdir's network."""
-    fits, rho = read_calibration(workdir, trained, sampler, options)
-    factors = [fits[name]["factor"] if name in fits else 1.0 for name in trained.space.modalities]
+    """Returns the mean predictor and the sampler of a workdir's network, with its `read_rho`."""
+    rho = read_rho(workdir, trained, sampler)
     mean, sample = make_mean_predictor(trained, options), None
     if sampler != "mean":
         sample = make_sampler(trained, sampler, options, rho=rho)
-    return SubjectPosterior(mean, sample, np.array(factors), fits, rho)
+    return SubjectPosterior(mean, sample, rho)
 
 
 def predict_mean(posterior: SubjectPosterior, inputs: SubjectInputs) -> Estimate:
@@ -67,20 +64,16 @@ def sample_draws(
 ) -> Iterator[Images]:
     """Yields draws number 0, 1, ... [S, H, W, M] of all missing modalities together.
 
-    Their spread about the mean of the `estimate`, which all share, is calibrated.
+    All share the `estimate`.
 
     Raises:
         FloatingPointError: a draw is not finite.
     """
     name, z, images, missing = inputs
     addresses = np.stack([slice_addresses(name, z, draw=k) for k in range(count)])
-    factors = posterior.factors.astype(np.float32)
     missing = np.tile(missing, (len(z), 1))
     for draw in posterior.sample(images, missing, addresses, estimate):
-        _check_finite(name, draw)
-        if not (factors == 1).all():
-            draw = estimate.mean + factors * (draw - estimate.mean)
-        yield draw
+        yield _check_finite(name, draw)
 
 
 def posterior_outputs(

@@ -48,20 +48,19 @@ SCORE_COLUMNS = "method missing modality profile profile_hash metric mean sd sub
 SUBJECT_COLUMNS = "subject group method missing modality slices".split()
 SUBJECT_COLUMNS += "psnr ssim_global ssim_wang mae".split()
 DRAW_COLUMNS = "subject group method draws slices missing modality voxels".split()
-DRAW_COLUMNS += "mae_of_mean mse_of_mean version".split()
+DRAW_COLUMNS += "mae_of_mean mse_of_mean".split()
 DRAW_COLUMNS += "crps variance error coverage coverage_of_ranks energy".split()
-STRUCTURE_COLUMNS = "missing modality version score scale subjects value low high".split()
+STRUCTURE_COLUMNS = "missing modality score scale subjects value low high".split()
 LESION_COLUMNS = "subject group modality region slice voxels pattern image".split()
 LESION_COLUMNS += "mean p90 enhancement".split()
 TWO_SAMPLE_COLUMNS = "modality subjects patches auc low high".split()
 TWO_SAMPLE_COLUMNS += "control_auc control_low control_high skipped".split()
 COHERENCE_COLUMNS = "modality image rho subjects lag_one sd_ratio".split()
 COHERENCE_COLUMNS += "gradient gradient_error coronal_ssim".split()
-VERSIONS = ("raw", "recalibrated")  # of draws
 STRUCTURE_TEXT = (
     "Whether draws vary as truths do at every scale. The mean plus white noise of the right "
     "variance is calibrated voxel by voxel, and fails here: its power at low frequencies is too "
-    "small, and so is the spread of its block means. structure.png shows both, of draws as drawn."
+    "small, and so is the spread of its block means. structure.png shows both."
 )
 LESION_TEXT = (
     "Whether a lesion changes from draw to draw as it does from truth to truth: each connected "
@@ -174,23 +173,15 @@ def _panels(evaluation: dict, titles: dict[str, str]) -> Panels:
 
 def write_calibration(evaluation: dict, folder: Path) -> None:
     """Writes calibration.md, calibration.csv and structure.csv, and the figures of what was
-    measured: reliability.png, ranks.png (and both of the recalibrated draws), structure.png,
-    lesions.png (with lesions.csv), two_sample.png (with two_sample.csv), uncertainty.png, and
-    reliability_predicted.png of a network that predicts the variance."""
-    rows = [
-        record | {"version": version} | record[version]
-        for record in evaluation["records"]
-        for version in VERSIONS
-        if record[version] is not None
-    ]
-    write_csv(folder / "calibration.csv", rows, DRAW_COLUMNS)
+    measured: reliability.png, ranks.png, structure.png, lesions.png (with lesions.csv),
+    two_sample.png (with two_sample.csv), uncertainty.png, and reliability_predicted.png of a
+    network that predicts the variance."""
+    write_csv(folder / "calibration.csv", evaluation["records"], DRAW_COLUMNS)
     write_markdown(folder / "calibration.md", _calibration_document(evaluation))
     summaries = evaluation["facts"]["calibration"]["summaries"]
     write_csv(folder / "structure.csv", _structure_rows(summaries), STRUCTURE_COLUMNS)
     single = {
-        row["modality"]: row["structure"]
-        for row in summaries
-        if row["missing"] == row["modality"] and row["version"] == "raw"
+        row["modality"]: row["structure"] for row in summaries if row["missing"] == row["modality"]
     }
     if single:
         write_structure(folder / "structure.png", single)
@@ -200,15 +191,15 @@ def write_calibration(evaluation: dict, folder: Path) -> None:
         write_csv(folder / "two_sample.csv", evaluation["facts"]["two_sample"], TWO_SAMPLE_COLUMNS)
     if evaluation["two_sample"]:
         write_two_sample(folder / "two_sample.png", evaluation["two_sample"])
-    for version in (*VERSIONS, "predicted"):
-        suffix = "" if version == "raw" else f"_{version}"
-        curves = evaluation["curves"]["reliability"][version]
+    for name, file, caption in (
+        ("reliability", "reliability.png", RELIABILITY),
+        ("predicted", "reliability_predicted.png", PREDICTED),
+    ):
+        curves = evaluation["curves"][name]
         if any(np.any(curve["expected"]) for curve in curves.values()):
-            caption = PREDICTED if version == "predicted" else RELIABILITY
-            write_reliability(folder / f"reliability{suffix}.png", curves, "grey levels", caption)
-        ranks = evaluation["curves"]["ranks"].get(version)
-        if ranks:
-            write_rank_histograms(folder / f"ranks{suffix}.png", ranks)
+            write_reliability(folder / file, curves, "grey levels", caption)
+    if evaluation["curves"]["ranks"]:
+        write_rank_histograms(folder / "ranks.png", evaluation["curves"]["ranks"])
     for images in list(evaluation["pictures"].values())[:1]:
         scanned = images["truth"].any(axis=(1, 2))
         modalities = [name for name, m in zip(evaluation["modalities"], scanned, strict=True) if m]
@@ -248,7 +239,7 @@ def _structure_rows(summaries: list[dict]) -> list[dict]:
     pixel, or the side of a block in pixels."""
     rows = []
     for summary in summaries:
-        labels = {key: summary[key] for key in ("missing", "modality", "version")}
+        labels = {key: summary[key] for key in ("missing", "modality")}
         for part, scale in (("power", "band"), ("blocks", "size")):
             for numbers in summary["structure"][part]:
                 subjects = numbers.get("subjects", summary["subjects"])
@@ -276,7 +267,7 @@ def _calibration_document(evaluation: dict) -> Document:
     for modality in evaluation["modalities"]:
         rows = [row for row in facts["summaries"] if row["modality"] == modality]
         if rows:
-            sections.append(_calibration_section(modality, rows, facts["fits"].get(modality)))
+            sections.append(_calibration_section(modality, rows))
     if facts["summaries"]:
         blocks = Paragraph(STRUCTURE_TEXT), *structure_tables(facts["summaries"])
         sections.append(Section("Structure of the draws", blocks))
@@ -289,32 +280,20 @@ def _calibration_document(evaluation: dict) -> Document:
     if facts["predicted"]:
         sections.append(_predicted_variance_section(facts["predicted"]))
     notes = [
-        "Recalibrated: the draws respread about the network's own mean by one factor for each "
-        "modality, fitted on validation subjects alone (calibration.json). A factor of "
-        "few subjects is as uncertain as its bracket says."
-        if facts["fits"]
-        else "There is no validation subject to fit recalibration factors on.",
         "MSE_k is the squared error of the mean of k draws, and the law E + V / k, of "
         "the error E of the network's mean and the variance V of the draws; E = V if "
         "calibrated, and one draw is then 3.01 dB below the mean.",
     ]
     for name in list(evaluation["pictures"])[:1]:
-        notes.append(f"uncertainty.png shows a slice of {name}, its draws as drawn.")
+        notes.append(f"uncertainty.png shows a slice of {name}.")
     sections.append(Section("Notes", (Bullets((*notes, RESEARCH_ONLY)),)))
     title = "Calibration of the uncertainty"
     return Document(title, (Paragraph(opening),), tuple(sections))
 
 
-def _calibration_section(modality: str, rows: list[dict], fit: dict | None) -> Section:
-    blocks = []
-    if fit is not None:
-        interval = "" if fit["low"] is None else f" ({fit['low']:.3f} to {fit['high']:.3f})"
-        subjects = f"{fit['subjects']} validation subject{'s'[: fit['subjects'] > 1]}"
-        text = f"Factor on the spread: {fit['factor']:.3f}{interval}, of {subjects}."
-        blocks.append(Paragraph(text))
+def _calibration_section(modality: str, rows: list[dict]) -> Section:
     columns = {
         "missing": lambda row: row["missing"],
-        "draws": lambda row: row["version"],
         "CRPS": lambda row: f"{row['crps']:.3f}",
         "CRPS of the mean": lambda row: f"{row['mae_of_mean']:.3f}",
         "spread-skill ratio": lambda row: _with_interval(row, "spread_skill"),
@@ -325,25 +304,18 @@ def _calibration_section(modality: str, rows: list[dict], fit: dict | None) -> S
     if any(row["energy"] is not None for row in rows):
         columns["energy score"] = lambda row: _optional(row["energy"], ".3f")
     lines = [[print_value(row) for print_value in columns.values()] for row in rows]
-    blocks.append(Table("", columns, lines, label_columns=2))
-    single = [row for row in rows if row["missing"] == modality]
-    if single:
-        blocks.append(_law_table(single))
-    return Section(modality, tuple(blocks))
+    laws = [_law_table(row) for row in rows if row["missing"] == modality]
+    return Section(modality, (Table("", columns, lines), *laws))
 
 
-def _law_table(rows: list[dict]) -> Table:
+def _law_table(row: dict) -> Table:
     """MSE_k / what the law says, a column for each k, and how far MSE_1 is above the mean's."""
-    counts = [int(k) for k, *_ in rows[0]["law"]]
-    columns = ["draws", "E", *(f"MSE_{k} / law" for k in counts), "MSE_1 over E"]
-    lines = []
-    for row in rows:
-        errors = [f"{mse:.2f} / {law:.2f}" for _, mse, law in row["law"]]
-        error, first, gap = row["mse_of_mean"], row["law"][0][1], NONE
-        if error > 0 and first > 0:
-            gap = f"{10 * np.log10(first / error):.2f} dB"
-        lines.append([row["version"], f"{error:.2f}", *errors, gap])
-    return Table("", columns, lines)
+    columns = ["E", *(f"MSE_{int(k)} / law" for k, *_ in row["law"]), "MSE_1 over E"]
+    errors = [f"{mse:.2f} / {law:.2f}" for _, mse, law in row["law"]]
+    error, first, gap = row["mse_of_mean"], row["law"][0][1], NONE
+    if error > 0 and first > 0:
+        gap = f"{10 * np.log10(first / error):.2f} dB"
+    return Table("", columns, [[f"{error:.2f}", *errors, gap]])
 
 
 def _predicted_variance_section(rows: list[dict]) -> Section:

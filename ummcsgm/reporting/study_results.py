@@ -20,10 +20,8 @@ SEGMENTER = "segmenter"  # not a method of completion, but it has a log
 NUMBERS = "mean sd dice difference low high p p_holm".split()
 PICTURES = {
     "reliability.png": "Reliability of draws: error over predicted spread",
-    "reliability_recalibrated.png": "The same after recalibration",
     "reliability_predicted.png": "Reliability of the variance the network predicts",
     "ranks.png": "Rank histograms of the truth among draws",
-    "ranks_recalibrated.png": "The same after recalibration",
     "structure.png": "Draws against truths by scale: power, and the spread of block means",
     "lesions.png": "Lesions: P(it enhances), and their 90th percentile in truths and draws",
     "two_sample.png": "The patches by which a classifier tells draws from truths",

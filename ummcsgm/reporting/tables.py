@@ -242,13 +242,13 @@ def dice_tables(studies: list[StudyResults]) -> list[Table]:
 
 def structure_tables(rows: Rows) -> list[Table]:
     """The tables of the `structure` of draws: the power ratio by band, and each score of block
-    means by their size. A row for each of `rows`, which have missing, modality and version."""
+    means by their size. A row for each of `rows`, which have missing and modality."""
     if not rows:
         return []
-    labels = ["missing", "modality", "draws"]
+    labels = ["missing", "modality"]
     if all(row["missing"] == row["modality"] for row in rows):
         labels.remove("missing")
-    names = [[row[{"draws": "version"}.get(label, label)] for label in labels] for row in rows]
+    names = [[row[label] for label in labels] for row in rows]
     tables = []
     for caption, part, scale, score, notes in STRUCTURE:
         scales = [numbers[scale] for numbers in rows[0]["structure"][part]]

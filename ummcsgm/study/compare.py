@@ -232,9 +232,9 @@ def _crps_summary(
 
 
 def _structure(evaluation_facts: dict) -> list[dict]:
-    """The `structure` of draws by modality that alone is missing, and by version."""
+    """The `structure` of draws by modality that alone is missing."""
     return [
-        {key: row[key] for key in ("missing", "modality", "version", "structure")}
+        {key: row[key] for key in ("missing", "modality", "structure")}
         for row in evaluation_facts["calibration"]["summaries"]
         if row["missing"] == row["modality"]
     ]
