@@ -197,10 +197,6 @@ def test_neither_what_is_missing_nor_noise_on_the_seen_reaches_the_answer(model,
         posterior = make_posterior(model, params, condition)
         return posterior.estimate(x, jnp.array([0.2, 0.7])).mean, posterior.moments().mean
 
-    def gradient(name):
-        which = {"images": 0, "x": 1}[name]
-        return jax.jit(jax.grad(lambda *inputs: answer(*inputs)[0].sum(), argnums=which))
-
     ours = answer(images, x)
     spoiled = answer(np.where(hidden, np.nan, images), np.where(hidden, x, np.nan))
     for one, other in zip(ours, spoiled, strict=True):
@@ -208,10 +204,11 @@ def test_neither_what_is_missing_nor_noise_on_the_seen_reaches_the_answer(model,
         kept = np.broadcast_to(~hidden, one.shape)
         np.testing.assert_array_equal(np.asarray(one)[kept], images[kept])
         assert np.abs(one - images)[~kept].min() > 0
-    of_images, of_x = gradient("images")(images, x), gradient("x")(images, x)
+    of_x = np.asarray(jax.jit(jax.grad(lambda x: answer(images, x)[0].sum()))(x))
     wide = np.broadcast_to(hidden, of_x.shape)
-    assert not np.any(np.asarray(of_images)[wide]) and not np.any(np.asarray(of_x)[~wide])
-    assert np.abs(of_images)[~wide].min() > 0 and np.abs(of_x)[wide].min() > 0
+    assert not np.any(of_x[~wide]) and np.abs(of_x[wide]).min() > 0
+    # And what it may depend on does reach it.
+    assert np.any((answer(images + 0.1, x)[0] - ours[0])[wide] != 0)
 
 
 def test_a_row_that_is_not_scored_changes_nothing(model, params):
