@@ -41,12 +41,14 @@ def band_sizes(levels: int) -> np.ndarray:
 def largest_deviation(residual: Images) -> Array:
     """[B, M] the square of the largest deviation over a block, in units of white noise of std 1.
 
-    Of the blocks of 1, 2, 4, ... pixels a side that fit into the image: the sum of the residual
-    over the n pixels of a block, divided by sqrt(n). A lesion of n pixels that may be brighter by A
+    Of the blocks of 1, 2, 4, ... pixels a side that fit into the image, and of the whole image: the
+    sum of the residual over the n pixels of a block, divided by sqrt(n). A lesion of n pixels that may be brighter by A
     has A sqrt(n): x_t shows whether it is once the noise level is not large against that.
     """
     side, blocks = 1, residual
-    largest = jnp.square(residual).max(axis=(1, 2))
+    pixels = residual.shape[1] * residual.shape[2]
+    whole = jnp.square(residual.sum(axis=(1, 2))) / pixels
+    largest = jnp.maximum(jnp.square(residual).max(axis=(1, 2)), whole)
     while 2 * side <= min(residual.shape[1:3]):
         side *= 2
         rows, columns = (size // 2 * 2 for size in blocks.shape[1:3])

@@ -33,18 +33,18 @@ def measure_posterior_scales(
     images, present = store.read(indices)
     count = len(modalities) * (images.shape[-1] // len(modalities))  # without labels
     images = jnp.asarray(images[..., :count], jnp.float32)
-    deviations = jax.jit(functools.partial(_deviations, model))
     scales = {}
     for pattern in missing_patterns(len(modalities), proper=False):
         whole = ~(pattern & ~present).any(axis=1)
         if whole.any():
-            squares = deviations(params, images, jnp.asarray(pattern | ~present))
+            squares = _deviations(model, params, images, jnp.asarray(pattern | ~present))
             largest = np.asarray(squares)[whole].mean(axis=0)[pattern].max()
             name = "+".join(np.array(modalities)[pattern])
             scales[name] = float(np.sqrt(largest))
     return {"posterior_scales": scales}
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _deviations(model: ScoreModel, params: Params, images: Stacks, missing: Missing) -> Array:
     """[B, M] `largest_deviation` of the images from their mean."""
     mean = make_posterior(model, params, mask_inputs(images, missing)).moments().mean
