@@ -21,6 +21,7 @@ CHECKS = (
     "solver_checks",
     "structure_checks",
     "lesion_checks",
+    "learning_speed_checks",
 )  # they meet the copy, so are read again
 
 
@@ -71,6 +72,11 @@ def structural(name, *arguments):
     return lambda _: getattr(importlib.import_module("structure_checks"), name)(*arguments)
 
 
+def of_learning_speed(_):
+    """The check in `learning_speed_checks`."""
+    importlib.import_module("learning_speed_checks").assert_ratios_of_a_known_law()
+
+
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
@@ -98,6 +104,7 @@ REDDENED = {
     "sections of lesions": of_lesions("assert_sections_by_hand"),
     "a lesion's enhancement": of_lesions("assert_enhancement_by_hand"),
     "patterns of lesions": of_lesions("assert_patterns_are_those_of_the_law"),
+    "learning speed": of_learning_speed,
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -374,6 +381,36 @@ BUGS = {
         "p=list(PATTERNS.values())",
         "p=list(PATTERNS.values())[::-1]",
         "patterns of lesions",
+    ),
+    "R of another noise level": Bug(
+        "benchmarks/preconditioning.py",
+        "t = sde.time(levels)",
+        "t = sde.time(2 * levels)",
+        "learning speed",
+    ),
+    "R over the mean's error of another modality": Bug(
+        "benchmarks/preconditioning.py",
+        ".mean - truth, mean - truth",
+        ".mean - truth, (mean - truth)[..., ::-1]",
+        "learning speed",
+    ),
+    "R of questions in another's place": Bug(
+        "benchmarks/preconditioning.py",
+        "np.add.at(sums, (channels, which)",
+        "np.add.at(sums, (1 - channels, which)",
+        "learning speed",
+    ),
+    "R of voxels for blocks": Bug(
+        "benchmarks/preconditioning.py",
+        "values, 0), size)",
+        "values, 0), 1)",
+        "learning speed",
+    ),
+    "R's reference of block means that are not orthonormal": Bug(
+        "benchmarks/preconditioning.py",
+        "power = size**2 * residual",
+        "power = residual",
+        "learning speed",
     ),
 }
 
