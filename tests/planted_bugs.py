@@ -23,6 +23,7 @@ CHECKS = (
     "lesion_checks",
     "mean_checks",
     "two_sample_checks",
+    "learning_speed_checks",
 )  # they meet the copy, so are read again
 
 
@@ -85,6 +86,11 @@ def two_sample(name, *arguments):
     return lambda _: getattr(importlib.import_module("two_sample_checks"), name)(*arguments)
 
 
+def of_learning_speed(_):
+    """The check in `learning_speed_checks`."""
+    importlib.import_module("learning_speed_checks").assert_ratios_of_a_known_law()
+
+
 # What is run; each is green where nothing is planted.
 REDDENED = {
     "Algorithm 1": lambda c: c.assert_exact_moments("euler_maruyama", vp(c), 200, 1e-2),
@@ -127,6 +133,7 @@ REDDENED = {
     "white noise": two_sample("assert_white_noise_is_found"),
     "unknown subjects": two_sample("assert_control_does_not_know_subjects"),
     "Mann and Whitney": two_sample("assert_auc_is_that_of_mann_and_whitney"),
+    "learning speed": of_learning_speed,
 }
 
 EULER = "x - drift * x * dt + jnp.square(diffusion) * score * dt"
@@ -568,6 +575,36 @@ BUGS = {
         'for side in ("left", "right")',
         'for side in ("left", "left")',
         "Mann and Whitney",
+    ),
+    "R of another noise level": Bug(
+        "benchmarks/preconditioning.py",
+        "t = sde.time(levels)",
+        "t = sde.time(2 * levels)",
+        "learning speed",
+    ),
+    "R over the mean's error of another modality": Bug(
+        "benchmarks/preconditioning.py",
+        ".mean - truth, mean - truth",
+        ".mean - truth, (mean - truth)[..., ::-1]",
+        "learning speed",
+    ),
+    "R of questions in another's place": Bug(
+        "benchmarks/preconditioning.py",
+        "np.add.at(sums, (channels, which)",
+        "np.add.at(sums, (1 - channels, which)",
+        "learning speed",
+    ),
+    "R of voxels for blocks": Bug(
+        "benchmarks/preconditioning.py",
+        "values, 0), size)",
+        "values, 0), 1)",
+        "learning speed",
+    ),
+    "R's reference of block means that are not orthonormal": Bug(
+        "benchmarks/preconditioning.py",
+        "power = size**2 * residual",
+        "power = residual",
+        "learning speed",
     ),
 }
 

@@ -45,8 +45,10 @@ def test_a_study_leaves_all_that_it_promises(study):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["120", "150"]
     steps = [record["step"] for record in records(run)]
     assert steps == list(range(25, 151, 25))
-    losses = [record["loss"] for record in records(run)]
-    assert losses[-1] < 0.5 * losses[0]
+    means = [record["mean_loss"] for record in records(run)]
+    assert means[-1] < 0.5 * means[0]
+    losses = [record["loss"] for record in records(run)]  # 1 where the network says nothing
+    assert losses[-1] < 0.9 * losses[0]
     assert len(list((run / "tensorboard").iterdir())) == 1
     assert all((run / "evaluation" / name).is_file() for name in TABLES)
     assert (run / "config.py").is_file()

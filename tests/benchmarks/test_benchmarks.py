@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,7 +11,16 @@ import pytest
 from tiny_run import ENVIRONMENT, ROOT, printed, tiny_config, write_config
 from tiny_slices import look, made, write_three
 
-from ummcsgm.benchmarks import data, dial, doctor, launch, memory, sampling, scaling
+from ummcsgm.benchmarks import (
+    data,
+    dial,
+    doctor,
+    launch,
+    memory,
+    preconditioning,
+    sampling,
+    scaling,
+)
 from ummcsgm.benchmarks import input as input_benchmark
 from ummcsgm.distributed import devices
 from ummcsgm.inference.inputs import SubjectInputs
@@ -70,16 +80,19 @@ def record_calls(monkeypatch):
 def test_some_microbatches_of_a_volume_are_timed_or_all(
     tiny, monkeypatch, capsys, quick_compile, timed
 ):
-    """The calls between two readings of the clock: the mean, a draw, 3 draws, Algorithm 1."""
+    """The calls between two readings of the clock: the mean, a draw, 3 draws, Algorithm 1. Before
+    draws comes what all of a slice share, once."""
     monkeypatch.setattr(sampling, "STEPS", 2)
     events = record_calls(monkeypatch)
     flags = ("--config", tiny, "--batch", 4, "--repeats", 2, "--parts", "volume")
     flags += ("--draws", 3, "--timed", timed, "--timed-algorithm1", timed // 2)
     volume = printed(sampling, monkeypatch, capsys, *flags, *SUBJECT)["volume"]
     slices = volume["slices"]
-    totals = [-(-slices // 4), -(-slices // 4), -(-3 * slices // 4), -(-slices // 4)]
-    timers = ("mean", "warm_draw", "warm_draws", "algorithm1")
-    counts = [timed, timed, timed, timed // 2] if timed else totals
+    each = -(-slices // 4)
+    totals = [each, each, -(-3 * slices // 4), each]
+    timers = ("mean", "warm_draw", "warm_draws", "algorithm1_2")
+    counts = [timed, timed, 3 * timed, timed // 2] if timed else totals
+    shared = [0, timed, timed, timed // 2] if timed else [0, each, each, each]
     assert volume["timed"] == {
         name: f"{count} of {total}"
         for name, count, total in zip(timers, counts, totals, strict=True)
@@ -89,7 +102,8 @@ def test_some_microbatches_of_a_volume_are_timed_or_all(
         sum(event != "clock" for event in part)
         for part in np.split(events, np.flatnonzero(np.array(events) == "clock"))[1::2]
     ]
-    assert between == counts * 2
+    assert between == [sum(pair) for pair in zip(counts, shared, strict=True)] * 2
+    assert volume["algorithm1_steps_timed"] == [2]
     assert set(events) == {"clock", 4}
     assert 0 < volume["computed_share"] < 1
     assert volume["computed_share"] == pytest.approx(slices * 56 * 48 / (64 * 64 * 40), abs=1e-3)
@@ -114,15 +128,25 @@ def test_timed_microbatches_are_multiplied_to_the_volume(monkeypatch):
     images = np.zeros((10, 2, 2, 4), np.float32)
     inputs = SubjectInputs("P", np.arange(10), images, np.ones(4, bool))
     posterior = SubjectPosterior(mean, draws)
-    for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 7.5), (3, 0, 1)):
+    for count, timed, scale in ((0, 2, 2.5), (1, 2, 2.5), (3, 2, 2.5), (3, 0, 1), (3, 5, 1)):
         timer, description = sampling.make_timer(posterior, inputs, 2, count, timed)
         total = 5 * max(count, 1)
-        assert description == f"{timed or total} of {total}"
+        assert description == f"{(timed or 5) * max(count, 1)} of {total}"
         # All is compiled before the clock starts.
         assert calls == ([0, 1] if count else [0, 0])
         assert timer() == pytest.approx(scale)
-        assert calls[2:] == [count if not timed else min(count, 1)]
+        assert calls[2:] == [count]
         calls.clear()
+
+
+def test_few_steps_of_algorithm_1_are_extended_by_the_line_through_two_numbers():
+    scoring = SimpleNamespace(algorithm1_steps=1000)
+    for few, numbers in ((0, [1000]), (100, [100, 200]), (500, [1000]), (499, [499, 998])):
+        flags = SimpleNamespace(steps_algorithm1=few)
+        assert sampling.algorithm1_numbers(scoring, flags) == numbers
+    # 3 seconds of what all steps share, and 0.1 a step.
+    assert sampling.extend([100, 200], [13.0, 23.0], 1000) == pytest.approx(103)
+    assert sampling.extend([1000], [7.0], 1000) == 7.0
 
 
 @pytest.mark.slow
@@ -139,8 +163,9 @@ def test_growth_is_the_slope_of_logarithms(tiny, monkeypatch, capsys, quick_comp
         assert part["exponent"] == pytest.approx(slope, abs=0.05)
     first = events.index("clock")
     timed = [event for event in events[first:] if event != "clock"]
-    # batch 1 is 2 rows on two devices; then draws and slices of 1, and all again of 2.
-    assert timed == [2, 2, 2, 2, 2, 2, 2, 2]
+    # batch 1 is 2 rows on two devices; then draws, of what they share and of steps, and slices of
+    # 1; and all again of 2.
+    assert timed == [2] * 10
 
 
 @pytest.mark.slow
@@ -153,7 +178,8 @@ def test_what_is_printed_is_also_written(tiny, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "module", [data, dial, doctor, input_benchmark, launch, memory, sampling, scaling]
+    "module",
+    [data, dial, doctor, input_benchmark, launch, memory, preconditioning, sampling, scaling],
 )
 def test_every_benchmark_has_the_flag_json(module, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--help"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ummcsgm.benchmarks import dial
+from ummcsgm.evaluation.structure import BANDS, block_scores, power_by_band
 from ummcsgm.inference.predictor import (
     load_trained_model,
     make_mean_predictor,
@@ -23,6 +24,8 @@ from ummcsgm.types import Estimate, InputError
 
 pytest_plugins = ["tiny_study"]
 
+STRUCTURE = ["crps", *(f"power {band}" for band in BANDS)]
+STRUCTURE += [f"blocks of {size}" for size in (2, 4, 8)]
 SAMPLERS = "mean,warm,heun,predictor_corrector,euler_maruyama"
 # By hand, for 1 to 4 evaluations a draw: (steps, evaluations) of each sampler.
 EXPECTED = {
@@ -78,6 +81,10 @@ def test_the_table_has_every_sampler_and_its_evaluations(
     table = (tmp_path / "dial" / "dial.md").read_text().splitlines()
     assert len(table) == 2 + len(rows) and "mean of 2" in table[0]
     assert all(line.count("|") == table[0].count("|") for line in table)
+    for row in rows:
+        assert set(row["structure"]) == {"flair", "t1", "t1c", "t2"}
+        assert all([*scores] == STRUCTURE for scores in row["structure"].values())
+    assert report["fewest_steps_of_warm"] is None
     assert (tmp_path / "dial" / "dial.png").read_bytes()[:4] == b"\x89PNG"
     assert report["draws"] == 4 * 2 and report["warm_beside_algorithm1"] is None
     monkeypatch.setattr(dial, "QUICK", ("warm", 4))
@@ -105,6 +112,7 @@ def test_what_was_measured_is_not_measured_again(printed, tmp_path, monkeypatch,
             "sampler": sampler,
             "steps": steps,
             "evaluations": len(points),
+            "structure": {"t1": dict.fromkeys(STRUCTURE, 1.5)},
         }
 
     monkeypatch.setattr(dial, "measure", measured)
@@ -139,7 +147,7 @@ def test_the_key_depends_on_parameters_cases_draws_and_noise(comparison):
 
 
 def test_the_key_depends_on_the_code(monkeypatch):
-    names = ("seed", "time_grid", "sigma_min", "warm_start_sigma")
+    names = ("seed", "time_grid", "sigma_min", "warm_start_factor")
     options = types.SimpleNamespace(**dict.fromkeys(names, 1))
     trained = types.SimpleNamespace(digest="abc")
     comparison = dial.Comparison(trained, options, (), draws=2)
@@ -208,6 +216,58 @@ def test_scores_are_of_the_brain_alone_and_as_by_hand(comparison):
 
 
 @pytest.mark.slow
+def test_the_structure_of_draws_is_that_of_the_evaluation(comparison):
+    """By hand for the first modality: the moments of its subjects are averaged first."""
+    rng = np.random.default_rng(0)
+    shape = (len(comparison.means), 3, *comparison.means.shape[1:])
+    drawn = comparison.means[:, None] + 0.05 * rng.normal(size=shape)
+    scores = dial.structure_scores(comparison, drawn)["flair"]
+    cases, starts = comparison.cases, np.cumsum([0, *(len(c.z) for c in comparison.cases)])
+    power, moments, crps = np.zeros((2, len(BANDS))), np.zeros(2), []
+    for case, start, end in zip(cases, starts, starts[1:], strict=False):
+        if case.channel == 0:
+            draws, mean, truth = (
+                case.grey_levels * values[..., 0].astype(float)
+                for values in (
+                    drawn[start:end].swapaxes(0, 1),
+                    comparison.means[start:end],
+                    case.images,
+                )
+            )
+            power += power_by_band(draws, mean, truth, case.brain)
+            blocks = block_scores(draws, mean, truth, case.brain, 2)
+            moments += blocks["variance"], blocks["error"]
+            crps.append(block_scores(draws, mean, truth, case.brain, 1)["crps"])
+    assert scores["power 0-0.05"] == pytest.approx(power[0, 0] / power[1, 0])
+    assert scores["power 0.3 up"] == pytest.approx(power[0, 4] / power[1, 4])
+    assert scores["blocks of 2"] == pytest.approx(math.sqrt(4 / 3 * moments[0] / moments[1]))
+    assert scores["crps"] == pytest.approx(np.mean(crps))
+
+
+def test_the_fewest_steps_are_those_from_which_all_modalities_stay_near():
+    def row(steps, sampler="warm", **values):
+        scores = dict.fromkeys(STRUCTURE, 0.8) | values
+        near = dict.fromkeys(STRUCTURE, 0.8)
+        return {"sampler": sampler, "steps": steps, "structure": {"t1": near, "t2": scores}}
+
+    rows = [
+        row(2, crps=0.9),
+        row(4, crps=0.83, **{"blocks of 8": 0.8 * 1.049}),
+        row(8, crps=0.7),  # 4 was near by chance
+        row(12, **{"power 0-0.05": 0.75}),
+        row(60),
+        row(100, crps=3.0),
+        row(4, "heun", crps=9.0),
+    ]
+    fewest = dial.fewest_steps(rows[::-1])
+    assert fewest["crps"] == 12 and fewest["blocks of 8"] == 2 and fewest["power 0-0.05"] == 60
+    assert fewest["all"] == 60 and fewest["evaluations"] == 61
+    assert dial.fewest_steps(rows[:3]) is None
+    nothing = [row(n, **{"blocks of 8": float("nan")}) for n in (12, 60)]
+    assert dial.fewest_steps(nothing)["all"] == 12  # no block counts in either
+
+
+@pytest.mark.slow
 def test_all_is_compiled_before_the_clock_starts(comparison, monkeypatch):
     events = []
 
@@ -232,7 +292,8 @@ def test_all_is_compiled_before_the_clock_starts(comparison, monkeypatch):
     monkeypatch.setattr(dial, "make_mean_predictor", make_mean)
     monkeypatch.setattr(dial, "make_sampler", make_sample)
     monkeypatch.setattr(dial.time, "perf_counter", clock)
-    monkeypatch.setattr(dial, "scores", lambda comparison, drawn: {})
+    for name in ("scores", "structure_scores"):
+        monkeypatch.setattr(dial, name, lambda comparison, drawn: {})
     row = dial.measure(comparison, "warm", 2)
     first = [("mean", 1), ("warm", 1, 1, 1)]
     last = [("mean", 16), ("warm", 16, 3, 16)]

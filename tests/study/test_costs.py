@@ -12,7 +12,8 @@ def test_costs_are_measured_again_if_parameters_or_code_changed(tmp_path, monkey
     monkeypatch.setattr(costs, "training_seconds", lambda folder: 3.0)
     monkeypatch.setattr(evaluate, "read_subject", lambda *arguments: None)
     subjects = tuple(
-        types.SimpleNamespace(name=name, files={}, mask=None) for name in ("first", "second")
+        types.SimpleNamespace(name=name, files={}, mask=None, segmentation=None)
+        for name in ("first", "second")
     )
     options = types.SimpleNamespace(microbatch=4)
     spec = types.SimpleNamespace(subjects=subjects, options=options, space=None, patterns=None)

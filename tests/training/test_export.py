@@ -17,6 +17,7 @@ from tiny_run import EDM, tiny_config
 from ummcsgm.benchmarks.networks import make_untrained_model
 from ummcsgm.config import build
 from ummcsgm.config.build_methods import build_trainable
+from ummcsgm.diffusion.preconditioning import PRECONDITIONINGS
 from ummcsgm.distributed import devices
 from ummcsgm.inference.predictor import make_mean_predictor, make_sampler, slice_addresses
 from ummcsgm.training.loop import with_stop_flag
@@ -36,7 +37,7 @@ PAPER = ABOUT_0 | {
 }
 CONFIGS = {  # what is changed of the quickstart's
     "quickstart": {},
-    "about 0": ABOUT_0,
+    "edm": ABOUT_0,
     "paper": PAPER,
     "accumulated": {"train.accumulate": 2, "train.remat": (True,), "network.dtype": "bfloat16"},
     "attention": {"network.attention_max_grid": 4, "network.neighbour_slices": 1},
@@ -44,6 +45,7 @@ CONFIGS = {  # what is changed of the quickstart's
     **{f"sde {name}": {"sde.name": name} for name in build.SDES},
     **{f"weighting {name}": {"loss.weighting": name} for name in build.WEIGHTINGS},
 }
+BEFORE_STEPS = {"edm": [], "mean": [False]}  # whether these programs loop
 SAMPLERS = ("mean", "warm", "euler_maruyama")
 MORE_SAMPLERS = ("ddim", "ancestral", "heun", "dpmpp2m", "sde_dpmpp2m", "unipc2")
 MORE_SAMPLERS += ("predictor_corrector",)
@@ -83,7 +85,7 @@ def lower_step(config, change=lambda step: step):
     return lower(lambda *arguments: step(*arguments), *arguments)
 
 
-@pytest.mark.parametrize("name", each(CONFIGS, ("quickstart",)))
+@pytest.mark.parametrize("name", each(CONFIGS, ("quickstart", "edm")))
 def test_a_training_step_is_lowered_for_accelerators(name, accelerator):
     changes = {key.replace(".", "__"): value for key, value in CONFIGS[name].items()}
     programs = lower_step(tiny_config("", **changes))
@@ -167,35 +169,39 @@ def draw_once(config, sampler):
         next(make_sampler(trained, sampler, options, rho=0.5)(images, missing, addresses, estimate))
 
 
+@pytest.mark.parametrize("preconditioning", each(PRECONDITIONINGS, ("mean",)))
 @pytest.mark.parametrize("sampler", each((*SAMPLERS, *MORE_SAMPLERS), SAMPLERS))
-def test_a_sampler_is_lowered_for_accelerators(sampler, programs):
-    draw_once(tiny_config(""), sampler)
-    assert len(programs) == 1 + (sampler != "mean")
+def test_a_sampler_is_lowered_for_accelerators(sampler, preconditioning, programs):
+    """A program for the mean; for draws, one of what all steps share if the score is about the
+    mean, and one of the steps."""
+    draw_once(tiny_config("", **(EDM if preconditioning == "edm" else {})), sampler)
+    loops = [False] if sampler == "mean" else [False, *BEFORE_STEPS[preconditioning], True]
     for program in programs:
         assert {exported.platforms for exported in program.values()} == {("cuda",), ("tpu",)}
-    loops = ["stablehlo.while" in program["tpu"].mlir_module() for program in programs]
-    assert loops == [False, True][: len(loops)]
+    assert ["stablehlo.while" in program["tpu"].mlir_module() for program in programs] == loops
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_warm_draws_of_each_config_are_lowered(name, programs):
     changes = {key.replace(".", "__"): value for key, value in CONFIGS[name].items()}
-    draw_once(tiny_config("", **changes), "warm")
-    assert len(programs) == 2
+    config = tiny_config("", **changes)
+    draw_once(config, "warm")
+    assert len(programs) == 2 + len(BEFORE_STEPS[config.network.preconditioning])
 
 
-def test_a_network_that_needs_the_cpu_is_red(programs, monkeypatch):
-    config = tiny_config("")
+@pytest.mark.parametrize("preconditioning, method", [("edm", "__call__"), ("mean", "encode")])
+def test_a_network_that_needs_the_cpu_is_red(preconditioning, method, programs, monkeypatch):
+    config = tiny_config("", **(EDM if preconditioning == "edm" else {}))
     network = type(build.build_model(config).network)
-    honest = network.__call__
+    honest = getattr(network, method)
 
     def logged(self, *arguments, **named):
         jax.debug.callback(print, 0)
         return honest(self, *arguments, **named)
 
     trained = make_untrained_model(config)
-    monkeypatch.setattr(network, "__call__", logged)
+    monkeypatch.setattr(network, method, logged)
     images = np.zeros((1, *trained.space.grid, 4), np.float32)
     predict = make_mean_predictor(trained, build.build_evaluation_options(config))
     with pytest.raises(REFUSED, match=CALLBACK):

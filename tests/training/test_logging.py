@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
-from tiny_run import quickstart, tiny_config, write_subjects
+from tiny_run import EDM, quickstart, tiny_config, write_subjects
 
 from ummcsgm.config import build
 from ummcsgm.config.build_data import prepare
@@ -199,7 +199,7 @@ def test_a_step_at_the_peak_takes_its_flops_however_it_is_computed(tmp_path, mon
     store = prepare(tiny_config(subjects), tmp_path)[1]["train"]
     seconds = []
     for changes in ({}, {"train__remat": (True,)}, {"train__accumulate": 2}):
-        config = tiny_config(subjects, **changes)
+        config = tiny_config(subjects, **EDM, **changes)
         method = build_trainable(config, "mm-csn")
         state = method.start(jax.random.key(0))
         batches = train.training_batches(store, build.build_train_options(config))

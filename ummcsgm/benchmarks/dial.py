@@ -8,7 +8,11 @@ K draws of each slice by every sampler with 1 to 1000 evaluations a draw. Draws 
 within the brain in grey levels, subject by subject. All samplers complete the same slices
 with the same draw addresses. What FOLDER/dial.csv holds for the same parameters and
 slices is not measured again, so a stopped run goes on; dial.md and dial.png are written
-beside it. Prints how `warm` compares with Algorithm 1.
+beside it. Prints how `warm` compares with Algorithm 1, and the fewest steps of `warm` from which on
+each score of each modality is within 5 % of that with 60 steps: the fair CRPS, the power of draws
+over that of truths in each band, and the spread-skill ratio of blocks of 2, 4 and 8 pixels
+(`evaluation.structure`). Draws of few subjects say little of how good these are; how they differ
+from 60 steps is of the same slices and the same noise.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import csv
 import dataclasses
 import functools
 import io
+import json
 import os
 import pathlib
 import time
@@ -32,6 +37,7 @@ from ummcsgm.diffusion.samplers import count_evaluations, find_sampler
 from ummcsgm.evaluation.calibration import crps_fair, spread_and_error, spread_skill, within
 from ummcsgm.evaluation.metrics import psnr
 from ummcsgm.evaluation.protocols import TABLE1, grey_levels_per_unit, scored_slices
+from ummcsgm.evaluation.structure import BANDS, measure_structure, summarise_structure
 from ummcsgm.inference.predictor import (
     MODES,
     TrainedModel,
@@ -45,11 +51,14 @@ from ummcsgm.types import Array, Images, InputError, Missing
 from ummcsgm.utils.atomic_io import digest, write_atomic
 from ummcsgm.utils.provenance import code_digest
 
-STEPS = "1,2,4,6,8,12,16,20,50,100,250,1000"
+STEPS = "1,2,4,6,8,12,16,20,50,60,100,250,1000"
 SCORES = ("psnr_draw", "psnr_mean", "crps", "spread_skill")
 COLUMNS = {"key": str, "sampler": str, "steps": int, "evaluations": int}
-COLUMNS |= dict.fromkeys((*SCORES, "seconds", "load"), float)
+COLUMNS |= dict.fromkeys((*SCORES, "seconds", "load"), float) | {"structure": json.loads}
 SLOW, QUICK = ("euler_maruyama", 1000), ("warm", 12)  # these are compared
+MANY = ("warm", 60)  # with which `warm` of fewer steps is compared
+NEAR = 0.05  # of a score: the difference that is let pass
+BLOCKS = (2, 4, 8)  # pixels a side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +89,18 @@ class Comparison:
     cases: tuple[TestCase, ...]
     draws: int  # of each slice
 
+    @functools.cached_property
+    def means(self) -> Images:
+        """[R, H, W, M] the network's own mean of all cases' slices."""
+        images, missing, _ = _inputs(self.cases, 1)
+        return make_mean_predictor(self.trained, self.options)(images, missing).mean
+
     @property
     def key(self) -> str:
         """A hash of all that the scores depend on: code, parameters, cases, draws, noise levels."""
         cases = [[case.subject, case.z.tolist(), case.channel] for case in self.cases]
         options = self.options
-        levels = [options.seed, options.time_grid, options.sigma_min, options.warm_start_sigma]
+        levels = [options.seed, options.time_grid, options.sigma_min, options.warm_start_factor]
         return digest([code_digest(), self.trained.digest, cases, self.draws, levels])[:16]
 
 
@@ -206,6 +221,57 @@ def scores(comparison: Comparison, drawn: Images) -> dict[str, float]:
     return dict(zip(SCORES, map(float, means), strict=True))
 
 
+def structure_scores(comparison: Comparison, drawn: Images) -> dict[str, dict[str, float]]:
+    """By modality the fair CRPS in grey levels, the power ratio of each band and the spread-skill
+    ratio of blocks; over the subjects, within the brain, about the network's own mean."""
+    measured: dict[str, list] = {}
+    ends = np.cumsum([len(case.z) for case in comparison.cases])[:-1]
+    parts = zip(
+        comparison.cases, np.split(drawn, ends), np.split(comparison.means, ends), strict=True
+    )
+    for case, case_draws, mean in parts:
+        draws, own, truth = (
+            case.grey_levels * np.asarray(images[..., case.channel], np.float64)
+            for images in (case_draws.swapaxes(0, 1), mean, case.images)
+        )
+        name = comparison.trained.space.modalities[case.channel]
+        subject = measure_structure(draws, own, truth, case.brain, (1, *BLOCKS))
+        measured.setdefault(name, []).append(subject)
+    scores = {}
+    for name, subjects in measured.items():
+        summary = summarise_structure(subjects, comparison.draws)
+        voxels, *blocks = summary["blocks"]
+        scores[name] = {"crps": voxels["crps"]}
+        scores[name] |= {f"power {row['band']}": row["ratio"] for row in summary["power"]}
+        scores[name] |= {f"blocks of {row['size']}": row["spread_skill"] for row in blocks}
+    return scores
+
+
+def fewest_steps(rows: list[dict]) -> dict | None:
+    """For each score the fewest steps of `warm` from which on it is within NEAR of that with MANY,
+    of every modality and with every number of steps that was measured between them; `all` is the
+    most of these, `evaluations` its network evaluations, the mean's included. None: MANY was not
+    measured."""
+    points = {r["steps"]: r["structure"] for r in rows if r["sampler"] == MANY[0]}
+    if MANY[1] not in points:
+        return None
+    wanted = points[MANY[1]]
+    numbers = sorted((n for n in points if n <= MANY[1]), reverse=True)
+    fewest = {}
+    for score in next(iter(wanted.values())):
+        near = [
+            all(_is_near(points[n][name][score], wanted[name][score]) for name in wanted)
+            for n in numbers
+        ]
+        fewest[score] = numbers[[*near, False].index(False) - 1]
+    most = max(fewest.values())
+    return fewest | {"all": most, "evaluations": count_evaluations(MANY[0], most)}
+
+
+def _is_near(value: float, wanted: float) -> bool:
+    return bool(np.isclose(value, wanted, rtol=NEAR, atol=0, equal_nan=True))
+
+
 def measure(comparison: Comparison, sampler: str, steps: int) -> dict:
     """A row of the table: the scores, and the seconds of all draws without compiling."""
     draws = make_draws(comparison, sampler, steps)
@@ -215,7 +281,8 @@ def measure(comparison: Comparison, sampler: str, steps: int) -> dict:
     count = 1 if sampler == "mean" else count_evaluations(sampler, steps)
     row = dict(key=comparison.key, sampler=sampler, steps=steps, evaluations=count)
     load = round(os.getloadavg()[0], 1)
-    return row | scores(comparison, drawn) | {"seconds": seconds, "load": load}
+    row |= scores(comparison, drawn) | {"seconds": seconds, "load": load}
+    return row | {"structure": structure_scores(comparison, drawn)}
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
@@ -237,8 +304,9 @@ def write_report(folder: pathlib.Path, rows: list[dict], draws: int) -> None:
     ordered = sorted(rows, key=lambda r: (MODES.index(r["sampler"]), r["steps"]))
     heads = ["sampler", "steps", "evaluations", "PSNR of a draw, dB"]
     heads += [f"PSNR of the mean of {draws}, dB", "CRPS, grey levels"]
-    heads += ["spread-skill", "seconds"]
-    lines = [heads, ["---"] + ["---:"] * 7, *map(_cells, ordered)]
+    heads += ["spread-skill", *(f"of blocks of {size}" for size in BLOCKS)]
+    heads += ["power ratio below 0.05 a pixel", "seconds"]
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *map(_cells, ordered)]
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     write_atomic(folder / "dial.md", text)
     curves: dict[str, list] = {}
@@ -252,9 +320,13 @@ def write_report(folder: pathlib.Path, rows: list[dict], draws: int) -> None:
 def _cells(row: dict) -> list[str]:
     """The cells of a row of dial.md."""
     formats = {"psnr_draw": ".2f", "psnr_mean": ".2f", "crps": ".3f"}
-    formats |= {"spread_skill": ".3f", "seconds": ".2f"}
+    formats |= {"spread_skill": ".3f"}
     cells = [str(row[name]) for name in ("sampler", "steps", "evaluations")]
-    return cells + [format(row[name], form) for name, form in formats.items()]
+    cells += [format(row[name], form) for name, form in formats.items()]
+    for score in (*(f"blocks of {size}" for size in BLOCKS), f"power {BANDS[0]}"):
+        values = [scores[score] for scores in row["structure"].values()]
+        cells.append(f"{min(values):.2f} to {max(values):.2f}")  # of the modalities
+    return [*cells, f"{row['seconds']:.2f}"]
 
 
 def compare(rows: list[dict]) -> dict[str, float] | None:
@@ -283,12 +355,13 @@ def run(comparison: Comparison, points: list[tuple[str, int]], folder: pathlib.P
             text = io.StringIO()
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(row | {"structure": json.dumps(row["structure"])} for row in rows)
             write_atomic(path, text.getvalue())
     rows = [row for row in rows if row["key"] == comparison.key]
     write_report(folder, rows, comparison.draws)
     draws = comparison.draws * sum(len(case.z) for case in comparison.cases)
     report = {"digest": comparison.trained.digest[:12], "draws": draws}
+    report["fewest_steps_of_warm"] = fewest_steps(rows)
     return report | {"warm_beside_algorithm1": compare(rows)}
 
 

@@ -288,7 +288,8 @@ def first_reached(positions: list[float], values: list[float], target: float) ->
 
 def summarise(rows: list[dict]) -> dict:
     """What both arms reached in the end, and the share of EDM's seconds, images and noise levels in
-    which the mean's arm had reached what EDM's ends with: None if it never did."""
+    which the mean's arm had reached the ERROR that EDM's ends with, on the same slices and noise:
+    None if it never did. By the ratio a network whose mean is not learned yet would have."""
     modalities = list(dict.fromkeys(row["modality"] for row in rows))
     report: dict = {arm: {} for arm in ARMS}
     for arm in ARMS:
@@ -307,9 +308,9 @@ def summarise(rows: list[dict]) -> dict:
                     mean[modality] = round(points[-1]["error_of_mean"] ** 0.5, 5)
             reference = report.setdefault("reference", {}).setdefault(name, {})
             reference[modality] = round(ours[-1]["reference"], 4)
-            target = edm[-1]["ratio"]
-            ratios = [row["ratio"] for row in ours]
-            reached = {c: first_reached([row[c] for row in ours], ratios, target) for c in COUNTS}
+            target = edm[-1]["error"]
+            errors = [row["error"] for row in ours]
+            reached = {c: first_reached([row[c] for row in ours], errors, target) for c in COUNTS}
             shares.setdefault(name, {})[modality] = {
                 c: None if at is None else round(at / edm[-1][c], 3) for c, at in reached.items()
             }

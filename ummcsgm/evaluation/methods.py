@@ -87,7 +87,7 @@ def mm_csn_method(
     costs = Costs(
         trained.step,
         trained.step * build.build_train_options(trained.config).batch,
-        _count(trained.params),
+        _count(trained.params["params"].get("mean_network", trained.params["params"])),
         lambda: _gflop(mean, trained.params, stacks, network.modalities),
     )
     predict = make_mean_predictor(trained, options)

@@ -241,6 +241,11 @@ class ResidualMMCSN(nn.Module):
         """The number of modalities M."""
         return self.mean_network.modalities
 
+    @property
+    def predict_variance(self) -> bool:
+        """Whether the mean comes with the variance of its error."""
+        return self.mean_network.predict_variance
+
     @nn.nowrap
     def without_remat(self) -> "ResidualMMCSN":
         """The network that computes nothing again for its gradient."""
