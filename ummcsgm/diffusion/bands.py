@@ -42,8 +42,9 @@ def largest_deviation(residual: Images) -> Array:
     """[B, M] the square of the largest deviation over a block, in units of white noise of std 1.
 
     Of the blocks of 1, 2, 4, ... pixels a side that fit into the image, and of the whole image: the
-    sum of the residual over the n pixels of a block, divided by sqrt(n). A lesion of n pixels that may be brighter by A
-    has A sqrt(n): x_t shows whether it is once the noise level is not large against that.
+    sum of the residual over the n pixels of a block, divided by sqrt(n). A lesion of n pixels that
+    may be brighter by A has A sqrt(n): x_t shows whether it is once the noise level is not large
+    against that.
     """
     side, blocks = 1, residual
     pixels = residual.shape[1] * residual.shape[2]
