@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "mean_weight": 10.0,  # of its loss
             },
             "train": {
-                "steps": 7000,
+                "steps": 3000,
                 "batch": 8,  # slices in a step, over all devices
                 "accumulate": 1,  # microbatches in a step
                 # For each level: compute its blocks again for gradients, which takes
@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
             },
             "evaluate": {
                 "algorithm1_steps": 1000,  # of the paper's Algorithm 1
-                "sampler_steps": 12,  # of the other samplers
+                "sampler_steps": 9,  # of the other samplers
                 "time_grid": "log_uniform",  # of the other samplers; or karras
                 "sigma_min": 0.01,  # noise level at which they end
                 # `warm` starts from the mean at the noise level of so many posterior scales.
