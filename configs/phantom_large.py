@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             "network.widths": (64, 128, 128),
             "network.blocks": (1, 1, 1),
             "network.residual_widths": (48, 96, 96),
-            "train.steps": 28_000,
+            "train.steps": 20_000,
             "train.remat": (False, False, False),
             "train.ema_decay": 0.998,
             "train.warmup": 500,
