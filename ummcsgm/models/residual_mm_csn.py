@@ -100,15 +100,14 @@ class BandUNet(nn.Module):
         for _ in range(depths - 1):
             coarse, details = split_level(coarse)
             coefficients.append(jnp.concatenate([coarse[..., None], details], axis=-1))
-        skips = []
-        for depth in range(depths):
-            entering = self.enter(depth, coefficients[depth], seen[depth])
-            if depth:
-                pooled = nn.avg_pool(features, (2, 2), (2, 2))  # noqa: F821
-                entering += self.dense(self.widths[depth], f"down{depth}_enter")(pooled)
-            features = self.level("down", depth, entering, condition)
-            if depth < depths - 1:
-                skips.append(features)
+        features = self.enter(0, coefficients[0], seen[0])
+        features, skips = self.level("down", 0, features, condition), []
+        for depth in range(1, depths):
+            skips.append(features)
+            pooled = nn.avg_pool(features, (2, 2), (2, 2))
+            features = self.enter(depth, coefficients[depth], seen[depth])
+            features += self.dense(self.widths[depth], f"down{depth}_enter")(pooled)
+            features = self.level("down", depth, features, condition)
         if max(features.shape[1:3]) <= LARGEST_ATTENTION:
             features = Attention(self.dtype, name="attention")(features)
         features = self.level("up", depths - 1, features, condition)
