@@ -2,7 +2,7 @@
 
 What b does not fix of an image is correlated over long distances (is this lesion bright?), so that
 the standard deviation of a coefficient grows with its scale. An orthonormal transform keeps white
-noise white: each band has a signal to noise ratio of its own at a noise level.
+noise white, so at one noise level each band has a different signal to noise ratio.
 
 The bands of an image [H, W, M] are the coarse coefficients of J Haar levels and the details of each
 level, the coarsest first: J + 1 in all.

@@ -72,7 +72,7 @@ def sample(
 ) -> tuple[Images, Images]:
     """Moves x from the first of the decreasing `times` to the last: one `lax.scan`.
 
-    `times` are [T + 1], or [T + 1, B] where each example has a grid of its own. Returns (x, mean)
+    `times` are [T + 1], or [T + 1, B] where examples have different grids. Returns (x, mean)
     of the last step: for `euler_maruyama`, x is that of Algorithm 1 and the mean is x without its
     last noise. Step i draws noise(like, i, ...).
 

@@ -1,7 +1,7 @@
 """The mm-CSN in two parts: what depends on the seen images alone, and what sees the noise.
 
     MMCSN              the seen images and A|B -> the posterior mean, in one evaluation
-    ConditionEncoder   its decoder's features, and the images -> what the noisy part is told
+    ConditionEncoder   the features of its decoder, and the images -> features for the noisy part
     BandUNet           the noisy residual about that mean, and the noise level -> the residual
     ResidualMMCSN      the three together
 
