@@ -55,10 +55,10 @@ def get_config() -> ConfigDict:
                 "conditioning": "both",  # or decoder, as in the paper
                 "neighbour_slices": 0,  # slices on either side, of what is seen
                 "predict_variance": True,  # a head for the squared error of the mean
-                # The score is about the network's own mean; or edm: about 0.
+                # The score is preconditioned about the network's own mean, or (edm) about 0.
                 "preconditioning": "mean",
                 "residual_widths": (48, 96),  # of the part that sees noise
-                "encoder_blocks": 1,  # of each level, of what that part reads of the seen
+                "encoder_blocks": 1,  # of each level, in the encoder of what is seen
                 "dtype": "float32",  # of activations; or bfloat16
             },
             "loss": {

@@ -1,12 +1,11 @@
-r"""The phantom at twice the quickstart's resolution: draws in which anatomy can be seen.
+r"""The phantom at 1.6 times the quickstart's resolution: draws in which anatomy can be seen.
 
 What       360 phantom subjects (280 / 40 / 40) of 104 x 104 x 40 voxels of 2.3 x 2.3 x 3.9 mm;
            one mm-CSN for all 15 missing patterns; Table 1's protocol on the test subjects.
-           README's first picture is of this run.
 Source     Meng et al. 2022 (arXiv 2207.03430) for the method; the recipe is the quickstart's, with
            one level more and a longer run.
-Hardware   two CPU cores for 3 hours, at most 8 GiB.
-Command    python -m ummcsgm.main --config configs/phantom_large.py \\
+Hardware   meant for three hours on two CPU cores; not run to its end yet.
+Command    python -m ummcsgm.main --config configs/phantom_large.py \
                --workdir runs/phantom_large
 """
 
@@ -19,7 +18,7 @@ BASE = pathlib.Path(__file__).with_name("base.py")
 
 
 def get_config() -> ConfigDict:
-    """The quickstart's config at twice the resolution."""
+    """The quickstart's config on a finer grid, with a longer run."""
     config = runpy.run_path(str(BASE))["get_config"]()
     config.update_from_flattened_dict(
         {

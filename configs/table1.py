@@ -64,7 +64,7 @@ def get_config(preset: str = "") -> ConfigDict:
             "missingness.keep_one_seen": True,  # as the published methods need
             "missingness.size_probabilities": "0.8,0.1,0.1",
             "missingness.patterns_per_image": 4,
-            "loss.levels_per_question": 1,  # four questions of each image share its noise levels
+            "loss.levels_per_question": 1,  # for each of the four questions of an image
             "train.steps": 2000,
             "study.methods": tuple(METHODS),
             "study.width_scale": widths,

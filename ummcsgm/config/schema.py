@@ -74,7 +74,7 @@ SCHEMA: dict[str, Key] = {
     "network.neighbour_slices": Key(int, "Slices of the seen modalities on either side.", 0, 8),
     "network.predict_variance": Key(bool, "Predict the squared error of the mean too."),
     "network.preconditioning": Key(
-        str, "What the score is about: mean, the network's own; or edm, 0."
+        str, "Preconditioning of the score: mean, about the network's own; or edm, about 0."
     ),
     "network.residual_widths": Key(
         tuple,
@@ -84,7 +84,7 @@ SCHEMA: dict[str, Key] = {
         item=Key(int, "", 1),
     ),
     "network.encoder_blocks": Key(
-        int, "Residual blocks of each level, of what that part reads of the seen.", 0
+        int, "Residual blocks of each level, in the encoder of what is seen.", 0
     ),
     "network.dtype": Key(str, "Type of activations: float32 or bfloat16."),
     "loss.weighting": Key(

@@ -8,7 +8,7 @@ mean is a function of the seen scans alone, so it says nothing of which is which
 others, as each patch is there twice, once drawn and once real.
 
 The control is the same test with real scans alone: half of the subjects of each half are labelled
-as drawn. It is above 0.5 where a subject is among those trained on and those scored. It is asked
+as drawn. It is above 0.5 if a subject is in both the training and the scored half. It is asked
 one way round only: the other way its answer would not be a second one, as both networks are right
 if the labelled subjects of both halves happen to be alike.
 

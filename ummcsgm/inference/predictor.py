@@ -76,7 +76,7 @@ class TrainedModel:
     posterior_scales: dict[str, float]  # of `training.posterior_scale`, by missing pattern
 
     def posterior_scale(self, missing: Array) -> float:
-        """That of a missing pattern [M]; of one that was never trained on, the largest of all."""
+        """That of a missing pattern [M]; of one that was not measured, the largest of all."""
         name = "+".join(np.array(self.space.modalities)[np.asarray(missing)])
         return self.posterior_scales.get(name, max(self.posterior_scales.values()))
 

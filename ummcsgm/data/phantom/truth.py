@@ -1,7 +1,7 @@
 """What decides whether a phantom's tumour enhances: drawn, written beside the scans, read back.
 
-The uptake of gadolinium has a random stream of its own, so the law of the pattern given all else,
-the other contrasts included, is PATTERNS for every subject. The grade is not independent of it: it
+The uptake of gadolinium is drawn independently of everything else, so the law of the pattern given
+the other contrasts is PATTERNS for every subject. The grade is not independent of it: it
 follows from the finished tumour.
 """
 
