@@ -8,9 +8,9 @@
 The first two are computed once for a question, however many noise levels, steps and draws
 follow. No gradient goes from the noisy part into the mean.
 
-The noisy part reads and writes Haar coefficients: each level of its U-Net has the coefficients
-of its grid. What the seen images say about a place scales what the noisy ones say: a tumour's blocks may
-brighten, others may not. So the encoder's features multiply them where they enter.
+The noisy part reads and writes Haar coefficients: each level of its U-Net has the coefficients of
+its grid. What the seen images say about a place scales what the noisy ones say: a tumour's blocks
+may brighten, others may not. So the encoder's features multiply them where they enter.
 """
 
 from typing import Any
