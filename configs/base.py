@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
                 # For each level: compute its blocks again for gradients, which takes
                 # less memory and more time (on a CPU no effect: XLA undoes it).
                 "remat": (False, False),
+                "optimizer": "muon",  # or adam
                 "learning_rate": 3e-3,
                 "schedule": "cosine",  # after the warm-up; or constant
                 "warmup": 100,  # steps

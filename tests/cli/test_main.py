@@ -85,6 +85,7 @@ TRAINING = {  # flags after --config FILE --workdir DIR; {0} is a folder of subj
     "betas": ("--config.sde.beta_max=0.01", ["config.sde.beta_max is 0.01"]),
     "weighting": ("--config.loss.weighting=x", ["config.loss.weighting", "min_snr"]),
     "schedule": ("--config.train.schedule=x", ["config.train.schedule", "cosine"]),
+    "optimizer": ("--config.train.optimizer=muonn", ["did you mean muon?", "adam"]),
     "layout": ("--config.data.layout=brats1", ["config.data.layout", "auto, brats,"]),
     "pattern": ("--config.data.layout=flat", ["config.data.pattern", "{{subject}}"]),
     "sizes": (

@@ -22,6 +22,7 @@ from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
 from ummcsgm.models.segmenter import Segmenter
 from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.training.loop import TrainOptions
+from ummcsgm.training.optimizers import OPTIMIZERS
 from ummcsgm.training.segmenter_step import CLASSES
 from ummcsgm.types import InputError
 from ummcsgm.utils.provenance import lists_to_tuples
@@ -58,6 +59,7 @@ def check_config(config: ConfigDict, devices: int) -> None:
     build_objective(config)
     build_evaluation_options(config)
     lookup("train.schedule", config.train.schedule, SCHEDULES)
+    lookup("train.optimizer", config.train.optimizer, OPTIMIZERS)
     fields = config.train
     if fields.batch % (devices * fields.accumulate):
         raise InputError(
@@ -211,7 +213,7 @@ def _check_objective(config: ConfigDict) -> None:
 
 
 def build_update_rule(config: ConfigDict) -> UpdateRule:
-    """Adam with warm-up and clipping, the EMA, and microbatches.
+    """The optimizer with warm-up and clipping, the EMA, and microbatches.
 
     The gradients of the variance head and of the part that sees noise are clipped by norms of
     their own: with or without them, the parameters of the mean move alike.
@@ -224,7 +226,7 @@ def build_update_rule(config: ConfigDict) -> UpdateRule:
     if config.network.preconditioning == "mean":
         own = optax.clip_by_global_norm(fields.clip)
         clip = optax.partition({True: own, False: clip}, in_noisy_part)
-    optimizer = optax.chain(clip, optax.adam(rate, b1=0.9, b2=0.99))
+    optimizer = optax.chain(clip, lookup("train.optimizer", fields.optimizer, OPTIMIZERS)(rate))
     return UpdateRule(optimizer, fields.ema_decay, fields.accumulate)
 
 

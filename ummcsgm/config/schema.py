@@ -118,6 +118,7 @@ SCHEMA: dict[str, Key] = {
     "train.remat": Key(
         tuple, "Of each level: recompute it for gradients, to save memory.", 1, 8, item=Key(bool)
     ),
+    "train.optimizer": Key(str, "Of the mm-CSN, `regression` and segmenter: muon or adam."),
     "train.learning_rate": Key(float, "Highest learning rate.", 0),
     "train.schedule": Key(str, "Learning rate after the warm-up: cosine or constant."),
     "train.warmup": Key(int, "Steps of the warm-up.", 0),
