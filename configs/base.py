@@ -75,19 +75,19 @@ def get_config() -> ConfigDict:
                 "mean_weight": 10.0,  # of its loss
             },
             "train": {
-                "steps": 3000,
+                "steps": 1800,
                 "batch": 8,  # slices in a step, over all devices
                 "accumulate": 1,  # microbatches in a step
                 # For each level: compute its blocks again for gradients, which takes
                 # less memory and more time (on a CPU no effect: XLA undoes it).
                 "remat": (False, False),
                 "optimizer": "muon",  # or adam
-                "learning_rate": 3e-3,
+                "learning_rate": 4e-3,
                 "schedule": "cosine",  # after the warm-up; or constant
                 "warmup": 100,  # steps
                 "clip": 1.0,  # the gradient's norm
                 "ema_decay": 0.99,  # of the averaged weights
-                "save_every": 1000,  # steps
+                "save_every": 600,  # steps
                 "keep_checkpoints": 2,
                 "log_every": 50,  # steps
                 "max_nonfinite": 20,  # steps in a row that are not finite end the run

@@ -1,20 +1,37 @@
 """The optimizers: which parameters Muon moves as matrices, and by how much."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
-from ummcsgm.training.optimizers import OPTIMIZERS, make_adam, make_muon, is_hidden_kernel
+from ummcsgm.training.optimizers import (
+    MUON_ROOT_MEAN_SQUARE,
+    OPTIMIZERS,
+    is_hidden_kernel,
+    make_adam,
+    make_muon,
+    orthogonalize,
+)
 
 RATE = 1e-2
-KERNELS = {
-    "conv": {"kernel": jnp.zeros((3, 3, 16, 32)), "bias": jnp.zeros(32)},
-    "dense": {"kernel": jnp.zeros((48, 24))},
-    "image": {"kernel": jnp.zeros((32, 4))},  # few outputs
-    "patch": {"kernel": jnp.zeros((3, 3, 1, 32))},  # 9 inputs
-    "attend": {"kernel": jnp.zeros((64, 2, 32))},
+HIDDEN = {"conv": (3, 3, 16, 32), "dense": (48, 24)}
+OTHERS = {
+    "image": (32, 4),  # few outputs
+    "patch": (3, 3, 1, 32),  # 9 inputs
+    "attend": (64, 2, 32),
+    "film": (64, 64),  # reads the condition
+}
+PARAMS = {
+    "block": {
+        name: {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}
+        for name, shape in (HIDDEN | OTHERS).items()
+    },
+    "condition": {"second": {"kernel": jnp.zeros((64, 64))}},
     "norm": {"scale": jnp.zeros(64)},
 }
 
@@ -23,58 +40,93 @@ def first_update(optimizer, params, grads):
     return optimizer.update(grads, optimizer.init(params), params)[0]
 
 
-def gradient(key, shape):
-    """Singular values that span three decades."""
-    matrix = np.array(jax.random.normal(key, shape)).reshape(-1, shape[-1])
+def kernel_of(shape, smallest=1e-3):
+    """A kernel whose singular values go from 1 to `smallest`."""
+    matrix = np.array(jax.random.normal(jax.random.key(1), (math.prod(shape[:-1]), shape[-1])))
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    values = np.geomspace(1, 1e-3, len(values))
-    return jnp.asarray((left * values @ right).reshape(shape), jnp.float32)
+    matrix = left * np.geomspace(1, smallest, len(values)) @ right
+    return jnp.asarray(matrix.reshape(shape), jnp.float32)
 
 
-def test_muon_moves_the_hidden_kernels_as_matrices_from_inputs_to_outputs():
-    found = is_hidden_kernel(KERNELS)
-    assert found["conv"]["kernel"].reduction_axis == (0, 1, 2)
-    assert found["conv"]["kernel"].output_axis == 3
-    assert found["dense"]["kernel"].reduction_axis == (0,)
-    others = ("image", "patch", "attend", "norm")
-    assert [found[name] for name in others] == [
-        {leaf: None for leaf in KERNELS[name]} for name in others
-    ]
-    assert found["conv"]["bias"] is None
+def test_muon_moves_the_kernels_between_hidden_features():
+    found = is_hidden_kernel(PARAMS)
+    for name in HIDDEN:
+        assert found["block"][name] == {"kernel": True, "bias": False}
+    for name in OTHERS:
+        assert found["block"][name] == {"kernel": False, "bias": False}
+    assert not found["condition"]["second"]["kernel"] and not found["norm"]["scale"]
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 16, 32), (48, 24)])
-def test_muon_s_step_has_equal_singular_values_and_the_size_of_adam_s(shape):
-    params = {"layer": {"kernel": jnp.zeros(shape)}}
-    grads = {"layer": {"kernel": gradient(jax.random.key(1), shape)}}
-    step = np.asarray(first_update(make_muon(RATE), params, grads)["layer"]["kernel"])
-    matrix = step.reshape(-1, shape[-1])
-    values = np.linalg.svd(matrix, compute_uv=False)
-    # The iteration ends between .5 and 1.5 of equal for values that are not tiny at the start.
-    full = 0.2 * RATE * np.sqrt(max(matrix.shape))
-    assert (values[: len(values) // 2] > 0.5 * full).all() and (values < 1.5 * full).all()
-    assert 0.1 * RATE < np.sqrt(np.mean(step**2)) < 0.3 * RATE
-    assert (np.sum(step * np.asarray(grads["layer"]["kernel"]))) < 0  # downhill
+@pytest.mark.parametrize("shape", [*HIDDEN.values(), (24, 48), (32, 32)])
+def test_an_orthogonalized_kernel_has_its_singular_vectors_and_near_equal_values(shape):
+    kernel = kernel_of(shape, 0.05)
+    found = np.asarray(orthogonalize(kernel)).reshape(-1, shape[-1])
+    left, _, right = np.linalg.svd(np.asarray(kernel).reshape(found.shape), full_matrices=False)
+    values = left.T @ found @ right.T
+    np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=2e-4 * values.max())
+    full = MUON_ROOT_MEAN_SQUARE * math.sqrt(max(found.shape))
+    assert (np.diag(values) > 0.65 * full).all() and (np.diag(values) < 1.25 * full).all()
+    assert 0.65 < np.sqrt(np.mean(found**2)) / MUON_ROOT_MEAN_SQUARE < 1.25
+
+
+@pytest.mark.parametrize("shape", HIDDEN.values())
+def test_the_first_step_of_muon_is_that_of_optax(shape):
+    params, grads = {"kernel": jnp.zeros(shape)}, {"kernel": kernel_of(shape)}
+    dimensions = contrib.MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
+    theirs = contrib.muon(
+        RATE,
+        preconditioning="schatten",
+        consistent_rms=MUON_ROOT_MEAN_SQUARE,
+        muon_weight_dimension_numbers={"kernel": dimensions},
+    )
+    wanted = first_update(theirs, params, grads)["kernel"]
+    found = first_update(make_muon(optax.constant_schedule(RATE)), params, grads)["kernel"]
+    np.testing.assert_allclose(found, wanted, atol=2e-3 * float(jnp.abs(wanted).max()))
+
+
+def test_momentum_looks_one_step_ahead():
+    shape = HIDDEN["dense"]
+    first, second = kernel_of(shape), kernel_of(shape)[::-1]
+    params, optimizer = {"kernel": jnp.zeros(shape)}, make_muon(optax.constant_schedule(RATE))
+    state = optimizer.update({"kernel": first}, optimizer.init(params), params)[1]
+    found = optimizer.update({"kernel": second}, state, params)[0]["kernel"]
+    momentum = second + 0.95 * (second + 0.95 * first)
+    np.testing.assert_allclose(found, -RATE * orthogonalize(momentum), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-18, 1e-12, 1e-6, 1e6, 1e18])
+def test_a_step_does_not_depend_on_the_size_of_the_gradient(size):
+    kernel = kernel_of((3, 3, 16, 32))
+    wanted = orthogonalize(kernel)
+    found = orthogonalize(kernel * size)
+    np.testing.assert_allclose(found, wanted, atol=1e-3 * float(jnp.abs(wanted).max()))
+
+
+def test_a_kernel_without_gradient_stays():
+    assert not orthogonalize(jnp.zeros((32, 48))).any()
 
 
 def test_the_other_parameters_of_muon_move_as_with_adam():
     grads = jax.tree.map(
-        lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), KERNELS
+        lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), PARAMS
     )
-    muon, adam = (first_update(make(RATE), KERNELS, grads) for make in (make_muon, make_adam))
-    for name in ("image", "patch", "attend", "norm"):
-        jax.tree.map(np.testing.assert_array_equal, muon[name], adam[name])
-    np.testing.assert_array_equal(muon["conv"]["bias"], adam["conv"]["bias"])
+    muon, adam = (
+        first_update(make(optax.constant_schedule(RATE)), PARAMS, grads)
+        for make in (make_muon, make_adam)
+    )
+    hidden = is_hidden_kernel(PARAMS)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), muon, adam)
+    assert jax.tree.map(lambda moved, equal: moved != equal, hidden, same) == jax.tree.map(
+        lambda _: True, hidden
+    )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_follows_its_schedule(name):
-    schedule = optax.linear_schedule(0.0, RATE, 1)  # nothing at the first step
-    optimizer = OPTIMIZERS[name](schedule)
+    optimizer = OPTIMIZERS[name](optax.linear_schedule(0.0, RATE, 1))  # nothing at first
     params = {"dense": {"kernel": jnp.ones((32, 32))}, "norm": {"scale": jnp.ones(32)}}
     grads = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
-    state = optimizer.init(params)
-    first, state = optimizer.update(grads, state, params)
+    first, state = optimizer.update(grads, optimizer.init(params), params)
     second, _ = optimizer.update(grads, state, params)
     assert all(not leaf.any() for leaf in jax.tree.leaves(first))
     assert all(leaf.any() for leaf in jax.tree.leaves(second))
