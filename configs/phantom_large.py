@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
             "network.widths": (64, 128, 128),
             "network.blocks": (1, 1, 1),
             "network.residual_widths": (48, 96, 96),
-            "train.steps": 20_000,
+            "train.steps": 7000,
             "train.remat": (False, False, False),
             "train.ema_decay": 0.998,
-            "train.warmup": 500,
+            "train.warmup": 300,
         }
     )
     return config
