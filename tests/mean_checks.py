@@ -76,11 +76,12 @@ class KnownMean:
         return 2**LEVELS
 
     def apply(self, params, images, missing, level, *features, method):
-        self.calls.append((method, len(images)))
+        self.calls.append((method, len(jax.tree.leaves(images)[0])))
         if method == "encode":
             return jnp.repeat(self.mean / self.out, len(images) // len(self.mean), axis=0), ()
-        self.shown.append((images, missing, level))
-        return self.output + 0 * images
+        shown = inverse_haar(images)
+        self.shown.append((shown, missing, level))
+        return haar(self.output + 0 * shown, LEVELS)
 
 
 def known_params(power=POWER):

@@ -45,13 +45,14 @@ from ummcsgm.config import build
 from ummcsgm.config.build import EvaluationOptions
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.diffusion.missingness import mask_inputs, missing_patterns
-from ummcsgm.diffusion.preconditioning import encode, make_denoise
+from ummcsgm.diffusion.preconditioning import band_levels, encode, make_denoise
 from ummcsgm.diffusion.samplers import address_keys, algorithm1
 from ummcsgm.distributed import devices
 from ummcsgm.inference.inputs import SubjectInputs, subject_inputs
 from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor, make_sampler
 from ummcsgm.inference.subject_posterior import SubjectPosterior, predict_mean, sample_draws
 from ummcsgm.types import Array, Config, Estimate
+from ummcsgm.utils.haar import haar
 
 STEPS = 1000
 PARTS = ("overhead", "volume", "growth")
@@ -82,7 +83,8 @@ def make_forward_and_draw(config: Config, batch: int) -> tuple[Callable, Callabl
     else:
         forward = jax.jit(functools.partial(model.network.apply, method="denoise"))
         features = jax.jit(encode, static_argnums=0)(model, params, condition).features
-        inputs = (images[..., :modalities], missing, level, features)
+        bands = haar(images[..., :modalities], band_levels(model.network))
+        inputs = (bands, missing, level, features)
     return (lambda: forward(params, *inputs), lambda: draw(params, images))
 
 

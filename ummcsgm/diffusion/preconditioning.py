@@ -210,7 +210,7 @@ def _estimate_about_mean(
 
         output = model.network.apply(
             params,
-            inverse_haar(map_bands(whiten, coefficients, power)),
+            map_bands(whiten, coefficients, power),
             condition.missing,
             0.25 * jnp.log(level),
             encoding.features,
@@ -221,7 +221,7 @@ def _estimate_about_mean(
             noise = per_example(variance, c)
             return p / (p + noise) * c + jnp.sqrt(p * noise / (p + noise)) * f
 
-        shift = inverse_haar(map_bands(combine, coefficients, haar(output, levels), power))
+        shift = inverse_haar(map_bands(combine, coefficients, output, power))
         return Estimate(centre + jnp.where(rows(missing), shift, 0), None)
 
     return estimate

@@ -27,8 +27,8 @@ from ummcsgm.models.mm_csn import (
     NormFiLMAct,
     to_patches,
 )
-from ummcsgm.types import Array, Images, Missing, Params, Stacks, Times
-from ummcsgm.utils.haar import HaarBands, haar, inverse_haar, split_level
+from ummcsgm.types import Array, Missing, Params, Stacks, Times
+from ummcsgm.utils.haar import HaarBands, haar, merge_level
 
 LARGEST_ATTENTION = 24  # positions a side of the coarsest grid, where attention is cheap
 
@@ -72,11 +72,12 @@ class ConditionEncoder(nn.Module):
 
 
 class BandUNet(nn.Module):
-    """whitened residual [B K, H, W, M] -> the same shape, float32, 0 at initialisation.
+    """whitened residual -> the same shapes, float32, 0 at initialisation.
 
-    Of the input each Haar coefficient has variance about 1, and so has each of the target. The
-    output is F + G u: F and G come from the features of a coefficient's position, u is the
-    coefficient itself, so that a gain that depends on the place is one layer away.
+    Both are the Haar bands of images [B K, H, W, M], down to the grid of the coarsest level. Of the
+    input each coefficient has variance about 1, and so has each of the target. The output is
+    F + G u: F and G come from the features of a coefficient's position, u is the coefficient
+    itself, so that a gain that depends on the place is one layer away.
     """
 
     modalities: int
@@ -88,18 +89,12 @@ class BandUNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, residual: Images, missing: Missing, log_level: Times, seen: tuple[Array, ...]
-    ) -> Images:
-        rows, depths = len(residual), len(self.widths)
+        self, residual: HaarBands, missing: Missing, log_level: Times, seen: tuple[Array, ...]
+    ) -> HaarBands:
+        rows, depths = len(residual.coarse), len(self.widths)
         missing = repeat_questions(missing, rows)
         condition = ConditionEmbedding(2 * self.widths[0], name="condition")(log_level, missing)
-        fine = self.patch.bit_length() - 1  # Haar levels within a patch
-        pyramid = haar(residual, fine)
-        coefficients = [_pack(pyramid)]  # of each level of the U-Net, the finest first
-        coarse = pyramid.coarse
-        for _ in range(depths - 1):
-            coarse, details = split_level(coarse)
-            coefficients.append(jnp.concatenate([coarse[..., None], details], axis=-1))
+        coefficients = coefficients_by_level(residual, depths)
         features = self.enter(0, coefficients[0], seen[0])
         features, skips = self.level("down", 0, features, condition), []
         for depth in range(1, depths):
@@ -119,7 +114,7 @@ class BandUNet(nn.Module):
             features = self.dense(self.widths[depth], f"up{depth}_enter")(features)
             features = self.level("up", depth, features, condition)
             outputs.append(self.leave(depth, features, coefficients[depth]))
-        return self.merge(outputs, fine)
+        return bands_of_levels(outputs, self.patch)
 
     def level(self, side: str, depth: int, features: Array, condition: Array) -> Array:
         """The blocks of one level."""
@@ -153,21 +148,33 @@ class BandUNet(nn.Module):
         shape = coefficients.shape
         return offset.reshape(shape) + gain.reshape(shape) * coefficients.astype(jnp.float32)
 
-    def merge(self, outputs: list[Array], fine: int) -> Images:
-        """The image whose coefficients are `outputs`, the coarsest level first. What a finer
-        level says of a coarser one's coefficients is not used."""
-        coarse = outputs[0][..., 0]
-        levels = [out[..., 1:] for out in outputs[:-1]]
-        if len(outputs) == 1:
-            return inverse_haar(_unpack(outputs[0], fine))
-        coarse = inverse_haar(HaarBands(coarse, tuple(levels)))
-        packed = _unpack(outputs[-1], fine)
-        return inverse_haar(HaarBands(coarse, packed.details))
-
     @nn.nowrap
     def dense(self, width: int, name: str) -> nn.Dense:
         """A linear layer on each position."""
         return nn.Dense(width, dtype=self.dtype, name=name)
+
+
+def coefficients_by_level(bands: HaarBands, depths: int) -> list[Array]:
+    """Of each level of a U-Net, the finest first, all coefficients [B, h, w, M, n] of a position.
+
+    The finest level has those within its patches; each has the coarse one of its own grid too.
+    """
+    coarse, levels = bands.coarse, []
+    for details in bands.details[: depths - 1]:
+        levels.insert(0, jnp.concatenate([coarse[..., None], details], axis=-1))
+        coarse = merge_level(coarse, details)
+    return [_pack(HaarBands(coarse, bands.details[depths - 1 :])), *levels]
+
+
+def bands_of_levels(levels: list[Array], patch: int) -> HaarBands:
+    """The bands of the coefficients of each level, the COARSEST first. What a finer level says of a
+    coarser one's coefficients is not used."""
+    *coarser, finest = levels
+    finest = _unpack(finest, patch.bit_length() - 1)
+    if not coarser:
+        return finest
+    details = tuple(level[..., 1:] for level in coarser)
+    return HaarBands(coarser[0][..., 0], details + finest.details)
 
 
 def _pack(bands: HaarBands) -> Array:
@@ -224,16 +231,17 @@ class ResidualMMCSN(nn.Module):
         return output, self.encoder(features, known)
 
     def denoise(
-        self, residual: Images, missing: Missing, log_level: Times, seen: tuple[Array, ...]
-    ) -> Images:
+        self, residual: HaarBands, missing: Missing, log_level: Times, seen: tuple[Array, ...]
+    ) -> HaarBands:
         """`BandUNet`'s output for K noise levels of each question."""
         return self.residual(residual, missing, log_level, seen)
 
-    def __call__(self, images: Stacks, missing: Missing, log_level: Times) -> Images:
+    def __call__(self, images: Stacks, missing: Missing, log_level: Times) -> HaarBands:
         """What initialises all parameters: the residual of no noise."""
         output, seen = self.encode(images, missing, log_level)
         residual = jnp.zeros_like(output[..., : missing.shape[-1]])
-        return self.denoise(residual, missing, log_level, seen)
+        bands = haar(residual, self.multiple().bit_length() - 1)
+        return self.denoise(bands, missing, log_level, seen)
 
     @property
     def modalities(self) -> int:
