@@ -107,7 +107,9 @@ def get_config() -> ConfigDict:
                 "algorithm1_steps": 1000,  # of the paper's Algorithm 1
                 "sampler_steps": 9,  # of the other samplers
                 "time_grid": "log_uniform",  # of the other samplers; or karras
-                "sigma_min": 0.01,  # noise level at which they end
+                # The noise level at which they end, well below the sd of the finest band of what is
+                # not known. Below loss.sigma_min the preconditioning alone is right to that level.
+                "sigma_min": 0.004,
                 # `warm` starts from the mean at the noise level of so many posterior scales.
                 "warm_start_factor": 5.0,
                 "draws": 8,  # of each missing pattern, to measure calibration

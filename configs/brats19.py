@@ -46,7 +46,7 @@ CHANGES = {
     "train.steps": 150_000,
     "train.batch": 64,
     "train.remat": (False, False, False, False),
-    "train.learning_rate": 2e-4,
+    "train.learning_rate": 5e-4,
     "train.warmup": 2000,
     "train.ema_decay": 0.9999,
     "train.save_every": 5000,
