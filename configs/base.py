@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "mean_weight": 10.0,  # of its loss
             },
             "train": {
-                "steps": 1800,
+                "steps": 1650,
                 "batch": 8,  # slices in a step, over all devices
                 "accumulate": 1,  # microbatches in a step
                 # For each level: compute its blocks again for gradients, which takes
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
                 "warmup": 100,  # steps
                 "clip": 1.0,  # the gradient's norm
                 "ema_decay": 0.99,  # of the averaged weights
-                "save_every": 600,  # steps
+                "save_every": 1000,  # steps
                 "keep_checkpoints": 2,
                 "log_every": 50,  # steps
                 "max_nonfinite": 20,  # steps in a row that are not finite end the run

@@ -1,6 +1,8 @@
 """The optimizers: which parameters Muon moves as matrices, and by how much."""
 
 import math
+import pathlib
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import optax
 import pytest
 from optax import contrib
 
+from ummcsgm.config import build
 from ummcsgm.training.optimizers import (
     MUON_ROOT_MEAN_SQUARE,
     OPTIMIZERS,
@@ -18,6 +21,7 @@ from ummcsgm.training.optimizers import (
     orthogonalize,
 )
 
+BASE = pathlib.Path(__file__).parents[2] / "configs" / "base.py"
 RATE = 1e-2
 HIDDEN = {"conv": (3, 3, 16, 32), "dense": (48, 24)}
 OTHERS = {
@@ -130,3 +134,22 @@ def test_every_optimizer_follows_its_schedule(name):
     second, _ = optimizer.update(grads, state, params)
     assert all(not leaf.any() for leaf in jax.tree.leaves(first))
     assert all(leaf.any() for leaf in jax.tree.leaves(second))
+
+
+def test_the_variance_head_still_follows_the_mean_at_the_end():
+    """The mean's error falls most while the other parameters' rate falls to 0."""
+    config = runpy.run_path(str(BASE))["get_config"]()
+    config.train.steps, config.train.warmup = 4, 1
+    optimizer = build.build_update_rule(config).optimizer
+    layer = {"kernel": jnp.ones((32, 32)), "bias": jnp.ones(32)}
+    params = {"mean_network": {"variance": layer, "stem": layer}, "residual": layer}
+    grads = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+    state, sizes = optimizer.init(params), []
+    for _ in range(6):
+        updates, state = optimizer.update(grads, state, params)
+        sizes.append(jax.tree.map(lambda leaf: float(jnp.abs(leaf).max()), updates))
+    last = sizes[-1]
+    assert all(size > 0.5 * 4e-3 for size in jax.tree.leaves(last["mean_network"]["variance"]))
+    others = (last["mean_network"]["stem"], last["residual"])
+    assert not any(jax.tree.leaves(others))
+    assert all(size > 0 for size in jax.tree.leaves(sizes[2]))

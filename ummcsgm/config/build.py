@@ -22,7 +22,7 @@ from ummcsgm.models.residual_mm_csn import ResidualMMCSN, in_noisy_part
 from ummcsgm.models.segmenter import Segmenter
 from ummcsgm.training.dsm_step import UpdateRule
 from ummcsgm.training.loop import TrainOptions
-from ummcsgm.training.optimizers import OPTIMIZERS
+from ummcsgm.training.optimizers import OPTIMIZERS, make_adam
 from ummcsgm.training.segmenter_step import CLASSES
 from ummcsgm.types import InputError
 from ummcsgm.utils.provenance import lists_to_tuples
@@ -216,18 +216,21 @@ def build_update_rule(config: ConfigDict) -> UpdateRule:
     """The optimizer with warm-up and clipping, the EMA, and microbatches.
 
     The gradients of the variance head and of the part that sees noise are clipped by norms of
-    their own: with or without them, the parameters of the mean move alike.
+    their own: with or without them, the parameters of the mean move alike. The head's rate stays
+    up to the end: the mean's error falls most while the others' rate falls, and it has to follow.
     """
     fields = config.train
-    rate = build_schedule(config)(fields.learning_rate)
     clip = optax.clip_by_global_norm(fields.clip)
+    optimizer = lookup("train.optimizer", fields.optimizer, OPTIMIZERS)
+    optimizer = optimizer(build_schedule(config)(fields.learning_rate))
     if config.network.predict_variance:
+        head = make_adam(SCHEDULES["constant"](fields.learning_rate, fields))
         clip = optax.partition({True: clip, False: clip}, mm_csn.in_variance_head)
+        optimizer = optax.partition({True: head, False: optimizer}, mm_csn.in_variance_head)
     if config.network.preconditioning == "mean":
         own = optax.clip_by_global_norm(fields.clip)
         clip = optax.partition({True: own, False: clip}, in_noisy_part)
-    optimizer = optax.chain(clip, lookup("train.optimizer", fields.optimizer, OPTIMIZERS)(rate))
-    return UpdateRule(optimizer, fields.ema_decay, fields.accumulate)
+    return UpdateRule(optax.chain(clip, optimizer), fields.ema_decay, fields.accumulate)
 
 
 def build_schedule(config: ConfigDict) -> Callable[[float], optax.Schedule]:
