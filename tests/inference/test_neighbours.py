@@ -247,7 +247,7 @@ def run(tmp_path_factory):
     """A whole study with neighbours: trained, evaluated, from one command."""
     root = tmp_path_factory.mktemp("near")
     folder = write_subjects(root / "subjects")
-    changes = {"network__neighbour_slices": 1, "train__steps": 6, "train__save_every": 3}
+    changes = {"network__neighbour_slices": 1, "train__steps": 40, "train__save_every": 20}
     config = write_config(root / "near.py", tiny_config(folder, **changes))
     assert run_main("--config", config, "--workdir", root / "run") == 0
     return root
@@ -257,7 +257,7 @@ def run(tmp_path_factory):
 def test_a_resumed_run_with_neighbours_is_the_straight_one(run, tmp_path):
     straight = load_trained_model(run / "run")
     again = shutil.copytree(run / "run", tmp_path / "run")
-    shutil.rmtree(again / "checkpoints" / "6")
+    shutil.rmtree(again / "checkpoints" / "40")
     assert load_trained_model(again).digest != straight.digest
     words = ("--config", run / "near.py", "--workdir", again, "--mode", "train")
     assert run_main(*words) == 0
