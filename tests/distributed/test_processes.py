@@ -91,7 +91,7 @@ def straight(tmp_path_factory):
     root = tmp_path_factory.mktemp("job")
     changes = {"save_every": EVERY, "log_every": LOGGED, "steps": STEPS, "keep_checkpoints": 99}
     changes["schedule"] = "constant"  # a shorter run is the beginning of a longer one
-    changes["optimizer"] = "adam"  # Muon enlarges the rounding of sums over other numbers of devices
+    changes["optimizer"] = "adam"  # Muon enlarges the rounding of other sums
     config = tiny_config(
         write_subjects(root / "subjects"),
         data__split=(1, 2, 2),

@@ -190,7 +190,7 @@ def test_a_warm_draw_starts_from_the_moments_that_it_is_given(network, options, 
     wide = estimate._replace(variance=own + estimate.variance)
     filled = warm_draw(images, MISSING, ADDRESSES, wide)
     sde = trained.model.sde
-    times = np.stack([log_uniform_times(sde, 2, start, 0.01) for start in starts], axis=1)
+    times = np.stack([log_uniform_times(sde, 2, start, 0.004) for start in starts], axis=1)
 
     @jax.jit
     def draw(images, mean, variance):
@@ -278,7 +278,7 @@ def test_a_rho_that_is_no_correlation_is_refused(trained, options, rho):
 
 def test_the_facts_of_a_sampler_say_its_steps_levels_and_rho(trained, options):
     known = dataclasses.replace(trained, posterior_scales={"t1c": 0.6, "flair+t2": 0.5, "t1": 0.9})
-    grid = {"time_grid": "log_uniform", "sigma_min": 0.01}
+    grid = {"time_grid": "log_uniform", "sigma_min": 0.004}
     # Of the last pattern nothing was measured: the largest of all.
     for missing, level in zip(MISSING[:3], (3.0, 2.5, 4.5), strict=True):
         facts = sampler_facts("warm", known, options(), 0.5, missing)
