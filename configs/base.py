@@ -108,7 +108,8 @@ def get_config() -> ConfigDict:
                 "sampler_steps": 9,  # of the other samplers
                 "time_grid": "log_uniform",  # of the other samplers; or karras
                 # The noise level at which they end, well below the sd of the finest band of what is
-                # not known. Below loss.sigma_min the preconditioning alone is right to that level.
+                # not known. Where it is below loss.sigma_min, the network's part is at most about
+                # the level itself.
                 "sigma_min": 0.004,
                 # `warm` starts from the mean at the noise level of so many posterior scales.
                 "warm_start_factor": 5.0,

@@ -15,7 +15,7 @@ from ummcsgm.config import build
 from ummcsgm.training.optimizers import (
     MUON_ROOT_MEAN_SQUARE,
     OPTIMIZERS,
-    is_hidden_kernel,
+    is_large_kernel,
     make_adam,
     make_muon,
     orthogonalize,
@@ -23,7 +23,7 @@ from ummcsgm.training.optimizers import (
 
 BASE = pathlib.Path(__file__).parents[2] / "configs" / "base.py"
 RATE = 1e-2
-HIDDEN = {"conv": (3, 3, 16, 32), "dense": (48, 24)}
+LARGE = {"conv": (3, 3, 16, 32), "dense": (48, 24)}
 OTHERS = {
     "image": (32, 4),  # few outputs
     "patch": (3, 3, 1, 32),  # 9 inputs
@@ -33,7 +33,7 @@ OTHERS = {
 PARAMS = {
     "block": {
         name: {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}
-        for name, shape in (HIDDEN | OTHERS).items()
+        for name, shape in (LARGE | OTHERS).items()
     },
     "condition": {"second": {"kernel": jnp.zeros((64, 64))}},
     "norm": {"scale": jnp.zeros(64)},
@@ -52,16 +52,16 @@ def kernel_of(shape, smallest=1e-3):
     return jnp.asarray(matrix.reshape(shape), jnp.float32)
 
 
-def test_muon_moves_the_kernels_between_hidden_features():
-    found = is_hidden_kernel(PARAMS)
-    for name in HIDDEN:
+def test_muon_moves_the_large_kernels_but_not_those_of_the_condition():
+    found = is_large_kernel(PARAMS)
+    for name in LARGE:
         assert found["block"][name] == {"kernel": True, "bias": False}
     for name in OTHERS:
         assert found["block"][name] == {"kernel": False, "bias": False}
     assert not found["condition"]["second"]["kernel"] and not found["norm"]["scale"]
 
 
-@pytest.mark.parametrize("shape", [*HIDDEN.values(), (24, 48), (32, 32)])
+@pytest.mark.parametrize("shape", [*LARGE.values(), (24, 48), (32, 32)])
 def test_an_orthogonalized_kernel_has_its_singular_vectors_and_near_equal_values(shape):
     kernel = kernel_of(shape, 0.05)
     found = np.asarray(orthogonalize(kernel)).reshape(-1, shape[-1])
@@ -73,7 +73,7 @@ def test_an_orthogonalized_kernel_has_its_singular_vectors_and_near_equal_values
     assert 0.65 < np.sqrt(np.mean(found**2)) / MUON_ROOT_MEAN_SQUARE < 1.25
 
 
-@pytest.mark.parametrize("shape", HIDDEN.values())
+@pytest.mark.parametrize("shape", LARGE.values())
 def test_the_first_step_of_muon_is_that_of_optax(shape):
     params, grads = {"kernel": jnp.zeros(shape)}, {"kernel": kernel_of(shape)}
     dimensions = contrib.MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
@@ -89,7 +89,7 @@ def test_the_first_step_of_muon_is_that_of_optax(shape):
 
 
 def test_momentum_looks_one_step_ahead():
-    shape = HIDDEN["dense"]
+    shape = LARGE["dense"]
     first, second = kernel_of(shape), kernel_of(shape)[::-1]
     params, optimizer = {"kernel": jnp.zeros(shape)}, make_muon(optax.constant_schedule(RATE))
     state = optimizer.update({"kernel": first}, optimizer.init(params), params)[1]
@@ -118,10 +118,10 @@ def test_the_other_parameters_of_muon_move_as_with_adam():
         first_update(make(optax.constant_schedule(RATE)), PARAMS, grads)
         for make in (make_muon, make_adam)
     )
-    hidden = is_hidden_kernel(PARAMS)
+    large = is_large_kernel(PARAMS)
     same = jax.tree.map(lambda a, b: bool((a == b).all()), muon, adam)
-    assert jax.tree.map(lambda moved, equal: moved != equal, hidden, same) == jax.tree.map(
-        lambda _: True, hidden
+    assert jax.tree.map(lambda moved, equal: moved != equal, large, same) == jax.tree.map(
+        lambda _: True, large
     )
 
 

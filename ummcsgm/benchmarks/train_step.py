@@ -5,11 +5,12 @@
 Three networks on one constant batch and one device, in turn, `repeats` times: ours, with the
 training step itself; its PyTorch twin, channels last, with the same parameters, whose outputs are
 compared with ours first; MONAI's DiffusionModelUNet with as many FLOPs as ours. The twin
-is of the mm-CSN whose score is about 0: `network.preconditioning` is edm here, whatever the config
-says. Every PyTorch step draws noise, weighs the loss, clips, runs Adam and averages parameters as
-ours does: eagerly on a CPU, by torch.compile on a GPU or with --compile. Reported are images a
-second, their ratios, and the GFLOP/s of our step and MONAI's (a step counts as three forward
-passes) beside those of one large matrix product, which no network reaches. Needs the extra `bench`.
+is of the mm-CSN whose score is about 0, trained by Adam: `network.preconditioning` is edm and
+`train.optimizer` is adam here, whatever the config says. Every PyTorch step draws noise, weighs
+the loss, clips, runs Adam and averages parameters as ours does: eagerly on a CPU, by torch.compile
+on a GPU or with --compile. Reported are images a second, their ratios, and the GFLOP/s of our step
+and MONAI's (a step counts as three forward passes) beside those of one large matrix product, which
+no network reaches. Needs the extra `bench`.
 """
 
 import argparse
@@ -46,6 +47,7 @@ def make_ours(config: Config, batch: int) -> SimpleNamespace:
     on."""
     config = with_edm(config)
     config.train.batch = batch
+    config.train.optimizer = "adam"  # as the PyTorch twin's
     devices.use_cpu_cores(batch // config.train.accumulate)
     build.check_config(config, jax.device_count())
     model, step, state = start_training(config)

@@ -155,9 +155,10 @@ class BandUNet(nn.Module):
 
 
 def coefficients_by_level(bands: HaarBands, depths: int) -> list[Array]:
-    """Of each level of a U-Net, the finest first, all coefficients [B, h, w, M, n] of a position.
+    """The Haar coefficients [B, h, w, M, n] at each position of each U-Net level, the finest first.
 
-    The finest level has those within its patches; each has the coarse one of its own grid too.
+    First the coarse coefficient on the level's own grid, then the details: of one Haar level, or at
+    the finest U-Net level of all those within a patch.
     """
     coarse, levels = bands.coarse, []
     for details in bands.details[: depths - 1]:
