@@ -48,11 +48,11 @@ def get_config() -> ConfigDict:
                 "widths": (64, 128),  # channels of each level, the finest first
                 "blocks": (1, 1),  # residual blocks of each level, on either side
                 "patch": 4,  # pixels a side that the network takes as one position
-                "attention_max_grid": 0,  # attention on grids of at most this side
+                "attention_max_grid": 0,  # of the mean: attention on grids of at most this side
                 "pixel_width": 32,  # channels at full resolution
                 "pixel_layers": 2,  # layers at full resolution
                 "context_channels": 8,  # channels from the U-Net to the pixel layers
-                "conditioning": "both",  # or decoder, as in the paper
+                "conditioning": "both",  # of the mean; or decoder, as in the paper
                 "neighbour_slices": 0,  # slices on either side, of what is seen
                 "predict_variance": True,  # a head for the squared error of the mean
                 # The score is preconditioned about the network's own mean, or (edm) about 0.

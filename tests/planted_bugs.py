@@ -2,9 +2,8 @@
 
     python tests/planted_bugs.py
 
-A bug is one place of one file, rewritten. A copy of the package's core with it is
-imported in place of the real one, and a check of `solver_checks`, `structure_checks` or
-`two_sample_checks` run against it.
+A bug is one place of one file, rewritten. A copy of the package with it is imported in place of
+the real one, and a check of one of the files CHECKS is run against it.
 """
 
 import contextlib
@@ -366,6 +365,12 @@ BUGS = {
     "details not halved": Bug("utils/haar.py", "details / 2", "details", "Haar"),
     "rows and columns exchanged on the way back": Bug(
         "utils/haar.py", "coarse - x + y - z]", "coarse - x - y + z]", "Haar"
+    ),
+    "details of the other diagonal": Bug(
+        "utils/haar.py",
+        "images, finer = split_level(images)",
+        "images, finer = split_level(images[:, ::-1, ::-1])",
+        "bands",
     ),
     "bands from the finest": Bug(
         "diffusion/bands.py",

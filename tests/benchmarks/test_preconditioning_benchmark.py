@@ -6,14 +6,11 @@ import dataclasses
 import numpy as np
 import pytest
 from learning_speed_checks import assert_ratios_of_a_known_law, measured, sees_nothing
-from planted_bugs import BUGS, is_red
 from tiny_run import printed, tiny_config, write_config, write_subjects
 
 from ummcsgm.benchmarks import preconditioning
 from ummcsgm.reporting import figures as plotting
 from ummcsgm.types import InputError
-
-PLANTED = [name for name, bug in BUGS.items() if bug.check == "learning speed"]
 
 
 def test_ratios_of_a_denoiser_that_knows_the_law():
@@ -25,12 +22,6 @@ def test_the_ratio_is_1_where_nothing_is_read_in_the_noisy_image():
     np.testing.assert_allclose(sums[..., 0], sums[..., 1], rtol=1e-6)
     asked = np.bincount(questions.channels) // len(preconditioning.LEVELS)
     assert asked.tolist() == [600, 599]  # the first slice has no second modality
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PLANTED)
-def test_planted_mistakes_are_red(name):
-    assert is_red("learning speed", BUGS[name])
 
 
 def make_arm(name="mean", **changes):

@@ -377,6 +377,13 @@ OTHERS = {
         "t1",
         "flair",
     ),
+    "preconditioning": (
+        "--config.network.preconditioning=edm --config.loss.weighting=edm "
+        "--config.loss.levels_per_question=1 --config.loss.sigma_max_factor=0.0",
+        "network.preconditioning",
+        "edm",
+        "mean",
+    ),
 }
 
 
@@ -386,8 +393,8 @@ OTHERS = {
 def test_a_workdir_of_another_network_is_named_and_left_alone(study, tmp_path, capsys, case, mode):
     flag, key, _, _ = OTHERS[case]
     before = files_under(study / "run")
-    arguments = ["--config", study / "tiny.py", "--workdir", study / "run", flag]
-    arguments += ["--mode", mode]
+    arguments = ["--config", study / "tiny.py", "--workdir", study / "run"]
+    arguments += [*flag.split(), "--mode", mode]
     if mode == "complete":
         arguments += ["--input", tmp_path, "--output", tmp_path / "out"]
     said = sentence(capsys, run_main(*arguments))

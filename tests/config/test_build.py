@@ -52,6 +52,14 @@ TWO = {"network__widths": (32, 32), "network__blocks": (1, 1), "train__remat": (
             "loss.levels_per_question is 0; wanted a value of at least 1",
         ),
         (
+            {"loss__sigma_max_factor": 0.5},
+            "loss.sigma_max_factor is 0.5: .*wanted 1 or more .*, or 0",
+        ),
+        (
+            {"evaluate__sigma_min": 1000.0},
+            "evaluate.sigma_min is 1000.0; wanted a value",
+        ),
+        (
             {"loss__sigma_max_factor": -1.0},
             "loss.sigma_max_factor is -1.0; wanted a value",
         ),

@@ -26,7 +26,6 @@ from lesion_checks import (
     row_of,
     white_noise,
 )
-from planted_bugs import BUGS, REDDENED, is_red
 from tiny_run import AFFINE, SHAPE, brain, path_of
 
 from ummcsgm.data.nifti import write_new
@@ -34,6 +33,7 @@ from ummcsgm.data.phantom.make import streams
 from ummcsgm.data.phantom.truth import draw_truth, truth_path, write_truth
 from ummcsgm.data.subjects import network_slices, prepare_subject
 from ummcsgm.evaluation.lesions import (
+    INCOMPLETE,
     MIN_VOXELS,
     NO_LESION,
     NO_SEGMENTATION,
@@ -198,6 +198,21 @@ def test_subjects_without_a_score_are_named_and_counted_by_reason():
     json.dumps(none)
 
 
+def test_subjects_that_lack_another_contrast_are_named_and_not_scored():
+    records = [r | {"missing": "flair+t1c"} for r in records_of(right_law, subjects=3)]
+    results = lesion_results(records)
+    names = list(dict.fromkeys(record["subject"] for record in records))
+    assert results["rows"] == [] and results["skipped"] == {INCOMPLETE: names}
+    assert skipped_line(results).startswith("lesions: 3 subjects without a score")
+    assert lesion_rows(records) == []
+    whole = records_of(right_law, subjects=4)
+    assert lesion_results(whole + records)["skipped"] == {}  # the same names: each is scored once
+    others = [r | {"subject": f"other {r['subject']}"} for r in records]
+    mixed = lesion_results(whole + others)
+    assert str(mixed["rows"]) == str(lesion_results(whole)["rows"])  # NaN is not NaN
+    assert len(mixed["skipped"][INCOMPLETE]) == 3
+
+
 def test_a_subject_counts_once_however_many_lesions_it_has():
     """Of one subject two lesions, of the other one: 1/4, 1/4 and 1/2."""
     rng = np.random.default_rng(0)
@@ -216,7 +231,9 @@ def test_a_subject_counts_once_however_many_lesions_it_has():
 
 def test_lesions_csv_has_a_row_for_each_image():
     records = records_of(right_law, subjects=2)
-    rows = lesion_rows([*records, {"subject": "P9", "group": "", "modality": "t1+t2"}])
+    rows = lesion_rows(
+        [*records, {"subject": "P9", "group": "", "missing": "t1", "modality": "t1"}]
+    )
     assert len(rows) == 2 * (2 + COUNT)
     assert [row["image"] for row in rows[:3]] == ["truth", "mean", "draw 1"]
     lesion = records[1]["lesions"][0]
@@ -319,20 +336,3 @@ def test_a_changed_segmentation_is_scored_again_and_an_odd_one_is_named(world, t
     else:
         (reason,) = (r for r, names in second["skipped"].items() if names == split["test"][:1])
         assert "holds the value 9" in reason and second["rows"] == []
-
-
-@pytest.mark.parametrize("name", [name for name in REDDENED if "lesion" in name])
-def test_the_checks_are_green_where_nothing_is_planted(name):
-    assert not is_red(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * ("law" in bug.check))
-        for n, bug in BUGS.items()
-        if "lesion" in bug.check
-    ],
-)
-def test_a_lesion_check_turns_red_on_a_planted_bug(name):
-    assert is_red(BUGS[name].check, BUGS[name])

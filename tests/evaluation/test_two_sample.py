@@ -1,12 +1,13 @@
 """A classifier that tells draws from truths: what it has to find, and what it must not."""
 
 import csv
+import json
 
 import jax
 import numpy as np
 import pytest
 import two_sample_checks as checks
-from fake_network import FakeNetwork
+from fake_network import FakeNetwork, split_of
 from tiny_run import tiny_config
 from two_sample_checks import DISC, auc_of, fields, pairs_of
 
@@ -119,12 +120,26 @@ def test_a_modality_of_few_subjects_is_skipped_and_says_so():
     rows, pictures = compare_modalities(kept, ["t1", "t2"], options(two_sample_steps=2))
     first, second = rows
     assert first["auc"] is None and first["control_high"] is None and first["patches"] == 0
-    assert first["skipped"].startswith("3 test subjects have draws of t1 and")
+    assert first["skipped"].startswith("3 subjects have draws of t1 and")
     assert first["subjects"] == 3 and second["subjects"] == 6
     assert second["skipped"] is None and 0 <= second["auc"] <= 1
     assert second["low"] <= second["auc"] <= second["high"] and second["patches"] > 0
     assert set(pictures) == {"t2"} and pictures["t2"]["drawn"].shape == (6, PATCH, PATCH)
     assert compare_modalities([], ["t1"], options()) == ([], {})
+
+
+def test_a_brain_between_the_scored_positions_is_not_counted():
+    """A patch of 16 x 16 is half brain at some position, and at none of those that are scored."""
+    kept = kept_of(LEAST_SUBJECTS + 1)
+    small = np.zeros_like(kept[0]["brain"])
+    small[:, 4:20, 4:20] = (np.add.outer(*[(np.arange(16) - 7.5) ** 2] * 2) < 44)[None]
+    assert len(patch_positions(small, 1)) and not len(
+        patch_positions(small, two_sample.SCORING_STRIDE)
+    )
+    kept[0]["brain"] = small
+    rows, _ = compare_modalities(kept, ["t1", "t2"], options(two_sample_steps=2))
+    assert [row["subjects"] for row in rows] == [LEAST_SUBJECTS] * 2
+    assert all(row["skipped"] is None for row in rows)
 
 
 def test_the_surest_patches_are_those_of_the_highest_scores():
@@ -159,10 +174,13 @@ def test_an_evaluation_writes_what_was_tested(world, tmp_path, monkeypatch, step
         evaluate__draw_subjects=0,
         evaluate__draws=2,
     )
-    result = network.evaluate(tmp_path)
+    result = network.evaluate(tmp_path, split=split_of(world))
     write_evaluation(result, tmp_path / "out")
     page = (tmp_path / "out" / "calibration.md").read_text()
     rows, file = result["facts"]["two_sample"], tmp_path / "out" / "two_sample.csv"
+    of_validation = json.loads((tmp_path / "run" / "calibration.json").read_text())["two_sample"]
+    assert [row["modality"] for row in of_validation] == [row["modality"] for row in rows]
+    assert all("1 subjects have draws" in row["skipped"] for row in of_validation)
     assert ("told from truths" in page) == file.exists() == bool(steps) == bool(rows)
     if not steps:
         return

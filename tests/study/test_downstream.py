@@ -18,6 +18,7 @@ from ummcsgm.config.build import build_evaluation_options, build_space
 from ummcsgm.config.build_methods import SEGMENTER, build_trainable, method_config, method_folder
 from ummcsgm.data.crop import ImageSpace
 from ummcsgm.data.labels import CORE, ENHANCING, OEDEMA
+from ummcsgm.data.labels import region as region_of
 from ummcsgm.data.nifti import is_synthetic, read_volume, write_new
 from ummcsgm.data.subjects import prepare_subject
 from ummcsgm.evaluation.evaluate import EvaluationSpec
@@ -495,17 +496,30 @@ def test_draws_mean_and_truth_are_scored_alike(both):
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(3, *segmented.images.shape))
     draws[..., 1] = segmented.images[..., 1]
+    draws[0, ..., 1] *= 0.5  # the first draw is wrong, and the other two are right
     mean = segmented.images.copy()
     mean[..., 1] = 0
     records, maps = compare_maps(segment, segmented, 1, draws, mean)
-    told = {(r["map"], r["region"]): r for r in records}
-    assert len(told) == len(records) == 9
-    for region in ("WT", "TC", "ET"):
-        entry, other = told["draws", region], told["truth", region]
-        assert entry["brier"] == pytest.approx(other["brier"], rel=1e-6)
+    scores = {(r["map"], r["region"]): r for r in records}
+    assert len(scores) == len(records) == 12
+    right = regions(segment(segmented.images))
+    half = segmented.images.copy()
+    half[..., 1] *= 0.5
+    wrong = regions(segment(half))
+    for index, region in enumerate(("WT", "TC", "ET")):
+        entry = scores["draws", region]
         assert entry["modality"] == THREE[1] and entry["subject"] == "a"
-        assert told["mean", region]["brier"] != pytest.approx(entry["brier"], rel=1e-3)
-    np.testing.assert_allclose(maps, regions(segment(segmented.images)), rtol=1e-6)
+        for name, image in (
+            ("one draw", wrong),
+            ("truth", right),
+            ("draws", (2 * right + wrong) / 3),
+        ):
+            said = image[..., index][segmented.slices.brain]
+            true = region_of(segmented.labels, region)[segmented.slices.brain]
+            brier = np.mean((said - true) ** 2)
+            assert scores[name, region]["brier"] == pytest.approx(brier, rel=1e-5)
+        assert scores["mean", region]["brier"] != pytest.approx(entry["brier"], rel=1e-3)
+    np.testing.assert_allclose(maps, (2 * right + wrong) / 3, rtol=1e-5)
 
 
 def test_maps_lie_on_the_scanner_s_grid(both, subject, tmp_path):

@@ -192,6 +192,12 @@ def build_objective(config: ConfigDict) -> loss.Objective:
 
 def _check_objective(config: ConfigDict) -> None:
     fields = config.loss
+    if 0 < fields.sigma_max_factor < 1:
+        raise InputError(
+            f"config.loss.sigma_max_factor is {fields.sigma_max_factor:g}: noise levels up to less "
+            "than the posterior's scale do not hide what is to be drawn; wanted 1 or more (6 by "
+            "default), or 0."
+        )
     if config.network.preconditioning == "mean":
         if fields.mean_fraction != 1:
             raise InputError(

@@ -64,12 +64,14 @@ SCHEMA: dict[str, Key] = {
         tuple, "Residual blocks of each level, on either side.", 1, 8, item=Key(int, "", 1)
     ),
     "network.patch": Key(int, "Pixels a side that the U-Net takes as one position.", 1, 16),
-    "network.attention_max_grid": Key(int, "Attention on grids up to this side; 0: none.", 0, 24),
+    "network.attention_max_grid": Key(
+        int, "The mean's attention, on grids up to this side; 0: none.", 0, 24
+    ),
     "network.pixel_width": Key(int, "Channels of the layers at full resolution.", 1),
     "network.pixel_layers": Key(int, "Layers at full resolution.", 1),
     "network.context_channels": Key(int, "Channels from the U-Net to full resolution.", 1),
     "network.conditioning": Key(
-        str, "Where time and pattern enter: both, or decoder as in the paper."
+        str, "Where time and pattern enter the mean: both, or decoder as in the paper."
     ),
     "network.neighbour_slices": Key(int, "Slices of the seen modalities on either side.", 0, 8),
     "network.predict_variance": Key(bool, "Predict the squared error of the mean too."),
@@ -116,7 +118,11 @@ SCHEMA: dict[str, Key] = {
     "train.batch": Key(int, "Slices in a step, over all devices.", 1),
     "train.accumulate": Key(int, "Microbatches in a step.", 1),
     "train.remat": Key(
-        tuple, "Of each level: recompute it for gradients, to save memory.", 1, 8, item=Key(bool)
+        tuple,
+        "Of each level of the two U-Nets: recompute it for gradients, to save memory.",
+        1,
+        8,
+        item=Key(bool),
     ),
     "train.optimizer": Key(str, "Of the mm-CSN, `regression` and segmenter: muon or adam."),
     "train.learning_rate": Key(float, "Highest learning rate.", 0),
@@ -164,7 +170,7 @@ SCHEMA: dict[str, Key] = {
     "evaluate.algorithm1_steps": Key(int, "Steps of the paper's Algorithm 1.", 1),
     "evaluate.sampler_steps": Key(int, "Steps of the other samplers.", 1),
     "evaluate.time_grid": Key(str, "Time grid of the other samplers: log_uniform or karras."),
-    "evaluate.sigma_min": Key(float, "Noise level at which samplers end.", 1e-6),
+    "evaluate.sigma_min": Key(float, "Noise level at which samplers end.", 1e-6, 1.0),
     "evaluate.warm_start_factor": Key(
         float, "Noise level at which warm starts from the mean, in posterior scales.", 1e-3
     ),

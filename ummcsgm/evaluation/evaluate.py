@@ -428,8 +428,9 @@ def calibrate(
     """The `through_plane.fit` of the draws' noise, on the validation subjects of `spec`.
 
     `path` holds it as JSON, with its rho for `complete`, and beside it what was measured of
-    these draws: by modality their `structure`, and what their `lesions` say. Where there is no
-    validation subject it is empty, and `path` is removed. `folder` keeps the parts.
+    these draws: by modality their `structure`, what their `lesions` say, and the rows of
+    `two_sample.compare_modalities`. Where there is no validation subject it is empty, and `path`
+    is removed. `folder` keeps the parts.
 
     A validation subject is read once for the draws and the slabs with rho 0, and once more
     for the slabs with the rho that follows from all of these, if it is not 0: subjects are
@@ -441,8 +442,11 @@ def calibrate(
         z = choose_evenly(evaluated.z, options.draw_slices)
         estimate = predict_patterns(evaluated, z, method.predict)
         sample = method.make_sampler(SAMPLER)
-        _, _, records = ensemble.measure_draws(evaluated, z, estimate, sample, options)
-        return SubjectResult(records=records)
+        first, _, records = ensemble.measure_draws(evaluated, z, estimate, sample, options)
+        arrays = {}
+        if options.two_sample_steps:
+            arrays["two_sample"] = two_sample.keep_slices(evaluated, z, estimate, first)
+        return SubjectResult(records=records, arrays=arrays)
 
     def measure_slabs(rho: float) -> list[dict]:
         part = slab_part(folder / f"slabs_{rho:g}", spec, method, [rho])
@@ -473,10 +477,20 @@ def calibrate(
             if row["missing"] == row["modality"]
         },
         "lesions": lesion_results(records),
+        "two_sample": _two_sample_test(spec, results["draws"])[0],
     }
     if processes.is_main():
         write_atomic(path, json.dumps(json_without_nan(content), indent=1))
     return coherence
+
+
+def _two_sample_test(
+    spec: EvaluationSpec, results: dict[str, SubjectResult]
+) -> tuple[list[dict], dict]:
+    """`two_sample.compare_modalities` of the spec's subjects that have draws."""
+    kept = (results[subject.name].arrays.get("two_sample") for subject in spec.subjects)
+    subjects = [arrays for arrays in kept if arrays]
+    return two_sample.compare_modalities(subjects, spec.space.modalities, spec.options)
 
 
 def _rho(coherence: dict) -> float:
@@ -514,10 +528,7 @@ def evaluation_results(
             images |= results[part][name].arrays["panels"]
         images[MEAN] = images.pop(MM_CSN)
     pictures = {name: results[MM_CSN][name].arrays.get("pictures") for name in panels}
-    kept = [results[MM_CSN][name].arrays.get("two_sample") for name in names]
-    tests, patches = two_sample.compare_modalities(
-        [arrays for arrays in kept if arrays], spec.space.modalities, spec.options
-    )
+    tests, patches = _two_sample_test(spec, results[MM_CSN])
     facts = {
         "step": mm_csn.costs.steps,
         "profile": TABLE1.name,

@@ -48,6 +48,7 @@ BRIGHT = 1.5
 BIN_EDGES = (0.2, 0.4, 0.6, 0.8)  # of probability
 MEASURES = ("mean", "p90", "enhancement")
 NO_SEGMENTATION = "no segmentation"
+INCOMPLETE = "another contrast is missing, too"
 NO_LESION = f"no lesion of at least {MIN_VOXELS} voxels on the slices that were drawn"
 INTERVALS = ("spread_ratio", "spread_skill", "coverage")
 
@@ -211,9 +212,10 @@ def lesion_results(records: list[dict]) -> dict:
     `rows` are `summarise` of each modality that alone is missing, and measure; `enhancement` is
     `summarise_enhancement` of T1c, or None; `skipped` has, by reason, the subjects without a score.
     """
-    single = [r for r in records if "lesions" in r and r["missing"] == r["modality"]]
-    if not single:
+    records = [record for record in records if "lesions" in record]
+    if not records:
         return {}
+    single = [record for record in records if _alone(record)]
     rows, enhancement = [], None
     for (modality,), group in group_rows(single, ["modality"]).items():
         labels = {"modality": modality, "region": region_of(modality)}
@@ -229,9 +231,22 @@ def lesion_results(records: list[dict]) -> dict:
         if not any(record["lesions"] for record in group):
             reason = group[0]["lesions_skipped"] or NO_LESION
             skipped.setdefault(reason, []).append(subject)
+    complete = {record["subject"] for record in single}
+    if others := [name for name in _names(records) if name not in complete]:
+        skipped[INCOMPLETE] = others
     constants = {"least_voxels": MIN_VOXELS, "threshold": ENHANCES, "bright": BRIGHT}
     constants |= {"smoothing": SMOOTHING}
     return constants | {"rows": rows, "enhancement": enhancement, "skipped": skipped}
+
+
+def _alone(record: dict) -> bool:
+    """Whether the record's modality was all that was missing."""
+    return record["missing"] == record["modality"]
+
+
+def _names(records: list[dict]) -> list[str]:
+    """The subjects of records, each once."""
+    return list(dict.fromkeys(record["subject"] for record in records))
 
 
 def summarise(lesions: Lesions) -> dict:
@@ -414,9 +429,10 @@ def compare_with_known(truth: Array, drawn: Array, known: list[dict], weights: A
 
 
 def lesion_rows(records: list[dict]) -> list[dict]:
-    """lesions.csv: a row for each lesion and image (`truth`, `mean`, `draw 1`, ...)."""
+    """lesions.csv: a row for each lesion of a modality that alone is missing, and image (`truth`,
+    `mean`, `draw 1`, ...)."""
     rows = []
-    for record in records:
+    for record in filter(_alone, records):
         columns = {name: record[name] for name in ("subject", "group", "modality")}
         for lesion in record.get("lesions", []):
             known = lesion["known"] or {"pattern": None}

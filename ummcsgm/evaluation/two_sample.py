@@ -249,10 +249,12 @@ def auc(scores: Scores) -> tuple[float, float, float]:
             for label in (scores.drawn, ~scores.drawn)
         )
         for column, logits in enumerate(map(np.sort, real)):
-            for row, own in enumerate(drawn):
-                below, up_to = (np.searchsorted(logits, own, side) for side in ("left", "right"))
+            for row, of_draws in enumerate(drawn):
+                below, up_to = (
+                    np.searchsorted(logits, of_draws, side) for side in ("left", "right")
+                )
                 wins[row, column] += np.sum(below + up_to) / 2
-                pairs[row, column] += len(own) * len(logits)
+                pairs[row, column] += len(of_draws) * len(logits)
 
     def statistic(index: Array) -> Array:
         weights = np.bincount(index, minlength=len(subjects))
@@ -268,10 +270,11 @@ def surest(pairs: Pairs, scores: Scores) -> dict[str, Array]:
     less the mean, of either kind that the classifier is surest of; one a subject, SHOWN at most."""
     shown = {}
     for name, label, images in (("drawn", True, pairs.draw), ("real", False, pairs.truth)):
-        own = np.flatnonzero(scores.drawn == label)
-        own = own[np.argsort(-scores.logit[own] if label else scores.logit[own], kind="stable")]
-        _, first = np.unique(scores.subject[own], return_index=True)
-        patches = scores.patches[own[np.sort(first)[:SHOWN]]]
+        ordered = np.flatnonzero(scores.drawn == label)
+        logit = scores.logit[ordered]
+        ordered = ordered[np.argsort(-logit if label else logit, kind="stable")]
+        _, first = np.unique(scores.subject[ordered], return_index=True)
+        patches = scores.patches[ordered[np.sort(first)[:SHOWN]]]
         for key, values in ((name, images), (f"{name}_residual", images - pairs.mean)):
             cut = [values[s, y : y + PATCH, x : x + PATCH] for s, y, x in patches]
             shown[key] = np.stack(cut).astype(np.float32)
@@ -305,37 +308,42 @@ def keep_slices(
 
 
 def compare_modalities(
-    kept: Sequence[dict[str, Array]], modalities: Sequence[str], options: EvaluationOptions
+    subjects: Sequence[dict[str, Array]], modalities: Sequence[str], options: EvaluationOptions
 ) -> tuple[list[dict], dict[str, dict[str, Array]]]:
     """(a row for each modality, by modality the patches of `surest` in grey levels).
 
-    `kept` has `keep_slices` of each subject. A row has modality, subjects, patches of either
+    `subjects` has `keep_slices` of each. A row has modality, subjects, patches of either
     kind, the numbers of `compare_draws`, and `skipped`: None, or why there are no numbers.
-    There are no rows where nothing is kept.
+    There are no rows without subjects.
     """
     rows, pictures = [], {}
-    if not kept:
+    if not subjects:
         return rows, pictures
     for channel, modality in enumerate(modalities):
-        own = [k for k in kept if k["drawn"][channel] and len(patch_positions(k["brain"], 1))]
-        row = {"modality": modality, "subjects": len(own), "patches": 0}
-        if len(own) < LEAST_SUBJECTS:
+        chosen = [s for s in subjects if s["drawn"][channel] and _has_patches(s["brain"])]
+        row = {"modality": modality, "subjects": len(chosen), "patches": 0}
+        if len(chosen) < LEAST_SUBJECTS:
             reason = (
-                f"{len(own)} test subjects have draws of {modality} and a patch of {PATCH} x "
+                f"{len(chosen)} subjects have draws of {modality} and a patch of {PATCH} x "
                 f"{PATCH} pixels that is half brain; wanted at least {LEAST_SUBJECTS}."
             )
             numbers = (f"{end}{name}" for end in ("", f"{CONTROL}_") for name in NUMBERS)
             rows.append(row | dict.fromkeys(numbers) | {"skipped": reason})
             continue
-        pairs = _pairs_of(own, channel)
+        pairs = _pairs_of(chosen, channel)
         address = [options.seed, zlib.crc32(modality.encode())]
         numbers, scores = compare_draws(pairs, options.two_sample_steps, address)
         print(f"draws of {modality} against truths: AUC {numbers['auc']:.3f}", flush=True)
         rows.append(row | {"patches": int(scores.drawn.sum())} | numbers | {"skipped": None})
-        grey = np.concatenate([np.repeat(k["grey"][channel], len(k["brain"])) for k in own])
+        grey = np.concatenate([np.repeat(s["grey"][channel], len(s["brain"])) for s in chosen])
         levels = (image * grey[:, None, None] for image in (pairs.truth, pairs.draw, pairs.mean))
         pictures[modality] = surest(Pairs(*levels, *pairs[3:]), scores)
     return rows, pictures
+
+
+def _has_patches(brain: Array) -> bool:
+    """Whether a patch of a subject is scored; then there are some to train on, too."""
+    return len(patch_positions(brain, SCORING_STRIDE)) > 0
 
 
 def _pairs_of(kept: Sequence[dict[str, Array]], channel: int) -> Pairs:

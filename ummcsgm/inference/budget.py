@@ -1,4 +1,4 @@
-"""Seconds a subject -> a sampler and a number of draws, by a measured rate.
+"""Seconds a subject -> a sampler and a number of draws, by what both are measured to cost.
 
 What was chosen for an output folder is saved there, so that a run that was stopped goes
 on with it, and so do processes that share the folder.
@@ -8,6 +8,8 @@ import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +18,32 @@ from ummcsgm.data.layouts.layout import Subject
 from ummcsgm.distributed import devices
 from ummcsgm.inference.inputs import SubjectInputs, load_inputs
 from ummcsgm.inference.outputs import CompletionOptions
-from ummcsgm.inference.predictor import TrainedModel, make_mean_predictor
+from ummcsgm.inference.predictor import (
+    TrainedModel,
+    make_mean_predictor,
+    make_sampler,
+    slice_addresses,
+)
 from ummcsgm.types import InputError
 from ummcsgm.utils.atomic_io import read_json, write_atomic
 
 MAX_DRAWS = 32  # more of them hardly move a mean, an sd or a 90 % interval
-TIMED_SECONDS = 1.0  # for which the rate is measured
+TIMED_SECONDS = 1.0  # for which each cost is measured
 FILE = "budget.json"
+SAMPLER = "warm"
+
+
+class Costs(NamedTuple):
+    """Seconds a slice, in full microbatches: of the mean, of what all draws of a slice share, and
+    of each draw."""
+
+    mean: float
+    shared: float
+    draw: float
+
+    def seconds(self, slices: int, draws: int) -> float:
+        """The seconds of the mean of so many slices, and of so many draws of each."""
+        return slices * (self.mean + (self.shared + draws * self.draw if draws else 0))
 
 
 def within_budget(
@@ -35,7 +56,7 @@ def within_budget(
     """Returns `options` with the sampler and the draws that the seconds a subject buy.
 
     The mean first; then as many draws of `warm` as there is time for, if two or more, since one
-    alone is farther from the truth than the mean. The rate is measured on the first subject that
+    alone is farther from the truth than the mean. Costs are measured on the first subject that
     can be read, without compiling, reading and writing. What was chosen for the same seconds and
     network in `target` is chosen again, unless `options.overwrite`.
 
@@ -57,8 +78,7 @@ def within_budget(
     sampler = "warm" if draws else "mean"
     print(
         f"--budget-seconds {options.budget_seconds:g}: --sampler {sampler} --draws "
-        f"{max(draws, 1)}, {1 + draws * sampling.sampler_steps} evaluations a slice (kept in "
-        f"{path})",
+        f"{max(draws, 1)} (kept in {path})",
         flush=True,
     )
     return dataclasses.replace(options, sampler=sampler, draws=max(draws, 1))
@@ -72,57 +92,70 @@ def _measure_draws(
 ) -> int:
     """How many draws the seconds buy, 0 for the mean alone."""
     inputs = _first_readable(trained, subjects)
-    rate = evaluations_per_second(trained, sampling, inputs)
+    costs = measure_costs(trained, sampling, inputs)
     # The last microbatch is filled up; draws share theirs, so there it is little.
     size = devices.round_up_to_devices(sampling.microbatch)
     slices = -(-len(inputs.z) // size) * size
-    seconds, steps = options.budget_seconds, sampling.sampler_steps
-    draws = affordable_draws(seconds, slices, rate, steps)
+    draws = affordable_draws(options.budget_seconds, slices, costs)
     if draws is None:
         raise InputError(
-            f"--budget-seconds is {seconds:g}, and one evaluation of the network "
+            f"--budget-seconds is {options.budget_seconds:g}, and one evaluation of the network "
             f"for each of the {len(inputs.z)} slices of {inputs.name} takes "
-            f"{slices / rate:.3g} s here: wanted at least that."
+            f"{costs.seconds(slices, 0):.3g} s here: wanted at least that."
         )
     if options.quantiles_requested and not draws:
         raise InputError(
-            f"--budget-seconds is {seconds:g}, and --quantiles wants 2 draws of "
-            f"{inputs.name}, which take {(1 + 2 * steps) * slices / rate:.3g} "
+            f"--budget-seconds is {options.budget_seconds:g}, and --quantiles wants 2 draws of "
+            f"{inputs.name}, which take {costs.seconds(slices, 2):.3g} "
             "s here: wanted at least that, or no --quantiles."
         )
     print(
-        f"{rate:.3g} evaluations a second; {inputs.name} has {len(inputs.z)} "
-        f"slices: about {(1 + draws * steps) * slices / rate:.3g} s a subject, "
+        f"{costs.mean:.3g} s a slice for the mean, {costs.draw:.3g} for a draw; {inputs.name} has "
+        f"{len(inputs.z)} slices: about {costs.seconds(slices, draws):.3g} s a subject, "
         "beside compiling, reading and writing",
         flush=True,
     )
     return draws
 
 
-def affordable_draws(seconds: float, slices: int, rate: float, steps: int) -> int | None:
-    """Returns the draws that `seconds` buy after the mean, each of `steps` evaluations a
-    slice: 2 to MAX_DRAWS, or 0; None if they do not buy the mean."""
-    evaluations = seconds * rate / slices
-    if evaluations < 1:
+def affordable_draws(seconds: float, slices: int, costs: Costs) -> int | None:
+    """Returns the draws of each slice that `seconds` buy after the mean: 2 to MAX_DRAWS, or 0;
+    None if they do not buy the mean."""
+    if costs.seconds(slices, 0) > seconds:
         return None
-    draws = int((evaluations - 1) / steps)
+    draws = int((seconds / slices - costs.mean - costs.shared) / costs.draw)
     return min(draws, MAX_DRAWS) if draws >= 2 else 0
 
 
-def evaluations_per_second(
+def measure_costs(
     trained: TrainedModel, sampling: EvaluationOptions, inputs: SubjectInputs
-) -> float:
-    """Returns how many slices the compiled network evaluates a second, in full microbatches."""
-    mean = make_mean_predictor(trained, sampling)
+) -> Costs:
+    """Returns what a slice costs, by timing the mean, one draw and two draws of a microbatch."""
     size = devices.round_up_to_devices(sampling.microbatch)
-    images = inputs.images[np.resize(np.arange(len(inputs.z)), size)]
-    missing = np.tile(inputs.missing, (size, 1))
-    mean(images, missing)  # compiles
+    rows = np.resize(np.arange(len(inputs.z)), size)
+    images, missing = inputs.images[rows], np.tile(inputs.missing, (size, 1))
+    mean, sample = make_mean_predictor(trained, sampling), make_sampler(trained, SAMPLER, sampling)
+    estimate = mean(images, missing)
+    addresses = [slice_addresses(inputs.name, inputs.z[rows], draw=k) for k in range(2)]
+
+    def draw(count: int) -> None:
+        for _ in sample(images, missing, np.stack(addresses[:count]), estimate):
+            pass
+
+    alone = _time(lambda: mean(images, missing))
+    one, two = _time(lambda: draw(1)), _time(lambda: draw(2))
+    each = max(two - one, 0.1 * one)  # two cannot cost as much as one: the clock was disturbed
+    return Costs(alone / size, max(one - each, 0.0) / size, each / size)
+
+
+def _time(function: Callable[[], object]) -> float:
+    """Seconds a call, the first one, which compiles, left out."""
+    function()
     start, runs = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - start) < TIMED_SECONDS or not runs:
-        mean(images, missing)
+        function()
         runs += 1
-    return runs * size / elapsed
+    return elapsed / runs
 
 
 def _first_readable(trained: TrainedModel, subjects: list[Subject]) -> SubjectInputs:

@@ -8,6 +8,7 @@ tumour, which the segmentation of the mean image does not know.
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -234,10 +235,13 @@ def compare_maps(
     """(records, the map of the draws), of one modality left out of a subject's slices.
 
     `draws` [K, S, H, W, M] and `mean`, the network's, are of the subject's slices; only
-    the given channel is read. A record has subject, group, modality, `map` ("draws", or
-    the segmentation of "mean" or "truth") and the numbers of `score_map`.
+    the given channel is read. A record has subject, group, modality, `map` ("draws", or the
+    segmentation of "one draw", the first, of "mean" or of "truth") and the numbers of `score_map`.
     """
-    sources = {"draws": draws, "mean": [mean], "truth": [subject.images]}
+    draws = iter(draws)
+    first = next(draws)
+    sources = {"draws": itertools.chain([first], draws), "one draw": [first]}
+    sources |= {"mean": [mean], "truth": [subject.images]}
     columns = subject.columns | {"modality": subject.modalities[channel]}
     records, maps = [], {}
     for name, volumes in sources.items():
