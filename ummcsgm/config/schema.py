@@ -223,9 +223,10 @@ def check_fields(fields: dict) -> None:
 
 def check_same(fields: dict, saved: dict, where: str, keys: tuple[str, ...]) -> None:
     """Raises InputError, naming the key, if a config's `fields` differ from the `saved`
-    ones of the checkpoint in `where`, in any key that starts with one of `keys`."""
+    ones of the checkpoint in `where`, in any key that starts with one of `keys`. A key of the
+    network is named before others, which may follow from it."""
     wanted, found = dict(_flatten(fields)), dict(_flatten(saved))
-    for key in wanted:
+    for key in sorted(wanted, key=lambda key: not key.startswith(NETWORK_KEYS)):
         if key.startswith(keys) and wanted[key] != found.get(key):
             part = next((name for prefix, name in PARTS.items() if key.startswith(prefix)), key)
             raise InputError(
