@@ -256,7 +256,7 @@ def test_the_maps_of_one_subject_are_written_and_scored(table):
         assert 0 < wt.max() <= 1
         assert (tc <= wt + 2e-3).all() and (et <= tc + 2e-3).all()
     keys = {(r["map"], r["modality"], r["region"]) for r in found["maps"]}
-    assert len(keys) == len(found["maps"]) == 3 * len(MODALITIES) * 3
+    assert len(keys) == len(found["maps"]) == 4 * len(MODALITIES) * 3
     assert {row["subjects"] for row in found["maps"]} == {1}
     assert all(0 <= row["brier"] <= 1 for row in found["maps"])
 
