@@ -9,8 +9,8 @@ Command    python -m ummcsgm.main --config configs/quickstart.py \
                --workdir runs/quickstart
 
 A short run needs more patterns with one missing modality, and an EMA whose horizon
-fits the run. On a CPU many steps of a shallow
-network learn more than few steps of a deep one in the same time.
+fits the run. On a CPU many steps of a shallow network learn more than few steps of a
+deep one in the same time.
 """
 
 import pathlib

@@ -324,8 +324,8 @@ def compare_modalities(
         row = {"modality": modality, "subjects": len(chosen), "patches": 0}
         if len(chosen) < LEAST_SUBJECTS:
             reason = (
-                f"{len(chosen)} subjects have draws of {modality} and a patch of {PATCH} x "
-                f"{PATCH} pixels that is half brain; wanted at least {LEAST_SUBJECTS}."
+                f"subjects with draws of {modality} and a patch of {PATCH} x {PATCH} pixels that "
+                f"is half brain: {len(chosen)}; wanted at least {LEAST_SUBJECTS}."
             )
             numbers = (f"{end}{name}" for end in ("", f"{CONTROL}_") for name in NUMBERS)
             rows.append(row | dict.fromkeys(numbers) | {"skipped": reason})

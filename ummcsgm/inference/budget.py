@@ -75,7 +75,7 @@ def within_budget(
         saved = key | {"draws": _measure_draws(options, trained, sampling, subjects)}
         write_atomic(path, json.dumps(saved, indent=1))
     draws = saved["draws"]
-    sampler = "warm" if draws else "mean"
+    sampler = SAMPLER if draws else "mean"
     print(
         f"--budget-seconds {options.budget_seconds:g}: --sampler {sampler} --draws "
         f"{max(draws, 1)} (kept in {path})",
